@@ -1,0 +1,40 @@
+"""What every benchmark shares: how a result file says how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from distilect.pipeline import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(name: str, values: dict[str, Any]) -> Path:
+    """`benchmarks/results/NAME.json` with command, machine and versions beside the figures."""
+    RESULTS.mkdir(exist_ok=True)
+    made = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "processor": _processor()},
+        "versions": versions(),
+    }
+    path = RESULTS / f"{name}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**values, "made": made}, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    print(json.dumps(values, indent=2))
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

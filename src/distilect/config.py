@@ -1,0 +1,287 @@
+"""One definition of everything that can be set: YAML files, command-line overrides, documentation and errors come from here.
+
+A field's description is its documentation. Unknown keys are errors that name the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from distilect.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Part(BaseModel):
+    """A part of the configuration: frozen, and closed against unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TaskConfig(Part):
+    """What is learned. Everything can be inferred from the training table."""
+
+    kind: Literal["auto", "classification", "regression"] = Field("auto", description="inferred from the label column")
+    labels: list[str] | None = Field(None, description="label names in the order of the student's outputs; inferred: sorted")
+    metrics: list[str] | None = Field(None, description="the first one chooses checkpoints; inferred from the task")
+
+
+class DataConfig(Part):
+    """Where the rows come from."""
+
+    train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
+    dev: str | None = Field(None, description="reported on only; never used for a choice")
+    glue: str | None = Field(None, description="a GLUE folder in the official TSV form; sets train, dev and columns")
+    extra: str | None = Field(None, description="unlabelled rows for distillation: only teachers speak on them")
+    reward: str | None = Field(None, description="file held out of train for rewards, early stopping and checkpoint choice")
+    reward_size: float = Field(0.1, ge=0.0, description="without `reward`: share (<1) or count (>=1) of train that is held out")
+    text: str | list[str] | None = Field(None, description="one or two text columns; inferred from their names")
+    label: str | None = Field(None, description="label column; inferred from its name")
+    quoting: bool | None = Field(None, description="whether double quotes delimit CSV/TSV fields; CSV: yes, TSV: detected")
+    max_train_rows: int | None = Field(None, ge=1, description="use only the first rows of train")
+    name: str | None = Field(None, description="hub config name, when train is a hub id")
+
+
+class FinetuneConfig(Part):
+    """How a checkpoint is fine-tuned: teachers and the `finetune` verb."""
+
+    init: str = Field(description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` cuts it")
+    epochs: Positive = 3.0
+    learning_rate: Positive = 5e-5
+    batch_size: int = Field(32, ge=1)
+    seed: int = 0
+
+
+class TeacherConfig(Part):
+    """One teacher: a checkpoint, a table of its outputs, or a checkpoint that is still to be fine-tuned."""
+
+    name: str | None = Field(None, description="used in logs and reports; default: the path's last part")
+    path: str | None = Field(None, description="fine-tuned checkpoint: folder or hub id")
+    table: str | None = Field(None, description="file of this teacher's outputs made elsewhere, joined by text")
+    outputs: Literal["logits", "probabilities", "log_probabilities", "scores"] = Field(
+        "probabilities", description="what the numbers of `table` are"
+    )
+    finetune: FinetuneConfig | None = Field(None, description="fine-tune this teacher first, on the run's train split")
+    labels: list[str] | None = Field(None, description="names of its outputs in order, where its config has none")
+    max_length: int | None = Field(None, ge=2, description="in tokens; default: the run's, at most what the model can take")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherConfig:
+        given = [key for key in ("path", "table", "finetune") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a teacher has exactly one of path, table, finetune; got {given or 'none'}")
+        return self
+
+
+class StudentConfig(Part):
+    """The model that is trained and shipped."""
+
+    init: str = Field(description="a checkpoint or a teacher's name, as `NAME`, `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`")
+    tokenizer: str | None = Field(None, description="folder or hub id; default: that of `init`")
+    max_length: int | None = Field(None, ge=2, description="in tokens; default: the run's")
+
+
+class MethodConfig(Part):
+    """A named choice of selectors and knowledge, and what is changed in it."""
+
+    name: str = Field("kd", description="a preset; `distilect methods` lists them")
+    alpha: Fraction | None = Field(None, description="weight of response knowledge; labels get 1 - alpha")
+    temperature: Positive | None = Field(None, description="of teacher and student in response knowledge")
+    rows: dict[str, Any] | str | None = Field(None, description="another row selector")
+    teachers: dict[str, Any] | str | None = Field(None, description="another teacher selector")
+    knowledge: dict[str, Any] | None = Field(None, description="kinds of knowledge and their options, replacing the preset's")
+    mix: dict[str, Any] | str | None = Field(None, description="another knowledge selector")
+
+
+class TrainConfig(Part):
+    """How the student is trained."""
+
+    epochs: Positive = 3.0
+    batch_size: int = Field(32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps")
+    accumulation: int = Field(1, ge=1, description="a step's rows are run in this many parts; the loss is the same")
+    max_tokens: int = Field(8192, ge=16, description="padded tokens run at once; larger batches are split, the loss is the same")
+    learning_rate: Positive = 5e-5
+    warmup: Fraction = Field(0.1, description="share of the steps")
+    weight_decay: float = Field(0.01, ge=0.0)
+    scheduler: str = "linear"
+    max_grad_norm: float = Field(1.0, ge=0.0)
+    max_length: int = Field(128, ge=2, description="in tokens, for all models that have no length of their own")
+    precision: Precision = Field("auto", description="auto: bf16 where the processor has it")
+    group_by_length: bool = True
+    keep: Literal["best", "last"] = Field("best", description="best: the checkpoint with the best score on the reward split")
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better score")
+    evaluations: int = Field(1, ge=1, description="evaluations on the reward split per epoch; a checkpoint each")
+    log_every: int = Field(10, ge=1, description="steps")
+    dropout: Fraction | None = Field(None, description="of the student; default: its config's")
+
+
+class SignalConfig(Part):
+    """Where teacher signals are kept."""
+
+    store: str = Field("signals", description="folder; shared by runs, keyed by content")
+    live: bool = Field(False, description="run the teachers in every step instead of scoring once")
+    disk_budget_gb: Positive = Field(20.0, description="signals that would not fit are computed live")
+    precision: Precision = "auto"
+    max_tokens: int = Field(16384, ge=16, description="padded tokens per scoring batch")
+
+
+class RunConfig(Part):
+    """A whole run; `distilect run FILE key=value …` reads this."""
+
+    name: str = Field("run", description="of the run and its folder", pattern=r"^[^/\\\x00]+$")
+    data_dir: str = Field(".", description="relative data paths start here")
+    task: TaskConfig = TaskConfig()
+    data: DataConfig
+    teachers: list[TeacherConfig] = Field(default_factory=list)
+    student: StudentConfig
+    method: MethodConfig = MethodConfig()
+    baselines: list[MethodConfig] = Field(default_factory=list, description="further methods, each in a folder of its own beside the run's")
+    train: TrainConfig = TrainConfig()
+    signals: SignalConfig = SignalConfig()
+    seed: int = 0
+    output: str = Field("runs", description="folder that holds the run's folder")
+
+    @field_validator("student", mode="before")
+    @classmethod
+    def _student_from_string(cls, value: Any) -> Any:
+        return {"init": value} if isinstance(value, str) else value
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _methods_from_strings(cls, value: Any) -> Any:
+        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _teachers_from_strings(cls, value: Any) -> Any:
+        return [{"path": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file and apply `key.sub=value` overrides.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, or a key or value does not fit; one line per fault.
+    """
+    file = Path(path)
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config file at {file}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: expected a mapping of settings, got {type(raw).__name__}")
+    for override in overrides or []:
+        apply_override(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: dict[str, Any]) -> RunConfig:
+    """A checked `RunConfig` from plain values.
+
+    Raises:
+        ConfigError: names each bad key with the nearest known one, and each bad value with what was expected.
+    """
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """`config` as YAML that `load_config` reads back to an equal value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set `a.b=value` in the nested mapping `raw`; the value is read as YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(f"override {override!r}: the value is not YAML") from None
+    *parents, last = key.split(".")
+    node: Any = raw
+    for parent in parents:
+        node = _descend(node, parent, override)
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"override {override!r}: {'.'.join(parents)} holds a list; use an index below {len(node)}")
+
+
+def _descend(node: Any, key: str, override: str) -> Any:
+    """The mapping or list below `key`; a short form such as `method: kd` becomes `method: {name: kd}`."""
+    if isinstance(node, list):
+        if not key.isdigit() or int(key) >= len(node):
+            raise ConfigError(f"override {override!r}: {key!r} is no index of a list of {len(node)}")
+        return node[int(key)]
+    short = {"method": "name", "student": "init"}
+    child = node.get(key)
+    if isinstance(child, str) and key in short:
+        child = node[key] = {short[key]: child}
+    if child is None:
+        child = node[key] = {}
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override {override!r}: {key} holds a single value, it has no parts")
+    return child
+
+
+def _explain(fault: Any) -> str:
+    """One line for one pydantic fault: where, what was wrong, what was expected."""
+    where = ".".join(str(part) for part in fault["loc"]) or "config"
+    if fault["type"] == "extra_forbidden":
+        known = sorted(_fields_at(fault["loc"][:-1]))
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"unknown key {where!r}: {hint}"
+    if fault["type"] == "missing":
+        return f"{where!r} is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where!r}: {message}, got {_short(fault['input'])}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    """Field names of the config part that lies at `location`."""
+    part: Any = RunConfig
+    for key in location:
+        if isinstance(key, int):
+            continue
+        part = _part_type(part.model_fields[key].annotation)
+    return list(part.model_fields)
+
+
+def _part_type(annotation: Any) -> Any:
+    """The `Part` class inside an annotation such as `list[X]` or `X | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    if typing.get_origin(annotation) in (list, typing.Union, types.UnionType):
+        for inner in typing.get_args(annotation):
+            found = _part_type(inner)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,149 @@
+"""Which rows make a step: batches of rows of similar length, drawn anew in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from distilect.errors import ConfigError
+
+Rows = NDArray[np.int64]
+Lengths = Sequence[int] | NDArray[np.integer]
+
+
+def steps_per_epoch(num_rows: int, batch_size: int, parts: int = 1) -> int:
+    """Steps of one epoch; a rest of fewer than `parts` rows joins the batch before it."""
+    full, rest = divmod(num_rows, batch_size)
+    return full + (rest >= parts or (rest > 0 and full == 0))
+
+
+def epoch_batches(
+    lengths: Lengths,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    group: bool = True,
+    pool: int = 50,
+    micro: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    rows: Rows | None = None,
+) -> list[Rows]:
+    """The batches of one epoch: each row once, in an order that depends on (seed, epoch) alone.
+
+    Rows are shuffled, sorted by length within pools of `pool` batches, cut into batches of exactly `batch_size` rows
+    (one of them smaller where they do not divide), and the batches are shuffled again.
+
+    Args:
+        lengths: [N] tokens per row.
+        group: sort by length within pools; without it batches are plain random.
+        micro: accumulation steps; each batch is split into micro × world interleaved parts of similar lengths.
+        rank: of this process among `world`; it gets its `micro` parts of every batch, in order.
+        rows: draw from these rows only (a planned selection).
+
+    Returns:
+        steps × micro arrays of row numbers. The number of steps depends on the number of rows only.
+
+    Raises:
+        ConfigError: a batch has too few rows to give every part one.
+    """
+    drawn = np.arange(len(lengths), dtype=np.int64) if rows is None else np.sort(np.asarray(rows, dtype=np.int64))
+    if not len(drawn):
+        return []
+    parts = micro * world
+    if min(batch_size, len(drawn)) < parts:
+        raise ConfigError(
+            f"batches of {min(batch_size, len(drawn))} rows cannot be split into {parts} parts "
+            f"({micro} accumulation steps x {world} ranks): raise train.batch_size or lower train.accumulation"
+        )
+    rng = np.random.default_rng([seed % 2**64, epoch])
+    order = rng.permutation(drawn)
+    if group:
+        order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
+    steps = steps_per_epoch(len(order), batch_size, parts)
+    batches = np.split(order, np.arange(1, steps) * batch_size)
+    return [batches[step][part::parts] for step in rng.permutation(steps) for part in range(rank, parts, world)]
+
+
+def token_budget_splits(lengths: Lengths, max_tokens: int) -> list[Rows]:
+    """Cut rows into parts whose padded size (rows × longest) is at most `max_tokens`.
+
+    Returns:
+        arrays of positions in `lengths`, longest rows first, none of them empty. A row that is longer than the
+        budget is a part of its own.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    parts, start = [], 0
+    while start < len(order):  # the first row is the longest of its part, so it alone sets how many fit
+        stop = start + max(1, max_tokens // max(1, int(sizes[order[start]])))
+        parts.append(order[start:stop])
+        start = stop
+    return parts
+
+
+def scoring_batches(lengths: Lengths, max_tokens: int) -> list[Rows]:
+    """Batches for inference over a whole table, longest first: memory trouble shows at once, and the ETA only falls."""
+    return token_budget_splits(lengths, max_tokens)
+
+
+class EpochBatchSampler(Sampler[list[int]]):
+    """`epoch_batches` as a batch sampler for `DataLoader`.
+
+    Args:
+        options: keyword arguments of `epoch_batches`: group, pool, micro, rank, world.
+        rows_for_epoch: epoch → the rows to draw from (a planned selection), the same number in every epoch.
+        rows_per_epoch: that number; without it `len()` asks `rows_for_epoch` for the current epoch.
+    """
+
+    def __init__(
+        self,
+        lengths: Lengths,
+        batch_size: int,
+        seed: int,
+        *,
+        rows_for_epoch: Callable[[int], Rows] | None = None,
+        rows_per_epoch: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size, self.seed, self.options = batch_size, seed, options
+        self.rows_for_epoch = rows_for_epoch
+        self.epoch = 0
+        self._count = rows_per_epoch if rows_for_epoch else len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches per epoch for this rank; the same in every epoch."""
+        if self._count is None and self.rows_for_epoch is not None:
+            self._count = len(self.rows_for_epoch(self.epoch))
+        micro, world = self.options.get("micro", 1), self.options.get("world", 1)
+        return micro * steps_per_epoch(self._count or 0, self.batch_size, micro * world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self.rows_for_epoch(self.epoch) if self.rows_for_epoch else None
+        if rows is not None and self._count is None:
+            self._count = len(rows)
+        if rows is not None and len(rows) != self._count:
+            raise ConfigError(
+                f"epoch {self.epoch} was planned with {len(rows)} rows, earlier ones with {self._count}: "
+                "the learning rate schedule needs the same number of steps in every epoch"
+            )
+        for batch in epoch_batches(
+            self.lengths, self.batch_size, self.seed, self.epoch, rows=rows, **self.options
+        ):
+            yield batch.tolist()
+
+
+def _sort_pools(order: Rows, lengths: NDArray[Any], size: int) -> Rows:
+    """Sort each run of `size` shuffled rows by length; rows of equal length stay in random order."""
+    pools = [order[start : start + size] for start in range(0, len(order), size)]
+    return np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])

@@ -1,0 +1,44 @@
+"""Errors that a person reads: what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DistilectError(Exception):
+    """Base of every error that distilect raises on purpose; its text is one or two lines for the user."""
+
+
+class ConfigError(DistilectError):
+    """A configuration that cannot be run."""
+
+
+class DataError(DistilectError):
+    """A table that cannot be read or does not fit the task."""
+
+
+class TeacherError(DistilectError):
+    """A teacher that cannot be loaded, or that does not fit the task."""
+
+
+class StudentError(DistilectError):
+    """A student that cannot be built as asked."""
+
+
+class SignalError(DistilectError):
+    """A store of teacher signals that cannot be written or trusted."""
+
+
+class MethodError(DistilectError):
+    """A method, selector or kind of knowledge that does not exist or does not apply here."""
+
+
+class RunError(DistilectError):
+    """A run's folder that cannot be used, or a training that had to stop."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the nearest of `choices`, or `""` when nothing is near."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,24 @@
+"""Evaluation mode that leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def eval_mode(*models: nn.Module) -> Iterator[None]:
+    """Put `models` in eval mode and give every single module its own mode back, also after an error.
+
+    `model.train(was_training)` would not do: it also wakes parts that were deliberately frozen in eval mode.
+    """
+    before = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -1,0 +1,58 @@
+"""A model's outputs on a table, and its scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from distilect.models.precision import autocast
+from numpy.typing import NDArray
+from torch import nn
+
+from distilect.data.batches import scoring_batches
+from distilect.evaluation.modes import eval_mode
+
+if TYPE_CHECKING:
+    from distilect.data.encoding import Encoded
+    from distilect.data.table import Table
+    from distilect.tasks import Task
+
+
+def predict(
+    model: nn.Module, encoded: Encoded, *, max_tokens: int = 16384, precision: str = "auto"
+) -> NDArray[np.float32]:
+    """Logits [N, C] float32 in row order; the model's device and training mode are left as they were.
+
+    Rows are run by length, in batches of at most `max_tokens` padded tokens: hardly any padding is computed.
+    """
+    device = next(model.parameters()).device
+    batches = scoring_batches(encoded.lengths, max_tokens)
+    parts: list[torch.Tensor] = []
+    with eval_mode(model), torch.inference_mode(), autocast(precision, device):
+        for rows in batches:
+            inputs = {key: value.to(device) for key, value in encoded.collate(rows).items()}
+            parts.append(model(**inputs).logits.float())
+    if not parts:
+        return np.zeros((0, _outputs(model)), dtype=np.float32)
+    values = torch.cat(parts).cpu().numpy()  # one transfer, after all batches
+    logits = np.empty_like(values)
+    logits[np.concatenate(batches)] = values
+    return logits
+
+
+def evaluate(
+    model: nn.Module,
+    encoded: Encoded,
+    table: Table,
+    task: Task,
+    *,
+    max_tokens: int = 16384,
+    precision: str = "auto",
+) -> dict[str, float]:
+    """The task's metrics of `model` on the labelled rows of `table`; `encoded` is its tokens."""
+    return task.score(predict(model, encoded, max_tokens=max_tokens, precision=precision), table.labels)
+
+
+def _outputs(model: Any) -> int:
+    return int(getattr(getattr(model, "config", None), "num_labels", 1))

@@ -1,0 +1,87 @@
+"""Feature knowledge: hidden states of mapped layers (FitNets; Patient KD, Sun et al., 2019; AKSKD's FeaK)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
+from distilect.knowledge.layers import Projections, check_same_tokens, mapped_layers
+from distilect.signals import TeacherSignals
+
+
+def masked_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference over real tokens and width; [B, T, H], [B, T, H], bool [B, T] → [B]. No token: 0."""
+    per_token = ((student - teacher) ** 2).mean(-1)  # [B, T]
+    return (per_token * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+
+class Feature(Knowledge):
+    """Squared distance between mapped hidden states, mean over layers.
+
+    Args:
+        tokens: `all` real tokens (needs the student's tokenizer in the teacher), `cls` (the classification token; Patient
+            KD) or `mean` (over real tokens).
+        normalize: scale each vector to length 1 first (Patient KD); the distance is then summed over the width instead of
+            averaged, so that it lies in [0, 4] whatever the width.
+        layers: [student, teacher] pairs, 1-based; default: evenly spaced, last to last.
+
+    Where widths differ, a trained linear map takes the student's states to the teacher's width.
+    Sibling: `relation` compares how layers relate to each other.
+    Example: `knowledge: {labels: {}, response: {}, feature: {tokens: cls, normalize: true}}`.
+    """
+
+    name = "feature"
+    summary = "hidden states of mapped layers: MSE over tokens, or of the classification token"
+
+    def __init__(
+        self,
+        layout: Layout,
+        tokens: Literal["all", "cls", "mean"] = "all",
+        normalize: bool = False,
+        layers: list[list[int]] | None = None,
+    ) -> None:
+        super().__init__(layout)
+        if tokens not in ("all", "cls", "mean"):
+            raise ValueError(f"tokens is {tokens!r}, expected 'all', 'cls' or 'mean'")
+        self.pairs = [mapped_layers(layout, k, layers) for k in range(layout.num_teachers)]
+        if tokens == "all":
+            check_same_tokens(layout, "feature", "set tokens: cls or tokens: mean")
+        self.prefix = {"all": "hidden", "cls": "cls", "mean": "mean"}[tokens]
+        self.normalize = normalize
+        self.projections = Projections(layout)
+
+    def teacher_fields(self, teacher: int) -> Sequence[str]:
+        return [f"{self.prefix}.{layer}" for _, layer in self.pairs[teacher]]
+
+    def needs_hidden(self) -> bool:
+        return True
+
+    def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
+        assert teachers is not None
+        per_teacher = []
+        for k, pairs in enumerate(self.pairs):
+            layers = [self._distance(student, teachers, k, s, t) for s, t in pairs]
+            per_teacher.append(torch.stack(layers).mean(0))
+        return torch.stack(per_teacher, dim=1)  # [B, K]
+
+    def _distance(self, student: StudentOutputs, teachers: TeacherSignals, k: int, s: int, t: int) -> Tensor:
+        """[B]: one pair of layers."""
+        target = teachers.fields[k][f"{self.prefix}.{t}"].float()
+        if self.prefix == "hidden":
+            states, mask = student.tokens(s), student.token_mask()
+            longest = min(states.shape[1], target.shape[1])  # both are padded, the longest real row fits in either
+            states, mask, target = states[:, :longest], mask[:, :longest], target[:, :longest]
+        else:
+            states = (student.at_cls(s) if self.prefix == "cls" else student.mean(s)).unsqueeze(1)
+            target, mask = target.unsqueeze(1), torch.ones_like(states[..., 0], dtype=torch.bool)
+        states = self.projections(states, k).float()
+        if self.normalize:
+            width = target.shape[-1]
+            states, target = F.normalize(states, dim=-1, eps=1e-6), F.normalize(target, dim=-1, eps=1e-6)
+            return width * masked_mse(states, target, mask)
+        return masked_mse(states, target, mask)

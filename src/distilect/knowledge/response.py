@@ -1,0 +1,66 @@
+"""Response knowledge: the teachers' outputs (Hinton et al., 2015; AKSKD's ResK)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
+from distilect.signals import TeacherSignals
+
+_IMPOSSIBLE = -1e4  # exp of it is 0 in float32, so that clamping at it changes no other value
+
+
+def response_kl(student: Tensor, teachers: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher_T ‖ student_T), summed over classes: 0 exactly when the two agree.
+
+    T² keeps the gradient's size independent of T, so that alpha means the same at every temperature.
+
+    Args:
+        student: logits [B, C].
+        teachers: logits [B, K, C].
+        temperature: T, applied on both sides.
+
+    Returns:
+        float32 [B, K], per row and teacher.
+    """
+    # a class that a teacher rules out (logit -inf) counts 0, as p·log p does in the limit; -inf itself would give NaN
+    log_p = F.log_softmax(teachers.float() / temperature, dim=-1).clamp_min(_IMPOSSIBLE)
+    log_q = F.log_softmax(student.float() / temperature, dim=-1).unsqueeze(1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def response_mse(student: Tensor, teachers: Tensor) -> Tensor:
+    """Mean over outputs of the squared difference of logits [B, C] and [B, K, C]; float32 [B, K]."""
+    return ((student.float().unsqueeze(1) - teachers.float()) ** 2).mean(-1)
+
+
+class Response(Knowledge):
+    """T² · KL between softened outputs; squared difference of logits as an option, and always in regression.
+
+    Args:
+        temperature: T of both sides; without effect on `mse`.
+        distance: `kl` or `mse` (of raw logits, as DynamicKD's released code does by default).
+
+    Example: `knowledge: {response: {temperature: 4}}`.
+    """
+
+    name = "response"
+    summary = "teachers' outputs: T²·KL of softened probabilities, or MSE of logits"
+
+    def __init__(self, layout: Layout, temperature: float = 4.0, distance: Literal["kl", "mse"] = "kl") -> None:
+        super().__init__(layout)
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}, expected a number above 0")
+        if distance not in ("kl", "mse"):
+            raise ValueError(f"distance is {distance!r}, expected 'kl' or 'mse'")
+        self.temperature = temperature
+        self.distance = "mse" if layout.regression else distance
+
+    def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
+        assert teachers is not None
+        if self.distance == "mse":
+            return response_mse(student.logits, teachers.logits)
+        return response_kl(student.logits, teachers.logits, self.temperature)

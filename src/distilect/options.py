@@ -1,0 +1,41 @@
+"""Build a registered class from plain options, with errors that name the nearest known word."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from distilect.errors import MethodError, did_you_mean
+
+T = TypeVar("T")
+
+
+def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, what: str, **given: Any) -> T:
+    """An instance of the class that `spec` names.
+
+    Args:
+        registry: name → class.
+        spec: a name, or a mapping with `name` and the class's keyword options.
+        what: what is being built, for messages: "row selector", "kind of knowledge".
+        given: keyword arguments that the caller supplies, not the user.
+
+    Raises:
+        MethodError: unknown name, unknown option, or a value that the class refuses.
+    """
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = options.pop("name", None)
+    if name not in registry:
+        raise MethodError(f"no {what} is called {name!r}; known: {', '.join(registry)}.{did_you_mean(str(name), registry)}")
+    cls = registry[name]
+    known = [p for p in inspect.signature(cls).parameters if p not in given]
+    for option in options:
+        if option not in known:
+            raise MethodError(
+                f"{what} {name!r} has no option {option!r}; known: {', '.join(known) or 'none'}."
+                f"{did_you_mean(option, known)}"
+            )
+    try:
+        return cls(**given, **options)
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{what} {name!r}: {error}") from None

@@ -1,0 +1,220 @@
+"""The three questions of adaptive distillation as protocols, and the frozen view of a step that they decide from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepView:
+    """What a selector may know of a step. Every tensor is detached.
+
+    Attributes:
+        rows: int64 [B], identity of each row's texts (not its position); the key of every random draw.
+        labels: int64 [B], -100 where a row has none; float32 with NaN in regression.
+        student: logits float32 [B, C].
+        pooled: the student's last layer at the classification token, [B, H]; None unless a selector asked for it.
+        teachers: logits float32 [B, K, C] in the task's label order; None before the teachers were asked.
+        progress: share of training that is done, in [0, 1].
+        epoch, step: whole epochs and optimiser steps done.
+        seed: of the run.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    student: Tensor
+    pooled: Tensor | None
+    teachers: Tensor | None
+    progress: float
+    epoch: int
+    step: int
+    seed: int
+
+    @property
+    def regression(self) -> bool:
+        return self.labels.is_floating_point()
+
+    @property
+    def has_label(self) -> Tensor:
+        """bool [B]."""
+        return ~torch.isnan(self.labels) if self.regression else self.labels != -100
+
+    def take(self, index: Tensor, teachers: Tensor | None) -> StepView:
+        """The view of some rows (`index` int64 [b]) together with what their teachers said, [b, K, C]."""
+        pooled = None if self.pooled is None else self.pooled[index]
+        return replace(
+            self, rows=self.rows[index], labels=self.labels[index], student=self.student[index],
+            pooled=pooled, teachers=teachers,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SelectionContext:
+    """What selectors may learn before training, from rows held out of train; never from the reported dev set.
+
+    Attributes:
+        teachers: names, in the order of every K axis.
+        kinds: names of the knowledge, in the order of every M axis.
+        regression: one output per row instead of C classes.
+        held_out_logits: float32 [N, K, C], the teachers on the reward split.
+        held_out_labels: [N], its labels.
+        held_out_scores: each teacher's primary metric there.
+        seed: of the run.
+    """
+
+    teachers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    regression: bool = False
+    held_out_logits: np.ndarray | None = None
+    held_out_labels: np.ndarray | None = None
+    held_out_scores: tuple[float, ...] = ()
+    seed: int = 0
+
+
+class Selector:
+    """Common part of all selectors: setting up, learning and saving, each empty by default.
+
+    A selector that learns overrides `observe`, `state_dict` and `load_state_dict`, keeps its own optimiser, and reports
+    its health (policy entropy, critic loss, …) in `health`.
+    """
+
+    wants_pooled: bool = False
+
+    def setup(self, context: SelectionContext) -> None:
+        """Called once, before the first step."""
+
+    def observe(self, reward: Tensor) -> None:
+        """Take the reward of the last decision; float32 [B] or a single value."""
+
+    def health(self) -> dict[str, float]:
+        """Values to log, with their full names (`policy/entropy`); reading them resets their averages."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested mappings of tensors and plain values; what a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+
+
+@runtime_checkable
+class RowSelector(Protocol):
+    """Which rows ask the teachers, or are trained on at all?
+
+    `trains_rest` says what becomes of rows that are not selected: they learn from their labels (True) or leave the step
+    (False). A selector that plans returns from `plan` the rows of an epoch; the others are then never loaded or run.
+    """
+
+    trains_rest: bool
+    wants_pooled: bool
+
+    def select(self, view: StepView) -> Tensor:
+        """bool [B]."""
+        ...
+
+    def planned(self, num_rows: int) -> int | None:
+        """How many rows every epoch will have; None: all of them, `plan` is not called."""
+        ...
+
+    def plan(self, rows: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """Positions of the rows of an epoch, int64 [planned]; `rows` int64 [N] are all rows' identities."""
+        ...
+
+
+@runtime_checkable
+class TeacherSelector(Protocol):
+    """Whom do the rows believe?"""
+
+    wants_pooled: bool
+
+    def weights(self, view: StepView) -> Tensor:
+        """float32 [B, K], each row sums to 1."""
+        ...
+
+    def keeps(self) -> list[int] | None:
+        """After `setup`: the only teachers that will ever get weight; None: any may. The others are not asked."""
+        ...
+
+
+@runtime_checkable
+class KnowledgeSelector(Protocol):
+    """What do they copy?"""
+
+    wants_pooled: bool
+
+    def weights(self, view: StepView) -> Tensor:
+        """float32 [M] or [B, M], in the order of the kinds of knowledge."""
+        ...
+
+
+_STREAMS = {"rows": 1, "teachers": 2, "knowledge": 3, "plan": 4}
+
+
+def row_uniform(rows: Tensor, seed: int, epoch: int, stream: str) -> Tensor:
+    """Uniform draws in [0, 1) that are a function of (seed, epoch, row identity, stream) and of nothing else.
+
+    Batch split, accumulation, rank and row order therefore never change a row's draw.
+
+    Args:
+        rows: int64 [B].
+        stream: who draws; different streams are independent.
+
+    Returns:
+        float64 [B].
+    """
+    bits = _mix(rows ^ _mix(torch.tensor(_key(seed, epoch, stream), device=rows.device)))
+    return ((bits >> 11) & ((1 << 53) - 1)).double() / float(1 << 53)
+
+
+def step_uniform(shape: tuple[int, ...], seed: int, step: int, stream: str) -> Tensor:
+    """Uniform float64 draws that are a function of (seed, step, stream): the same in every part of one optimiser step."""
+    keys = torch.arange(int(np.prod(shape)), dtype=torch.int64)
+    return row_uniform(_mix(keys + 1), seed, step, stream).reshape(shape)
+
+
+def _key(seed: int, epoch: int, stream: str) -> int:
+    """One signed 64-bit integer for the three; Python integers so that no product overflows."""
+    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + _STREAMS[stream] * 0x8CB92BA72F3D8DD7) & _MASK
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_MASK = (1 << 64) - 1
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 on int64 (wrapping); a bijection whose outputs look independent."""
+    x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, by: int) -> Tensor:
+    """Logical right shift; torch's own is arithmetic."""
+    return (x >> by) & ((1 << (64 - by)) - 1)
+
+
+@dataclass
+class Averages:
+    """Running means of named values, kept as tensors so that no step waits for the device; `pop` reads and resets."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, float | Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, value: Tensor, count: float | Tensor = 1.0) -> None:
+        """Add `value`, a sum over `count` things."""
+        value = value.detach().double()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts[name] = self.counts.get(name, 0.0) + count
+
+    def pop(self) -> dict[str, float]:
+        """Name → mean since the last call; names that counted nothing are left out."""
+        counts = {name: float(count) for name, count in self.counts.items()}
+        values = {name: float(total) / counts[name] for name, total in self.sums.items() if counts[name]}
+        self.sums, self.counts = {}, {}
+        return values

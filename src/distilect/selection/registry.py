@@ -1,0 +1,206 @@
+"""All selectors and methods by name: one line each. No other file knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from distilect.config import MethodConfig
+from distilect.errors import MethodError, did_you_mean
+from distilect.knowledge import Knowledge, Layout, build_knowledge
+from distilect.options import construct
+from distilect.selection import static
+from distilect.selection.base import KnowledgeSelector, RowSelector, TeacherSelector
+
+Spec = Mapping[str, Any] | str
+
+ROWS: dict[str, Any] = {cls.name: cls for cls in (static.AllRows, static.RandomRows)}
+TEACHERS: dict[str, Any] = {
+    cls.name: cls
+    for cls in (
+        static.UniformTeachers,
+        static.SingleTeacher,
+        static.RandomSingle,
+        static.FixedTeachers,
+        static.LogisticTeachers,
+        static.BestSingle,
+        static.Confidence,
+    )
+}
+MIXES: dict[str, Any] = {
+    cls.name: cls for cls in (static.FixedMix, static.AllOnes, static.RandomSoft, static.RandomHard)
+}
+
+_ALL_KINDS: dict[str, Any] = {"labels": {}, "response": {}, "feature": {}, "relation": {}}
+_LABELS_AND_RESPONSE: dict[str, Any] = {"labels": {}, "response": {}}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method: a named choice of the three selectors and of the kinds of knowledge, nothing more.
+
+    `teachers` is None where no teacher is asked. The default mix weighs labels by 1 - alpha, response by alpha, and every
+    other kind by 1.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    rows: Spec = "all"
+    teachers: Spec | None = "uniform"
+    knowledge: Mapping[str, Any] = field(default_factory=lambda: dict(_LABELS_AND_RESPONSE))
+    mix: Spec = "fixed"
+    alpha: float = 0.5
+
+
+_PRESETS = (
+    Preset("finetune", "gold labels only, no teacher", "", teachers=None, knowledge={"labels": {}}, alpha=0.0),
+    Preset("kd", "one teacher, labels + response", "Hinton et al., 2015, arXiv 1503.02531", teachers="single"),
+    Preset("uniform", "all teachers, equal weights", "U-Ensemble; Yuan et al., 2021, arXiv 2012.06048"),
+    Preset(
+        "random-single", "one random teacher per step", "Rand-Single-Ensemble; Yuan et al., 2021", teachers="random-single"
+    ),
+    Preset("weighted", "fixed weights by held-out score", "W-Ensemble; Yuan et al., 2021", teachers="weighted"),
+    Preset("logistic", "weights by logistic regression", "LR-Ensemble; Yuan et al., 2021", teachers="logistic"),
+    Preset(
+        "best-single", "per row, the teacher nearest to the label", "Best-Single-Ensemble; Yuan et al., 2021",
+        teachers="best-single",
+    ),
+    Preset(
+        "confidence", "per row, weights by the teachers' cross-entropy", "CA-MKD; Zhang et al., 2022, arXiv 2201.00007",
+        teachers="confidence",
+    ),
+    Preset(
+        "pkd", "one teacher, labels + response + hidden states", "Patient KD; Sun et al., 2019, arXiv 1908.09355",
+        teachers="single",
+        knowledge={"labels": {}, "response": {}, "feature": {"tokens": "cls", "normalize": True}},
+    ),
+    Preset(
+        "all-ones", "one teacher, all four kinds with weight 1", "control of AKSKD; Wang et al., 2022, arXiv 2302.00444",
+        teachers="single", knowledge=_ALL_KINDS, mix="all-ones",
+    ),
+    Preset(
+        "random-soft", "one teacher, random weights of the four kinds", "Random-Soft; Wang et al., 2022",
+        teachers="single", knowledge=_ALL_KINDS, mix="random-soft",
+    ),
+    Preset(
+        "random-hard", "one teacher, a random subset of the four kinds", "Random-Hard; Wang et al., 2022",
+        teachers="single", knowledge=_ALL_KINDS, mix="random-hard",
+    ),
+)  # fmt: skip
+
+
+def presets() -> dict[str, Preset]:
+    """All methods by name."""
+    return {preset.name: preset for preset in _PRESETS}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        MethodError: there is none; names the nearest.
+    """
+    known = presets()
+    if name not in known:
+        raise MethodError(f"no method is called {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
+    return known[name]
+
+
+@dataclass
+class Method:
+    """A method, built for given models: what the trainer evaluates.
+
+    Attributes:
+        rows, teachers, mix: the three selectors; `teachers` is None where no teacher is asked.
+        knowledge: the kinds in the order of the M axis.
+    """
+
+    name: str
+    rows: RowSelector
+    teachers: TeacherSelector | None
+    mix: KnowledgeSelector
+    knowledge: list[Knowledge]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(kind.name for kind in self.knowledge)
+
+    @property
+    def selectors(self) -> dict[str, Any]:
+        """The three by the name of their axis, those that exist."""
+        named = {"rows": self.rows, "teachers": self.teachers, "mix": self.mix}
+        return {axis: selector for axis, selector in named.items() if selector is not None}
+
+    def fields(self, num_teachers: int) -> list[list[str]]:
+        """Per teacher, the signals that the kinds of knowledge want besides logits, without repeats."""
+        return [
+            list(dict.fromkeys(f for kind in self.knowledge for f in kind.teacher_fields(k))) for k in range(num_teachers)
+        ]
+
+
+def asks_teachers(config: MethodConfig) -> bool:
+    """Whether the method ever needs a teacher."""
+    return config.teachers is not None or get_preset(config.name).teachers is not None
+
+
+def build_teacher_selector(config: MethodConfig) -> TeacherSelector | None:
+    """The teacher selector of a method, built first: what it `keeps` decides which teachers are scored."""
+    spec = config.teachers if config.teachers is not None else get_preset(config.name).teachers
+    return None if spec is None else construct(TEACHERS, spec, "teacher selector")
+
+
+def build_method(config: MethodConfig, layout: Layout, teachers: TeacherSelector | None) -> Method:
+    """The whole method for models of that layout.
+
+    Raises:
+        MethodError: an unknown name or option, or parts that do not fit together.
+    """
+    preset = get_preset(config.name)
+    kinds = _kinds(config, preset, teachers is not None)
+    return Method(
+        name=config.name,
+        rows=construct(ROWS, config.rows or preset.rows, "row selector"),
+        teachers=teachers,
+        mix=construct(MIXES, _mix(config, preset, kinds), "knowledge selector"),
+        knowledge=build_knowledge(kinds, layout),
+    )
+
+
+def _kinds(config: MethodConfig, preset: Preset, with_teachers: bool) -> dict[str, dict[str, Any]]:
+    """Kind of knowledge → options, with the config's temperature put into response knowledge."""
+    given = config.knowledge or preset.knowledge
+    for name, options in given.items():
+        if options is not None and not isinstance(options, Mapping):
+            raise MethodError(f"knowledge: {name} is {options!r}, expected its options, such as {name}: {{}}")
+    kinds = {name: dict(options or {}) for name, options in given.items()}
+    if with_teachers and set(kinds) == {"labels"}:
+        raise MethodError(
+            f"method {config.name!r} selects teachers but copies labels only: add knowledge that teachers have, "
+            "such as knowledge: {labels: {}, response: {}}"
+        )
+    if not with_teachers and set(kinds) - {"labels"}:
+        raise MethodError(f"method {config.name!r} asks no teacher but copies {sorted(set(kinds) - {'labels'})}: set teachers: uniform")
+    if config.temperature is not None:
+        if "response" not in kinds:
+            raise MethodError(f"temperature is set, but method {config.name!r} copies no response knowledge")
+        kinds["response"]["temperature"] = config.temperature
+    return kinds
+
+
+def _mix(config: MethodConfig, preset: Preset, kinds: Mapping[str, Any]) -> Spec:
+    """The knowledge selector's spec; a `fixed` one gets 1 - alpha and alpha where it names no weight itself."""
+    spec = config.mix or preset.mix
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if options.get("name") != "fixed":
+        if config.alpha is not None:
+            raise MethodError(f"alpha is set, but the knowledge selector is {options.get('name')!r}, which weighs by itself")
+        return options
+    if config.alpha is not None and "response" not in kinds:
+        raise MethodError(f"alpha is set, but method {config.name!r} copies no response knowledge that it could weigh")
+    alpha = preset.alpha if config.alpha is None else config.alpha
+    default = {"labels": 1 - alpha, "response": alpha}
+    weights = {kind: weight for kind, weight in default.items() if kind in kinds}
+    options["weights"] = weights | dict(options.get("weights") or {})
+    return options

@@ -1,0 +1,22 @@
+"""What is learned: kind of task, label space, metrics."""
+
+from __future__ import annotations
+
+from distilect.tasks.metrics import accuracy, f1, macro_f1, matthews, neg_mse, pearson, spearman
+from distilect.tasks.task import NO_LABEL, Kind, Task, check_metrics, default_metrics, kind_of_metrics
+
+__all__ = [
+    "NO_LABEL",
+    "Kind",
+    "Task",
+    "accuracy",
+    "check_metrics",
+    "default_metrics",
+    "f1",
+    "kind_of_metrics",
+    "macro_f1",
+    "matthews",
+    "neg_mse",
+    "pearson",
+    "spearman",
+]

@@ -1,0 +1,132 @@
+"""What happens around steps: history, TensorBoard, a progress bar, stopping on a loss that is no number."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from distilect import progress
+
+_NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
+_SKIPPED = ("epoch", "total_flos", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
+
+
+def stable_names(logs: dict[str, Any]) -> dict[str, float]:
+    """The Trainer's log names in our namespaces: `loss` → `train/loss`, `eval_f1` → `eval/f1`; ours pass as they are."""
+    named = {}
+    for key, value in logs.items():
+        if key in _SKIPPED or not isinstance(value, int | float):
+            continue
+        named[_NAMES.get(key, f"eval/{key[5:]}" if key.startswith("eval_") else key)] = float(value)
+    return named
+
+
+class History(TrainerCallback):
+    """`history.jsonl` and TensorBoard, with the same names.
+
+    A resumed run drops the lines that were written after its checkpoint, so that no step stands twice.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
+        self.path = path
+        self.tensorboard = tensorboard
+        self.writer: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        kept = [line for line in self.read() if line["step"] <= state.global_step] if state.global_step else []
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+        if self.tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter  # imports for 2 s; nobody else needs it
+
+            self.writer = SummaryWriter(str(self.tensorboard), purge_step=state.global_step + 1)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        values = stable_names(logs or {})
+        if not values:
+            return
+        line = {"step": state.global_step, "epoch": round(float(state.epoch or 0.0), 6), **values}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def read(self) -> list[dict[str, Any]]:
+        """The lines so far; a last line that a kill cut short is left out."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+        return lines
+
+
+class Bar(TrainerCallback):
+    """One progress bar for the whole training, with ETA and the last loss and held-out score."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.display: Progress | None = None
+        self.task = TaskID(0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.display = progress.bar()
+        self.display.start()
+        self.task = self.display.add_task(self.description, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.display is not None:
+            self.display.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if self.display is not None and logs and "loss" in logs:
+            self.display.update(self.task, description=f"{self.description} · loss {logs['loss']:.3f}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.display is not None:
+            self.display.stop()
+            self.display = None
+
+
+class LastStepEvaluation(TrainerCallback):
+    """Evaluate and save after the very last step too, when the evaluation interval does not end there."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+
+class Patience(TrainerCallback):
+    """Stop after so many evaluations without a better held-out score.
+
+    It counts in the Trainer's own log history, so a resumed run stops where the uninterrupted one does.
+    """
+
+    def __init__(self, patience: int, metric: str) -> None:
+        self.patience, self.key = patience, f"eval_{metric}"
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        scores = [line[self.key] for line in state.log_history if self.key in line]
+        if scores and len(scores) - 1 - scores.index(max(scores)) >= self.patience:
+            control.should_training_stop = True

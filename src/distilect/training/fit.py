@@ -1,0 +1,124 @@
+"""Train a model in a folder, resumably: the one way that students and teachers are trained."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from distilect.config import TrainConfig
+from distilect.errors import RunError
+from distilect.models import Student
+from distilect.selection import Method
+from distilect.signals import SignalSource
+from distilect.training.callbacks import Bar, History
+from distilect.training.trainer import DistillationTrainer, TrainingRows, last_checkpoint
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gave.
+
+    Attributes:
+        held_out: metrics of the kept weights on the reward split.
+        seconds: wall time of training, over all resumed parts.
+        steps, tokens: optimiser steps and tokens (without padding) that were trained on.
+        resumed: the step that this process went on from; 0 for a fresh start.
+    """
+
+    held_out: dict[str, float]
+    seconds: float
+    steps: int
+    tokens: int
+    resumed: int
+
+
+def fit(
+    student: Student,
+    rows: TrainingRows,
+    method: Method,
+    source: SignalSource | None,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    seed: int,
+    description: str,
+) -> tuple[DistillationTrainer, Fitted]:
+    """Train `student.model` in place; goes on from the last complete checkpoint in `folder`.
+
+    Writes `history.jsonl`, `tensorboard/`, `selection.parquet` and `checkpoints/` into `folder`.
+    """
+    if config.dropout is not None:
+        set_dropout(student.model, config.dropout)
+    bar = Bar(description)
+    trainer = DistillationTrainer(
+        student.model, rows, method, source, config, folder / "checkpoints", seed,
+        callbacks=[History(folder / "history.jsonl", folder / "tensorboard"), bar],
+    )  # fmt: skip
+    trainer.add_callback(_Clock(trainer))
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    if checkpoint is not None:
+        trainer.load_extra_state(checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        bar.close()
+    trainer.recorder.write(folder / "selection.parquet")
+    held_out = trainer.rows.task.score(trainer.predict_rows(rows.held_out_encoded), rows.held_out.labels)
+    fitted = Fitted(
+        held_out=held_out,
+        seconds=trainer.counts.extra["seconds"],
+        steps=trainer.state.global_step,
+        tokens=trainer.counts.tokens,
+        resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+    )
+    return trainer, fitted
+
+
+def set_dropout(model: Any, probability: float) -> None:
+    """Set every dropout of the model, in its modules and its config."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
+    for key, value in vars(model.config).items():
+        if "dropout" in key and isinstance(value, float):
+            setattr(model.config, key, probability)
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Remove checkpoints once the final model is written.
+
+    Raises:
+        RunError: the folder cannot be removed.
+    """
+    try:
+        shutil.rmtree(folder / "checkpoints")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"cannot remove {folder / 'checkpoints'}: {error.strerror}") from None
+
+
+class _Clock(TrainerCallback):
+    """Seconds of training, kept in the checkpoints so that a resumed run counts all of its parts."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+        self.last = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.counts.extra.setdefault("seconds", 0.0)
+        self.last = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        now = time.perf_counter()
+        self.trainer.counts.extra["seconds"] += now - self.last
+        self.last = now
+
+    on_train_end = on_step_end

@@ -1,0 +1,84 @@
+"""What was selected, by epoch and group of rows: the content of `selection.parquet`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from distilect.training.step import StepResult
+
+
+class SelectionRecorder:
+    """Sums of selections per (epoch, group); groups are the labels, `none` for unlabelled rows, and `all`.
+
+    Args:
+        teachers: names, in the order of the K axis.
+        kinds: names of the kinds of knowledge, in the order of the M axis.
+        labels: label names; empty in regression, where only `all` (and `none`) is kept.
+    """
+
+    def __init__(self, teachers: tuple[str, ...], kinds: tuple[str, ...], labels: tuple[str, ...]) -> None:
+        self.teachers, self.kinds, self.labels = teachers, kinds, labels
+        self.epochs: dict[int, Tensor] = {}  # epoch → [G, 3 + K + M]: rows, asked, trained, weights
+
+    def add(self, epoch: int, labels: Tensor, result: StepResult) -> None:
+        """Count one batch; `labels` int64 [B] or float [B]. Stays on the device: nothing is waited for."""
+        teacher_weights = result.teacher_weights
+        if teacher_weights.shape[1] != len(self.teachers):  # no row of this batch asked
+            teacher_weights = teacher_weights.new_zeros(len(labels), len(self.teachers))
+        values = torch.cat(
+            [
+                torch.ones_like(labels, dtype=torch.float32).unsqueeze(1),
+                result.asked.float().unsqueeze(1),
+                result.trained.float().unsqueeze(1),
+                teacher_weights,
+                result.knowledge_weights,
+            ],
+            dim=1,
+        )
+        if epoch not in self.epochs:
+            self.epochs[epoch] = values.new_zeros(len(self.labels) + 1, values.shape[1], dtype=torch.float64)
+        self.epochs[epoch].index_add_(0, self._group(labels), values.double())
+
+    def _group(self, labels: Tensor) -> Tensor:
+        """int64 [B]: the label's index; the last group holds rows without one (all rows, in regression)."""
+        if labels.is_floating_point():
+            return torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+        return torch.where(labels >= 0, labels, torch.full_like(labels, len(self.labels)))
+
+    def table(self) -> pa.Table:
+        """One line per epoch and group: rows, shares asked and trained, mean weights (of asked rows, for teachers)."""
+        lines: list[dict[str, Any]] = []
+        for epoch, sums in sorted(self.epochs.items()):
+            lines.append(self._line(epoch, "all", sums.sum(0)))
+            if self.labels:
+                for group, row in zip((*self.labels, "(no label)"), sums, strict=True):
+                    if float(row[0]):
+                        lines.append(self._line(epoch, group, row))
+        return pa.Table.from_pylist(lines)
+
+    def _line(self, epoch: int, group: str, sums: Tensor) -> dict[str, Any]:
+        rows, asked, trained, *weights = sums.tolist()
+        line: dict[str, Any] = {"epoch": epoch, "group": group, "rows": int(rows)}
+        line |= {"asked": asked / rows, "trained": trained / rows}
+        count = len(self.teachers)
+        line |= {f"teacher/{n}": w / asked if asked else 0.0 for n, w in zip(self.teachers, weights[:count], strict=True)}
+        line |= {f"knowledge/{n}": w / rows for n, w in zip(self.kinds, weights[count:], strict=True)}
+        return line
+
+    def write(self, path: Path) -> None:
+        temporary = path.with_name(path.name + ".tmp")
+        pq.write_table(self.table(), temporary)
+        os.replace(temporary, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": dict(self.epochs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs = {int(epoch): sums for epoch, sums in state["epochs"].items()}

@@ -1,0 +1,64 @@
+"""Nested state of selectors and projections in one safetensors file: no pickle is written or read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from distilect.errors import RunError
+
+_TENSOR = "__tensor__"
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Write nested dicts and lists of tensors, numbers, strings, booleans and None; whole or not at all."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain = _strip(state, "", tensors)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"state": json.dumps(plain)})
+    os.replace(temporary, path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads((file.metadata() or {})["state"])
+            state: dict[str, Any] = _fill(plain, file)
+            return state
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RunError(f"{path} is missing or damaged ({error}): remove that checkpoint to go on from an earlier one") from None
+
+
+def _strip(value: Any, key: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """`value` with its tensors moved into `tensors` and their keys left in place."""
+    if isinstance(value, torch.Tensor):
+        key = f"{len(tensors)}:{key}"  # numbered: the paths of {"a/b": …} and {"a": {"b": …}} are the same
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: key}
+    if isinstance(value, dict):
+        # integer keys (torch optimisers number their parameters) would come back as strings: pairs keep them
+        return {"__items__": [[k, _strip(v, f"{key}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_strip(v, f"{key}/{i}", tensors) for i, v in enumerate(value)]
+    return value
+
+
+def _fill(value: Any, file: Any) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return file.get_tensor(value[_TENSOR])
+        return {k: _fill(v, file) for k, v in value["__items__"]}
+    if isinstance(value, list):
+        return [_fill(v, file) for v in value]
+    return value

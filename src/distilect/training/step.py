@@ -1,0 +1,97 @@
+"""One step of distillation, as the formula of docs/architecture.md:
+
+    loss = mean over i of  Σ_m v_m(i) · [ Σ_k w_k(i) · l_m,k(i) ]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distilect.knowledge import StudentOutputs
+from distilect.selection import Method, StepView
+from distilect.signals import TeacherSignals
+
+AskTeachers = Callable[[Tensor], TeacherSignals]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one evaluation of the formula gives; all but `loss` is detached.
+
+    Attributes:
+        loss: scalar, the sum over rows (the trainer divides by the rows of the whole optimiser step).
+        losses: float32 [B, M], each kind of knowledge after the teacher weights, before the knowledge weights.
+        teacher_weights: float32 [B, K], 0 on rows that asked no teacher; K = 0 without teachers.
+        knowledge_weights: float32 [B, M].
+        asked, trained: bool [B].
+    """
+
+    loss: Tensor
+    losses: Tensor
+    teacher_weights: Tensor
+    knowledge_weights: Tensor
+    asked: Tensor
+    trained: Tensor
+
+
+def distillation_loss(student: StudentOutputs, view: StepView, method: Method, ask: AskTeachers) -> StepResult:
+    """Evaluate the formula on one batch.
+
+    Args:
+        student: the forward pass, with gradient.
+        view: the same step as selectors may see it.
+        method: selectors and kinds of knowledge.
+        ask: indexes of rows within the batch (int64 [b]) → what the teachers say on them.
+    """
+    # which rows ask, which are trained on at all: d(i)
+    selected = method.rows.select(view)
+    asked = selected if method.teachers is not None else torch.zeros_like(selected)
+    trained = torch.ones_like(selected) if method.rows.trains_rest else selected
+
+    # what the teachers say, and whom to believe: w_k(i)
+    rows = asked.nonzero().squeeze(1)
+    signals, weights = None, view.student.new_zeros(len(rows), 0)
+    if method.teachers is not None and len(rows):
+        signals = ask(rows)
+        weights = method.teachers.weights(view.take(rows, signals.logits)).detach().to(view.student)
+
+    # how far the student is: l_m,k(i), summed over teachers
+    losses = _losses(student, view.labels, method, signals, weights, rows)
+
+    # what to copy: v_m(i)
+    mix = method.mix.weights(view).detach().to(losses).expand_as(losses)
+    loss = (mix * losses)[trained].sum()
+
+    spread = view.student.new_zeros(len(asked), weights.shape[1]).index_copy(0, rows, weights)
+    return StepResult(loss, losses.detach(), spread, mix, asked, trained)
+
+
+def _losses(
+    student: StudentOutputs,
+    labels: Tensor,
+    method: Method,
+    signals: TeacherSignals | None,
+    weights: Tensor,
+    rows: Tensor,
+) -> Tensor:
+    """[B, M]: each kind's loss per row; 0 where a kind asks teachers and the row did not."""
+    columns = []
+    asking = student if len(rows) == len(labels) else student.take(rows)
+    for kind in method.knowledge:
+        if not kind.asks_teachers:
+            columns.append(kind(student, None, labels))
+        elif signals is None:
+            columns.append(_zeros(student))
+        else:
+            per_row = (weights * kind(asking, signals, labels[rows])).sum(1)  # [b, K] → [b]
+            columns.append(per_row.new_zeros(len(labels)).index_copy(0, rows, per_row))
+    return torch.stack(columns, dim=1)
+
+
+def _zeros(student: StudentOutputs) -> Tensor:
+    """[B] of zeros with a graph: where no row asks, `backward` has to give zero gradients instead of failing."""
+    return student.logits.new_zeros(len(student.logits)) + student.logits[:0].sum()

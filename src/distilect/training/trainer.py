@@ -1,0 +1,425 @@
+"""`DistillationTrainer`: `transformers.Trainer` with the distillation step, its batches and its extra state."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from distilect.config import TrainConfig
+from distilect.data import Encoded, EpochBatchSampler, Table, row_keys, token_budget_splits
+from distilect.errors import RunError
+from distilect.evaluation import evaluate, predict
+from distilect.knowledge import StudentOutputs
+from distilect.models import classification_positions, default_device, resolve_precision
+from distilect.selection import Averages, Method, StepView
+from distilect.signals import SignalSource
+from distilect.tasks import Task
+from distilect.training.callbacks import LastStepEvaluation, Patience
+from distilect.training.recorder import SelectionRecorder
+from distilect.training.state import load_state, save_state
+from distilect.training.step import StepResult, distillation_loss
+
+STATE_FILE = "distilect.safetensors"
+COMPLETE_FILE = "complete.json"  # written last: a checkpoint without it was cut short and is never read
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows that a model is trained on, with everything that a step needs of them.
+
+    Attributes:
+        table: train rows followed by unlabelled extra rows.
+        encoded: the same rows, tokenised for the student.
+        held_out, held_out_encoded: the reward split; scores on it choose the checkpoint.
+        task: what is learned.
+        cls_token_id: of the student's tokenizer; None where it has no classification token.
+    """
+
+    table: Table
+    encoded: Encoded
+    held_out: Table
+    held_out_encoded: Encoded
+    task: Task
+    cls_token_id: int | None = None
+
+
+class _Positions(Dataset[int]):
+    """The dataset that the data loader sees: row i is the number i; the collator looks it up."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        return int(index)
+
+
+@dataclass
+class Counts:
+    """What training cost, beside time."""
+
+    tokens: int = 0
+    rows: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class DistillationTrainer(Trainer):
+    """Train a student by the formula of `training.step`.
+
+    The model handed to the Trainer is the plain student; teachers are behind `source`, and projections of the kinds of
+    knowledge are optimised beside it. Checkpoints hold the student as a normal Hugging Face folder plus one file with
+    selectors, projections and counts.
+
+    Args:
+        model: the student.
+        rows: what it is trained on.
+        method: selectors and knowledge.
+        source: teacher signals; None for methods that ask no teacher.
+        config: how it is trained.
+        output: folder for checkpoints.
+        seed: of data order, dropout and every draw.
+        callbacks: further `TrainerCallback`s.
+    """
+
+    loss_is_scaled_for_ga = True  # the loss is a sum divided by the rows of the whole optimiser step
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: TrainingRows,
+        method: Method,
+        source: SignalSource | None,
+        config: TrainConfig,
+        output: Path,
+        seed: int = 0,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.rows, self.method, self.source, self.config = rows, method, source, config
+        self.run_seed = seed
+        self.keys = torch.from_numpy(row_keys(rows.table.ids))  # int64 [N]
+        self.row_labels = torch.from_numpy(rows.table.labels)  # [N]
+        self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
+        self.fields = method.fields(source.num_teachers) if source is not None else []
+        self.wants_pooled = any(s.wants_pooled for s in method.selectors.values())
+        self.wants_hidden = self.wants_pooled or any(k.needs_hidden() for k in method.knowledge)
+        self.averages, self.counts = Averages(), Counts()
+        names = tuple(source.names) if source is not None else ()
+        self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
+        self.sampler = self._batch_sampler()
+        self.rows_in_step = 0
+        self.part_rows = torch.empty(0, dtype=torch.int64)
+        super().__init__(
+            model=model,
+            args=training_arguments(config, rows.task, len(self.sampler) // config.accumulation, output, seed),
+            train_dataset=_Positions(len(rows.table)),
+            eval_dataset=_Positions(len(rows.held_out)),
+            data_collator=self._collate,
+            callbacks=[_Schedule(self), *self._stopping(), *(callbacks or [])],
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True  # older Trainers divide by accumulation unless this is set
+
+    def _stopping(self) -> list[TrainerCallback]:
+        found: list[TrainerCallback] = [LastStepEvaluation()] if self.config.evaluations > 1 else []
+        if self.config.patience is not None:
+            found.append(Patience(self.config.patience, self.rows.task.primary))
+        return found
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def _batch_sampler(self) -> EpochBatchSampler:
+        """Whole optimiser steps, cut into this rank's parts; the rows that a planning selector chose, if it plans."""
+        keys, planned = self.keys.numpy(), self.method.rows.planned(len(self.rows.table))
+
+        def plan(epoch: int) -> np.ndarray:
+            return self.method.rows.plan(keys, epoch, self.run_seed)
+
+        return EpochBatchSampler(
+            self.rows.encoded.lengths,
+            batch_size=self.config.batch_size,
+            seed=self.run_seed,
+            group=self.config.group_by_length,
+            micro=self.config.accumulation,
+            rank=int(os.environ.get("RANK", "0")),
+            world=int(os.environ.get("WORLD_SIZE", "1")),
+            rows_for_epoch=None if planned is None else plan,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches by length; already cut for this rank, so that accelerate must not shard them again."""
+        return DataLoader(self.train_dataset, batch_sampler=self.sampler, collate_fn=self._collate)
+
+    def _collate(self, positions: list[int]) -> dict[str, Tensor]:
+        rows = np.asarray(positions, dtype=np.int64)
+        return {**self.rows.encoded.collate(rows), "rows": torch.from_numpy(rows)}
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The parts of one optimiser step; counts its rows over all parts and ranks, the mean's denominator."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        rows = sum(len(batch["rows"]) for batch in batches)
+        if self.args.world_size > 1:
+            rows = int(self.accelerator.reduce(torch.tensor(rows, device=device)).item())
+        self.rows_in_step = max(rows, 1)
+        return batches, torch.tensor(self.rows_in_step)
+
+    # ---- the step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Run one batch, in parts where it holds more padded tokens than `max_tokens`; the loss is the same."""
+        rows = inputs["rows"].numpy()  # still on the CPU: the loader does not move batches
+        self.counts.tokens += int(self.rows.encoded.lengths[rows].sum())
+        self.counts.rows += len(rows)
+        parts = token_budget_splits(self.rows.encoded.lengths[rows], self.config.max_tokens)
+        if len(parts) == 1:
+            return self._checked(self._part_step(model, inputs, num_items_in_batch), rows)
+        total = torch.zeros((), device=self.args.device)
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                total = total + self._part_step(model, self._collate(rows[part].tolist()), num_items_in_batch)
+        return self._checked(total, rows)
+
+    def _part_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
+        """Forward and backward of one part; its row numbers stay on the CPU, where signals are looked up."""
+        self.part_rows = inputs["rows"]
+        inputs = {key: value for key, value in inputs.items() if key != "rows"}
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _checked(self, loss: Tensor, rows: np.ndarray) -> Tensor:
+        """Stop at once on a loss that is no number: the last checkpoint is still good."""
+        if not torch.isfinite(loss):  # the one point where a step waits for the device; the Trainer's own filter is off
+            raise RunError(
+                f"the loss is {float(loss)} at step {self.state.global_step + 1}, rows {rows[:8].tolist()}…: "
+                "lower train.learning_rate or set train.precision: fp32; the last checkpoint is kept"
+            )
+        return loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
+        outputs = model(**inputs, output_hidden_states=self.wants_hidden)
+        student = StudentOutputs(
+            logits=outputs.logits.float(),
+            mask=inputs["attention_mask"].bool(),
+            cls=classification_positions(inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id),
+            hidden=outputs.hidden_states if self.wants_hidden else None,
+        )
+        view = self._view(student)
+        result = distillation_loss(student, view, self.method, self._ask)
+        self._note(view, result)
+        loss = result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
+        return (loss, outputs) if return_outputs else loss
+
+    def _view(self, student: StudentOutputs) -> StepView:
+        positions = self.part_rows
+        device = student.logits.device
+        pooled = student.at_cls(len(student.hidden) - 1).detach() if self.wants_pooled and student.hidden else None
+        return StepView(
+            rows=self.keys[positions].to(device),
+            labels=self.row_labels[positions].to(device),
+            student=student.logits.detach(),
+            pooled=pooled,
+            teachers=None,
+            progress=self.state.global_step / max(self.state.max_steps, 1),
+            epoch=self.sampler.epoch,
+            step=self.state.global_step,
+            seed=self.run_seed,
+        )
+
+    def _ask(self, index: Tensor) -> Any:
+        """What the teachers say on some rows of the part; `index` int64 [b] within it."""
+        assert self.source is not None
+        rows = self.part_rows[index.cpu()].numpy()
+        return self.source.fetch(self.rows.table, rows, self.fields).to(index.device)
+
+    def _note(self, view: StepView, result: StepResult) -> None:
+        """Add to the running averages and the selection record; no value is read here."""
+        self.recorder.add(view.epoch, view.labels, result)
+        count = len(view.rows)
+        for kind, losses in zip(self.method.kinds, result.losses.T, strict=True):
+            self.averages.add(f"train/loss_{kind}", losses.sum(), count)
+        for kind, weights in zip(self.method.kinds, result.knowledge_weights.T, strict=True):
+            self.averages.add(f"knowledge/v_{kind}", weights.sum(), count)
+        self.averages.add("rows/asked", result.asked.sum(), count)
+        if result.teacher_weights.shape[1]:
+            for name, weights in zip(self.recorder.teachers, result.teacher_weights.T, strict=True):
+                self.averages.add(f"teacher/w_{name}", weights.sum(), result.asked.sum())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add our averages and the selectors' health to the Trainer's training logs."""
+        if "loss" in logs:
+            logs = {**logs, **self.averages.pop()}
+            for selector in self.method.selectors.values():
+                logs |= selector.health()
+        super().log(logs, start_time)
+
+    # ---- parameters beside the student -----------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser, with the projections of the kinds of knowledge as one more group."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
+        extra = self.extra_parameters()
+        if fresh and extra:
+            optimizer.add_param_group({"params": extra, "weight_decay": 0.0})
+        return optimizer
+
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that are not the student's; clipped and zeroed by `_Schedule`."""
+        return [p for p in self.knowledge.parameters() if p.requires_grad]
+
+    # ---- evaluation, on rows held out of train ---------------------------------------------------------------------
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Scores on the reward split; the student's mode is restored."""
+        scores = evaluate(
+            self.model, self.rows.held_out_encoded, self.rows.held_out, self.rows.task,
+            max_tokens=2 * self.config.max_tokens, precision=self.config.precision,
+        )  # fmt: skip
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict_rows(self, encoded: Encoded) -> np.ndarray:
+        """float32 [N, C]: the student's logits on other rows."""
+        return predict(self.model, encoded, max_tokens=2 * self.config.max_tokens, precision=self.config.precision)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        save_state(self._extra_state(), folder / STATE_FILE)
+        sizes = {f.name: f.stat().st_size for f in sorted(folder.iterdir()) if f.is_file()}
+        temporary = folder / (COMPLETE_FILE + ".tmp")
+        temporary.write_text(json.dumps({"step": self.state.global_step, "files": sizes}), encoding="utf-8")
+        os.replace(temporary, folder / COMPLETE_FILE)
+        self._drop_old_checkpoints(folder)
+
+    def _drop_old_checkpoints(self, newest: Path) -> None:
+        """Keep the newest and the best; only now, as the newest is complete."""
+        best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else newest
+        for folder in Path(self.args.output_dir).glob("checkpoint-*"):
+            if folder.name not in (newest.name, best.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {
+            "selectors": {axis: selector.state_dict() for axis, selector in self.method.selectors.items()},
+            "knowledge": dict(self.knowledge.state_dict()),
+            "recorder": self.recorder.state_dict(),
+            "counts": {"tokens": self.counts.tokens, "rows": self.counts.rows, "extra": dict(self.counts.extra)},
+            "averages": {"sums": dict(self.averages.sums), "counts": dict(self.averages.counts)},
+        }
+
+    def load_extra_state(self, checkpoint: Path) -> None:
+        """Selectors, projections, counts and records as they were at that checkpoint."""
+        state = load_state(checkpoint / STATE_FILE)
+        for axis, selector in self.method.selectors.items():
+            selector.load_state_dict(state["selectors"][axis])
+        self.knowledge.load_state_dict(state["knowledge"])
+        self.recorder.load_state_dict(state["recorder"])
+        self.counts = Counts(**state["counts"])
+        self.averages = Averages(**state["averages"])
+
+
+class _Schedule(TrainerCallback):
+    """Keeps the sampler's epoch and the parameters beside the student in step with the Trainer."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        steps = len(self.trainer.sampler) // self.trainer.config.accumulation
+        self.trainer.sampler.set_epoch(state.global_step // steps)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for parameter in self.trainer.extra_parameters():
+            parameter.grad = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        extra = self.trainer.extra_parameters()
+        if args.world_size > 1:
+            for parameter in extra:  # they are outside the wrapped model: nobody else averages them over ranks
+                if parameter.grad is not None:
+                    parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
+        if extra and args.max_grad_norm:
+            nn.utils.clip_grad_norm_(extra, args.max_grad_norm)
+
+
+def training_arguments(config: TrainConfig, task: Task, steps: int, output: Path, seed: int) -> TrainingArguments:
+    """The Trainer's arguments; `steps` optimiser steps per epoch."""
+    device = default_device()
+    precision = resolve_precision(config.precision, device)
+    total = max(1, math.ceil(steps * config.epochs))
+    when = "epoch" if config.evaluations == 1 else "steps"
+    interval = max(1, steps // config.evaluations)
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=total,
+        per_device_train_batch_size=max(1, config.batch_size // config.accumulation),
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.scheduler,
+        warmup_steps=math.ceil(config.warmup * total),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=device.type == "cpu",
+        seed=seed,
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy=when,
+        eval_steps=interval,
+        save_strategy=when,
+        save_steps=interval,
+        load_best_model_at_end=config.keep == "best",
+        metric_for_best_model=f"eval_{task.primary}",
+        greater_is_better=True,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        average_tokens_across_devices=False,
+    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; ones that were cut short are removed."""
+    complete = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if _is_complete(checkpoint):
+            complete.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        files = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))["files"]
+        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False

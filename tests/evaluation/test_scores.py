@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distilect.data.encoding import Encoded, encode
+from distilect.data.table import Table
+from distilect.evaluation import evaluate, predict
+from distilect.tasks import Task
+from tests import tiny
+
+LABELS = [index % 2 for index in range(len(tiny.SENTENCES))]
+
+
+def loaded(folder: str) -> tuple[Any, Encoded, Table]:
+    table = Table.from_texts(list(tiny.SENTENCES), LABELS)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    return model, encode(table, AutoTokenizer.from_pretrained(folder), 32), table
+
+
+def one_by_one(model: Any, encoded: Encoded) -> np.ndarray[Any, Any]:
+    model.eval()
+    with torch.no_grad():
+        return np.concatenate([model(**encoded.collate([row])).logits.numpy() for row in range(len(encoded))])
+
+
+@pytest.mark.parametrize("make", [tiny.tiny_bert, tiny.tiny_roberta, tiny.tiny_xlnet, tiny.tiny_gpt2])
+@pytest.mark.parametrize("max_tokens", [16, 64, 10_000])
+def test_logits_come_in_row_order_whatever_the_batches(tmp_path: Path, make: Any, max_tokens: int) -> None:
+    model, encoded, _ = loaded(make(tmp_path, 3))
+    logits = predict(model, encoded, max_tokens=max_tokens, precision="fp32")
+    assert logits.shape == (len(encoded), 3) and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, one_by_one(model, encoded), atol=2e-5)
+
+
+def test_a_student_in_training_is_put_back_with_frozen_parts_still_frozen(tmp_path: Path) -> None:
+    """Pitfall 40: else dropout is off for the rest of training; pitfall 3: frozen parts must not wake."""
+    model, encoded, _ = loaded(tiny.tiny_bert(tmp_path))
+    model.train()
+    model.bert.embeddings.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    first, second = (predict(model, encoded, precision="fp32") for _ in range(2))
+    np.testing.assert_array_equal(first, second)  # dropout was off
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert any(before.values()) and not all(before.values())
+
+
+def test_the_mode_is_put_back_after_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, encoded, _ = loaded(tiny.tiny_bert(tmp_path))
+    model.train()
+    monkeypatch.setattr(model.classifier, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(model, encoded, precision="fp32")
+    assert all(module.training for module in model.modules())
+
+
+def test_predicting_keeps_no_graph_and_changes_no_weight(tmp_path: Path) -> None:
+    model, encoded, _ = loaded(tiny.tiny_bert(tmp_path))
+    before = [p.clone() for p in model.parameters()]
+    predict(model, encoded, precision="fp32")
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_half_precision_still_gives_float32(tmp_path: Path) -> None:
+    model, encoded, _ = loaded(tiny.tiny_bert(tmp_path))
+    half, full = (predict(model, encoded, precision=precision) for precision in ("bf16", "fp32"))
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, full, atol=0.1)
+
+
+def test_no_rows_give_no_logits(tmp_path: Path) -> None:
+    model, _, table = loaded(tiny.tiny_bert(tmp_path, 4))
+    empty = encode(table.take([]), AutoTokenizer.from_pretrained(tmp_path), 32)
+    assert predict(model, empty).shape == (0, 4)
+
+
+def test_evaluate_gives_the_tasks_metrics(tmp_path: Path) -> None:
+    model, encoded, table = loaded(tiny.tiny_bert(tmp_path))
+    task = Task("t", "classification", ("no", "yes"), ("accuracy", "f1"), 1)
+    scores = evaluate(model, encoded, table, task, precision="fp32")
+    expected = float((one_by_one(model, encoded).argmax(axis=1) == np.asarray(LABELS)).mean())
+    assert list(scores) == ["accuracy", "f1"]
+    assert scores["accuracy"] == pytest.approx(expected)

@@ -1,0 +1,157 @@
+"""The response loss: one definition, T² · KL(teacher ‖ student) summed over classes, per row and teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+from torch import Tensor
+
+from distilect.errors import MethodError
+from distilect.knowledge import StudentOutputs, build_knowledge
+from distilect.knowledge.response import response_kl, response_mse
+from distilect.signals import TeacherSignals
+from tests.knowledge.making import layout, no_labels, randn
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    """The logits of the reference values: student and teacher, [6, 5]."""
+    torch.manual_seed(0)
+    return torch.randn(6, 5), torch.randn(6, 5)
+
+
+def mean_kl(pair: tuple[Tensor, Tensor], temperature: float) -> float:
+    return float(response_kl(pair[0], pair[1].unsqueeze(1), temperature).mean())
+
+
+def test_the_loss_has_the_reference_scale(pair):
+    assert mean_kl(pair, 4.0) == pytest.approx(0.838409, abs=1e-6)
+    assert mean_kl(pair, 4.0) / 16 == pytest.approx(0.052401, abs=1e-6)
+    assert mean_kl(pair, 1.0) == pytest.approx(0.706923, abs=1e-6)
+    assert mean_kl((pair[1], pair[0]), 1.0) == pytest.approx(0.687630, abs=1e-6)  # the reverse: direction matters
+
+
+@pytest.mark.parametrize(("temperature", "reference"), [(4.0, 1.627042), (1.0, 1.891633)])
+def test_kl_is_the_soft_cross_entropy_less_the_teachers_entropy(pair, temperature, reference):
+    log_p = torch.log_softmax(pair[1] / temperature, -1)
+    entropy = -(log_p.exp() * log_p).sum(-1).mean()
+    assert mean_kl(pair, temperature) / temperature**2 + float(entropy) == pytest.approx(reference, abs=1e-6)
+
+
+def test_a_student_equal_to_its_teacher_has_loss_zero_and_gradient_zero():
+    student = randn(7, 5, seed=1, scale=3).requires_grad_()
+    for temperature in (0.5, 1.0, 4.0, 20.0):
+        loss = response_kl(student, student.detach().unsqueeze(1), temperature)
+        (gradient,) = torch.autograd.grad(loss.sum(), student)
+        assert torch.equal(loss, torch.zeros(7, 1))
+        assert gradient.abs().max() < 1e-5
+
+
+def test_the_gradient_does_not_vanish_as_the_temperature_rises():
+    student, teacher = randn(32, 6, seed=2).requires_grad_(), randn(32, 1, 6, seed=3)
+    norms = {}
+    for temperature in (1.0, 8.0, 64.0):
+        (gradient,) = torch.autograd.grad(response_kl(student, teacher, temperature).sum(), student)
+        norms[temperature] = float(gradient.norm())
+    assert norms[8.0] > 0.3 * norms[1.0]
+    assert norms[64.0] == pytest.approx(norms[8.0], rel=0.1)
+    # the limit: the student's and the teacher's logits, centred, over the number of classes
+    student_, teacher_ = student.detach(), teacher.squeeze(1)
+    limit = ((student_ - student_.mean(1, keepdim=True)) - (teacher_ - teacher_.mean(1, keepdim=True))) / 6
+    assert norms[64.0] == pytest.approx(float(limit.norm()), rel=0.02)
+
+
+@given(
+    rows=st.integers(1, 4), teachers=st.integers(1, 3), classes=st.integers(2, 6),
+    temperature=st.floats(0.3, 30), scale=st.floats(0.01, 10), seed=st.integers(0, 10_000),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_temperature_is_on_both_sides_and_classes_are_summed(rows, teachers, classes, temperature, scale, seed):
+    student, teacher = randn(rows, classes, seed=seed, scale=scale), randn(rows, teachers, classes, seed=seed + 1, scale=scale)
+    got = response_kl(student, teacher, temperature)
+    assert got.shape == (rows, teachers) and got.dtype == torch.float32
+    for i in range(rows):
+        for k in range(teachers):
+            log_p = log_softmax(teacher[i, k].double().numpy() / temperature)
+            log_q = log_softmax(student[i].double().numpy() / temperature)
+            expected = temperature**2 * np.sum(np.exp(log_p) * (log_p - log_q))
+            assert float(got[i, k]) == pytest.approx(expected, rel=1e-3, abs=2e-6 * temperature**2)
+
+
+def test_classes_that_nobody_believes_in_do_not_dilute_the_loss():
+    student, teacher = randn(4, 3, seed=4), randn(4, 1, 3, seed=5)
+    wider = torch.full((4, 20), -1e3)
+    more = response_kl(torch.cat([student, wider], 1), torch.cat([teacher, wider.unsqueeze(1)], 2), 2.0)
+    torch.testing.assert_close(more, response_kl(student, teacher, 2.0))
+
+
+def test_adding_a_constant_to_all_logits_of_a_row_changes_nothing():
+    student, teacher = randn(4, 3, seed=6), randn(4, 2, 3, seed=7)
+    shifted = response_kl(student + 5.0, teacher - 3.0, 4.0)
+    torch.testing.assert_close(shifted, response_kl(student, teacher, 4.0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("teacher", [[0.0, -torch.inf, -torch.inf], [1e4, -1e4, 0.0], [1e30, -1e30, 0.0], [0.0, 0.0, -1e38]])
+def test_probabilities_of_zero_and_huge_logits_give_no_nan(teacher):
+    for student_values in ([0.0, 1.0, 2.0], [1e4, -1e4, 0.0]):
+        student = torch.tensor([student_values], requires_grad=True)
+        loss = response_kl(student, torch.tensor([[teacher]]), 4.0)
+        (gradient,) = torch.autograd.grad(loss.sum(), student)
+        assert torch.isfinite(loss).all() and (loss >= 0).all()
+        assert torch.isfinite(gradient).all()
+
+
+def test_a_teacher_that_is_certain_leaves_the_cross_entropy_with_its_class():
+    student = randn(3, 4, seed=8)
+    teacher = torch.full((3, 1, 4), -torch.inf)
+    teacher[:, :, 2] = 0.0
+    torch.testing.assert_close(response_kl(student, teacher, 1.0)[:, 0], -student.log_softmax(1)[:, 2])
+
+
+def test_bfloat16_logits_are_compared_in_float32():
+    student, teacher = randn(5, 3, seed=9).bfloat16(), randn(5, 2, 3, seed=10).bfloat16()
+    got = response_kl(student, teacher, 4.0)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, response_kl(student.float(), teacher.float(), 4.0))
+
+
+def outputs(logits: Tensor) -> StudentOutputs:
+    return StudentOutputs(logits, torch.ones(len(logits), 1, dtype=torch.bool), torch.zeros(len(logits), dtype=torch.int64))
+
+
+def signals(logits: Tensor) -> TeacherSignals:
+    return TeacherSignals(logits, [{} for _ in range(logits.shape[1])], [None] * logits.shape[1])
+
+
+def test_regression_learns_the_teachers_scores_whatever_the_labels_are():
+    """The mean over one output, not a sum over the batch, and not the labels."""
+    (response,) = build_knowledge({"response": {}}, layout(regression=True, teachers=[(0, 0), (0, 0)]))
+    student, teachers = torch.tensor([[1.0], [2.0]]), torch.tensor([[[3.0], [1.0]], [[2.0], [0.0]]])
+    for labels in (torch.tensor([9.0, torch.nan]), torch.tensor([0.0, 0.0])):
+        got = response(outputs(student), signals(teachers), labels)
+        assert got.tolist() == [[4.0, 0.0], [0.0, 4.0]]
+
+
+def test_temperature_changes_nothing_in_regression():
+    student, teachers = randn(3, 1, seed=11), randn(3, 1, 1, seed=12)
+    kinds = [build_knowledge({"response": {"temperature": t}}, layout(regression=True))[0] for t in (1.0, 9.0)]
+    one, nine = (kind(outputs(student), signals(teachers), torch.zeros(3)) for kind in kinds)
+    assert torch.equal(one, nine) and (one > 0).all()
+
+
+def test_mse_compares_raw_logits_and_takes_their_mean():
+    student, teachers = randn(4, 3, seed=13), randn(4, 2, 3, seed=14)
+    expected = torch.stack([((student - teachers[:, k]) ** 2).sum(1) / 3 for k in range(2)], dim=1)
+    torch.testing.assert_close(response_mse(student, teachers), expected)
+    (kind,) = build_knowledge({"response": {"distance": "mse"}}, layout(teachers=[(0, 0)] * 2))
+    torch.testing.assert_close(kind(outputs(student), signals(teachers), no_labels(4)), expected)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": -1.0}, {"distance": "kll"}])
+def test_options_that_would_train_nonsense_are_refused(options):
+    with pytest.raises(MethodError, match=f"response.*{next(iter(options))} is"):
+        build_knowledge({"response": options}, layout())

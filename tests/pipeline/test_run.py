@@ -1,0 +1,288 @@
+"""A run from a table to its folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from distilect.config import load_config, parse_config
+from distilect.errors import DistilectError, MethodError, RunError
+from distilect.pipeline import distill, evaluate, finetune, run, score
+from distilect.selection import presets
+from tests.pipeline.helpers import Job, write_scores, write_table
+from tests.tiny import tiny_bert, tiny_distilbert, tiny_roberta
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return Job(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture(scope="module")
+def finished(job: Job) -> Any:
+    return run(job.config(name="finished"))[0]
+
+
+def test_a_runs_folder_is_as_documented(finished: Any) -> None:
+    names = {path.name for path in finished.folder.iterdir()}
+    assert {"config.yaml", "student", "metrics.json", "history.jsonl", "selection.parquet", "report.html", "checkpoints"} <= names
+    student = {path.name for path in (finished.folder / "student").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= student
+    assert not [path for path in finished.folder.rglob("*.tmp")]
+
+
+def test_metrics_hold_what_the_issue_asks_for(finished: Any) -> None:
+    metrics = json.loads((finished.folder / "metrics.json").read_text())
+    assert metrics == finished.metrics
+    assert metrics["task"]["labels"] == ["no", "yes"] and metrics["method"] == "uniform" and metrics["seed"] == 0
+    student, cost = metrics["student"], metrics["cost"]
+    assert 0 <= student["scores"]["accuracy"] <= 1 and student["parameters"] > 0 and student["bytes"] > 0
+    assert [t["name"] for t in metrics["teachers"]] == ["a", "b"]
+    assert all(0 <= t["scores"]["accuracy"] <= 1 and t["parameters"] > student["parameters"] / 2 for t in metrics["teachers"])
+    assert cost["train_seconds"] > 0 and cost["scoring_seconds"] > 0 and cost["steps"] == 2 * 5
+    assert cost["teacher_forwards"] == 2 * 72 and cost["tokens"] > 72 * 2 * 4
+    assert {"torch", "transformers", "distilect", "python"} <= set(metrics["versions"])
+    assert len(metrics["data_fingerprint"]) == 16
+    assert student["latency_ms"]["p50"] > 0 and metrics["rows"] == {"train": 72, "reward": 8, "dev": 30, "extra": 0, "truncated": 0}
+
+
+def test_the_student_loads_where_distilect_is_not_importable(finished: Any, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['distilect'] = None\n"
+        "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T\n"
+        f"m, t = M.from_pretrained({str(finished.folder / 'student')!r}), T.from_pretrained({str(finished.folder / 'student')!r})\n"
+        "print(m.config.id2label[int(m(**t('a good film', return_tensors='pt')).logits.argmax())])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("no", "yes")
+
+
+def test_the_recorded_config_repeats_the_run(finished: Any, job: Job) -> None:
+    again = load_config(finished.folder / "config.yaml", ["name=repeated"])
+    repeated = run(again)[0]
+    assert repeated.metrics["student"]["scores"] == finished.metrics["student"]["scores"]
+    assert repeated.metrics["cost"]["teacher_forwards"] == 0  # everything came from the store
+    assert (repeated.folder / "history.jsonl").read_text() == (finished.folder / "history.jsonl").read_text()
+
+
+def test_selection_says_what_was_used(finished: Any) -> None:
+    table = pq.read_table(finished.folder / "selection.parquet").to_pylist()
+    whole = [line for line in table if line["group"] == "all"]
+    assert [line["epoch"] for line in whole] == [0, 1] and all(line["rows"] == 72 for line in whole)
+    assert whole[0]["teacher/a"] == whole[0]["teacher/b"] == 0.5 and whole[0]["knowledge/response"] == 0.5
+    assert sum(line["rows"] for line in table if line["epoch"] == 0 and line["group"] in ("no", "yes")) == 72
+
+
+@pytest.mark.parametrize("method", [name for name in presets() if name != "uniform"])
+def test_every_preset_runs(job: Job, method: str) -> None:
+    result = run(job.config(name=f"preset-{method}", method=method, teachers=job.teachers[:1] + [job.teachers[1]]))[0]
+    assert np.isfinite(list(result.metrics["student"]["scores"].values())).all()
+    assert result.metrics["method"] == method
+
+
+def test_stored_and_live_teachers_train_the_same_student(job: Job) -> None:
+    """Invariance 2."""
+    results = [
+        run(job.config(name=f"live-{live}", method={"name": "uniform"}, signals={"precision": "fp32", "live": live}))[0]
+        for live in (False, True)
+    ]
+    histories = [
+        [json.loads(line) for line in (r.folder / "history.jsonl").read_text().splitlines()] for r in results
+    ]
+    losses = [[line["train/loss"] for line in h if "train/loss" in line] for h in histories]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert results[1].metrics["cost"]["teacher_forwards"] == 2 * 2 * 72  # two teachers, two epochs
+
+
+def test_the_five_line_call_works(job: Job) -> None:
+    result = distill(
+        train=str(job.train), dev=str(job.dev), teachers=job.teachers, student="a[layers=1,3]", method="kd",
+        name="five-lines", output=str(job.folder / "runs"), train__epochs=1,
+    )  # fmt: skip
+    assert result.folder == job.folder / "runs" / "five-lines" and result.report and result.report.exists()
+
+
+def test_a_function_and_a_table_can_be_teachers(job: Job) -> None:
+    texts = [line.rpartition(",")[0] for f in (job.train, job.dev) for line in f.read_text().splitlines()[1:]]
+    table = job.folder / "llm.jsonl"
+    rows = [{"text": t, "no": 0.9 if "bad" in t else 0.2, "yes": 0.1 if "bad" in t else 0.8} for t in dict.fromkeys(texts)]
+    table.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+
+    def oracle(batch: list[Any]) -> np.ndarray:
+        return np.array([[2.0, 0.0] if "bad" in str(text) else [0.0, 2.0] for text in batch])
+
+    result = distill(
+        train=str(job.train), dev=str(job.dev), teachers=[{"table": str(table)}, oracle], student=job.teachers[0],
+        method="uniform", name="outside", output=str(job.folder / "runs"), train__epochs=1,
+    )  # fmt: skip
+    assert [(t["name"], t["scores"]["accuracy"]) for t in result.metrics["teachers"]] == [("llm", 1.0), ("oracle", 1.0)]
+    with pytest.raises(MethodError, match="llm.*no hidden states"):
+        distill(
+            train=str(job.train), teachers=[{"table": str(table)}], student=job.teachers[0], method="pkd",
+            name="outside-pkd", output=str(job.folder / "runs"),
+        )  # fmt: skip
+
+
+def test_a_mixed_pool_teaches_one_student(job: Job) -> None:
+    """Three tokenizers, three label orders; the student has its own."""
+    teachers = [
+        tiny_bert(job.folder / "mixed-bert", ["yes", "no"], 5),
+        tiny_roberta(job.folder / "mixed-roberta", ["no", "yes"], 6),
+        tiny_distilbert(job.folder / "mixed-distilbert", ["YES", "NO"], 7),
+    ]
+    method = {"name": "pkd", "teachers": "confidence"}  # feature knowledge at the classification token
+    result = run(job.config(name="mixed", teachers=teachers, student="mixed-roberta", method=method))[0]
+    assert len(result.metrics["teachers"]) == 3
+    method["knowledge"] = {"labels": {}, "response": {}, "relation": {}}
+    with pytest.raises(MethodError, match="mixed-bert.*another tokenizer"):
+        run(job.config(name="mixed-tokens", teachers=teachers, student="mixed-roberta", method=method))
+
+
+def test_teachers_are_finetuned_once_and_never_see_the_held_out_rows(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tiny_bert(job.folder / "raw", 2, 8, layers=3)
+    teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 2, "learning_rate": 1e-3, "seed": 4}}]
+    first = run(job.config(name="own-1", teachers=teachers, student="own[layers=2]"))[0]
+    second = run(job.config(name="own-2", teachers=teachers, student="own[layers=2]"))[0]
+    said = capsys.readouterr().err
+    assert "teacher own: fine-tuned" in said and "teacher own: reused" in said
+    assert first.metrics["student"]["scores"] == second.metrics["student"]["scores"]
+    folder = Path(first.metrics["teachers"][0]["path"])
+    record = json.loads((folder / "distilect-teacher.json").read_text())
+    assert record["identity"]["task"]["labels"] == ["no", "yes"]
+    assert not list(folder.parent.glob("*.partial"))
+
+
+def test_baselines_run_beside_the_method_from_the_same_student(job: Job) -> None:
+    results = run(job.config(name="pair", baselines=["finetune", {"name": "kd", "alpha": 0.9}, {"name": "kd", "alpha": 0.1}]))
+    assert [r.folder.name for r in results] == ["pair", "pair-finetune", "pair-kd", "pair-kd-3"]
+    assert results[1].metrics["cost"]["teacher_forwards"] == 0
+
+
+def test_extra_rows_without_labels_are_learned_from_teachers(job: Job) -> None:
+    extra = write_table(job.folder / "extra.csv", 24, seed=9)
+    data = {"train": str(job.train), "dev": str(job.dev), "extra": str(extra)}
+    result = run(job.config(name="extra", data=data))[0]
+    assert result.metrics["rows"]["extra"] == 24
+    groups = {line["group"]: line["rows"] for line in pq.read_table(result.folder / "selection.parquet").to_pylist()}
+    assert groups["all"] == 96 and groups["(no label)"] == 24
+    alone = run(job.config(name="extra-finetune", data=data, method="finetune"))[0]
+    assert alone.metrics["cost"]["steps"] == 2 * 5  # nothing to learn on rows that only teachers can label
+
+
+def test_regression_runs_end_to_end(job: Job) -> None:
+    train, dev = write_scores(job.folder / "s-train.csv", 80), write_scores(job.folder / "s-dev.csv", 30, 1)
+    teachers = [tiny_bert(job.folder / f"score-{i}", 1, i) for i in (1, 2)]
+    for method in ("uniform", "confidence", "logistic", "best-single", "pkd"):
+        result = run(
+            job.config(
+                name=f"scores-{method}", method=method, teachers=teachers, student="score-1[layers=1]",
+                data={"train": str(train), "dev": str(dev)},
+            )
+        )[0]  # fmt: skip
+        assert set(result.metrics["student"]["scores"]) == {"pearson", "spearman"}
+
+
+def test_score_fills_the_store_once(job: Job) -> None:
+    config = job.config(name="scored", output=str(job.folder / "elsewhere"), method="pkd")
+    assert any("72" in line for line in score(config))
+    result = run(config)[0]
+    assert result.metrics["cost"]["teacher_forwards"] == 0
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(job: Job, monkeypatch: pytest.MonkeyPatch, finished: Any) -> None:
+    from distilect.training.trainer import DistillationTrainer
+
+    config = job.config(name="stopped")
+    save = DistillationTrainer._save_checkpoint
+
+    def stop(self: Any, model: Any, trial: Any) -> None:
+        save(self, model, trial)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DistillationTrainer, "_save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(DistillationTrainer, "_save_checkpoint", save)
+    with pytest.raises(RunError, match="unfinished run with other settings"):
+        run(job.config(name="stopped", seed=5))
+    result = run(config)[0]
+    assert result.metrics["cost"]["resumed_at_step"] == 5
+    assert result.metrics["student"] | {"latency_ms": 0, "rows_per_second": 0} == finished.metrics["student"] | {
+        "latency_ms": 0,
+        "rows_per_second": 0,
+    }
+    assert (result.folder / "history.jsonl").read_text() == (finished.folder / "history.jsonl").read_text()
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(job: Job, finished: Any) -> None:
+    before = (finished.folder / "metrics.json").read_text()
+    with pytest.raises(RunError, match="holds a finished run: use --overwrite"):
+        run(job.config(name="finished"))
+    assert (finished.folder / "metrics.json").read_text() == before
+    foreign = job.folder / "runs" / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="not empty and holds no run"):
+            run(job.config(name="foreign"), overwrite=overwrite)
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+
+
+def test_overwrite_replaces_a_finished_run(job: Job) -> None:
+    run(job.config(name="twice", method="finetune"))
+    assert run(job.config(name="twice", method="finetune"), overwrite=True)[0].metrics["cost"]["resumed_at_step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "unifrom"}, "Did you mean 'uniform'"),
+        ({"method": {"name": "kd", "teachers": {"name": "single", "teacher": "c"}}}, "one of a, b"),
+        ({"method": {"name": "kd", "mix": {"name": "fixed", "weights": {"feature": 1.0}}}}, "feature"),
+        ({"method": {"name": "uniform", "knowledge": {"labels": {}}}}, "copies labels only"),
+        ({"method": {"name": "pkd", "knowledge": {"response": {"temprature": 2}}}}, "Did you mean 'temperature'"),
+        ({"teachers": []}, "needs a teacher"),
+        ({"student": "a[layers=1,9]"}, "9"),
+        ({"teachers": [{"path": "/nowhere/teacher"}]}, "/nowhere/teacher"),
+    ],
+)
+def test_bad_choices_are_told_in_a_line_or_two(job: Job, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DistilectError) as caught:
+        run(job.config(name="bad", **changes), overwrite=True)
+    text = str(caught.value)
+    assert message in text and len(text.splitlines()) <= 4
+
+
+def test_finetune_makes_a_teacher_and_evaluate_scores_it(job: Job) -> None:
+    raw = tiny_bert(job.folder / "raw-2", 2, 3, layers=2, hidden=32)
+    metrics = finetune(
+        str(job.train), init=raw, output=str(job.folder / "made"), dev=str(job.dev), epochs=12, learning_rate=5e-3, max_length=32
+    )
+    assert metrics["student"]["scores"]["accuracy"] > 0.8  # the first word tells
+    found = evaluate(str(job.folder / "made" / "student"), str(job.dev), max_length=32, precision="fp32")
+    assert found["scores"]["accuracy"] == pytest.approx(metrics["student"]["scores"]["accuracy"], abs=0.05)
+    assert found["rows"] == 30
+
+
+def test_a_student_learns_what_its_teachers_know(job: Job) -> None:
+    """The whole point, at toy size: from teachers alone (alpha = 1), without one label."""
+    teacher = str(job.folder / "made" / "student")
+    if not Path(teacher).exists():
+        pytest.skip("needs the teacher of the test before")
+    fresh = tiny_bert(job.folder / "fresh", ["no", "yes"], 30, layers=2, hidden=32)
+    config = parse_config(
+        job.raw(
+            name="learned", teachers=[{"name": "made", "path": teacher}], student=fresh, method={"name": "kd", "alpha": 1.0},
+            train={"epochs": 12, "batch_size": 16, "max_length": 32, "learning_rate": 5e-3, "precision": "fp32"},
+        )
+    )  # fmt: skip
+    result = run(config)[0]
+    assert result.metrics["student"]["scores"]["accuracy"] > 0.8

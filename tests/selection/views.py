@@ -1,0 +1,59 @@
+"""Views of a step made of random numbers, as selectors get them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distilect.selection import SelectionContext, StepView
+
+
+def keys(count: int, seed: int = 0) -> Tensor:
+    """int64 [count]: row identities as hashes give them, over the whole range."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, count, dtype=np.int64))
+
+
+def make_view(
+    rows: int = 12, teachers: int = 3, classes: int = 4, *, seed: int = 0, regression: bool = False,
+    unlabelled: tuple[int, ...] = (), epoch: int = 0, step: int = 0, run_seed: int = 7,
+) -> StepView:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    outputs = 1 if regression else classes
+    if regression:
+        labels = torch.randn(rows, generator=generator)
+        labels[list(unlabelled)] = torch.nan
+    else:
+        labels = torch.randint(classes, (rows,), generator=generator)
+        labels[list(unlabelled)] = -100
+    return StepView(
+        rows=keys(rows, seed),
+        labels=labels,
+        student=torch.randn(rows, outputs, generator=generator),
+        pooled=torch.randn(rows, 6, generator=generator),
+        teachers=torch.randn(rows, teachers, outputs, generator=generator),
+        progress=0.25, epoch=epoch, step=step, seed=run_seed,
+    )  # fmt: skip
+
+
+def part(view: StepView, index: Tensor) -> StepView:
+    """The same step, seen from some of its rows; int64 [b]."""
+    assert view.teachers is not None
+    return view.take(index, view.teachers[index])
+
+
+def make_context(
+    teachers: int = 3, kinds: tuple[str, ...] = ("labels", "response"), *, rows: int = 64, classes: int = 4,
+    regression: bool = False, seed: int = 0,
+) -> SelectionContext:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    outputs = 1 if regression else classes
+    return SelectionContext(
+        teachers=tuple(f"teacher-{k}" for k in range(teachers)),
+        kinds=kinds,
+        regression=regression,
+        held_out_logits=rng.normal(size=(rows, teachers, outputs)).astype(np.float32),
+        held_out_labels=rng.normal(size=rows).astype(np.float32) if regression else rng.integers(0, classes, rows),
+        held_out_scores=tuple(0.5 + 0.1 * k for k in range(teachers)),
+        seed=seed,
+    )

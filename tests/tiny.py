@@ -1,0 +1,212 @@
+"""Tiny random checkpoints with tokenizers of their own, made in a fraction of a second; for all tests.
+
+Each `tiny_*` function saves model and tokenizer into `folder` and returns it as a string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AlbertConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    XLNetConfig,
+)
+
+SENTENCES = (
+    "the film was a joy from the first scene to the last",
+    "a dull story, badly told and far too long",
+    "the weather is fine in the north and cold in the south",
+    "she plays the piano while he reads a long letter",
+    "nobody knows why the train was late again this morning",
+    "good food, friendly people and a view of the sea",
+    "it is not bad, but it is not good either",
+    "the players scored three times in the second half",
+    "prices rose by 12 percent over the last year",
+    "a small model learns from a large teacher",
+)
+
+
+@cache
+def _wordpiece() -> str:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=180, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer.to_str()
+
+
+@cache
+def _byte_bpe() -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer.to_str()
+
+
+def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A BERT-like WordPiece tokenizer: [CLS] first, [PAD] = 0, token type ids."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_wordpiece()), model_max_length=max_length,
+        unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def bpe_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A RoBERTa-like byte-level BPE tokenizer: <s> first, <pad> = 1, no token type ids."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_byte_bpe()), model_max_length=max_length,
+        unk_token="<unk>", pad_token="<pad>", cls_token="<s>", sep_token="</s>", bos_token="<s>", eos_token="</s>",
+        mask_token="<mask>", model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def xlnet_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """An XLNet-like tokenizer: <sep> <cls> at the END, padding on the LEFT."""
+    tokenizer = Tokenizer.from_str(_wordpiece())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP] [CLS]:2", pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=max_length, padding_side="left", pad_token_type_id=3,
+        unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def gpt2_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A GPT-2-like byte-level BPE tokenizer: no classification token; pads with </s>."""
+    tokenizer = Tokenizer.from_str(_byte_bpe())
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=max_length, pad_token="</s>", eos_token="</s>", unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def save(
+    folder: str | Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str] | int, seed: int
+) -> str:
+    """Save a random model of `config` with head `labels` (names; or a count: generic LABEL_i; 1 = regression)."""
+    names = [f"LABEL_{i}" for i in range(labels)] if isinstance(labels, int) else list(labels)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = "regression" if len(names) == 1 else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config).float()
+        with torch.no_grad():  # the default initialisation is so small that all rows would look alike
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_bert(
+    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+) -> str:
+    """BERT with a WordPiece tokenizer."""
+    config = BertConfig(
+        vocab_size=200, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=2 * hidden, max_position_embeddings=64, **more,
+    )
+    return save(folder, config, wordpiece_tokenizer(), labels, seed)
+
+
+def tiny_roberta(
+    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+) -> str:
+    """RoBERTa with a byte-level BPE tokenizer."""
+    config = RobertaConfig(
+        vocab_size=320, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=2 * hidden,
+        max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2, **more,
+    )
+    return save(folder, config, bpe_tokenizer(), labels, seed)
+
+
+def tiny_distilbert(
+    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+) -> str:
+    """DistilBERT: takes no token type ids, calls its sizes dim and n_layers."""
+    config = DistilBertConfig(
+        vocab_size=200, dim=hidden, n_layers=layers, n_heads=2, hidden_dim=2 * hidden, max_position_embeddings=64, **more
+    )
+    tokenizer = wordpiece_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    return save(folder, config, tokenizer, labels, seed)
+
+
+def tiny_albert(
+    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+) -> str:
+    """ALBERT: all layers share one set of weights."""
+    config = AlbertConfig(
+        vocab_size=200, embedding_size=8, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=2 * hidden, max_position_embeddings=64, **more,
+    )
+    return save(folder, config, wordpiece_tokenizer(), labels, seed)
+
+
+def tiny_electra(
+    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+) -> str:
+    """ELECTRA with embeddings narrower than its layers."""
+    config = ElectraConfig(
+        vocab_size=200, embedding_size=8, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=2 * hidden, max_position_embeddings=64, **more,
+    )
+    return save(folder, config, wordpiece_tokenizer(), labels, seed)
+
+
+def tiny_xlnet(
+    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+) -> str:
+    """XLNet: classification token at the end, padding on the left."""
+    config = XLNetConfig(vocab_size=200, d_model=hidden, n_layer=layers, n_head=2, d_inner=2 * hidden, **more)
+    return save(folder, config, xlnet_tokenizer(), labels, seed)
+
+
+def tiny_gpt2(
+    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+) -> str:
+    """GPT-2: a decoder; reads the last token that is no padding."""
+    config = GPT2Config(
+        vocab_size=320, n_embd=hidden, n_layer=layers, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2,
+        pad_token_id=2, **more,
+    )
+    return save(folder, config, gpt2_tokenizer(), labels, seed)
+
+
+FAMILIES: dict[str, Callable[..., str]] = {
+    "bert": tiny_bert,
+    "roberta": tiny_roberta,
+    "distilbert": tiny_distilbert,
+    "albert": tiny_albert,
+    "electra": tiny_electra,
+    "xlnet": tiny_xlnet,
+    "gpt2": tiny_gpt2,
+}

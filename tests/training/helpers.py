@@ -1,0 +1,89 @@
+"""Small trainings over tiny random models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilect.config import MethodConfig, StudentConfig, TeacherConfig, TrainConfig
+from distilect.data import Table, encode
+from distilect.knowledge import Layout
+from distilect.models import Student, build_student, load_teacher, same_tokens
+from distilect.selection import SelectionContext, build_method, build_teacher_selector
+from distilect.signals import LiveSignals, SignalSource
+from distilect.tasks import Task
+from distilect.training import DistillationTrainer, TrainingRows
+from tests.tiny import SENTENCES, tiny_bert
+
+TASK = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
+SCORES = Task("toy-scores", "regression", (), ("pearson",), 1)
+
+
+def toy_table(rows: int, seed: int = 0, regression: bool = False) -> Table:
+    """Sentences of different lengths with random labels."""
+    rng = np.random.default_rng(seed)
+    words = " ".join(SENTENCES).split()
+    texts = [" ".join(rng.choice(words, size=int(rng.integers(3, 14)))) for _ in range(rows)]
+    labels = rng.normal(size=rows).astype(np.float32) if regression else rng.integers(0, 2, size=rows)
+    return Table.from_texts(texts, labels)
+
+
+class Bench:
+    """Two tiny teachers, a tiny student and a table; builds trainers that start from the same weights."""
+
+    def __init__(self, folder: Path, rows: int = 40, regression: bool = False) -> None:
+        self.folder = folder
+        self.task = SCORES if regression else TASK
+        labels: Any = 1 if regression else ["no", "yes"]
+        self.teacher_paths = [tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4) for i in (1, 2)]
+        self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2)
+        self.table = toy_table(rows, regression=regression)
+        self.held_out = toy_table(12, seed=1, regression=regression)
+        self.teachers = [
+            load_teacher(TeacherConfig(name=f"t{i}", path=path), self.task, precision="fp32", max_length=32)
+            for i, path in enumerate(self.teacher_paths)
+        ]
+
+    def student(self) -> Student:
+        return build_student(StudentConfig(init=self.student_path), self.task, {}, 0, max_length=32)
+
+    def trainer(
+        self, method: str | dict[str, Any] = "uniform", *, name: str = "out", seed: int = 0, source: SignalSource | None = None,
+        student: Student | None = None, callbacks: Any = None, **train: Any,
+    ) -> DistillationTrainer:  # fmt: skip
+        settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "precision": "fp32", "log_every": 1, "learning_rate": 1e-3}
+        config = TrainConfig(**(settings | train))
+        spec = MethodConfig.model_validate({"name": method} if isinstance(method, str) else method)
+        student = student or self.student()
+        selector = build_teacher_selector(spec)
+        pool = self.teachers if selector is not None else []
+        if config.dropout is not None:
+            from distilect.training.fit import set_dropout
+
+            set_dropout(student.model, config.dropout)
+        layout = Layout(
+            regression=self.task.kind == "regression", student_layers=student.num_layers, student_width=student.hidden_size,
+            teachers=tuple(t.name for t in pool), teacher_layers=tuple(t.num_layers for t in pool),
+            teacher_widths=tuple(t.hidden_size for t in pool), same_tokens=tuple(same_tokens(student, t) for t in pool),
+        )  # fmt: skip
+        built = build_method(spec, layout, selector)
+        context = SelectionContext(
+            teachers=layout.teachers, kinds=built.kinds, held_out_scores=(0.5,) * len(pool), seed=seed
+        )
+        for part in built.selectors.values():
+            part.setup(context)
+        rows = TrainingRows(
+            self.table, encode(self.table, student.tokenizer, 32), self.held_out,
+            encode(self.held_out, student.tokenizer, 32), self.task, student.tokenizer.cls_token_id,
+        )  # fmt: skip
+        if source is None and pool:
+            source = LiveSignals(pool)
+        return DistillationTrainer(
+            student.model, rows, built, source, config, self.folder / name, seed, callbacks=callbacks
+        )
+
+
+def weights(trainer: DistillationTrainer) -> dict[str, np.ndarray]:
+    return {name: p.detach().numpy().copy() for name, p in trainer.model.named_parameters()}
