@@ -6,25 +6,28 @@ A field's description is its documentation. Unknown keys are errors that name th
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from distilect.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Options = dict[str, JsonValue]  # plain values only, so that a written config reads back as the same run
 
 
 class Part(BaseModel):
     """A part of the configuration: frozen, and closed against unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class TaskConfig(Part):
@@ -96,10 +99,10 @@ class MethodConfig(Part):
     name: str = Field("kd", description="a preset; `distilect methods` lists them")
     alpha: Fraction | None = Field(None, description="weight of response knowledge; labels get 1 - alpha")
     temperature: Positive | None = Field(None, description="of teacher and student in response knowledge")
-    rows: dict[str, Any] | str | None = Field(None, description="another row selector")
-    teachers: dict[str, Any] | str | None = Field(None, description="another teacher selector")
-    knowledge: dict[str, Any] | None = Field(None, description="kinds of knowledge and their options, replacing the preset's")
-    mix: dict[str, Any] | str | None = Field(None, description="another knowledge selector")
+    rows: Options | str | None = Field(None, description="another row selector")
+    teachers: Options | str | None = Field(None, description="another teacher selector")
+    knowledge: Options | None = Field(None, description="kinds of knowledge and their options, replacing the preset's")
+    mix: Options | str | None = Field(None, description="another knowledge selector")
 
 
 class TrainConfig(Part):
@@ -150,6 +153,14 @@ class RunConfig(Part):
     seed: int = 0
     output: str = Field("runs", description="folder that holds the run's folder")
 
+    @field_validator("name")
+    @classmethod
+    def _name_of_a_folder(cls, value: str) -> str:
+        # "..": the run's folder would be the one that holds all runs.
+        if value in (".", ".."):
+            raise ValueError("expected the name of a folder")
+        return value
+
     @field_validator("student", mode="before")
     @classmethod
     def _student_from_string(cls, value: Any) -> Any:
@@ -182,7 +193,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no config file at {file}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected a mapping of settings, got {type(raw).__name__}")
@@ -200,7 +211,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
+        raise ConfigError("\n".join(_explain(error.errors()))) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -215,54 +226,90 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"override {override!r}: the value is not YAML") from None
     *parents, last = key.split(".")
     node: Any = raw
-    for parent in parents:
-        node = _descend(node, parent, override)
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise ConfigError(f"override {override!r}: {'.'.join(parents)} holds a list; use an index below {len(node)}")
+    for depth, parent in enumerate(parents, start=1):
+        node = _descend(node, parent, parents[:depth], override)
+    node[_slot(node, last, override)] = value
 
 
-def _descend(node: Any, key: str, override: str) -> Any:
+# Where a plain word stands for a mapping with one key; `*` is an index.
+_SHORT_FORMS = {
+    ("method",): "name",
+    ("method", "rows"): "name",
+    ("method", "teachers"): "name",
+    ("method", "mix"): "name",
+    ("baselines", "*"): "name",
+    ("student",): "init",
+    ("teachers", "*"): "path",
+}
+
+
+def _descend(node: Any, key: str, path: list[str], override: str) -> Any:
     """The mapping or list below `key`; a short form such as `method: kd` becomes `method: {name: kd}`."""
-    if isinstance(node, list):
-        if not key.isdigit() or int(key) >= len(node):
-            raise ConfigError(f"override {override!r}: {key!r} is no index of a list of {len(node)}")
-        return node[int(key)]
-    short = {"method": "name", "student": "init"}
-    child = node.get(key)
-    if isinstance(child, str) and key in short:
-        child = node[key] = {short[key]: child}
+    slot = _slot(node, key, override)
+    child = node.get(slot) if isinstance(node, dict) else node[slot]
+    short = _SHORT_FORMS.get(tuple("*" if part.isdecimal() else part for part in path))
+    if isinstance(child, str) and short:
+        child = node[slot] = {short: child}
     if child is None:
-        child = node[key] = {}
+        child = node[slot] = {}
     if not isinstance(child, dict | list):
-        raise ConfigError(f"override {override!r}: {key} holds a single value, it has no parts")
+        raise ConfigError(f"override {override!r}: {'.'.join(path)} holds a single value, it has no parts")
     return child
 
 
-def _explain(fault: Any) -> str:
-    """One line for one pydantic fault: where, what was wrong, what was expected."""
-    where = ".".join(str(part) for part in fault["loc"]) or "config"
-    if fault["type"] == "extra_forbidden":
-        known = sorted(_fields_at(fault["loc"][:-1]))
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
+def _slot(node: dict[str, Any] | list[Any], key: str, override: str) -> Any:
+    """`key` as a key of a mapping, or as an index that a list has."""
+    if isinstance(node, dict):
+        return key
+    if not key.isdecimal() or len(key) > 9 or int(key) >= len(node):
+        has = f"0 to {len(node) - 1}" if node else "none, it is empty"
+        raise ConfigError(f"override {override!r}: {key!r} is no index of that list; it has {has}")
+    return int(key)
+
+
+def _explain(faults: Sequence[Any]) -> list[str]:
+    """One line for each place that is wrong: where, what was wrong, what was expected."""
+    places: dict[tuple[Any, ...], list[Any]] = {}
+    for fault in faults:
+        # pydantic tries each type of a union, and tells of each one by itself.
+        own = fault["type"] in ("extra_forbidden", "invalid_key", "missing")
+        places.setdefault(fault["loc"] if own else _place(fault["loc"]), []).append(fault)
+    return [_explain_place(place, found) for place, found in places.items()]
+
+
+def _explain_place(place: tuple[Any, ...], faults: Sequence[Any]) -> str:
+    where, fault = ".".join(str(part) for part in place) or "config", faults[0]
+    if fault["type"] in ("extra_forbidden", "invalid_key"):
+        known = sorted(_fields_at(place[:-1]))
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"unknown key {where!r}: {hint}"
     if fault["type"] == "missing":
         return f"{where!r} is missing"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{where!r}: {message}, got {_short(fault['input'])}"
+    messages = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in faults)
+    return f"{where!r}: {' or '.join(messages)}, got {_short(fault['input'])}"
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    # reprlib: a mapping of a thousand keys must not be written out first.
+    text = reprlib.repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _place(location: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`location` down to the config's own field; below it pydantic names types, not keys."""
+    part: Any = RunConfig
+    for depth, key in enumerate(location):
+        if isinstance(key, int):
+            continue
+        if part is None or key not in part.model_fields:
+            return location[:depth]
+        part = _part_type(part.model_fields[key].annotation)
+    return location
 
 
 def _fields_at(location: tuple[Any, ...]) -> list[str]:

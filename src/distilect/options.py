@@ -23,10 +23,11 @@ def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, wh
     Raises:
         MethodError: unknown name, unknown option, or a value that the class refuses.
     """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name", None)
     if name not in registry:
-        raise MethodError(f"no {what} is called {name!r}; known: {', '.join(registry)}.{did_you_mean(str(name), registry)}")
+        near = did_you_mean(str(name), registry)
+        raise MethodError(f"no {what} is called {name!r}; known: {', '.join(registry)}.{near}")
     cls = registry[name]
     known = [p for p in inspect.signature(cls).parameters if p not in given]
     for option in options:

@@ -593,7 +593,7 @@ def evaluate(
     precision: str = "auto",
 ) -> dict[str, Any]:
     """Scores of any classification or regression checkpoint on a labelled table."""
-    table, task = load_table(data, text=text, label=label, data_dir=Path(data_dir), like=resolve_path(model))
+    table, task = load_table(data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model)))
     teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
     encoded = encode(table, teacher.tokenizer, teacher.max_length)

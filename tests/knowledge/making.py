@@ -61,7 +61,9 @@ def student_outputs(
         for layer in range(layers + 1):
             values = randn(length, width, seed=seed * 10_007 + row * 101 + layer)
             hidden[layer][row, start : start + length] = values
-    return StudentOutputs(randn(len(lengths), classes, seed=seed + 1), mask, cls, tuple(h.requires_grad_() for h in hidden))
+    return StudentOutputs(
+        randn(len(lengths), classes, seed=seed + 1), mask, cls, tuple(h.requires_grad_() for h in hidden)
+    )
 
 
 def teacher_signals(
@@ -86,7 +88,7 @@ def teacher_signals(
             named[f"cls.{layer}"] = states[:, 0]
             named[f"mean.{layer}"] = states.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
         fields.append(named)
-    return TeacherSignals(randn(rows, len(teachers), classes, seed=seed), fields, [mask] * len(teachers))
+    return TeacherSignals(randn(rows, len(teachers), classes, seed=seed), fields)
 
 
 def agreeing(student: StudentOutputs, pairs: Sequence[tuple[int, int]]) -> TeacherSignals:

@@ -32,7 +32,9 @@ def test_the_fsp_matrix_is_the_mean_outer_product_over_real_tokens():
     for given in (mask, mask.float()):
         got = fsp_matrix(lower, upper, given)
         for row, length in enumerate(LENGTHS):
-            torch.testing.assert_close(got[row].double(), naive_fsp(lower[row], upper[row], length), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                got[row].double(), naive_fsp(lower[row], upper[row], length), atol=1e-6, rtol=1e-5
+            )
 
 
 def test_relation_is_the_mean_squared_difference_of_neighbouring_matrices():
@@ -53,8 +55,12 @@ def test_a_projected_relation_is_the_relation_of_projected_states():
     basis = _random_basis(8, 3)
     small = replace(student, hidden=tuple(h @ basis for h in student.hidden))
     fields = [{n: v @ basis for n, v in teachers.fields[0].items()}]
-    expected = Relation(layout((3, 3), [(6, 3)]), dim=None)(small, replace(teachers, fields=fields), no_labels(3))
-    torch.testing.assert_close(Relation(layout(), dim=3)(student, teachers, no_labels(3)), expected, rtol=1e-3, atol=1e-5)
+    expected = Relation(layout((3, 3), [(6, 3)]), dim=None)(
+        small, replace(teachers, fields=fields), no_labels(3)
+    )
+    torch.testing.assert_close(
+        Relation(layout(), dim=3)(student, teachers, no_labels(3)), expected, rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("padding", [{"left": True}, {"padded": 11}, {"left": True, "padded": 9}])
@@ -70,11 +76,15 @@ def test_a_relation_of_one_row_does_not_depend_on_the_other_rows():
     student = student_outputs(LENGTHS)
     rows = torch.tensor([2, 0])
     fields = [{n: v[rows] for n, v in everyone.fields[0].items()}]
-    some = kind(student.take(rows), replace(everyone, logits=everyone.logits[rows], fields=fields), no_labels(2))
+    some = kind(
+        student.take(rows), replace(everyone, logits=everyone.logits[rows], fields=fields), no_labels(2)
+    )
     torch.testing.assert_close(some, kind(student, everyone, no_labels(3))[rows])
 
 
-@pytest.mark.parametrize("make", [lambda: Relation(layout()), lambda: Relation(layout(), dim=3), lambda: Similarity(layout())])
+@pytest.mark.parametrize(
+    "make", [lambda: Relation(layout()), lambda: Relation(layout(), dim=3), lambda: Similarity(layout())]
+)
 def test_a_student_equal_to_its_teacher_has_loss_zero_and_gradient_zero(make):
     kind, student = make(), student_outputs(LENGTHS)
     signals = agreeing(student, [(1, 2), (2, 4), (3, 6)])
@@ -97,7 +107,9 @@ def test_the_random_basis_is_orthonormal_and_the_same_in_every_model():
     torch.testing.assert_close(basis.T @ basis, torch.eye(8), atol=1e-5, rtol=0)
     torch.manual_seed(123)
     assert torch.equal(basis, _random_basis(32, 8))
-    assert torch.equal(_random_basis(6, 8), torch.eye(6)) and torch.equal(_random_basis(6, None), torch.eye(6))
+    assert torch.equal(_random_basis(6, 8), torch.eye(6)) and torch.equal(
+        _random_basis(6, None), torch.eye(6)
+    )
 
 
 def test_building_a_relation_does_not_disturb_the_global_random_state():
@@ -132,7 +144,9 @@ def test_row_similarity_is_the_cosine_of_every_pair():
     got = row_similarity(pooled)
     for i in range(4):
         for j in range(4):
-            assert float(got[i, j]) == pytest.approx(float(torch.cosine_similarity(pooled[i], pooled[j], dim=0)), abs=1e-6)
+            assert float(got[i, j]) == pytest.approx(
+                float(torch.cosine_similarity(pooled[i], pooled[j], dim=0)), abs=1e-6
+            )
 
 
 def test_similarity_is_the_mean_squared_difference_of_a_rows_cosines():
@@ -141,7 +155,11 @@ def test_similarity_is_the_mean_squared_difference_of_a_rows_cosines():
     ours, theirs = student.at_cls(3), teachers.fields[0]["cls.6"]
     for i in range(3):
         terms = [
-            float(torch.cosine_similarity(ours[i], ours[j], dim=0) - torch.cosine_similarity(theirs[i], theirs[j], dim=0)) ** 2
+            float(
+                torch.cosine_similarity(ours[i], ours[j], dim=0)
+                - torch.cosine_similarity(theirs[i], theirs[j], dim=0)
+            )
+            ** 2
             for j in range(3)
         ]
         assert float(got[i, 0]) == pytest.approx(sum(terms) / 3, rel=1e-4, abs=1e-7)

@@ -32,7 +32,9 @@ def test_the_loss_has_the_reference_scale(pair):
     assert mean_kl(pair, 4.0) == pytest.approx(0.838409, abs=1e-6)
     assert mean_kl(pair, 4.0) / 16 == pytest.approx(0.052401, abs=1e-6)
     assert mean_kl(pair, 1.0) == pytest.approx(0.706923, abs=1e-6)
-    assert mean_kl((pair[1], pair[0]), 1.0) == pytest.approx(0.687630, abs=1e-6)  # the reverse: direction matters
+    assert mean_kl((pair[1], pair[0]), 1.0) == pytest.approx(
+        0.687630, abs=1e-6
+    )  # the reverse: direction matters
 
 
 @pytest.mark.parametrize(("temperature", "reference"), [(4.0, 1.627042), (1.0, 1.891633)])
@@ -70,8 +72,13 @@ def test_the_gradient_does_not_vanish_as_the_temperature_rises():
     temperature=st.floats(0.3, 30), scale=st.floats(0.01, 10), seed=st.integers(0, 10_000),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_temperature_is_on_both_sides_and_classes_are_summed(rows, teachers, classes, temperature, scale, seed):
-    student, teacher = randn(rows, classes, seed=seed, scale=scale), randn(rows, teachers, classes, seed=seed + 1, scale=scale)
+def test_temperature_is_on_both_sides_and_classes_are_summed(
+    rows, teachers, classes, temperature, scale, seed
+):
+    student, teacher = (
+        randn(rows, classes, seed=seed, scale=scale),
+        randn(rows, teachers, classes, seed=seed + 1, scale=scale),
+    )
     got = response_kl(student, teacher, temperature)
     assert got.shape == (rows, teachers) and got.dtype == torch.float32
     for i in range(rows):
@@ -95,7 +102,9 @@ def test_adding_a_constant_to_all_logits_of_a_row_changes_nothing():
     torch.testing.assert_close(shifted, response_kl(student, teacher, 4.0), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("teacher", [[0.0, -torch.inf, -torch.inf], [1e4, -1e4, 0.0], [1e30, -1e30, 0.0], [0.0, 0.0, -1e38]])
+@pytest.mark.parametrize(
+    "teacher", [[0.0, -torch.inf, -torch.inf], [1e4, -1e4, 0.0], [1e30, -1e30, 0.0], [0.0, 0.0, -1e38]]
+)
 def test_probabilities_of_zero_and_huge_logits_give_no_nan(teacher):
     for student_values in ([0.0, 1.0, 2.0], [1e4, -1e4, 0.0]):
         student = torch.tensor([student_values], requires_grad=True)
@@ -120,7 +129,9 @@ def test_bfloat16_logits_are_compared_in_float32():
 
 
 def outputs(logits: Tensor) -> StudentOutputs:
-    return StudentOutputs(logits, torch.ones(len(logits), 1, dtype=torch.bool), torch.zeros(len(logits), dtype=torch.int64))
+    return StudentOutputs(
+        logits, torch.ones(len(logits), 1, dtype=torch.bool), torch.zeros(len(logits), dtype=torch.int64)
+    )
 
 
 def signals(logits: Tensor) -> TeacherSignals:
@@ -138,7 +149,9 @@ def test_regression_learns_the_teachers_scores_whatever_the_labels_are():
 
 def test_temperature_changes_nothing_in_regression():
     student, teachers = randn(3, 1, seed=11), randn(3, 1, 1, seed=12)
-    kinds = [build_knowledge({"response": {"temperature": t}}, layout(regression=True))[0] for t in (1.0, 9.0)]
+    kinds = [
+        build_knowledge({"response": {"temperature": t}}, layout(regression=True))[0] for t in (1.0, 9.0)
+    ]
     one, nine = (kind(outputs(student), signals(teachers), torch.zeros(3)) for kind in kinds)
     assert torch.equal(one, nine) and (one > 0).all()
 

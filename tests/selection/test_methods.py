@@ -55,7 +55,11 @@ def test_every_preset_runs_and_teaches_the_student(name, regression):
 def test_every_preset_says_what_it_is_and_is_made_of_registered_parts(name):
     preset = get_preset(name)
     assert preset.name == name and preset.summary
-    for spec, registry in ((preset.rows, ROWS), (preset.mix, MIXES), (preset.teachers or "uniform", TEACHERS)):
+    for spec, registry in (
+        (preset.rows, ROWS),
+        (preset.mix, MIXES),
+        (preset.teachers or "uniform", TEACHERS),
+    ):
         assert (spec if isinstance(spec, str) else spec["name"]) in registry
     assert set(preset.knowledge) <= set(KNOWLEDGE)
     assert asks_teachers(MethodConfig(name=name)) == (preset.teachers is not None)
@@ -103,9 +107,9 @@ def test_alpha_follows_the_kinds_in_any_order():
 
 
 def test_alpha_that_would_be_ignored_is_refused():
-    with pytest.raises(MethodError, match="alpha is set.*'all-ones'"):
+    with pytest.raises(MethodError, match=r"alpha is set.*'all-ones'"):
         mix_of(name="all-ones", alpha=0.3)
-    with pytest.raises(MethodError, match="alpha is set.*no response"):
+    with pytest.raises(MethodError, match=r"alpha is set.*no response"):
         mix_of(name="finetune", alpha=0.3)
 
 
@@ -115,7 +119,9 @@ def test_temperature_lands_in_response_knowledge():
     given = {"labels": {}, "response": {"temperature": 2}}
     assert build(MethodConfig(name="kd", knowledge=given)).knowledge[1].temperature == 2
     assert build(MethodConfig(name="kd", knowledge=given, temperature=3)).knowledge[1].temperature == 3
-    assert given["response"] == {"temperature": 2}  # the config that is written into the run's folder is left alone
+    assert given["response"] == {
+        "temperature": 2
+    }  # the config that is written into the run's folder is left alone
 
 
 def test_a_method_does_not_change_its_preset():
@@ -124,7 +130,7 @@ def test_a_method_does_not_change_its_preset():
 
 
 def test_temperature_that_would_be_ignored_is_refused():
-    with pytest.raises(MethodError, match="temperature is set.*no response"):
+    with pytest.raises(MethodError, match=r"temperature is set.*no response"):
         build(MethodConfig(name="finetune", temperature=2))
 
 
@@ -136,7 +142,9 @@ def test_teachers_without_anything_to_copy_from_them_are_refused_and_the_reverse
 
 
 def test_parts_of_other_methods_can_be_mixed():
-    config = MethodConfig(name="pkd", rows={"name": "random", "ratio": 0.5}, teachers="confidence", mix="random-soft")
+    config = MethodConfig(
+        name="pkd", rows={"name": "random", "ratio": 0.5}, teachers="confidence", mix="random-soft"
+    )
     method = build(config)
     assert [s.name for s in method.selectors.values()] == ["random", "confidence", "random-soft"]
     assert method.kinds == ("labels", "response", "feature")
@@ -145,7 +153,10 @@ def test_parts_of_other_methods_can_be_mixed():
 
 def test_each_field_is_asked_for_once():
     method = build(MethodConfig(name="all-ones"), shapes=[(6, 8), (4, 8)])
-    assert method.fields(2) == [["hidden.2", "hidden.4", "hidden.6"], [f"hidden.{t}" for _, t in method.knowledge[2].pairs[1]]]
+    assert method.fields(2) == [
+        ["hidden.2", "hidden.4", "hidden.6"],
+        [f"hidden.{t}" for _, t in method.knowledge[2].pairs[1]],
+    ]
     assert build(MethodConfig(name="kd")).fields(3) == [[], [], []]
 
 

@@ -82,7 +82,9 @@ def test_planned_rows_all_ask():
     assert RandomRows(0.1, "plan").select(make_view(30)).all()
 
 
-@pytest.mark.parametrize("options", [{"ratio": 0}, {"ratio": -0.1}, {"ratio": 1.5}, {"ratio": float("nan")}, {"rest": "drop"}])
+@pytest.mark.parametrize(
+    "options", [{"ratio": 0}, {"ratio": -0.1}, {"ratio": 1.5}, {"ratio": float("nan")}, {"rest": "drop"}]
+)
 def test_shares_and_rests_that_do_not_exist_are_refused(options):
     with pytest.raises(MethodError, match=f"row selector 'random': {next(iter(options))} is"):
         construct(ROWS, {"name": "random", **options}, "row selector")

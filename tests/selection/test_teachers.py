@@ -27,7 +27,12 @@ from distilect.selection.static import (
 )
 from tests.selection.views import make_context, make_view, part
 
-SPECS = [*TEACHERS, {"name": "random-single", "per": "row"}, {"name": "single", "teacher": 1}, {"name": "weighted", "values": [3, 0, 1]}]
+SPECS = [
+    *TEACHERS,
+    {"name": "random-single", "per": "row"},
+    {"name": "single", "teacher": 1},
+    {"name": "weighted", "values": [3, 0, 1]},
+]
 
 
 def name_of(spec) -> str:
@@ -88,7 +93,9 @@ def test_a_teacher_that_rules_out_the_label_gives_no_nan(spec):
     teachers = torch.full_like(view.teachers, -torch.inf)
     teachers[:, :, 0] = 0.0  # every teacher is certain of class 0
     context = make_context()
-    context = replace(context, held_out_logits=np.where(np.arange(4) == 0, 0.0, -np.inf) + np.zeros((64, 3, 1), np.float32))
+    context = replace(
+        context, held_out_logits=np.where(np.arange(4) == 0, 0.0, -np.inf) + np.zeros((64, 3, 1), np.float32)
+    )
     selector = construct(TEACHERS, spec, "teacher selector")
     selector.setup(context)
     weights = selector.weights(replace(view, teachers=teachers))
@@ -103,7 +110,9 @@ def view_with_probabilities(of_label: list[float]):
     """One row of two classes, label 1; teacher k gives it probability of_label[k]."""
     view = make_view(1, teachers=len(of_label), classes=2)
     p = torch.tensor(of_label)
-    return replace(view, labels=torch.tensor([1]), teachers=torch.stack([(1 - p).log(), p.log()], dim=1).unsqueeze(0))
+    return replace(
+        view, labels=torch.tensor([1]), teachers=torch.stack([(1 - p).log(), p.log()], dim=1).unsqueeze(0)
+    )
 
 
 def test_confidence_is_ca_mkds_closed_form_by_hand():
@@ -114,9 +123,13 @@ def test_confidence_is_ca_mkds_closed_form_by_hand():
 
 def test_confidence_in_regression_uses_squared_errors():
     view = make_view(1, regression=True)
-    view = replace(view, labels=torch.tensor([1.0]), teachers=torch.tensor([[[1.0], [2.0], [-1.0]]]))  # errors 0, 1, 4
+    view = replace(
+        view, labels=torch.tensor([1.0]), teachers=torch.tensor([[[1.0], [2.0], [-1.0]]])
+    )  # errors 0, 1, 4
     shares = np.exp([0.0, 1.0, 4.0]) / np.exp([0.0, 1.0, 4.0]).sum()
-    torch.testing.assert_close(Confidence().weights(view), torch.tensor((1 - shares) / 2).float().unsqueeze(0))
+    torch.testing.assert_close(
+        Confidence().weights(view), torch.tensor((1 - shares) / 2).float().unsqueeze(0)
+    )
 
 
 def test_teacher_losses_are_the_cross_entropies_with_the_gold_label():
@@ -187,7 +200,14 @@ def context(scores=(), names=("bert", "roberta", "albert")) -> SelectionContext:
 
 @pytest.mark.parametrize(
     ("teacher", "scores", "index"),
-    [("best", (0.7, 0.9, 0.8), 1), ("best", (), 0), ("best", (-0.3, -0.1, -0.2), 1), ("albert", (0.9, 0, 0), 2), (1, (0.9, 0, 0), 1), (0, (), 0)],
+    [
+        ("best", (0.7, 0.9, 0.8), 1),
+        ("best", (), 0),
+        ("best", (-0.3, -0.1, -0.2), 1),
+        ("albert", (0.9, 0, 0), 2),
+        (1, (0.9, 0, 0), 1),
+        (0, (), 0),
+    ],
 )
 def test_single_is_the_best_a_name_or_an_index(teacher, scores, index):
     selector = SingleTeacher(teacher)
@@ -205,7 +225,9 @@ def test_single_stays_with_its_teacher_when_the_pool_is_narrowed_to_it(teacher):
     assert selector.weights(make_view(3, teachers=1)).tolist() == [[1.0]] * 3
 
 
-@pytest.mark.parametrize(("teacher", "message"), [("robert", "Did you mean 'roberta'"), (3, "3"), (-1, "-1"), ("", "''")])
+@pytest.mark.parametrize(
+    ("teacher", "message"), [("robert", "Did you mean 'roberta'"), (3, "3"), (-1, "-1"), ("", "''")]
+)
 def test_a_teacher_that_is_not_there_is_refused(teacher, message):
     with pytest.raises(ValueError, match=f"{message}.*"):
         SingleTeacher(teacher).setup(context((0.1, 0.2, 0.3)))
@@ -226,7 +248,11 @@ def test_selectors_that_may_choose_any_teacher_keep_all(spec):
         (None, (-0.2, 0.3, 0.1), (0.0, 0.75, 0.25)),  # a negative correlation is no share
         (None, (-0.2, 0.0, -0.1), (1 / 3, 1 / 3, 1 / 3)),
         ([1, 1, 2], (), (0.25, 0.25, 0.5)),
-        ({"albert": 3, "bert": 1, "roberta": 0}, (), (0.25, 0.0, 0.75)),  # by name, not by the order of writing
+        (
+            {"albert": 3, "bert": 1, "roberta": 0},
+            (),
+            (0.25, 0.0, 0.75),
+        ),  # by name, not by the order of writing
     ],
 )
 def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
@@ -236,7 +262,8 @@ def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
 
 
 @pytest.mark.parametrize(
-    "values", [[1, 2], [1, 2, 3, 4], [1, -1, 1], {"bert": 1}, {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1}, []]
+    "values",
+    [[1, 2], [1, 2, 3, 4], [1, -1, 1], {"bert": 1}, {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1}, []],
 )
 def test_fixed_weights_that_do_not_fit_the_teachers_are_refused(values):
     with pytest.raises(ValueError, match="values"):
@@ -280,7 +307,9 @@ def test_the_fit_is_the_maximum_of_its_likelihood():
 
     def loss(beta):
         mixed = np.einsum("nkc,k->nc", log_p, beta)
-        return (logsumexp(mixed, axis=1) - mixed[np.arange(60), labels]).mean() + 5e-4 * float(np.dot(beta, beta))
+        return (logsumexp(mixed, axis=1) - mixed[np.arange(60), labels]).mean() + 5e-4 * float(
+            np.dot(beta, beta)
+        )
 
     grid = [np.array([a, b]) for a in np.linspace(0, 4, 41) for b in np.linspace(0, 4, 41)]
     assert loss(_fit_conditional_logit(log_p, labels)) <= min(loss(beta) for beta in grid) + 1e-7
@@ -291,8 +320,12 @@ def test_regression_recovers_the_mixture_that_made_the_labels():
     scores = rng.normal(size=(200, 3)).astype(np.float32)
     labels = 0.7 * scores[:, 0] + 0.3 * scores[:, 2] - 0.0 * scores[:, 1]
     selector = LogisticTeachers()
-    selector.setup(replace(make_context(regression=True), held_out_logits=scores[:, :, None], held_out_labels=labels))
-    torch.testing.assert_close(selector.weights(make_view(1, regression=True))[0], torch.tensor([0.7, 0.0, 0.3]), atol=1e-5, rtol=0)
+    selector.setup(
+        replace(make_context(regression=True), held_out_logits=scores[:, :, None], held_out_labels=labels)
+    )
+    torch.testing.assert_close(
+        selector.weights(make_view(1, regression=True))[0], torch.tensor([0.7, 0.0, 0.3]), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("regression", [False, True])
@@ -309,14 +342,18 @@ def test_held_out_rows_without_a_label_are_not_fitted(regression):
     assert selectors[0].fixed.isfinite().all()
 
 
-@pytest.mark.parametrize("missing", [{"held_out_logits": None}, {"held_out_labels": np.full(64, -100)}, {"held_out_labels": None}])
+@pytest.mark.parametrize(
+    "missing", [{"held_out_logits": None}, {"held_out_labels": np.full(64, -100)}, {"held_out_labels": None}]
+)
 def test_logistic_needs_labelled_rows_that_were_held_out(missing):
     with pytest.raises(ValueError, match="held out of train"):
         LogisticTeachers().setup(replace(make_context(), **missing))
 
 
 def test_misspelt_teacher_selectors_name_the_nearest():
-    with pytest.raises(MethodError, match=r"no teacher selector is called 'confidense'.*Did you mean 'confidence'\?"):
+    with pytest.raises(
+        MethodError, match=r"no teacher selector is called 'confidense'.*Did you mean 'confidence'\?"
+    ):
         construct(TEACHERS, "confidense", "teacher selector")
     with pytest.raises(MethodError, match="per is 'rows'"):
         construct(TEACHERS, {"name": "random-single", "per": "rows"}, "teacher selector")

@@ -53,7 +53,9 @@ def make_context(
         kinds=kinds,
         regression=regression,
         held_out_logits=rng.normal(size=(rows, teachers, outputs)).astype(np.float32),
-        held_out_labels=rng.normal(size=rows).astype(np.float32) if regression else rng.integers(0, classes, rows),
+        held_out_labels=rng.normal(size=rows).astype(np.float32)
+        if regression
+        else rng.integers(0, classes, rows),
         held_out_scores=tuple(0.5 + 0.1 * k for k in range(teachers)),
         seed=seed,
     )

@@ -52,7 +52,9 @@ def epoch_batches(
     Raises:
         ConfigError: a batch has too few rows to give every part one.
     """
-    drawn = np.arange(len(lengths), dtype=np.int64) if rows is None else np.sort(np.asarray(rows, dtype=np.int64))
+    drawn = (
+        np.arange(len(lengths), dtype=np.int64) if rows is None else np.sort(np.asarray(rows, dtype=np.int64))
+    )
     if not len(drawn):
         return []
     parts = micro * world
@@ -67,7 +69,9 @@ def epoch_batches(
         order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
     steps = steps_per_epoch(len(order), batch_size, parts)
     batches = np.split(order, np.arange(1, steps) * batch_size)
-    return [batches[step][part::parts] for step in rng.permutation(steps) for part in range(rank, parts, world)]
+    return [
+        batches[step][part::parts] for step in rng.permutation(steps) for part in range(rank, parts, world)
+    ]
 
 
 def token_budget_splits(lengths: Lengths, max_tokens: int) -> list[Rows]:

@@ -57,7 +57,9 @@ class Encoded:
         sizes = self.lengths[index]
         width = int(sizes.max(initial=0))
         starts = self._offsets[index]
-        places = np.arange(width) - (width - sizes[:, None] if self._left else 0)  # position in the row [B, T]
+        places = np.arange(width) - (
+            width - sizes[:, None] if self._left else 0
+        )  # position in the row [B, T]
         inside = (places >= 0) & (places < sizes[:, None])
         flat = (starts[:, None] + places)[inside]
         inputs = {"attention_mask": torch.from_numpy(inside.astype(np.int64))}
@@ -88,7 +90,10 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         for name in names:
             flat[name].append(np.fromiter(chain.from_iterable(rows[name]), np.int32))
     columns = {name: np.concatenate(parts) for name, parts in flat.items()}
-    padding = {"input_ids": pad_id(tokenizer), "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0) or 0}
+    padding = {
+        "input_ids": pad_id(tokenizer),
+        "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0) or 0,
+    }
     left = getattr(tokenizer, "padding_side", "right") == "left"
     return Encoded(
         columns, np.concatenate(lengths), padding, left=left, truncated=truncated, max_length=max_length
@@ -108,13 +113,20 @@ def _watched(table: Table, description: str) -> Iterator[list[list[str]]]:
     return track(blocks, description, total=-(-len(table) // CHUNK))
 
 
-def _tokenise(block: list[list[str]], tokenizer: Any, max_length: int, typed: bool) -> tuple[dict[str, Any], int]:
+def _tokenise(
+    block: list[list[str]], tokenizer: Any, max_length: int, typed: bool
+) -> tuple[dict[str, Any], int]:
     """Token lists of a block, and how many rows were cut.
 
     Rows are tokenised whole first: only so their real length is known. The few that are too long go through the
     tokenizer once more, which knows how to cut pairs and where special tokens go.
     """
-    options = {"padding": False, "return_attention_mask": False, "return_token_type_ids": typed, "verbose": False}
+    options = {
+        "padding": False,
+        "return_attention_mask": False,
+        "return_token_type_ids": typed,
+        "verbose": False,
+    }
     rows = dict(tokenizer(*block, truncation=False, **options))
     long = [i for i, ids in enumerate(rows["input_ids"]) if len(ids) > max_length]
     if long:

@@ -39,11 +39,11 @@ class Table:
         sizes = {len(self.labels), len(self.ids), *map(len, texts)}
         if len(sizes) != 1:
             raise DataError(f"texts, labels and ids differ in length: {sorted(sizes)}")
-        self.labels.flags.writeable = False
-        self.ids.flags.writeable = False
 
     @classmethod
-    def from_texts(cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None) -> Table:
+    def from_texts(
+        cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None
+    ) -> Table:
         """A table of plain Python values; integer labels are class indexes, others scores.
 
         Example:
@@ -53,7 +53,9 @@ class Table:
         tuples = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
         width = len(tuples[0]) if tuples else 1
         if any(len(row) != width for row in tuples):
-            raise DataError("every row of a table has the same number of texts, got rows with one and with two")
+            raise DataError(
+                "every row of a table has the same number of texts, got rows with one and with two"
+            )
         columns = [to_strings([row[i] for row in tuples]) for i in range(width)]
         return cls.from_columns(columns, labels)
 
@@ -119,7 +121,9 @@ class Table:
         """16 hex digits over texts, labels and the order of the rows."""
         digest = hashlib.sha256(f"{self.labels.dtype} {len(self)} ".encode())
         digest.update(np.ascontiguousarray(self.ids).data)
-        digest.update(np.ascontiguousarray(np.where(self.has_label, self.labels, self.labels.dtype.type(0))).data)
+        digest.update(
+            np.ascontiguousarray(np.where(self.has_label, self.labels, self.labels.dtype.type(0))).data
+        )
         digest.update(np.packbits(self.has_label).data)
         return digest.hexdigest()[:16]
 
@@ -136,7 +140,8 @@ def row_identity(texts: Sequence[str]) -> tuple[int, int]:
 def identities(texts: Sequence[pa.Array]) -> NDArray[np.uint64]:
     """uint64 [N, 2]: `row_identity` of every row of one or two string columns."""
     digests = [
-        b"".join(map(_digest, zip(*block, strict=True))) for block in _blocks([_flat(column) for column in texts])
+        b"".join(map(_digest, zip(*block, strict=True)))
+        for block in _blocks([_flat(column) for column in texts])
     ]
     return np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
@@ -156,7 +161,9 @@ def to_strings(values: Sequence[str | None]) -> pa.Array:
         return pa.array(values, type=pa.large_string())
     except UnicodeEncodeError:
         row = next(i for i, value in enumerate(values) if not _encodable(value))
-        raise DataError(f"row {row + 1}: the text holds a lone surrogate, which UTF-8 cannot store: clean it") from None
+        raise DataError(
+            f"row {row + 1}: the text holds a lone surrogate, which UTF-8 cannot store: clean it"
+        ) from None
 
 
 def _encodable(value: str | None) -> bool:

@@ -192,7 +192,7 @@ def _kinds(config: MethodConfig, preset: Preset, with_teachers: bool) -> dict[st
 def _mix(config: MethodConfig, preset: Preset, kinds: Mapping[str, Any]) -> Spec:
     """The knowledge selector's spec; a `fixed` one gets 1 - alpha and alpha where it names no weight itself."""
     spec = config.mix or preset.mix
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     if options.get("name") != "fixed":
         if config.alpha is not None:
             raise MethodError(f"alpha is set, but the knowledge selector is {options.get('name')!r}, which weighs by itself")

@@ -87,7 +87,9 @@ class Task:
     def _classes(self, logits: NDArray[Any]) -> NDArray[np.int64]:
         """[N, C] → [N] class indexes; -1, which is no class, for a row with NaN."""
         if logits.ndim != 2 or logits.shape[1] != len(self.labels):
-            raise DataError(f"logits of shape {logits.shape}: expected [rows, {len(self.labels)}] for {self.name}")
+            raise DataError(
+                f"logits of shape {logits.shape}: expected [rows, {len(self.labels)}] for {self.name}"
+            )
         broken = np.isnan(logits).any(axis=1)
         return np.where(broken, -1, np.where(np.isnan(logits), 0, logits).argmax(axis=1)).astype(np.int64)
 
@@ -110,7 +112,9 @@ class Task:
         """
         expected = {"name", "kind", "labels", "metrics", "num_texts"}
         if set(values) != expected:
-            raise ConfigError(f"a task has the keys {', '.join(sorted(expected))}; got {', '.join(sorted(values))}")
+            raise ConfigError(
+                f"a task has the keys {', '.join(sorted(expected))}; got {', '.join(sorted(values))}"
+            )
         kind, labels, metrics = values["kind"], tuple(values["labels"]), tuple(values["metrics"])
         return cls(values["name"], kind, labels, metrics, values["num_texts"])
 

@@ -1,0 +1,37 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.10 or later: environment, installs, run.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+
+# Each test process on one thread: with more, the workers wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-slow lint venv clean
+
+demo: venv
+	@$(BIN)/distilect demo
+
+test: lint
+	@$(PYTEST)
+
+test-slow: venv
+	@$(PYTEST) -m slow
+
+lint: venv
+	@$(BIN)/ruff check src tests benchmarks
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+venv: .venv/.installed
+
+# Installed again only when what is to be installed has changed.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (minutes the first time)"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,45 @@
+"""Adaptive distillation of Hugging Face models: which rows, which teachers, which knowledge.
+
+The names below are loaded on first use: `import distilect` and `distilect --help` don't wait for torch.
+
+Example:
+    >>> from distilect import distill
+    >>> result = distill("train.csv", "dev.csv", teachers=["teacher-a", "teacher-b"],
+    ...                  student="teacher-a[layers=1,3,5]", method="uniform")      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from distilect.config import RunConfig, load_config
+    from distilect.errors import DistilectError
+    from distilect.pipeline import RunResult, distill, run
+
+__all__ = ["DistilectError", "RunConfig", "RunResult", "__version__", "distill", "load_config", "run"]
+
+_HOMES = {
+    "DistilectError": "distilect.errors",
+    "RunConfig": "distilect.config",
+    "RunResult": "distilect.pipeline",
+    "distill": "distilect.pipeline",
+    "load_config": "distilect.config",
+    "run": "distilect.pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, from the module that defines it (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

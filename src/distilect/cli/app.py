@@ -1,0 +1,297 @@
+"""The verbs. Each one reads its arguments, calls one function of the library, and prints what came out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import distilect
+from distilect.cli.verbs import Verbs
+
+# No rich markup in help: "[layers=1,3,5]" would be read as a tag.
+app = typer.Typer(
+    name="distilect",
+    cls=Verbs,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings that replace the file's: train.epochs=5 seed=1",
+        show_default=False,
+    ),
+]
+Text = Annotated[
+    list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")
+]
+Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
+DataDir = Annotated[str, typer.Option(help="Relative data paths start here.")]
+MaxLength = Annotated[int, typer.Option(help="In tokens.")]
+
+
+class Precision(str, Enum):
+    """Of the forward passes; auto is bf16 where the processor has it."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def main() -> None:
+    """The `distilect` command."""
+    app(prog_name="distilect")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"distilect {distilect.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Distil fine-tuned Hugging Face models into one small student.
+
+    \b
+    Start here:  distilect demo
+    Your data:   distilect finetune train.csv --init bert-base-uncased --output runs/teacher
+                 distilect run CONFIG
+    """
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="For data, teachers, signals and runs.")] = Path("runs/demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few rows, one epoch: the path, not the quality.")
+    ] = False,
+) -> None:
+    """Run the whole job on real text, from this machine alone.
+
+    Three teachers, one student by three methods, one table; the text is the docstrings of Python's own library. A second run reuses teachers and signals.
+
+    \b
+    Example: distilect demo --folder runs/demo
+    """
+    from distilect.demo.run import run_demo
+
+    run_demo(folder, quick=quick)
+
+
+@app.command()
+def finetune(
+    train: Annotated[str, typer.Argument(help="Table: .csv .tsv .jsonl .parquet", show_default=False)],
+    init: Annotated[
+        str,
+        typer.Option(
+            help="Checkpoint folder or hub id to start from; NAME[layers=4] cuts it.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)
+    ],
+    dev: Annotated[str | None, typer.Option(help="Table to report on.")] = None,
+    epochs: float = 3.0,
+    learning_rate: float = 5e-5,
+    batch_size: Annotated[int, typer.Option(help="Rows per optimiser step.")] = 32,
+    seed: int = 0,
+    text: Text = None,
+    label: Label = None,
+    max_length: MaxLength = 128,
+    data_dir: DataDir = ".",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in this folder.")
+    ] = False,
+) -> None:
+    """Fine-tune a checkpoint on a labelled table: make a teacher.
+
+    \b
+    Example: distilect finetune train.csv --dev dev.csv --init bert-base-uncased --output runs/teacher-a
+    """
+    from distilect import pipeline
+
+    metrics = pipeline.finetune(
+        train, init=init, output=output, dev=dev, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
+        seed=seed, text=text, label=label, max_length=max_length, data_dir=data_dir, overwrite=overwrite,
+    )  # fmt: skip
+    _print_table([metrics])
+    typer.echo(f"model: {Path(output) / 'student'}")
+
+
+@app.command()
+def score(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Run a config's teachers once and keep what they say.
+
+    `run` does this too; alone, it trains no student.
+
+    \b
+    Example: distilect score configs/glue/mrpc.yaml data_dir=PATH/TO/glue
+    """
+    from distilect.config import load_config
+
+    settings = load_config(config, overrides)
+
+    from distilect import pipeline
+
+    for line in pipeline.score(settings):
+        typer.echo(line)
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier runs with these names.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the config and print all of it; run nothing.")
+    ] = False,
+) -> None:
+    """Do all that a config says: teachers, students, report.
+
+    A run that was stopped goes on; teachers and signals that exist are reused.
+
+    \b
+    Example: distilect run configs/glue/mrpc.yaml data_dir=PATH/TO/glue train.epochs=5
+    """
+    from distilect.config import dump_config, load_config
+
+    settings = load_config(config, overrides)
+    if dry_run:
+        from distilect.selection import get_preset
+
+        for method in (settings.method, *settings.baselines):
+            get_preset(method.name)
+        typer.echo(dump_config(settings), nl=False)
+        return
+
+    from distilect import pipeline
+
+    results = pipeline.run(settings, overwrite=overwrite)
+    _print_table([result.metrics for result in results])
+    reports = [result.report for result in results if result.report]
+    if len(results) > 1:
+        from distilect.report import build_summary
+
+        summary = Path(settings.output) / f"{settings.name}-summary.html"
+        reports.insert(0, build_summary([result.folder for result in results], summary))
+    for page in reports:
+        typer.echo(f"report: {page}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="Labelled table.", show_default=False)],
+    text: Text = None,
+    label: Label = None,
+    data_dir: DataDir = ".",
+    max_length: MaxLength = 128,
+    precision: Annotated[
+        Precision, typer.Option(help="auto: bf16 where the processor has it.")
+    ] = Precision.auto,
+) -> None:
+    """Score a checkpoint on a labelled table.
+
+    \b
+    Example: distilect evaluate runs/mrpc/student dev.csv --text sentence1 --text sentence2 --label same
+    """
+    from distilect import pipeline
+
+    found = pipeline.evaluate(
+        model,
+        data,
+        text=text,
+        label=label,
+        data_dir=data_dir,
+        max_length=max_length,
+        precision=precision.value,
+    )
+    for name, value in found["scores"].items():
+        typer.echo(f"{name:<12} {value:.4f}")
+    typer.echo(f"{'rows':<12} {found['rows']}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Page that sets several runs side by side. [default: summary.html beside them]"),
+    ] = None,
+) -> None:
+    """Write the pages of runs again.
+
+    Of several runs, also one page that sets them side by side.
+
+    \b
+    Example: distilect report runs/mrpc runs/mrpc-kd --output runs/mrpc.html
+    """
+    if output is not None and len(folders) == 1:
+        raise typer.BadParameter(
+            "takes two or more run folders; the page of one run is its report.html", param_hint="--output"
+        )
+
+    from distilect.report import build_report, build_summary
+
+    for folder in folders:
+        typer.echo(f"report: {build_report(folder)}")
+    if len(folders) > 1:
+        beside = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
+        typer.echo(f"side by side: {build_summary(folders, output or beside / 'summary.html')}")
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, and the parts that a config may mix.
+
+    \b
+    Example: distilect methods
+    """
+    from distilect.knowledge import KNOWLEDGE
+    from distilect.selection import registry
+
+    presets = registry.presets()
+    width = max(len(name) for name in presets)
+    for name, preset in presets.items():
+        typer.echo(
+            f"{name:<{width}}  {preset.summary}" + (f" ({preset.reference})" if preset.reference else "")
+        )
+    parts = {
+        "rows": registry.ROWS,
+        "teachers": registry.TEACHERS,
+        "knowledge": KNOWLEDGE,
+        "mix": registry.MIXES,
+    }
+    typer.echo("\nparts, for method.KEY in a config:")
+    for key, known in parts.items():
+        typer.echo(f"  {key:<{width - 2}}  {', '.join(known)}")
+
+
+def _print_table(metrics: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+
+    from distilect.report import summary_table
+
+    Console().print(summary_table(metrics))

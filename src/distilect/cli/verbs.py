@@ -1,0 +1,80 @@
+"""How a verb ends: an exit code, and on failure a few lines that a person can use."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from distilect.errors import DistilectError, did_you_mean
+
+MAX_LINES = 8
+RESUMABLE = ("demo", "finetune", "run", "score")
+
+
+class Verbs(TyperGroup):
+    """The group of all verbs. Exit codes: 0 success, 1 failed, 2 wrong usage, 130 stopped by the keyboard."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # --debug may stand anywhere on the line; its place is before the verb.
+        return super().parse_args(ctx, sorted(args, key=lambda word: word != "--debug"))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            verbs = self.list_commands(ctx)
+            ctx.fail(
+                f"no verb is called {args[0]!r}; known: {', '.join(verbs)}.{did_you_mean(args[0], verbs)}"
+            )
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say(_stopped(ctx.invoked_subcommand))
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if _is_typers(error) or ctx.params.get("debug"):
+                raise
+            _say(explain(error))
+            raise typer.Exit(1) from None
+
+
+def explain(error: Exception) -> str:
+    """What a person reads instead of a traceback."""
+    if isinstance(error, DistilectError):
+        lines = str(error).splitlines()
+        more = [f"… and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+        return "\n".join(["error: " + "\n".join(lines[:MAX_LINES]), *more])
+    file = getattr(error, "filename", None)
+    at = f" at {file}" if file else ""
+    if _is_disk_full(error):
+        return f"error: the disk is full{at}: free some space and repeat the command; finished parts are kept"
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return f"error: no permission to read or write{at or ' a file'}: change it, or choose another place"
+    text = " ".join(str(error).split()) or "no message"
+    text = text if len(text) <= 300 else text[:299] + "…"
+    return f"unexpected {type(error).__name__}: {text} (run with --debug for the traceback; please report)"
+
+
+def _is_disk_full(error: Exception) -> bool:
+    # safetensors (Rust) and torch (C++) have their own exceptions for it, without an errno.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or "no space left on device" in str(error).lower()
+
+
+def _is_typers(error: Exception) -> bool:
+    """Usage errors, exits and closed pipes, which typer ends itself; older releases take these classes from click."""
+    return hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
+
+
+def _stopped(verb: str | None) -> str:
+    if verb in RESUMABLE:
+        return "stopped; finished parts are kept: the same command goes on from there (without --overwrite)"
+    return "stopped"
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,158 @@
+"""Which columns hold the texts and the label: what the user says, else the usual names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distilect.data.source import Rows, Source, check_columns, listed
+from distilect.errors import DataError
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("sentence_a", "sentence_b"),
+    ("#1 string", "#2 string"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("question", "answer"),
+    ("query", "passage"),
+    ("query", "document"),
+)
+SINGLES = (
+    "text",
+    "sentence",
+    "content",
+    "review",
+    "comment",
+    "tweet",
+    "utterance",
+    "question",
+    "document",
+    "body",
+)
+LABELS = (
+    "label", "labels", "score", "class", "target", "quality", "gold_label", "is_duplicate", "similarity",
+    "category", "sentiment", "intent", "stars", "rating", "y",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of one or two text columns and of the label column; `inferred` says what was not given."""
+
+    texts: tuple[str, ...]
+    label: str | None
+    inferred: bool = False
+
+    def __str__(self) -> str:
+        label = f", label {self.label}" if self.label else ""
+        return f"text {' + '.join(self.texts)}{label}{' (inferred)' if self.inferred else ''}"
+
+
+def choose_columns(
+    source: Source, text: str | Sequence[str] | None, label: str | None, *, labelled: bool = True
+) -> Columns:
+    """The columns to read from `source`.
+
+    Args:
+        text, label: as the user gave them; None: inferred from usual names.
+        labelled: whether a label column is needed; without it `label` stays None.
+
+    Raises:
+        DataError: a column is missing or cannot be inferred; lists the columns and the setting to give.
+    """
+    given = (text,) if isinstance(text, str) else tuple(text or ())
+    if text is not None and (len(given) not in (1, 2) or len(set(given)) != len(given)):
+        raise DataError(f"data.text: expected one or two different columns, got {listed(given) or 'none'}")
+    check_columns([*given, *([label] if label and labelled else [])], source.columns, source.label)
+    chosen = (label or _infer_label(source.columns, given)) if labelled else None
+    hidden = chosen if labelled else label or _infer_label(source.columns, given)
+    texts = given or choose_text_columns(source, [hidden] if hidden else [])
+    if labelled and chosen is None:
+        raise DataError(
+            f"{source.label}: no column has a usual name for labels; its columns: {listed(source.columns)}. "
+            "Set data.label to one of them"
+        )
+    if chosen in texts:
+        raise DataError(
+            f"{source.label}: column {chosen!r} cannot be both text and label: set data.text and data.label"
+        )
+    return Columns(texts, chosen, inferred=not given or (labelled and label is None))
+
+
+def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str, ...]:
+    """One or two text columns by their usual names, none of them in `others`.
+
+    Raises:
+        DataError: lists the columns and the setting to give.
+    """
+    texts = _infer_texts([name for name in source.columns if name not in others])
+    if not texts:
+        raise DataError(
+            f"{source.label}: no column has a usual name for texts; its columns: {listed(source.columns)}. "
+            "Set data.text to one or two of them"
+        )
+    return texts
+
+
+def text_columns(rows: Rows, names: Sequence[str]) -> list[pa.Array]:
+    """The text columns as strings, checked.
+
+    Raises:
+        DataError: a column that holds no text, or a row without text (a pair may have one blank text).
+    """
+    columns = [_strings(rows, name) for name in names]
+    empties = [pc.equal(pc.utf8_trim_whitespace(column), "") for column in columns]
+    blank = empties[0] if len(empties) == 1 else pc.and_(empties[0], empties[1])
+    row = pc.index(blank, True).as_py()
+    if row >= 0:
+        raise DataError(
+            f"{rows.where(row)}: no text in column {' + '.join(names)}. Fill it in or remove the row"
+        )
+    return columns
+
+
+def _strings(rows: Rows, name: str) -> pa.Array:
+    column = rows.table[name]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.large_string())
+    if not (
+        pa.types.is_string(column.type)
+        or pa.types.is_large_string(column.type)
+        or column.type == pa.string_view()
+    ):
+        raise DataError(
+            f"{rows.label}: column {name!r} holds {column.type}, expected texts. Set data.text to text columns"
+        )
+    column = column.cast(pa.large_string()).combine_chunks()
+    if column.null_count:
+        row = pc.index(pc.is_null(column), True).as_py()
+        raise DataError(f"{rows.where(row)}: no text in column {name!r}. Fill it in or remove the row")
+    return column
+
+
+def _infer_label(columns: Sequence[str], texts: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in reversed(columns) if name not in texts}
+    return next((lower[name] for name in LABELS if name in lower), None)
+
+
+def _infer_texts(columns: Sequence[str]) -> tuple[str, ...]:
+    """By name; else the only column that is left."""
+    lower = {name.lower(): name for name in reversed(columns)}
+    for first, second in PAIRS:
+        if first in lower and second in lower:
+            return lower[first], lower[second]
+    for name in SINGLES:
+        if name in lower:
+            return (lower[name],)
+    return tuple(columns) if len(columns) == 1 else ()

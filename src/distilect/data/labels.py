@@ -1,0 +1,176 @@
+"""A label column as class indexes or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from distilect.data.source import Rows, listed
+from distilect.errors import DataError, did_you_mean
+from distilect.tasks import Kind
+
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+
+class LabelColumn:
+    """A label column read twice: as names and as numbers, until the kind of task is known.
+
+    Attributes:
+        names: large_string [N], trimmed; null where the label is missing. Integers are "0", "1", …, also where
+            the column holds them as floats.
+        numbers: float64 [N]; NaN where the label is no finite number.
+        class_names: all names of a `ClassLabel` column, also of classes without rows.
+    """
+
+    def __init__(self, rows: Rows, name: str) -> None:
+        self.rows, self.column = rows, name
+        values = rows.table[name].combine_chunks()
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        self.class_names = rows.class_names.get(name)
+        if self.class_names is not None and pa.types.is_integer(values.type):
+            values = _named_classes(values, self.class_names)
+        else:
+            self.class_names = None
+        self.names, self.numbers = _names_and_numbers(values, rows.label, name)
+
+    def missing(self) -> int | None:
+        """The first row without a label."""
+        row = int(pc.index(pc.is_null(self.names), True).as_py())
+        return row if row >= 0 else None
+
+    def require_all(self, role: str) -> None:
+        """Refuse rows without a label.
+
+        Raises:
+            DataError: names the first one.
+        """
+        row = self.missing()
+        if row is not None:
+            advice = (
+                "Rows without labels go in a file of their own, given as data.extra"
+                if role == "train"
+                else f"The {role} rows must all be labelled"
+            )
+            raise DataError(f"{self.rows.where(row)}: no label in column {self.column!r}. {advice}")
+
+    def kind(self) -> Kind:
+        """Regression where most labels are numbers and not all of them integers; else classification."""
+        finite = np.isfinite(self.numbers)
+        fractional = finite & (self.numbers != np.round(np.where(finite, self.numbers, 0)))
+        mostly = self.class_names is None and finite.sum() * 2 > len(self.numbers)
+        return "regression" if mostly and fractional.any() else "classification"
+
+    def label_names(self) -> tuple[str, ...]:
+        """The classes in order: as `ClassLabel` has them; integers by value; other names sorted.
+
+        Raises:
+            DataError: one class only.
+        """
+        found = sorted(pc.unique(self.names).drop_null().to_pylist(), key=_by_value)
+        if len(found) < 2:
+            raise DataError(
+                f"{self.rows.label}: every row has the label {listed(found)} in column {self.column!r}; "
+                "a classifier needs two classes or more"
+            )
+        return tuple(self.class_names or found)
+
+    def classes(self, labels: Sequence[str], role: str, origin: str) -> NDArray[np.int64]:
+        """int64 [N]: index of each row's label in `labels`; where these are names and the column holds integers
+        0 … C-1 throughout, the integers are taken as the indexes.
+
+        Args:
+            origin: where `labels` come from, for the message.
+
+        Raises:
+            DataError: a label that is not in `labels`, with its row.
+        """
+        numbered = [str(i) for i in range(len(labels))]
+        found = pc.unique(self.names).drop_null().to_pylist()
+        by_index = not set(found) & set(labels) and set(found) <= set(numbered)
+        codes = pc.index_in(
+            self.names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string())
+        )
+        unknown = codes.is_null()
+        row = int(pc.index(unknown, True).as_py())
+        if row >= 0:
+            name = self.names[row].as_py()
+            raise DataError(
+                f"{self.rows.where(row)}: the {role} label {name!r} is not among {origin}: "
+                f"{listed(labels)}.{did_you_mean(str(name), labels)}"
+            )
+        return codes.to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def scores(self) -> NDArray[np.float32]:
+        """float32 [N].
+
+        Raises:
+            DataError: a score that is NaN, infinite or no number, with its row.
+        """
+        bad = np.flatnonzero(~np.isfinite(self.numbers))
+        if len(bad):
+            row = int(bad[0])
+            value = self.rows.table[self.column][row].as_py()
+            raise DataError(
+                f"{self.rows.where(row)}: score {value!r} in column {self.column!r} is no finite number. "
+                "Correct it, or set task.kind: classification if these are names"
+            )
+        return self.numbers.astype(np.float32)
+
+
+def _names_and_numbers(values: pa.Array, label: str, column: str) -> tuple[pa.Array, NDArray[np.float64]]:
+    kind = values.type
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers = _float64(values.cast(pa.float64()))
+        return _float_names(numbers), numbers
+    if pa.types.is_integer(kind):
+        return values.cast(pa.large_string()), _float64(values.cast(pa.float64(), safe=False))
+    if not (pa.types.is_boolean(kind) or pa.types.is_null(kind) or _is_string(kind)):
+        raise DataError(
+            f"{label}: column {column!r} holds {kind}, expected names, integers or scores as labels"
+        )
+    names = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
+    names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.large_string()), names)
+    is_number = pc.match_substring_regex(names, _NUMBER)
+    numbers = _float64(pc.if_else(is_number, names, pa.scalar(None, pa.large_string())).cast(pa.float64()))
+    if len(numbers) and np.isfinite(numbers).all() and (numbers == np.round(numbers)).all():
+        names = pc.replace_substring_regex(
+            names, r"\.0*$", ""
+        )  # "1.0", as pandas writes integers beside a gap
+    return names, numbers
+
+
+def _float_names(numbers: NDArray[np.float64]) -> pa.Array:
+    names = [
+        None if np.isnan(x) else str(int(x)) if np.isfinite(x) and x == int(x) else repr(float(x))
+        for x in numbers
+    ]
+    return pa.array(names, pa.large_string())
+
+
+def _named_classes(values: pa.Array, names: Sequence[str]) -> pa.Array:
+    """Integers of a `ClassLabel` column as its names; -1, which `datasets` uses for "no label", becomes null."""
+    inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, len(names)))
+    index = pc.if_else(inside, values.cast(pa.int64()), pa.scalar(None, pa.int64()))
+    return pa.array(names, pa.large_string()).take(index)
+
+
+def _float64(values: pa.Array) -> NDArray[np.float64]:
+    return np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _is_string(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
+
+
+def _by_value(name: str) -> tuple[int, float, str]:
+    """Sort key: integers by value and before names."""
+    try:
+        return 0, int(name), name
+    except ValueError:
+        return 1, 0, name

@@ -1,0 +1,98 @@
+"""From what the user wrote to a `Source`: a file by its suffix, a `datasets` folder, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from distilect.data.arrow_files import datasets_folder, hub_dataset, is_datasets_folder, parquet_file
+from distilect.data.source import Source
+from distilect.data.text_files import DelimitedFile, JsonLines, csv_delimiter, detect_quoting
+from distilect.errors import DataError, did_you_mean
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_SPLIT = re.compile(r"(.+)\[([\w.-]+)\]")
+
+
+def open_source(
+    spec: str,
+    data_dir: Path = Path("."),
+    *,
+    role: str = "train",
+    quoting: bool | None = None,
+    name: str | None = None,
+) -> Source:
+    """Open what `spec` names.
+
+    Args:
+        spec: a file (.csv .tsv .jsonl .parquet), a `datasets` folder or a hub id, the last two also as `NAME[SPLIT]`;
+            relative paths start at `data_dir`.
+        role: "train", "dev", "reward" or "extra": chooses the split of a data set that has several.
+        quoting: whether double quotes delimit CSV/TSV fields; None: CSV yes, TSV detected.
+        name: hub config name.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    path, base, split = locate(spec, data_dir)
+    if path.is_dir():
+        return _open_folder(path, role, split)
+    if path.is_file():
+        return open_file(path, quoting)
+    if path.exists():
+        raise DataError(f"{path} is neither a file nor a folder")
+    if path.suffix.lower() in SUFFIXES or not _maybe_hub_id(base):
+        raise DataError(f"no file {path}.{_near(path)}")
+    return hub_dataset(base, name, role, split)
+
+
+def open_file(path: Path, quoting: bool | None = None) -> Source:
+    """Open a file by its suffix.
+
+    Raises:
+        DataError: the file is empty, of an unknown kind, or damaged.
+    """
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty: expected rows")
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        quoted = quoting is not False
+        return DelimitedFile(path, csv_delimiter(path), quoted)
+    if suffix == ".tsv":
+        return DelimitedFile(path, "\t", detect_quoting(path) if quoting is None else quoting)
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return JsonLines(path)
+    if suffix == ".parquet":
+        return parquet_file(path)
+    raise DataError(
+        f"{path}: unknown kind of file; expected one of {' '.join(SUFFIXES)}, or a `datasets` folder"
+    )
+
+
+def locate(spec: str, data_dir: Path) -> tuple[Path, str, str | None]:
+    """(path, name without split, split) of `NAME` or `NAME[SPLIT]`."""
+    path = data_dir / Path(spec).expanduser()
+    match = _SPLIT.fullmatch(spec)
+    if match is None or path.exists():
+        return path, spec, None
+    return data_dir / Path(match[1]).expanduser(), match[1], match[2]
+
+
+def _open_folder(path: Path, role: str, split: str | None) -> Source:
+    if is_datasets_folder(path):
+        return datasets_folder(path, role, split)
+    if (path / "train.tsv").is_file():
+        raise DataError(f"{path} looks like a GLUE folder: give it as data.glue, not as data.{role}")
+    raise DataError(
+        f"{path} is a folder, but not one that `datasets` saved (save_to_disk): give a file in it"
+    )
+
+
+def _maybe_hub_id(spec: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", spec) is not None
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" There is no folder {path.parent} either; relative paths start at data_dir"
+    return did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))

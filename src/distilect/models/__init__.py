@@ -1,0 +1,37 @@
+"""Teachers loaded and frozen, students built, label spaces aligned."""
+
+from distilect.models.checkpoints import checkpoint_fingerprint, resolve_path
+from distilect.models.labels import align_labels
+from distilect.models.layers import cut_layers, even_layer_map, even_layers
+from distilect.models.precision import autocast, default_device, resolve_precision
+from distilect.models.students import Student, build_student
+from distilect.models.teachers import (
+    CallableTeacher,
+    CheckpointTeacher,
+    TableTeacher,
+    Teacher,
+    classification_positions,
+    load_teacher,
+    same_tokens,
+)
+
+__all__ = [
+    "CallableTeacher",
+    "CheckpointTeacher",
+    "Student",
+    "TableTeacher",
+    "Teacher",
+    "align_labels",
+    "autocast",
+    "build_student",
+    "checkpoint_fingerprint",
+    "classification_positions",
+    "cut_layers",
+    "default_device",
+    "even_layer_map",
+    "even_layers",
+    "load_teacher",
+    "resolve_path",
+    "resolve_precision",
+    "same_tokens",
+]

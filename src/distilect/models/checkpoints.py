@@ -1,0 +1,141 @@
+"""Checkpoints on disk: where they are, whether they are safe to load, and loading them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from distilect.errors import DistilectError, TeacherError
+
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.ckpt.index", "flax_model.msgpack", "tf_model.h5")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
+# what a config says beside the function that the model computes
+_IDLE_CONFIG = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "torch_dtype", "dtype")
+
+
+def resolve_path(path: str) -> str:
+    """`package:PACKAGE/FOLDER` becomes that folder inside the installed package; anything else stays as it is.
+
+    The package is located, not imported.
+
+    Raises:
+        TeacherError: it is not installed, or has no such folder.
+    """
+    if not path.startswith("package:"):
+        return path
+    package, _, inner = path.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise TeacherError(f"{path}: no package {package!r} is installed; try: pip install {package.replace('_', '-')}")
+    root = Path(next(iter(spec.submodule_search_locations))).resolve()
+    folder = (root / inner).resolve()
+    if not folder.is_relative_to(root) or not folder.is_dir():
+        raise TeacherError(f"{path}: package {package!r} has no folder {inner!r}")
+    return str(folder)
+
+
+def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> None:
+    """Refuse a local folder that is no checkpoint, or one whose weights are pickles only. Hub ids pass.
+
+    Raises:
+        error: says what was found and what to do.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise error(f"no checkpoint at {path}: the folder does not exist")
+        return
+    if not folder.is_dir() or not (folder / "config.json").is_file():
+        raise error(f"{path} is no checkpoint: expected a folder with config.json and model.safetensors")
+    if any(folder.glob("*.safetensors")):
+        return
+    if any((folder / name).exists() for name in _PICKLES) or any(folder.glob("*.bin")):
+        raise error(
+            f"{path} holds its weights as pickle only, which can run code when loaded: convert it once, where you trust it, "
+            "with model.save_pretrained(folder) of transformers"
+        )
+    raise error(f"{path} is no checkpoint: it has config.json but no model.safetensors")
+
+
+def load_pretrained(loader: Any, path: str, error: type[DistilectError] = TeacherError, **options: Any) -> Any:
+    """`loader.from_pretrained` with safetensors only, no remote code, and errors of one line."""
+    try:
+        with quiet():
+            return loader.from_pretrained(path, trust_remote_code=False, **options)
+    except DistilectError:
+        raise
+    except Exception as fault:  # transformers raises nearly everything here, from KeyError to its own classes
+        reason = " ".join(str(fault).split())[:300]
+        raise error(f"cannot load {path}: {type(fault).__name__}: {reason}") from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers while it loads: new heads and left-out layers are what we asked for."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def fingerprint_parts(path: str, config: Any = None) -> dict[str, str]:
+    """What a checkpoint's outputs depend on, each as a short hash: weights, config, tokenizer.
+
+    A local folder is read whole (about 1 GB per second); a hub id that is not a folder counts by its commit.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        commit = str(getattr(config, "_commit_hash", None))
+        return {"weights": _hash(f"{path}@{commit}"), "config": "", "tokenizer": ""}
+    weights = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        weights.update(file.name.encode())
+        weights.update(_file_digest(file))
+    tokenizer = hashlib.sha256()
+    for name in _TOKENIZER_FILES:
+        if (folder / name).is_file():
+            tokenizer.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    plain = {key: value for key, value in settings.items() if key not in _IDLE_CONFIG}
+    return {
+        "weights": weights.hexdigest()[:32],
+        "config": _hash(json.dumps(plain, sort_keys=True)),
+        "tokenizer": tokenizer.hexdigest()[:32],
+    }
+
+
+def combine(parts: Mapping[str, Any]) -> str:
+    """One fingerprint, 32 hex digits, of named parts."""
+    return _hash(json.dumps(dict(parts), sort_keys=True))
+
+
+def checkpoint_fingerprint(path: str) -> str:
+    """One fingerprint of everything in a checkpoint that its outputs depend on."""
+    return combine(fingerprint_parts(path))
+
+
+def _file_digest(file: Path) -> bytes:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.digest()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

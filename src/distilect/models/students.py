@@ -1,0 +1,185 @@
+"""Students: a checkpoint, some layers of one, or its architecture with fresh weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from distilect.config import StudentConfig
+from distilect.errors import StudentError, TeacherError, did_you_mean
+from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
+from distilect.models.labels import align_labels
+from distilect.models.layers import cut_layers, even_layers
+from distilect.models.precision import default_device
+from distilect.tasks import Task
+
+_SPEC = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?")
+
+
+@dataclass
+class Student:
+    """The model that is trained and shipped.
+
+    Attributes:
+        model: an `AutoModelForSequenceClassification` with the task's labels, fp32, on the default device.
+        tokenizer: its own.
+        max_length: in tokens.
+        source: where it came from: path, layers.
+    """
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+    source: dict[str, Any]
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.hidden_size)
+
+
+def build_student(
+    spec: StudentConfig, task: Task, teachers: Mapping[str, str], seed: int, *, max_length: int = 128
+) -> Student:
+    """The student as it is before training.
+
+    Args:
+        spec: `NAME`, `NAME[layers=1,3,5]` (0-based), `NAME[layers=3]` (a count, evenly spaced) or `NAME[fresh]`; NAME is a
+            teacher's name, a folder, a hub id, or `package:…`.
+        teachers: name → checkpoint.
+        seed: of everything that is initialised at random.
+
+    A checkpoint that was fine-tuned for the same labels keeps its head, in the task's order; otherwise the head is new.
+
+    Raises:
+        StudentError: no such checkpoint, or layers out of range.
+    """
+    name, layers, fresh = parse_spec(spec.init)
+    path = teachers.get(name) or resolve_path(name)
+    if "/" not in path and path not in teachers and not path.startswith("."):
+        hint = did_you_mean(name, teachers)
+        if hint:
+            raise StudentError(f"student {name!r} is no teacher and no checkpoint.{hint}")
+    check_checkpoint(path, StudentError)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _fresh(path, task) if fresh else _pretrained(path, task)
+    kept = _kept(layers, model.config.num_hidden_layers)
+    if kept is not None:
+        cut_layers(model, kept)
+    _label(model.config, task)
+    tokenizer = load_pretrained(AutoTokenizer, resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError)
+    _pad_token(tokenizer, model)
+    length = usable_length(spec.max_length or max_length, tokenizer, model.config)
+    source = {"init": spec.init, "path": path, "layers": kept, "fresh": fresh}
+    return Student(model.float().to(default_device()), tokenizer, length, source)
+
+
+def parse_spec(text: str) -> tuple[str, list[int] | int | None, bool]:
+    """(name, layers, fresh) of a student's description; layers: indexes, a count, or None for all.
+
+    Raises:
+        StudentError: it cannot be read.
+    """
+    found = _SPEC.fullmatch(text.strip())
+    expected = "expected NAME, NAME[layers=1,3,5], NAME[layers=3] or NAME[fresh]"
+    if not found:
+        raise StudentError(f"student {text!r}: {expected}")
+    name, options = found["name"].strip(), (found["options"] or "").strip()
+    if not options:
+        return name, None, False
+    if options == "fresh":
+        return name, None, True
+    numbers = options.removeprefix("layers=")
+    if not options.startswith("layers=") or not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*,?\s*", numbers):
+        raise StudentError(f"student {text!r}: {expected}")
+    if "," not in numbers:
+        return name, int(numbers), False
+    return name, [int(part) for part in numbers.split(",") if part.strip()], False
+
+
+def usable_length(wanted: int, tokenizer: Any, config: Any) -> int:
+    """`wanted` tokens, or fewer where tokenizer or position embeddings end before."""
+    limits = [wanted]
+    if isinstance(getattr(tokenizer, "model_max_length", None), int) and tokenizer.model_max_length < 1 << 20:
+        limits.append(tokenizer.model_max_length)
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        # RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are no positions
+        offset = (config.pad_token_id or 0) + 1 if config.model_type in ROBERTA_POSITIONS else 0
+        limits.append(positions - offset)
+    return min(limits)
+
+
+# transformers computes the offset inside each model's embeddings; a config does not tell
+ROBERTA_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "data2vec-text", "mpnet", "esm")
+
+
+def _kept(layers: list[int] | int | None, depth: int) -> list[int] | None:
+    return even_layers(layers, depth) if isinstance(layers, int) else layers
+
+
+def _fresh(path: str, task: Task) -> Any:
+    config = load_pretrained(AutoConfig, path, StudentError)
+    _label(config, task)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def _pretrained(path: str, task: Task) -> Any:
+    """The whole model; its head is kept when it was made for the task's labels."""
+    config = load_pretrained(AutoConfig, path, StudentError)
+    order = _known_order(path, config, task)
+    if order is None:
+        _label(config, task)
+    options = {"use_safetensors": True, "ignore_mismatched_sizes": True}
+    model = load_pretrained(AutoModelForSequenceClassification, path, StudentError, config=config, **options)
+    if order is not None and order != list(range(len(order))):
+        _permute_head(model, order)
+    return model
+
+
+def _known_order(path: str, config: Any, task: Task) -> list[int] | None:
+    """The order that brings the checkpoint's outputs into the task's; None where it has no head for these labels."""
+    if not any("ForSequenceClassification" in str(name) for name in config.architectures or ()):
+        return None
+    if task.kind == "regression":
+        return [0] if config.num_labels == 1 else None
+    try:
+        return align_labels([config.id2label[i] for i in range(config.num_labels)], task.labels, path)
+    except TeacherError:
+        return None
+
+
+def _permute_head(model: Any, order: list[int]) -> None:
+    """Reorder the rows of the output layer: the last linear map with one output per label."""
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)]
+    with torch.no_grad():
+        heads[-1].weight.copy_(heads[-1].weight[order].clone())
+        if heads[-1].bias is not None:
+            heads[-1].bias.copy_(heads[-1].bias[order].clone())
+
+
+def _label(config: Any, task: Task) -> None:
+    """Write the task into a config, so that the checkpoint says its labels wherever it is loaded."""
+    names = list(task.labels) or ["score"]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {label: index for index, label in enumerate(names)}
+    config.num_labels = len(names)
+    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+
+
+def _pad_token(tokenizer: Any, model: Any) -> None:
+    """Decoders often have no padding token; their classification heads need to know one."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id

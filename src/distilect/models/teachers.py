@@ -1,0 +1,297 @@
+"""Teachers: frozen, in eval mode, off every module tree; checkpoints, tables of outputs, or functions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from distilect.config import TeacherConfig
+from distilect.data import Table, open_source
+from distilect.data.columns import choose_columns, text_columns
+from distilect.data.source import check_columns
+from distilect.errors import DataError, TeacherError
+from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, load_pretrained, resolve_path
+from distilect.models.labels import align_labels
+from distilect.models.precision import autocast, default_device, resolve_precision
+from distilect.models.students import usable_length
+from distilect.tasks import Task
+
+
+class Teacher:
+    """What all teachers have: a name, a fingerprint of whatever their outputs depend on, and the fields they can give.
+
+    Attributes:
+        order: the task's labels among the teacher's outputs; `outputs[:, order]` is in the task's order.
+        parts: what the fingerprint is made of, so that a change can be named.
+    """
+
+    name: str
+    order: list[int]
+    parts: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return combine(self.parts)
+
+    def can(self, field: str) -> bool:
+        """Whether the teacher gives `logits`, `cls.L`, `mean.L` or `hidden.L`."""
+        return field == "logits"
+
+
+class CheckpointTeacher(Teacher):
+    """A fine-tuned `AutoModelForSequenceClassification` with its own tokenizer.
+
+    Args:
+        path: a folder or hub id.
+        max_length: in tokens.
+        precision: of the forward pass.
+        labels: names of its outputs, where its config has none.
+    """
+
+    def __init__(
+        self, name: str, path: str, task: Task, *, max_length: int, precision: str = "auto", labels: Sequence[str] | None = None
+    ) -> None:
+        self.name, self.path = name, resolve_path(path)
+        check_checkpoint(self.path)
+        self.device = default_device()
+        self.precision = resolve_precision(precision, self.device)
+        config = load_pretrained(AutoConfig, self.path)
+        self.order = _order(name, config, task, labels)
+        model = load_pretrained(AutoModelForSequenceClassification, self.path, use_safetensors=True)
+        # in a list, so that a teacher kept on some module is never registered in it, put in train mode or saved
+        self._model = [model.float().to(self.device).eval().requires_grad_(False)]
+        self.tokenizer = load_pretrained(AutoTokenizer, self.path)
+        self.max_length = usable_length(max_length, self.tokenizer, config)
+        self.parts = {
+            **fingerprint_parts(self.path, config),
+            "max_length": self.max_length,
+            "precision": self.precision,
+        }
+
+    @property
+    def model(self) -> Any:
+        return self._model[0]
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    def can(self, field: str) -> bool:
+        if field == "logits":
+            return True
+        kind, _, layer = field.partition(".")
+        return kind in ("cls", "mean", "hidden") and layer.isdigit() and int(layer) <= self.num_layers
+
+    @torch.inference_mode()
+    def forward(self, inputs: Mapping[str, Tensor], fields: Sequence[str]) -> dict[str, Tensor]:
+        """One batch.
+
+        Args:
+            inputs: of the teacher's own tokenizer, int64 [B, T].
+            fields: besides `logits`, which always come.
+
+        Returns:
+            logits float32 [B, C] in the teacher's own order; `cls.L` and `mean.L` float32 [B, H]; `hidden.L` float32
+            [B, T, H], padding included.
+        """
+        inputs = {key: value.to(self.device) for key, value in inputs.items()}
+        wanted = [field for field in fields if field != "logits"]
+        with autocast(self.precision, self.device):
+            outputs = self.model(**inputs, output_hidden_states=bool(wanted))
+        found = {"logits": outputs.logits.float()}
+        if wanted:
+            mask = inputs["attention_mask"].bool()
+            cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)
+            for field in wanted:
+                kind, _, layer = field.partition(".")
+                found[field] = _pooled(kind, outputs.hidden_states[int(layer)].float(), mask, cls)
+        return found
+
+
+def classification_positions(input_ids: Tensor, attention_mask: Tensor, cls_token_id: int | None) -> Tensor:
+    """int64 [B]: where each row's classification token stands: BERT's in front, XLNet's at the end.
+
+    A tokenizer without one (decoders) reads the last token that is no padding.
+    """
+    mask = attention_mask.bool()
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, places, -1).amax(1).clamp_min(0)
+    if cls_token_id is None:
+        return last
+    found = (input_ids == cls_token_id) & mask
+    return torch.where(found.any(1), found.int().argmax(1), last)
+
+
+def same_tokens(student: Any, teacher: CheckpointTeacher) -> bool:
+    """Whether teacher and student cut every text into exactly the same tokens."""
+    ours, theirs = student.tokenizer, teacher.tokenizer
+    if student.max_length != teacher.max_length:
+        return False
+    if ours.get_vocab() != theirs.get_vocab() or ours.padding_side != theirs.padding_side:
+        return False
+    return _rules(ours) == _rules(theirs)
+
+
+def _rules(tokenizer: Any) -> str:
+    """The tokenizer's pipeline without padding and truncation, which calls change."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return repr(tokenizer)
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return str(copy.to_str())
+
+
+def _pooled(kind: str, hidden: Tensor, mask: Tensor, cls: Tensor) -> Tensor:
+    """[B, T, H] → [B, H] at the classification token or as the mean of real tokens; or all of it."""
+    if kind == "cls":
+        return hidden[torch.arange(len(hidden), device=hidden.device), cls]
+    if kind == "mean":
+        weight = mask.unsqueeze(-1)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp_min(1)
+    return hidden
+
+
+def _order(name: str, config: Any, task: Task, labels: Sequence[str] | None) -> list[int]:
+    if task.kind == "regression":
+        if config.num_labels != 1:
+            raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, a regression task needs exactly 1")
+        return [0]
+    names = list(labels) if labels else [str(config.id2label[i]) for i in range(config.num_labels)]
+    if len(names) != config.num_labels:
+        raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, but labels: names {len(names)}")
+    return align_labels(names, task.labels, name)
+
+
+class TableTeacher(Teacher):
+    """Outputs made elsewhere (an LLM's log-probabilities, another framework's model), joined by text.
+
+    Args:
+        file: CSV, TSV, JSONL or Parquet with the text column(s) and one number per label, in columns named like the labels
+            (`score` in regression).
+        outputs: what the numbers are; probabilities become logits by their logarithm, at least log(1e-7).
+    """
+
+    def __init__(self, name: str, file: Path, task: Task, outputs: str = "probabilities") -> None:
+        self.name, self.file = name, file
+        columns = ["score"] if task.kind == "regression" else list(task.labels)
+        try:
+            ids, values = _read_outputs(file, columns, task.num_texts)
+        except DataError as error:
+            raise TeacherError(f"teacher {name!r}: {error}") from None
+        if not np.isfinite(values).all():
+            row = int(np.nonzero(~np.isfinite(values).all(1))[0][0])
+            raise TeacherError(f"teacher {name!r}: {file}, row {row + 1} holds a value that is no finite number")
+        if outputs == "probabilities" and task.kind == "classification":
+            if values.min() < 0 or values.max() > 1 + 1e-3:
+                raise TeacherError(
+                    f"teacher {name!r}: {file} has values outside [0, 1], expected probabilities: set outputs: logits?"
+                )
+            values = np.log(np.maximum(values, 1e-7))
+        self.logits = {(int(hi), int(lo)): row for (hi, lo), row in zip(ids, values.astype(np.float32), strict=True)}
+        self.order = list(range(len(columns)))
+        self.parts = {"table": hashlib.sha256(file.read_bytes()).hexdigest()[:32], "outputs": outputs, "columns": columns}
+
+    def outputs_for(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [b, C]: logits of some rows.
+
+        Raises:
+            TeacherError: the table lacks some of them; says how many and shows the first.
+        """
+        keys = [(int(hi), int(lo)) for hi, lo in table.ids[rows]]
+        missing = [row for row, key in zip(rows, keys, strict=True) if key not in self.logits]
+        if missing:
+            text = " | ".join(table.text([missing[0]])[0])[:80]
+            raise TeacherError(
+                f"teacher {self.name!r}: {self.file} has no outputs for {len(missing):,} rows, the first is {text!r}: "
+                "score them too, or leave them out of the data"
+            )
+        return np.stack([self.logits[key] for key in keys])
+
+
+def _read_outputs(file: Path, columns: list[str], num_texts: int) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    """(identities uint64 [N, 2], values float64 [N, C]) of a table of outputs."""
+    source = open_source(str(file.resolve()))
+    chosen = choose_columns(source, None, columns[0], labelled=False)
+    if len(chosen.texts) != num_texts:
+        raise DataError(f"{file} has text in {' + '.join(chosen.texts)}, the task has {num_texts} text(s) per row")
+    check_columns(columns, source.columns, source.label)
+    rows = source.read([*chosen.texts, *columns])
+    table = Table.from_columns(text_columns(rows, chosen.texts))
+    try:
+        values = [np.asarray(rows.table[name].cast("float64").to_numpy(zero_copy_only=False)) for name in columns]
+    except (ValueError, TypeError):
+        raise DataError(f"{file}: columns {', '.join(columns)} must hold numbers") from None
+    return table.ids, np.stack(values, axis=1)
+
+
+class CallableTeacher(Teacher):
+    """A Python function from texts to logits.
+
+    Args:
+        function: list of texts (strings, or pairs for two texts) → array [N, C] in the task's label order, [N] or [N, 1] in
+            regression. It is called once per chunk; what it says is stored under its name and code, so give a function whose
+            weights have changed a new name.
+    """
+
+    def __init__(self, name: str, function: Callable[[list[Any]], Any], task: Task) -> None:
+        self.name, self.function, self.task = name, function, task
+        self.order = list(range(task.num_outputs))
+        code = getattr(function, "__code__", None)
+        body = code.co_code + repr(code.co_consts).encode() if code is not None else repr(type(function)).encode()
+        self.parts = {"function": name, "code": hashlib.sha256(body).hexdigest()[:32], "labels": list(task.labels)}
+
+    def outputs_for(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [b, C].
+
+        Raises:
+            TeacherError: the function fails, or returns another shape or values that are no numbers.
+        """
+        texts: list[Any] = [t[0] if len(t) == 1 else t for t in table.text(rows)]
+        try:
+            values = np.asarray(self.function(texts), dtype=np.float32)
+        except Exception as error:  # anything may go wrong in the user's code
+            raise TeacherError(f"teacher {self.name!r}: its function failed: {type(error).__name__}: {error}") from error
+        if self.task.num_outputs == 1:
+            values = values.reshape(len(values), -1)
+        if values.shape != (len(texts), self.task.num_outputs):
+            raise TeacherError(
+                f"teacher {self.name!r}: its function returned shape {values.shape}, expected ({len(texts)}, {self.task.num_outputs})"
+            )
+        return values
+
+
+def load_teacher(
+    spec: TeacherConfig, task: Task, *, precision: str = "auto", max_length: int = 128, data_dir: Path = Path(".")
+) -> Teacher:
+    """The teacher that a config names: a checkpoint or a table.
+
+    Raises:
+        TeacherError: it cannot be loaded, or its labels are not the task's.
+    """
+    if spec.table is not None:
+        file = data_dir / spec.table
+        return TableTeacher(spec.name or file.stem, file, task, spec.outputs)
+    if spec.path is None:
+        raise TeacherError(f"teacher {spec.name!r} is still to be fine-tuned: it has no path yet")
+    name = spec.name or Path(spec.path).name
+    return CheckpointTeacher(
+        name, spec.path, task, max_length=spec.max_length or max_length, precision=precision, labels=spec.labels
+    )
+
+

@@ -1,0 +1,272 @@
+"""Every verb calls its one function with what was typed, and prints what came out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from distilect.cli import app
+from distilect.config import load_config
+
+VERBS = ("demo", "finetune", "score", "run", "evaluate", "report", "methods")
+CONFIG = "name: tiny\ndata: {train: train.csv}\nteachers: [teacher-a]\nstudent: 'teacher-a[layers=1]'\nmethod: kd\n"
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words), prog_name="distilect")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(CONFIG, encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a module of plain functions in the place of a heavy one."""
+
+    def put(name: str, **functions: Any) -> None:
+        module = ModuleType(name)
+        module.__dict__.update(functions)
+        monkeypatch.setitem(sys.modules, name, module)
+        package, _, attribute = name.rpartition(".")
+        monkeypatch.setattr(sys.modules[package], attribute, module, raising=False)
+
+    return put
+
+
+@pytest.fixture
+def fake_report(stand_in: Any) -> list[Any]:
+    """A report room that notes what it was asked for."""
+    asked: list[Any] = []
+
+    def build_report(folder: Path) -> Path:
+        asked.append(folder)
+        return folder / "report.html"
+
+    def build_summary(folders: list[Path], target: Path) -> Path:
+        asked.append((folders, target))
+        return target
+
+    stand_in(
+        "distilect.report",
+        build_report=build_report,
+        build_summary=build_summary,
+        summary_table=lambda metrics: "TABLE " + " ".join(m["method"] for m in metrics),
+    )
+    return asked
+
+
+def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    result = call(verb, "--help")
+    assert result.exit_code == 0
+    assert f"Example: distilect {verb}" in result.output
+
+
+def test_the_list_of_verbs_is_complete_and_no_line_of_it_is_cut() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    for verb in VERBS:
+        assert f"\n  {verb} " in result.output
+    assert "..." not in result.output.partition("Commands:")[2]
+
+
+def test_help_starts_without_loading_what_is_heavy() -> None:
+    code = (
+        "import sys, distilect, distilect.cli\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'yaml', 'pyarrow', 'sklearn', 'distilect.config'}\n"
+        "sys.exit(' '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, f"imported at start: {done.stderr}"
+
+
+def test_help_takes_less_than_half_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert run_python("-m", "distilect", "--help").returncode == 0
+        return time.perf_counter() - start
+
+    # The best of five: other work on the machine must not fail this.
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_the_version_is_the_library_s() -> None:
+    import distilect
+
+    assert call("--version").output == f"distilect {distilect.__version__}\n"
+
+
+# ---- what each verb calls --------------------------------------------------------------------------------------------
+
+
+def test_run_passes_the_config_with_overrides_and_names_the_report(
+    config: str, stand_in: Any, fake_report: list[Any]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def run(settings: Any, *, overwrite: bool = False) -> list[Any]:
+        seen.update(settings=settings, overwrite=overwrite)
+        return [
+            SimpleNamespace(
+                folder=Path("r/tiny"), metrics={"method": "kd"}, report=Path("r/tiny/report.html")
+            )
+        ]
+
+    stand_in("distilect.pipeline", run=run)
+    result = call("run", config, "train.epochs=5", "method=uniform", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert (seen["settings"].train.epochs, seen["settings"].method.name, seen["overwrite"]) == (
+        5,
+        "uniform",
+        True,
+    )
+    assert "TABLE kd" in result.output
+    assert "report: r/tiny/report.html" in result.output
+    assert fake_report == []
+
+
+def test_run_with_baselines_sets_the_students_side_by_side(
+    config: str, tmp_path: Path, stand_in: Any, fake_report: list[Any]
+) -> None:
+    folders = [tmp_path / "tiny", tmp_path / "tiny-kd"]
+    results = [
+        SimpleNamespace(folder=f, metrics={"method": f.name}, report=f / "report.html") for f in folders
+    ]
+    stand_in("distilect.pipeline", run=lambda settings, overwrite: results)
+    result = call("run", config, f"output={tmp_path}")
+    assert result.exit_code == 0, result.output
+    assert fake_report == [(folders, tmp_path / "tiny-summary.html")]
+    assert f"report: {tmp_path}/tiny-summary.html" in result.output
+
+
+def test_a_dry_run_prints_the_whole_config_as_it_would_be_run(
+    config: str, tmp_path: Path, stand_in: Any
+) -> None:
+    stand_in("distilect.selection", get_preset=lambda name: None)
+    stand_in("distilect.pipeline", run=lambda *a, **k: pytest.fail("a dry run ran"))
+    result = call("run", config, "--dry-run", "seed=7")
+    assert result.exit_code == 0, result.output
+    again = tmp_path / "again.yaml"
+    again.write_text(result.stdout, encoding="utf-8")
+    assert load_config(again) == load_config(config, ["seed=7"])
+    assert yaml.safe_load(result.stdout)["train"]["batch_size"] == 32
+
+
+def test_score_prints_what_was_done(config: str, stand_in: Any) -> None:
+    stand_in("distilect.pipeline", score=lambda settings: [f"{settings.name}: 3 rows scored"])
+    assert call("score", config, "name=other").output == "other: 3 rows scored\n"
+
+
+def test_finetune_passes_all_its_options(stand_in: Any, fake_report: list[Any]) -> None:
+    seen: dict[str, Any] = {}
+
+    def finetune(train: str, **options: Any) -> dict[str, Any]:
+        seen.update(options, train=train)
+        return {"method": "finetune"}
+
+    stand_in("distilect.pipeline", finetune=finetune)
+    result = call(
+        "finetune", "train.csv", "--init", "bert[layers=4]", "--output", "runs/a", "--dev", "dev.csv", "--epochs", "2",
+        "--learning-rate", "1e-4", "--batch-size", "8", "--seed", "3", "--text", "q", "--text", "p", "--label", "y",
+        "--max-length", "64", "--data-dir", "d", "--overwrite",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert seen == {
+        "train": "train.csv", "init": "bert[layers=4]", "output": "runs/a", "dev": "dev.csv", "epochs": 2.0,
+        "learning_rate": 1e-4, "batch_size": 8, "seed": 3, "text": ["q", "p"], "label": "y", "max_length": 64,
+        "data_dir": "d", "overwrite": True,
+    }  # fmt: skip
+    assert "model: runs/a/student" in result.output
+
+
+def test_finetune_passes_only_what_the_library_s_function_takes() -> None:
+    pipeline = pytest.importorskip("distilect.pipeline", exc_type=ImportError)
+    import inspect
+
+    from distilect.cli.app import evaluate, finetune
+
+    for verb, function in ((finetune, pipeline.finetune), (evaluate, pipeline.evaluate)):
+        assert set(inspect.signature(verb).parameters) == set(inspect.signature(function).parameters)
+
+
+def test_columns_that_are_not_given_are_inferred(stand_in: Any, fake_report: list[Any]) -> None:
+    seen: dict[str, Any] = {}
+    stand_in(
+        "distilect.pipeline", finetune=lambda train, **options: seen.update(options) or {"method": "finetune"}
+    )
+    assert call("finetune", "train.csv", "--init", "bert", "--output", "runs/a").exit_code == 0
+    assert not seen["text"] and seen["label"] is None
+
+
+def test_evaluate_prints_one_score_per_line(stand_in: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    def evaluate(model: str, data: str, **options: Any) -> dict[str, Any]:
+        seen.update(options, model=model, data=data)
+        return {"scores": {"accuracy": 0.75, "f1": 0.8}, "rows": 4}
+
+    stand_in("distilect.pipeline", evaluate=evaluate)
+    result = call("evaluate", "model", "dev.csv", "--precision", "bf16")
+    assert [line.split() for line in result.output.splitlines()] == [
+        ["accuracy", "0.7500"], ["f1", "0.8000"], ["rows", "4"]
+    ]  # fmt: skip
+    assert (seen["model"], seen["data"], seen["precision"]) == ("model", "dev.csv", "bf16")
+
+
+def test_report_of_one_run_and_of_several(tmp_path: Path, fake_report: list[Any]) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert call("report", str(a)).output == f"report: {a}/report.html\n"
+    result = call("report", str(a), str(b))
+    assert result.exit_code == 0
+    assert fake_report == [a, a, b, ([a, b], tmp_path / "summary.html")]
+    assert f"side by side: {tmp_path}/summary.html" in result.output
+
+
+def test_demo_passes_its_folder(tmp_path: Path, stand_in: Any) -> None:
+    pytest.importorskip("distilect.demo")
+    seen: list[Any] = []
+    stand_in("distilect.demo.run", run_demo=lambda folder, quick: seen.append((folder, quick)))
+    assert call("demo", "--folder", str(tmp_path), "--quick").exit_code == 0
+    assert seen == [(tmp_path, True)]
+
+
+def test_methods_lists_every_preset_on_a_line_and_the_parts() -> None:
+    registry = pytest.importorskip("distilect.selection.registry", exc_type=ImportError)
+    result = call("methods")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    for name, preset in registry.presets().items():
+        assert any(line.split()[:1] == [name] and preset.summary in line for line in lines)
+    for part in ("rows", "teachers", "knowledge", "mix"):
+        assert any(line.startswith(f"  {part} ") for line in lines)
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    done = run_python("-m", "distilect", "--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "distilect")

@@ -1,0 +1,47 @@
+"""What every test gets: no network, no bars, few threads, and the GLUE folders where they exist."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports transformers or datasets: they read it once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DISTILECT_QUIET"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No deadline: the first example pays for imports. In CI the examples are always the same ones.
+settings.register_profile("distilect", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("distilect")
+
+
+def pytest_configure() -> None:
+    """One thread per worker: two workers on two cores must not fight for them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that ask for `glue_dir` are marked `glue`."""
+    for item in items:
+        if "glue_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.glue)
+
+
+@pytest.fixture(scope="session")
+def glue_dir() -> Path:
+    """The folder with SST-2, RTE, MRPC, CoLA and STS-B in the official TSV form.
+
+    `$DISTILECT_GLUE`, else `../shared/data/glue` beside the checkout; the test is skipped without them.
+    """
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
+    folder = Path(os.environ.get("DISTILECT_GLUE") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no GLUE folders at {folder}; set DISTILECT_GLUE")
+    return folder

@@ -1,0 +1,171 @@
+"""What was selected, summed over an epoch: exact, whatever the batches."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distilect.training.recorder import SelectionRecorder
+from distilect.training.state import load_state, save_state
+from distilect.training.step import StepResult
+from tests.knowledge.making import randn
+
+TEACHERS, KINDS, NAMES = ("a", "b"), ("labels", "response", "feature"), ("no", "yes")
+LABELS = torch.tensor([0, 1, 1, -100, 0, 1, -100])
+
+
+def result_of(rows: int = 7, seed: int = 0) -> StepResult:
+    asked = randn(rows, seed=seed + 2) > -0.3
+    weights = randn(rows, 2, seed=seed).softmax(1) * asked.unsqueeze(1)
+    return StepResult(
+        torch.zeros(()),
+        torch.zeros(rows, 3),
+        weights,
+        randn(rows, 3, seed=seed + 1).abs(),
+        asked,
+        asked | (randn(rows, seed=seed + 3) > 0),
+    )
+
+
+def some(result: StepResult, rows) -> StepResult:
+    parts = (result.losses, result.teacher_weights, result.knowledge_weights, result.asked, result.trained)
+    return StepResult(result.loss, *(value[rows] for value in parts))
+
+
+def lines(recorder: SelectionRecorder) -> dict[tuple[int, str], dict]:
+    return {(line["epoch"], line["group"]): line for line in recorder.table().to_pylist()}
+
+
+def test_every_line_is_the_mean_over_its_group():
+    recorder, result = SelectionRecorder(TEACHERS, KINDS, NAMES), result_of()
+    recorder.add(0, LABELS, result)
+    found = lines(recorder)
+    groups = {
+        "all": torch.arange(7),
+        "no": torch.tensor([0, 4]),
+        "yes": torch.tensor([1, 2, 5]),
+        "(no label)": torch.tensor([3, 6]),
+    }
+    assert set(found) == {(0, name) for name in groups}
+    for name, rows in groups.items():
+        line, asked = found[0, name], result.asked[rows]
+        assert line["rows"] == len(rows)
+        assert line["asked"] == pytest.approx(float(asked.float().mean()))
+        assert line["trained"] == pytest.approx(float(result.trained[rows].float().mean()))
+        for k, teacher in enumerate(TEACHERS):
+            mean = float(result.teacher_weights[rows][asked, k].mean()) if asked.any() else 0.0
+            assert line[f"teacher/{teacher}"] == pytest.approx(mean)
+        for m, kind in enumerate(KINDS):
+            assert line[f"knowledge/{kind}"] == pytest.approx(float(result.knowledge_weights[rows, m].mean()))
+
+
+def test_teacher_weights_are_shares_among_rows_that_asked():
+    """Over all rows they would sum to the share asked, and look like teachers that nobody believes."""
+    recorder = SelectionRecorder(TEACHERS, KINDS, NAMES)
+    recorder.add(0, LABELS, result_of())
+    line = lines(recorder)[0, "all"]
+    assert 0 < line["asked"] < 1
+    assert line["teacher/a"] + line["teacher/b"] == pytest.approx(1.0)
+
+
+def test_the_record_does_not_depend_on_how_batches_are_split():
+    whole, parts, result = (
+        SelectionRecorder(TEACHERS, KINDS, NAMES),
+        SelectionRecorder(TEACHERS, KINDS, NAMES),
+        result_of(),
+    )
+    whole.add(2, LABELS, result)
+    for rows in torch.randperm(7, generator=torch.Generator().manual_seed(0)).split(2):
+        parts.add(2, LABELS[rows], some(result, rows))
+    for key, line in lines(whole).items():
+        assert lines(parts)[key] == pytest.approx(line)
+
+
+def test_epochs_are_kept_apart_and_in_order():
+    recorder = SelectionRecorder(TEACHERS, KINDS, NAMES)
+    for epoch in (1, 0, 1):
+        recorder.add(epoch, LABELS, result_of(seed=epoch))
+    table = recorder.table().to_pylist()
+    assert [line["epoch"] for line in table] == [0] * 4 + [1] * 4
+    assert [line["rows"] for line in table if line["group"] == "all"] == [7, 14]
+
+
+def test_a_batch_of_which_no_row_asked_counts_with_no_teacher():
+    recorder, result = SelectionRecorder(TEACHERS, KINDS, NAMES), result_of()
+    nobody = torch.zeros(7, dtype=torch.bool)
+    recorder.add(
+        0,
+        LABELS,
+        StepResult(result.loss, result.losses, torch.zeros(7, 0), result.knowledge_weights, nobody, ~nobody),
+    )
+    line = lines(recorder)[0, "all"]
+    assert (line["asked"], line["trained"], line["teacher/a"], line["teacher/b"]) == (0.0, 1.0, 0.0, 0.0)
+    recorder.add(0, LABELS, result)  # and the next batch still fits
+    assert lines(recorder)[0, "all"]["rows"] == 14
+
+
+def test_without_teachers_there_are_no_teacher_columns():
+    recorder, result = SelectionRecorder((), ("labels",), NAMES), result_of()
+    recorder.add(
+        0,
+        LABELS,
+        StepResult(
+            result.loss, result.losses, torch.zeros(7, 0), torch.ones(7, 1), result.asked, result.trained
+        ),
+    )
+    assert set(lines(recorder)[0, "all"]) == {
+        "epoch",
+        "group",
+        "rows",
+        "asked",
+        "trained",
+        "knowledge/labels",
+    }
+
+
+def test_regression_has_one_group_and_nan_labels_do_no_harm():
+    recorder, result = SelectionRecorder(TEACHERS, KINDS, ()), result_of()
+    recorder.add(0, torch.tensor([0.5, torch.nan, 3.0, 1.0, -2.0, 1e30, torch.nan]), result)
+    (line,) = recorder.table().to_pylist()
+    assert line["group"] == "all" and line["rows"] == 7
+    assert all(value == value for value in line.values())
+
+
+def test_a_million_rows_are_counted_exactly():
+    """float32 sums stop counting at 16.7 million and lose digits long before."""
+    recorder = SelectionRecorder((), ("labels",), ("only",))
+    rows = 2**15
+    result = StepResult(
+        torch.zeros(()),
+        torch.zeros(rows, 1),
+        torch.zeros(rows, 0),
+        torch.full((rows, 1), 0.1),
+        *[torch.ones(rows, dtype=torch.bool)] * 2,
+    )
+    for _ in range(600):
+        recorder.add(0, torch.zeros(rows, dtype=torch.int64), result)
+    line = lines(recorder)[0, "all"]
+    assert line["rows"] == 600 * rows > 2**24
+    assert line["knowledge/labels"] == pytest.approx(0.1, rel=1e-7)
+
+
+def test_a_resumed_record_goes_on_where_it_stopped(tmp_path):
+    whole, first, second = (SelectionRecorder(TEACHERS, KINDS, NAMES) for _ in range(3))
+    for recorder in (whole, first):
+        recorder.add(0, LABELS, result_of(seed=1))
+    save_state(first.state_dict(), tmp_path / "state")
+    second.load_state_dict(load_state(tmp_path / "state"))
+    for recorder in (whole, second):
+        recorder.add(0, LABELS, result_of(seed=2))
+        recorder.add(1, LABELS, result_of(seed=3))
+    assert lines(second) == lines(whole)
+
+
+def test_the_file_is_the_table_and_replaces_an_old_one(tmp_path):
+    recorder = SelectionRecorder(TEACHERS, KINDS, NAMES)
+    for epoch in range(2):
+        recorder.add(epoch, LABELS, result_of())
+        recorder.write(tmp_path / "selection.parquet")
+        assert pq.read_table(tmp_path / "selection.parquet").equals(recorder.table())
+    assert [f.name for f in tmp_path.iterdir()] == ["selection.parquet"]
