@@ -22,7 +22,9 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     """Metrics of all finished runs below `folder`, in the order of the tasks."""
     found = []
     for task in TASKS:
-        for path in sorted(folder.glob(f"{task}*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
+        for path in sorted(
+            folder.glob(f"{task}*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)
+        ):
             found.append({**json.loads(path.read_text(encoding="utf-8")), "run": path.parent.name})
     return found
 
@@ -61,7 +63,9 @@ def page(lines: list[dict[str, Any]]) -> str:
         primary = first["primary"]
         best = max(t["scores"][primary] for t in first["teachers"])
         for t in first["teachers"]:
-            parts.append(f"| teacher {t['name']} | {t['layers']} | {t['parameters'] / 1e6:.1f} M | {scores(t['scores'])} | |")
+            parts.append(
+                f"| teacher {t['name']} | {t['layers']} | {t['parameters'] / 1e6:.1f} M | {scores(t['scores'])} | |"
+            )
         for run in runs:
             s = run["student"]
             kept = f"{100 * s['scores'][primary] / best:.1f} %"
@@ -77,7 +81,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     lines = collect(parser.parse_args().folder)
     TARGET.mkdir(parents=True, exist_ok=True)
-    for name, text in (("glue.jsonl", "".join(json.dumps(x) + "\n" for x in lines)), ("glue.md", page(lines))):
+    for name, text in (
+        ("glue.jsonl", "".join(json.dumps(x) + "\n" for x in lines)),
+        ("glue.md", page(lines)),
+    ):
         temporary = TARGET / (name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, TARGET / name)

@@ -1,6 +1,6 @@
 """What signals cost: scoring against a bare loop of forward passes, and looking rows up in a store of a million.
 
-    python benchmarks/signals_speed.py --data-dir PATH/TO/glue
+python benchmarks/signals_speed.py --data-dir PATH/TO/glue
 """
 
 from __future__ import annotations
@@ -40,13 +40,17 @@ def scoring(data_dir: str, folder: Path, repeats: int) -> dict[str, Any]:
                 teacher.model(**encoded.collate(rows))
         bare = time.perf_counter() - start
         start = time.perf_counter()
-        prepare_signals([teacher], data.train, SignalStore(folder / f"store-{repeat}"), [[]], max_tokens=16384)
+        prepare_signals(
+            [teacher], data.train, SignalStore(folder / f"store-{repeat}"), [[]], max_tokens=16384
+        )
         ours = time.perf_counter() - start
         if repeat:  # the first round warms up
             ratios.append(bare / ours)
-    return {"rows": len(data.train), "throughput_over_bare_loop": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]}
-
-
+    return {
+        "rows": len(data.train),
+        "throughput_over_bare_loop": round(statistics.median(ratios), 3),
+        "all": [round(r, 3) for r in ratios],
+    }
 
 
 def lookup(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
@@ -70,7 +74,11 @@ def lookup(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
         signals = source.fetch(table, wanted, [[], [], []])
         times.append(1000 * (time.perf_counter() - start))
         assert signals.logits.shape == (32, 3, 2) and signals.logits[0, 2, 0] == 2
-    return {"rows": rows, "median_ms": round(statistics.median(times), 4), "p99_ms": round(float(np.quantile(times[5:], 0.99)), 4)}
+    return {
+        "rows": rows,
+        "median_ms": round(statistics.median(times), 4),
+        "p99_ms": round(float(np.quantile(times[5:], 0.99)), 4),
+    }
 
 
 def main() -> None:
@@ -80,7 +88,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        values = {"lookup": lookup(folder, arguments.rows, 300), "scoring": scoring(arguments.data_dir, folder, 5)}
+        values = {
+            "lookup": lookup(folder, arguments.rows, 300),
+            "scoring": scoring(arguments.data_dir, folder, 5),
+        }
     write_result("signals_speed", values)
 
 

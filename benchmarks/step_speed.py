@@ -72,12 +72,16 @@ def usual_steps(world: Any, steps: int) -> float:
     for step in range(steps):
         start = time.perf_counter()
         columns = [list(column) for column in zip(*texts[32 * step : 32 * step + 32], strict=True)]
-        inputs = student.tokenizer(*columns, padding="max_length", truncation=True, max_length=128, return_tensors="pt")
+        inputs = student.tokenizer(
+            *columns, padding="max_length", truncation=True, max_length=128, return_tensors="pt"
+        )
         with torch.no_grad():
             teachers = torch.stack([t.model(**inputs).logits for t in world.teachers], dim=1)
         logits = student.model(**inputs).logits
         response = response_kl(logits, teachers, 4.0).mean(1)
-        hard = torch.nn.functional.cross_entropy(logits, labels[:32] % world.task.num_outputs, reduction="none")
+        hard = torch.nn.functional.cross_entropy(
+            logits, labels[:32] % world.task.num_outputs, reduction="none"
+        )
         (0.5 * hard + 0.5 * response).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -103,8 +107,12 @@ class World:
             path = folder / f"{glue}-{seed}"
             built.model.save_pretrained(path)
             built.tokenizer.save_pretrained(path)
-            self.teachers.append(load_teacher(TeacherConfig(name=f"t{seed}", path=str(path)), self.task, max_length=128))
-        prepared = prepare_signals(self.teachers, self.train, SignalStore(folder / "store"), [[] for _ in self.teachers])
+            self.teachers.append(
+                load_teacher(TeacherConfig(name=f"t{seed}", path=str(path)), self.task, max_length=128)
+            )
+        prepared = prepare_signals(
+            self.teachers, self.train, SignalStore(folder / "store"), [[] for _ in self.teachers]
+        )
         self.source = prepared.source
 
 
@@ -125,7 +133,10 @@ def measure(glue: str, rows: int | None, data_dir: str, repeats: int) -> dict[st
     return {
         "rows": len(world.train),
         "mean_tokens": round(float(tokens.mean()), 1),
-        "uniform_over_finetune": {"median": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]},
+        "uniform_over_finetune": {
+            "median": round(statistics.median(ratios), 3),
+            "all": [round(r, 3) for r in ratios],
+        },
         "usual_over_uniform": round(usual / epoch, 2),
         "usual_steps_measured": 11,
     }
@@ -136,7 +147,9 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="folder with MRPC/ and SST-2/")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    values = {glue: measure(glue, rows, arguments.data_dir, arguments.repeats) for glue, rows in TASKS.items()}
+    values = {
+        glue: measure(glue, rows, arguments.data_dir, arguments.repeats) for glue, rows in TASKS.items()
+    }
     write_result("step_speed", values)
 
 

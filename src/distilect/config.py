@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from distilect.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Options = dict[str, JsonValue]  # plain values only, so that a written config reads back as the same run
+if typing.TYPE_CHECKING:
+    Options = dict[str, Any]
+else:
+    Options = dict[str, JsonValue]  # plain values only, so that a written config reads back as the same run
 
 
 class Part(BaseModel):
@@ -33,23 +44,43 @@ class Part(BaseModel):
 class TaskConfig(Part):
     """What is learned. Everything can be inferred from the training table."""
 
-    kind: Literal["auto", "classification", "regression"] = Field("auto", description="inferred from the label column")
-    labels: list[str] | None = Field(None, description="label names in the order of the student's outputs; inferred: sorted")
-    metrics: list[str] | None = Field(None, description="the first one chooses checkpoints; inferred from the task")
+    kind: Literal["auto", "classification", "regression"] = Field(
+        "auto", description="inferred from the label column"
+    )
+    labels: list[str] | None = Field(
+        None, description="label names in the order of the student's outputs; inferred: sorted"
+    )
+    metrics: list[str] | None = Field(
+        None, description="the first one chooses checkpoints; inferred from the task"
+    )
 
 
 class DataConfig(Part):
     """Where the rows come from."""
 
-    train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
+    train: str | None = Field(
+        None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id"
+    )
     dev: str | None = Field(None, description="reported on only; never used for a choice")
-    glue: str | None = Field(None, description="a GLUE folder in the official TSV form; sets train, dev and columns")
-    extra: str | None = Field(None, description="unlabelled rows for distillation: only teachers speak on them")
-    reward: str | None = Field(None, description="file held out of train for rewards, early stopping and checkpoint choice")
-    reward_size: float = Field(0.1, ge=0.0, description="without `reward`: share (<1) or count (>=1) of train that is held out")
-    text: str | list[str] | None = Field(None, description="one or two text columns; inferred from their names")
+    glue: str | None = Field(
+        None, description="a GLUE folder in the official TSV form; sets train, dev and columns"
+    )
+    extra: str | None = Field(
+        None, description="unlabelled rows for distillation: only teachers speak on them"
+    )
+    reward: str | None = Field(
+        None, description="file held out of train for rewards, early stopping and checkpoint choice"
+    )
+    reward_size: float = Field(
+        0.1, ge=0.0, description="without `reward`: share (<1) or count (>=1) of train that is held out"
+    )
+    text: str | list[str] | None = Field(
+        None, description="one or two text columns; inferred from their names"
+    )
     label: str | None = Field(None, description="label column; inferred from its name")
-    quoting: bool | None = Field(None, description="whether double quotes delimit CSV/TSV fields; CSV: yes, TSV: detected")
+    quoting: bool | None = Field(
+        None, description="whether double quotes delimit CSV/TSV fields; CSV: yes, TSV: detected"
+    )
     max_train_rows: int | None = Field(None, ge=1, description="use only the first rows of train")
     name: str | None = Field(None, description="hub config name, when train is a hub id")
 
@@ -57,7 +88,9 @@ class DataConfig(Part):
 class FinetuneConfig(Part):
     """How a checkpoint is fine-tuned: teachers and the `finetune` verb."""
 
-    init: str = Field(description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` cuts it")
+    init: str = Field(
+        description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` cuts it"
+    )
     epochs: Positive = 3.0
     learning_rate: Positive = 5e-5
     batch_size: int = Field(32, ge=1)
@@ -69,13 +102,21 @@ class TeacherConfig(Part):
 
     name: str | None = Field(None, description="used in logs and reports; default: the path's last part")
     path: str | None = Field(None, description="fine-tuned checkpoint: folder or hub id")
-    table: str | None = Field(None, description="file of this teacher's outputs made elsewhere, joined by text")
+    table: str | None = Field(
+        None, description="file of this teacher's outputs made elsewhere, joined by text"
+    )
     outputs: Literal["logits", "probabilities", "log_probabilities", "scores"] = Field(
         "probabilities", description="what the numbers of `table` are"
     )
-    finetune: FinetuneConfig | None = Field(None, description="fine-tune this teacher first, on the run's train split")
-    labels: list[str] | None = Field(None, description="names of its outputs in order, where its config has none")
-    max_length: int | None = Field(None, ge=2, description="in tokens; default: the run's, at most what the model can take")
+    finetune: FinetuneConfig | None = Field(
+        None, description="fine-tune this teacher first, on the run's train split"
+    )
+    labels: list[str] | None = Field(
+        None, description="names of its outputs in order, where its config has none"
+    )
+    max_length: int | None = Field(
+        None, ge=2, description="in tokens; default: the run's, at most what the model can take"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
@@ -88,7 +129,9 @@ class TeacherConfig(Part):
 class StudentConfig(Part):
     """The model that is trained and shipped."""
 
-    init: str = Field(description="a checkpoint or a teacher's name, as `NAME`, `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`")
+    init: str = Field(
+        description="a checkpoint or a teacher's name, as `NAME`, `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`"
+    )
     tokenizer: str | None = Field(None, description="folder or hub id; default: that of `init`")
     max_length: int | None = Field(None, ge=2, description="in tokens; default: the run's")
 
@@ -101,7 +144,9 @@ class MethodConfig(Part):
     temperature: Positive | None = Field(None, description="of teacher and student in response knowledge")
     rows: Options | str | None = Field(None, description="another row selector")
     teachers: Options | str | None = Field(None, description="another teacher selector")
-    knowledge: Options | None = Field(None, description="kinds of knowledge and their options, replacing the preset's")
+    knowledge: Options | None = Field(
+        None, description="kinds of knowledge and their options, replacing the preset's"
+    )
     mix: Options | str | None = Field(None, description="another knowledge selector")
 
 
@@ -109,20 +154,34 @@ class TrainConfig(Part):
     """How the student is trained."""
 
     epochs: Positive = 3.0
-    batch_size: int = Field(32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps")
-    accumulation: int = Field(1, ge=1, description="a step's rows are run in this many parts; the loss is the same")
-    max_tokens: int = Field(8192, ge=16, description="padded tokens run at once; larger batches are split, the loss is the same")
+    batch_size: int = Field(
+        32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps"
+    )
+    accumulation: int = Field(
+        1, ge=1, description="a step's rows are run in this many parts; the loss is the same"
+    )
+    max_tokens: int = Field(
+        8192, ge=16, description="padded tokens run at once; larger batches are split, the loss is the same"
+    )
     learning_rate: Positive = 5e-5
     warmup: Fraction = Field(0.1, description="share of the steps")
     weight_decay: float = Field(0.01, ge=0.0)
     scheduler: str = "linear"
     max_grad_norm: float = Field(1.0, ge=0.0)
-    max_length: int = Field(128, ge=2, description="in tokens, for all models that have no length of their own")
+    max_length: int = Field(
+        128, ge=2, description="in tokens, for all models that have no length of their own"
+    )
     precision: Precision = Field("auto", description="auto: bf16 where the processor has it")
     group_by_length: bool = True
-    keep: Literal["best", "last"] = Field("best", description="best: the checkpoint with the best score on the reward split")
-    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better score")
-    evaluations: int = Field(1, ge=1, description="evaluations on the reward split per epoch; a checkpoint each")
+    keep: Literal["best", "last"] = Field(
+        "best", description="best: the checkpoint with the best score on the reward split"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a better score"
+    )
+    evaluations: int = Field(
+        1, ge=1, description="evaluations on the reward split per epoch; a checkpoint each"
+    )
     log_every: int = Field(10, ge=1, description="steps")
     dropout: Fraction | None = Field(None, description="of the student; default: its config's")
 
@@ -147,7 +206,9 @@ class RunConfig(Part):
     teachers: list[TeacherConfig] = Field(default_factory=list)
     student: StudentConfig
     method: MethodConfig = MethodConfig()
-    baselines: list[MethodConfig] = Field(default_factory=list, description="further methods, each in a folder of its own beside the run's")
+    baselines: list[MethodConfig] = Field(
+        default_factory=list, description="further methods, each in a folder of its own beside the run's"
+    )
     train: TrainConfig = TrainConfig()
     signals: SignalConfig = SignalConfig()
     seed: int = 0
@@ -216,7 +277,10 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """`config` as YAML that `load_config` reads back to an equal value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    # Unescaped, U+0085 and U+2028 read back as ends of lines; escape everything in the rare text that holds them.
+    return text if yaml.safe_load(text) == values else yaml.safe_dump(values, sort_keys=False)
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

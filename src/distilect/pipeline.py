@@ -9,7 +9,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,18 @@ from typing import Any
 import numpy as np
 
 from distilect import __version__
-from distilect.config import FinetuneConfig, MethodConfig, RunConfig, StudentConfig, TeacherConfig, TrainConfig, dump_config
+from distilect.config import (
+    FinetuneConfig,
+    MethodConfig,
+    RunConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+    dump_config,
+)
 from distilect.config import parse_config as _parse
 from distilect.data import Data, Table, encode, load_data, load_table
-from distilect.errors import ConfigError, MethodError, RunError, did_you_mean
+from distilect.errors import ConfigError, MethodError, RunError
 from distilect.evaluation import bytes_on_disk, flops_per_token, measure_speed, parameters
 from distilect.evaluation import predict as _predict
 from distilect.export import write_model_card
@@ -34,12 +42,20 @@ from distilect.models import (
     checkpoint_fingerprint,
     default_device,
     load_teacher,
+    quiet,
     resolve_path,
     same_tokens,
 )
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import SelectionContext, TeacherSelector, asks_teachers, build_method, build_teacher_selector, get_preset
+from distilect.selection import (
+    SelectionContext,
+    TeacherSelector,
+    asks_teachers,
+    build_method,
+    build_teacher_selector,
+    get_preset,
+)
 from distilect.signals import Prepared, SignalStore, prepare_signals
 from distilect.tasks import Task
 from distilect.training import Fitted, TrainingRows, fit
@@ -109,7 +125,9 @@ def _nest(raw: dict[str, Any], keys: list[str], value: Any) -> None:
     *parents, last = keys
     for key in parents:
         raw = raw.setdefault(key, {})
-    raw[last] = value | raw.get(last, {}) if isinstance(value, dict) and isinstance(raw.get(last), dict) else value
+    raw[last] = (
+        value | raw.get(last, {}) if isinstance(value, dict) and isinstance(raw.get(last), dict) else value
+    )
 
 
 def run(
@@ -135,7 +153,9 @@ def run(
     results = []
     for folder, single in plans:
         results.append(bench.distil(folder, single))
-        console.print(f"[green]done[/green] {single.name}: {_score_line(results[-1].metrics)} → {results[-1].folder}")
+        console.print(
+            f"[green]done[/green] {single.name}: {_score_line(results[-1].metrics)} → {results[-1].folder}"
+        )
     return results
 
 
@@ -155,7 +175,12 @@ def score(config: RunConfig) -> list[str]:
 
 def _plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
     """(folder, config) for the method and for each baseline; repeated names get a number."""
-    plans, seen = [], set()
+    store = Path(config.signals.store).parts[0]
+    plans, seen = [], {"teachers", store}
+    if config.name in seen:
+        raise ConfigError(
+            f"name: {config.name!r} is kept for the folder of that name beside the runs: choose another"
+        )
     for number, method in enumerate((config.method, *config.baselines)):
         name = config.name if number == 0 else f"{config.name}-{method.name}"
         while name in seen:
@@ -180,7 +205,9 @@ def _claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
         if overwrite and is_run:
             shutil.rmtree(folder)
         elif not is_run:
-            raise RunError(f"output folder {folder} is not empty and holds no run: choose another name= or output=")
+            raise RunError(
+                f"output folder {folder} is not empty and holds no run: choose another name= or output="
+            )
         elif (folder / "metrics.json").exists():
             raise RunError(f"output folder {folder} holds a finished run: use --overwrite, or another name=")
         elif recorded.read_text(encoding="utf-8") != dump_config(config):
@@ -232,9 +259,13 @@ class _Workbench:
     def new_student(self, seed: int) -> Student:
         """The student as it is before training; the same for every method with this seed."""
         paths = {t.name: str(t.path) for t in self.teachers if isinstance(t, CheckpointTeacher)}
-        return build_student(self.config.student, self.task, paths, seed, max_length=self.config.train.max_length)
+        return build_student(
+            self.config.student, self.task, paths, seed, max_length=self.config.train.max_length
+        )
 
-    def prepare(self, method: MethodConfig, student: Student) -> tuple[TeacherSelector | None, list[Teacher], Prepared]:
+    def prepare(
+        self, method: MethodConfig, student: Student
+    ) -> tuple[TeacherSelector | None, list[Teacher], Prepared]:
         """The teacher selector, the teachers that it keeps, and their signals on all rows that will be asked for."""
         selector = build_teacher_selector(method)
         if selector is None:
@@ -295,9 +326,20 @@ class _Workbench:
         table = self.data.distillation if method.teachers is not None else self.data.train
         rows = _training_rows(student, table, self.data.reward, self.task)
         trainer, fitted = fit(
-            student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name
+            student,
+            rows,
+            method,
+            prepared.source,
+            config.train,
+            folder,
+            seed=config.seed,
+            description=config.name,
         )
-        dev_encoded = encode(self.data.dev, student.tokenizer, student.max_length) if self.data.dev is not None else None
+        dev_encoded = (
+            encode(self.data.dev, student.tokenizer, student.max_length)
+            if self.data.dev is not None
+            else None
+        )
         dev_logits = trainer.predict_rows(dev_encoded) if dev_encoded is not None else None
         _save_student(student, folder / "student")
         metrics = self._metrics(config, folder, student, fitted, prepared, rows, dev_logits, started)
@@ -322,7 +364,9 @@ class _Workbench:
             "seed": config.seed,
             "primary": self.task.primary,
             "student": {
-                "scores": {} if dev is None or dev_logits is None else self.task.score(dev_logits, dev.labels),
+                "scores": {}
+                if dev is None or dev_logits is None
+                else self.task.score(dev_logits, dev.labels),
                 "held_out": fitted.held_out,
                 "parameters": size.total,
                 "parameters_without_embeddings": size.without_embeddings,
@@ -349,9 +393,17 @@ class _Workbench:
                 "extra": 0 if self.data.extra is None else len(self.data.extra),
                 "truncated": rows.encoded.truncated,
             },
-            "signals": {"reused_rows": prepared.reused, "scored_rows": prepared.forwards, "live": config.signals.live},
+            "signals": {
+                "reused_rows": prepared.reused,
+                "scored_rows": prepared.forwards,
+                "live": config.signals.live,
+            },
             "versions": versions(),
-            "machine": {"platform": platform.platform(), "device": str(default_device()), "cores": os.cpu_count()},
+            "machine": {
+                "platform": platform.platform(),
+                "device": str(default_device()),
+                "cores": os.cpu_count(),
+            },
             "data_fingerprint": _data_fingerprint(self.data),
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -426,8 +478,9 @@ def _save_student(student: Student, folder: Path) -> None:
     """A plain Hugging Face checkpoint with its tokenizer, whole or not at all."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    student.model.save_pretrained(temporary)
-    student.tokenizer.save_pretrained(temporary)
+    with quiet():
+        student.model.save_pretrained(temporary)
+        student.tokenizer.save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 
@@ -439,7 +492,12 @@ def versions() -> dict[str, str]:
     import torch
     import transformers
 
-    modules = {"torch": torch, "transformers": transformers, "tokenizers": tokenizers, "accelerate": accelerate}
+    modules = {
+        "torch": torch,
+        "transformers": transformers,
+        "tokenizers": tokenizers,
+        "accelerate": accelerate,
+    }
     found = {name: str(module.__version__) for name, module in modules.items()}
     return {"distilect": __version__, "python": platform.python_version(), "numpy": np.__version__, **found}
 
@@ -483,8 +541,9 @@ def _named(config: RunConfig) -> dict[str, TeacherConfig]:
     """Teachers by name; an unnamed one is called after the last part of its path."""
     named: dict[str, TeacherConfig] = {}
     for number, spec in enumerate(config.teachers, start=1):
-        source = spec.path or spec.table
-        name = spec.name or (Path(source).stem if spec.table else Path(source).name if source else f"teacher-{number}")
+        name = spec.name or (
+            Path(spec.table).stem if spec.table else Path(spec.path or f"teacher-{number}").name
+        )
         if name in named:
             raise ConfigError(f"two teachers are called {name!r}: set a different name: on each")
         named[name] = spec
@@ -514,22 +573,33 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
         return folder
     work = folder.with_name(folder.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
-    student = build_student(StudentConfig(init=spec.init), data.task, {}, spec.seed, max_length=config.train.max_length)
+    student = build_student(
+        StudentConfig(init=spec.init), data.task, {}, spec.seed, max_length=config.train.max_length
+    )
     settings = config.train.model_copy(
         update={"epochs": spec.epochs, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size,
                 "accumulation": 1, "patience": None, "dropout": None, "evaluations": 1}
     )  # fmt: skip
     fitted = _finetune(student, data, settings, work, spec.seed, f"teacher {name}")
     _save_student(student, work / "model")
-    record = {"identity": identity, "held_out": fitted.held_out, "seconds": fitted.seconds, "versions": versions()}
+    record = {
+        "identity": identity,
+        "held_out": fitted.held_out,
+        "seconds": fitted.seconds,
+        "versions": versions(),
+    }
     (work / "model" / "distilect-teacher.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     os.replace(work / "model", folder)
     shutil.rmtree(work, ignore_errors=True)
-    console.print(f"teacher {name}: fine-tuned in {fitted.seconds:.0f} s, held out {_values(fitted.held_out)} → {folder}")
+    console.print(
+        f"teacher {name}: fine-tuned in {fitted.seconds:.0f} s, held out {_values(fitted.held_out)} → {folder}"
+    )
     return folder
 
 
-def _finetune(student: Student, data: Data, settings: TrainConfig, folder: Path, seed: int, what: str) -> Fitted:
+def _finetune(
+    student: Student, data: Data, settings: TrainConfig, folder: Path, seed: int, what: str
+) -> Fitted:
     """Train on gold labels only."""
     method = build_method(MethodConfig(name="finetune"), _layout(student, [], data.task), None)
     context = SelectionContext(teachers=(), kinds=method.kinds, seed=seed)
@@ -593,9 +663,15 @@ def evaluate(
     precision: str = "auto",
 ) -> dict[str, Any]:
     """Scores of any classification or regression checkpoint on a labelled table."""
-    table, task = load_table(data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model)))
+    table, task = load_table(
+        data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model))
+    )
     teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
     encoded = encode(table, teacher.tokenizer, teacher.max_length)
     logits = _predict(teacher.model, encoded, precision=precision)
-    return {"scores": task.score(logits[:, teacher.order], table.labels), "rows": len(table), "task": task.to_dict()}
+    return {
+        "scores": task.score(logits[:, teacher.order], table.labels),
+        "rows": len(table),
+        "task": task.to_dict(),
+    }

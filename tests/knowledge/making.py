@@ -1,4 +1,4 @@
-"""Student outputs, teacher signals and layouts made of random numbers: no model is needed to test arithmetic."""
+"""Student outputs, teacher signals and layouts made of random numbers: arithmetic needs no model."""
 
 from __future__ import annotations
 
@@ -98,14 +98,13 @@ def agreeing(student: StudentOutputs, pairs: Sequence[tuple[int, int]]) -> Teach
         mask = student.token_mask()
         fields[f"hidden.{t}"] = (student.tokens(s) * mask.unsqueeze(-1)).detach()
         fields[f"cls.{t}"], fields[f"mean.{t}"] = student.at_cls(s).detach(), student.mean(s).detach()
-    return TeacherSignals(student.logits.detach().unsqueeze(1).clone(), [fields], [student.token_mask()])
+    return TeacherSignals(student.logits.detach().unsqueeze(1).clone(), [fields])
 
 
 def take(signals: TeacherSignals, rows: Tensor) -> TeacherSignals:
     """What the teachers say on some rows, int64 [b]."""
     fields = [{name: value[rows] for name, value in named.items()} for named in signals.fields]
-    masks = [None if mask is None else mask[rows] for mask in signals.masks]
-    return TeacherSignals(signals.logits[rows], fields, masks)
+    return TeacherSignals(signals.logits[rows], fields)
 
 
 def no_labels(rows: int) -> Tensor:

@@ -39,7 +39,7 @@ def test_all_tokens_is_the_mean_over_real_tokens_width_and_layers():
             naive_mse(student.hidden[s][row], teachers.fields[0][f"hidden.{t}"][row], length)
             for s, t in ((1, 2), (2, 4), (3, 6))
         ]
-        assert float(got[row, 0]) == pytest.approx(sum(terms) / 3, rel=1e-5)
+        assert got[row, 0].item() == pytest.approx(sum(terms) / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("tokens", TOKENS)

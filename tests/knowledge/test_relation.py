@@ -47,7 +47,7 @@ def test_relation_is_the_mean_squared_difference_of_neighbouring_matrices():
             ours = naive_fsp(student.hidden[s][row], student.hidden[s2][row], n)
             theirs = naive_fsp(fields[f"hidden.{t}"][row], fields[f"hidden.{t2}"][row], n)
             terms.append(((ours - theirs) ** 2).mean())
-        assert float(got[row, 0]) == pytest.approx(float(sum(terms)) / 2, rel=1e-4)
+        assert got[row, 0].item() == pytest.approx(float(sum(terms)) / 2, rel=1e-4)
 
 
 def test_a_projected_relation_is_the_relation_of_projected_states():
@@ -162,7 +162,7 @@ def test_similarity_is_the_mean_squared_difference_of_a_rows_cosines():
             ** 2
             for j in range(3)
         ]
-        assert float(got[i, 0]) == pytest.approx(sum(terms) / 3, rel=1e-4, abs=1e-7)
+        assert got[i, 0].item() == pytest.approx(sum(terms) / 3, rel=1e-4, abs=1e-7)
 
 
 def test_similarity_needs_no_projection_between_widths():

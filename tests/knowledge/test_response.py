@@ -135,7 +135,7 @@ def outputs(logits: Tensor) -> StudentOutputs:
 
 
 def signals(logits: Tensor) -> TeacherSignals:
-    return TeacherSignals(logits, [{} for _ in range(logits.shape[1])], [None] * logits.shape[1])
+    return TeacherSignals(logits, [{} for _ in range(logits.shape[1])])
 
 
 def test_regression_learns_the_teachers_scores_whatever_the_labels_are():

@@ -44,7 +44,10 @@ class Job:
         self.folder = folder
         self.train = write_table(folder / "train.csv", 80)
         self.dev = write_table(folder / "dev.csv", 30, seed=1)
-        self.teachers = [tiny_bert(folder / "a", ["no", "yes"], 1, layers=4), tiny_bert(folder / "b", ["yes", "no"], 2)]
+        self.teachers = [
+            tiny_bert(folder / "a", ["no", "yes"], 1, layers=4),
+            tiny_bert(folder / "b", ["yes", "no"], 2),
+        ]
 
     def raw(self, **changes: Any) -> dict[str, Any]:
         return {

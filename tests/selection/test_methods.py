@@ -1,4 +1,4 @@
-"""Methods by name: presets build and run, words that nobody knows name the nearest, alpha and temperature land."""
+"""Methods by name: presets run, unknown words name the nearest, alpha and temperature land where they should."""
 
 from __future__ import annotations
 

@@ -53,7 +53,13 @@ class Bench:
         self, method: str | dict[str, Any] = "uniform", *, name: str = "out", seed: int = 0, source: SignalSource | None = None,
         student: Student | None = None, callbacks: Any = None, **train: Any,
     ) -> DistillationTrainer:  # fmt: skip
-        settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "precision": "fp32", "log_every": 1, "learning_rate": 1e-3}
+        settings: dict[str, Any] = {
+            "epochs": 2,
+            "batch_size": 8,
+            "precision": "fp32",
+            "log_every": 1,
+            "learning_rate": 1e-3,
+        }
         config = TrainConfig(**(settings | train))
         spec = MethodConfig.model_validate({"name": method} if isinstance(method, str) else method)
         student = student or self.student()

@@ -196,9 +196,7 @@ def test_the_loss_and_its_gradient_do_not_depend_on_how_a_batch_is_split(config)
 
 def test_uniform_over_one_teacher_is_kd_bit_for_bit():
     student, signals, view = inputs()
-    signals = replace(
-        signals, logits=signals.logits[:, :1], fields=signals.fields[:1], masks=signals.masks[:1]
-    )
+    signals = replace(signals, logits=signals.logits[:, :1], fields=signals.fields[:1])
     results = []
     for name in ("uniform", "kd", "confidence", "best-single", "random-single"):
         result = run(student, signals, view, ready(MethodConfig(name=name), SHAPES[:1]))
@@ -211,9 +209,7 @@ def test_labels_alone_are_finetuning_and_the_first_two_kinds_are_kd():
     """AKSKD's check: a = (1, 0, 0, 0) is fine-tuning, (1, 1, 0, 0) vanilla distillation."""
     shapes = [(6, 8)]
     student, signals, view = inputs()
-    signals = replace(
-        signals, logits=signals.logits[:, :1], fields=signals.fields[:1], masks=signals.masks[:1]
-    )
+    signals = replace(signals, logits=signals.logits[:, :1], fields=signals.fields[:1])
     four = ready(MethodConfig(name="all-ones"), shapes)
     finetune = run(student, signals, view, ready(MethodConfig(name="finetune"), shapes)).loss
     kd_mix = {"name": "fixed", "weights": {"labels": 1.0, "response": 1.0}}

@@ -88,7 +88,8 @@ def demo(
 ) -> None:
     """Run the whole job on real text, from this machine alone.
 
-    Three teachers, one student by three methods, one table; the text is the docstrings of Python's own library. A second run reuses teachers and signals.
+    Three teachers, one student by three methods, one table; the text is the docstrings of Python's own
+    library. A second run reuses teachers and signals.
 
     \b
     Example: distilect demo --folder runs/demo

@@ -56,18 +56,14 @@ def parquet_file(path: Path) -> ArrowSource:
     def load(columns: Sequence[str], limit: int | None) -> pa.Table:
         if limit is None:
             return pq.read_table(path, columns=list(columns))
+        batches: list[pa.RecordBatch] = []
         with pq.ParquetFile(path) as file:
-            batches, count = [], 0
             for batch in file.iter_batches(columns=list(columns)):
                 batches.append(batch)
-                count += batch.num_rows
-                if count >= limit:
+                if sum(map(len, batches)) >= limit:
                     break
-            return (
-                pa.Table.from_batches(batches, schema=schema).slice(0, limit)
-                if batches
-                else pq.read_table(path)
-            )
+        empty = pa.schema([schema.field(name) for name in columns]).empty_table()
+        return pa.Table.from_batches(batches).slice(0, limit) if batches else empty
 
     return ArrowSource(path.name, schema, load, _names_in_schema(schema))
 

@@ -66,19 +66,21 @@ class LabelColumn:
         mostly = self.class_names is None and finite.sum() * 2 > len(self.numbers)
         return "regression" if mostly and fractional.any() else "classification"
 
-    def label_names(self) -> tuple[str, ...]:
-        """The classes in order: as `ClassLabel` has them; integers by value; other names sorted.
+    def found(self) -> list[str]:
+        """The different labels of the rows: integers by value, then names in order."""
+        return sorted(pc.unique(self.names).drop_null().to_pylist(), key=_by_value)
+
+    def require_classes(self) -> None:
+        """Refuse a column that has nothing to tell apart.
 
         Raises:
             DataError: one class only.
         """
-        found = sorted(pc.unique(self.names).drop_null().to_pylist(), key=_by_value)
-        if len(found) < 2:
+        if len(found := self.found()) < 2:
             raise DataError(
                 f"{self.rows.label}: every row has the label {listed(found)} in column {self.column!r}; "
                 "a classifier needs two classes or more"
             )
-        return tuple(self.class_names or found)
 
     def classes(self, labels: Sequence[str], role: str, origin: str) -> NDArray[np.int64]:
         """int64 [N]: index of each row's label in `labels`; where these are names and the column holds integers
@@ -91,8 +93,8 @@ class LabelColumn:
             DataError: a label that is not in `labels`, with its row.
         """
         numbered = [str(i) for i in range(len(labels))]
-        found = pc.unique(self.names).drop_null().to_pylist()
-        by_index = not set(found) & set(labels) and set(found) <= set(numbered)
+        found = set(self.found())
+        by_index = not found & set(labels) and found <= set(numbered)
         codes = pc.index_in(
             self.names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string())
         )

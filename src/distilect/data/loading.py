@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distilect.config import DataConfig, TaskConfig
 from distilect.data.arrow_files import VALIDATION, splits_of
 from distilect.data.columns import Columns, choose_columns, choose_text_columns, text_columns
-from distilect.data.glue import GlueTask, glue_files, open_glue, recognise, recognise_folder
+from distilect.data.glue import COLA, GlueTask, open_glue, recognise, recognise_folder
 from distilect.data.labels import LabelColumn
 from distilect.data.readers import locate, open_source
 from distilect.data.source import Rows, Source, check_columns, listed
@@ -80,22 +80,24 @@ def load_table(
     """One labelled table and its task, such as a test set to evaluate a checkpoint on.
 
     Args:
-        spec: as `DataConfig.train`, or a GLUE folder or one of its files; a folder means its dev file.
+        spec: as `DataConfig.train`, or a GLUE folder, which means its dev file.
         like: folder of a checkpoint: its config says whether this is regression, and names the labels.
 
     Raises:
         DataError, ConfigError: as `load_data`.
     """
     settings = task_settings_of(like)
-    path, _, _ = locate(spec, data_dir)
+    path, _, _ = locate(spec, Path(data_dir))
+    glue = None
     if (path / "train.tsv").is_file():
-        path = glue_files(path)[1]
-    glue = recognise(path) if path.suffix == ".tsv" and path.is_file() and not (text or label) else None
-    source = open_glue(path, glue) if glue else open_source(spec, data_dir, role="dev")
+        glue, _, path = recognise_folder(path)
+    elif path.name.endswith(".tsv") and path.is_file() and recognise(path) is COLA and not text:
+        glue = COLA  # it has no header, so only its own columns fit
+    source = open_glue(path, glue) if glue else open_source(spec, Path(data_dir), role="dev")
     columns = glue.columns if glue else choose_columns(source, text, label)
     given = settings.model_copy(update={"metrics": list(metrics) if metrics else None})
     rows, column = _read_labelled(source, columns, "evaluation", None)
-    found = infer_task(column, columns, given, glue, _name(path))
+    found = infer_task(column, columns, given, glue, glue.name if glue else _name(path))
     return _labelled_table(rows, column, columns, found, "evaluation", "those of the model"), found
 
 
@@ -126,7 +128,7 @@ def read_columns(
 
 
 def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
-    """Kind and label names from a checkpoint's config.json; nothing where it has none or only LABEL_0, LABEL_1, …"""
+    """Kind and label names from a checkpoint's config.json; LABEL_0, LABEL_1, … are "0", "1", …"""
     file = Path(checkpoint or "", "config.json")
     if checkpoint is None or not file.is_file():
         return TaskConfig()
@@ -134,11 +136,8 @@ def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
     names = {int(index): str(name) for index, name in (values.get("id2label") or {}).items()}
     if values.get("problem_type") == "regression" or len(names) == 1:
         return TaskConfig(kind="regression")
-    labels = [names[index] for index in sorted(names)]
-    generic = labels == [f"LABEL_{i}" for i in range(len(labels))]
-    return TaskConfig(
-        kind="classification" if names else "auto", labels=None if generic or not labels else labels
-    )
+    labels = [names[index].removeprefix("LABEL_") for index in sorted(names)]
+    return TaskConfig(kind="classification", labels=labels) if labels else TaskConfig()
 
 
 def infer_task(
@@ -149,14 +148,15 @@ def infer_task(
     kind = _kind(column, given, glue, metrics)
     labels: tuple[str, ...] = ()
     if kind == "classification":
-        found = column.label_names()
-        labels = tuple(given.labels or found)
-        if given.kind == "auto" and not given.labels and len(found) > max(MANY, len(column.names) // 2):
+        labels = tuple(given.labels or column.class_names or column.found())
+        if given.kind == "auto" and not given.labels and len(labels) > max(MANY, len(column.names) // 2):
             raise DataError(
-                f"{column.rows.label}: column {column.column!r} has {len(found)} different labels "
+                f"{column.rows.label}: column {column.column!r} has {len(labels)} different labels "
                 f"in {len(column.names)} rows. "
                 "Set data.label to the label column, or task.kind: classification if it is the right one"
             )
+        if len(labels) < 2:
+            column.require_classes()
     return Task(name, kind, labels, metrics or default_metrics(kind, len(labels)), len(columns.texts))
 
 
@@ -194,6 +194,8 @@ class _Loader:
         self.columns = self._columns(source)
         rows, column = _read_labelled(source, self.columns, "train", self.config.max_train_rows)
         self.task = infer_task(column, self.columns, self.settings, self.glue, self._task_name())
+        if self.task.kind == "classification":
+            column.require_classes()
         origin = "task.labels" if self.settings.labels else f"the labels of {source.label}"
         self.origin = origin + (f" (its first {len(rows)} rows)" if self.config.max_train_rows else "")
         train = _labelled_table(rows, column, self.columns, self.task, "train", self.origin)

@@ -72,7 +72,7 @@ class DelimitedFile:
         """Non-empty records with the line on which they start."""
         if not self._quoting:
             for number, line in enumerate(lines, 1):
-                if text := line.rstrip("\r\n"):
+                if text := _bare(line):
                     yield number, text.split(self._delimiter)
             return
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
@@ -163,7 +163,7 @@ class JsonLines:
             known = kinds.setdefault(name, kind)
             if kind in ("list", "object") or kind != known:
                 expected = "a string or a number" if kind == known else f"a {known} as in the rows before"
-                raise DataError(f"{self.label}, line {line}: {name!r} holds a {kind}, expected {expected}")
+                raise DataError(f"{self.label}, line {line}: {name!r} is of type {kind}, expected {expected}")
         values_of = [values.get(name) for _, values in block]
         try:
             return self._typed(values_of, kinds.get(name))
@@ -191,7 +191,7 @@ def detect_quoting(path: Path) -> bool:
     width, consistent, opened, well_formed = 0, True, 0, True
     with _reading(path, False) as lines:
         for line in lines:
-            fields = line.rstrip("\r\n").split("\t")
+            fields = _bare(line).split("\t")
             if not width:
                 if all(_QUOTED.fullmatch(field) for field in fields):
                     return True
@@ -235,6 +235,11 @@ def _reading(path: Path, quoting: bool) -> Iterator[Iterator[str]]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _bare(line: str) -> str:
+    """The line without its end, be it of Unix or Windows."""
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 def _undecodable(path: Path) -> str:

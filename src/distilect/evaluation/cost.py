@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from distilect.models.precision import autocast
 from torch import Tensor, nn
 
 from distilect.data.encoding import encode
 from distilect.data.table import Table
 from distilect.evaluation.modes import eval_mode
+from distilect.models.precision import autocast
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _CONFIGS = ("config.json", "generation_config.json", "modules.json")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from distilect.models.precision import autocast
 from numpy.typing import NDArray
 from torch import nn
 
 from distilect.data.batches import scoring_batches
 from distilect.evaluation.modes import eval_mode
+from distilect.models.precision import autocast
 
 if TYPE_CHECKING:
     from distilect.data.encoding import Encoded

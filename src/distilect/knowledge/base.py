@@ -55,7 +55,9 @@ class StudentOutputs:
 
     def states(self, layer: int) -> Tensor:
         if self.hidden is None:
-            raise RuntimeError("the student was run without hidden states; Knowledge.student_layers must name them")
+            raise RuntimeError(
+                "the student was run without hidden states; Knowledge.student_layers must name them"
+            )
         return self.hidden[layer].float()
 
     def _real_first(self) -> Tensor:
@@ -70,7 +72,8 @@ class Layout:
         regression: one output per row instead of C classes.
         student_layers, student_width: L and H of the student.
         teachers: names, in the order of every K axis.
-        teacher_layers, teacher_widths: L and H per teacher; 0 where a teacher has no hidden states (a table, a callable).
+        teacher_layers, teacher_widths: L and H per teacher; 0 where a teacher has no hidden states (a table, a
+            callable).
         same_tokens: per teacher, whether it cuts a text into exactly the student's tokens.
     """
 

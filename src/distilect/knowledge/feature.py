@@ -24,10 +24,10 @@ class Feature(Knowledge):
     """Squared distance between mapped hidden states, mean over layers.
 
     Args:
-        tokens: `all` real tokens (needs the student's tokenizer in the teacher), `cls` (the classification token; Patient
-            KD) or `mean` (over real tokens).
-        normalize: scale each vector to length 1 first (Patient KD); the distance is then summed over the width instead of
-            averaged, so that it lies in [0, 4] whatever the width.
+        tokens: `all` real tokens (needs the student's tokenizer in the teacher), `cls` (the classification token;
+            Patient KD) or `mean` (over real tokens).
+        normalize: scale each vector to length 1 first (Patient KD); the distance is then summed over the width instead
+            of averaged, so that it lies in [0, 4] whatever the width.
         layers: [student, teacher] pairs, 1-based; default: evenly spaced, last to last.
 
     Where widths differ, a trained linear map takes the student's states to the teacher's width.
@@ -74,7 +74,9 @@ class Feature(Knowledge):
         target = teachers.fields[k][f"{self.prefix}.{t}"].float()
         if self.prefix == "hidden":
             states, mask = student.tokens(s), student.token_mask()
-            longest = min(states.shape[1], target.shape[1])  # both are padded, the longest real row fits in either
+            longest = min(
+                states.shape[1], target.shape[1]
+            )  # both are padded, the longest real row fits in either
             states, mask, target = states[:, :longest], mask[:, :longest], target[:, :longest]
         else:
             states = (student.at_cls(s) if self.prefix == "cls" else student.mean(s)).unsqueeze(1)

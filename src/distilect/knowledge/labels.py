@@ -16,7 +16,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """(score - y)² per row in float32 [B]; `logits` [B, 1], `labels` float [B]; 0, without gradient, where it is NaN."""
+    """(score - y)² per row in float32 [B]; `logits` [B, 1], `labels` float [B]; 0, without gradient, where NaN."""
     known = ~torch.isnan(labels)
     difference = logits.float().squeeze(-1) - labels.nan_to_num()
     return torch.where(known, difference**2, torch.zeros_like(difference))

@@ -12,7 +12,9 @@ from distilect.knowledge.relation import Relation, Similarity
 from distilect.knowledge.response import Response
 from distilect.options import construct
 
-KNOWLEDGE: dict[str, type[Knowledge]] = {kind.name: kind for kind in (Labels, Response, Feature, Relation, Similarity)}
+KNOWLEDGE: dict[str, type[Knowledge]] = {
+    kind.name: kind for kind in (Labels, Response, Feature, Relation, Similarity)
+}
 
 
 def build_knowledge(spec: Mapping[str, Mapping[str, Any] | None], layout: Layout) -> list[Knowledge]:

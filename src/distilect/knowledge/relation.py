@@ -41,7 +41,9 @@ class Relation(Knowledge):
             raise ValueError(f"dim is {dim}, expected a width of at least 1, or null for the full width")
         self.pairs = [mapped_layers(layout, k, layers) for k in range(layout.num_teachers)]
         if any(len(pairs) < 2 for pairs in self.pairs):
-            raise ValueError("FSP matrices relate neighbouring layers: at least two mapped layers are needed, got one")
+            raise ValueError(
+                "FSP matrices relate neighbouring layers: at least two mapped layers are needed, got one"
+            )
         check_same_tokens(layout, "relation", "use feature with tokens: cls, or similarity")
         self.projections = Projections(layout)
         self.dim = dim
@@ -56,7 +58,9 @@ class Relation(Knowledge):
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
         assert teachers is not None
-        return torch.stack([self._distance(student, teachers, k) for k in range(len(self.pairs))], dim=1)  # [B, K]
+        return torch.stack(
+            [self._distance(student, teachers, k) for k in range(len(self.pairs))], dim=1
+        )  # [B, K]
 
     def _distance(self, student: StudentOutputs, teachers: TeacherSignals, k: int) -> Tensor:
         """[B]: mean over neighbouring pairs of the mean squared difference of their matrices."""

@@ -1,6 +1,6 @@
 """Teachers loaded and frozen, students built, label spaces aligned."""
 
-from distilect.models.checkpoints import checkpoint_fingerprint, resolve_path
+from distilect.models.checkpoints import checkpoint_fingerprint, quiet, resolve_path
 from distilect.models.labels import align_labels
 from distilect.models.layers import cut_layers, even_layer_map, even_layers
 from distilect.models.precision import autocast, default_device, resolve_precision
@@ -31,6 +31,7 @@ __all__ = [
     "even_layer_map",
     "even_layers",
     "load_teacher",
+    "quiet",
     "resolve_path",
     "resolve_precision",
     "same_tokens",

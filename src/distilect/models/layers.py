@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -43,12 +43,7 @@ def cut_layers(model: Any, kept: Sequence[int]) -> None:
     bad = [index for index in kept if not 0 <= index < depth]
     if bad or not kept:
         raise StudentError(f"layers {list(kept)}: {bad or 'none'} out of range, the model has layers 0 to {depth - 1}")
-    stacks = [
-        (parent, name, stack)
-        for parent in model.base_model.modules()
-        for name, stack in parent.named_children()
-        if isinstance(stack, nn.ModuleList) and len(stack) == depth
-    ]
+    stacks = list(_stacks(model.base_model, depth))
     shared = getattr(config, "num_hidden_groups", None) is not None
     if not stacks and not shared:
         raise StudentError(f"{type(model).__name__} keeps its {depth} layers in no list: its layers cannot be chosen")
@@ -56,6 +51,15 @@ def cut_layers(model: Any, kept: Sequence[int]) -> None:
         setattr(parent, name, nn.ModuleList(stack[index] for index in kept))
         _renumber(getattr(parent, name))
     _cut_config(config, kept, depth)
+
+
+def _stacks(module: nn.Module, depth: int) -> Iterator[tuple[nn.Module, str, nn.ModuleList]]:
+    """(parent, name, list) of every outermost list with `depth` entries; lists inside layers (experts) are no stacks."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == depth:
+            yield module, name, child
+        else:
+            yield from _stacks(child, depth)
 
 
 def _renumber(stack: nn.ModuleList) -> None:

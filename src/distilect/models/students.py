@@ -76,9 +76,15 @@ def build_student(
     kept = _kept(layers, model.config.num_hidden_layers)
     if kept is not None:
         cut_layers(model, kept)
+        _check_cut(model)
     _label(model.config, task)
     tokenizer = load_pretrained(AutoTokenizer, resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError)
     _pad_token(tokenizer, model)
+    if len(tokenizer) > model.config.vocab_size:
+        raise StudentError(
+            f"student {spec.init!r}: its tokenizer has {len(tokenizer):,} tokens, the model knows {model.config.vocab_size:,}: "
+            "use the tokenizer that the model was trained with"
+        )
     length = usable_length(spec.max_length or max_length, tokenizer, model.config)
     source = {"init": spec.init, "path": path, "layers": kept, "fresh": fresh}
     return Student(model.float().to(default_device()), tokenizer, length, source)
@@ -128,6 +134,22 @@ def _kept(layers: list[int] | int | None, depth: int) -> list[int] | None:
     return even_layers(layers, depth) if isinstance(layers, int) else layers
 
 
+def _check_cut(model: Any) -> None:
+    """Refuse a cut that the config cannot express: the saved student would not be the trained one.
+
+    Raises:
+        StudentError: a model made from the config has other weights.
+    """
+    with torch.device("meta"):
+        again = AutoModelForSequenceClassification.from_config(model.config)
+    ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, again))
+    if ours != theirs:
+        raise StudentError(
+            f"{type(model).__name__} cannot be cut to chosen layers: a model of its configuration has other weights; "
+            "use the whole checkpoint, or [fresh]"
+        )
+
+
 def _fresh(path: str, task: Task) -> Any:
     config = load_pretrained(AutoConfig, path, StudentError)
     _label(config, task)
@@ -162,6 +184,8 @@ def _known_order(path: str, config: Any, task: Task) -> list[int] | None:
 def _permute_head(model: Any, order: list[int]) -> None:
     """Reorder the rows of the output layer: the last linear map with one output per label."""
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)]
+    if not heads:
+        raise StudentError(f"{type(model).__name__} has no linear output layer: its labels cannot be brought into the task's order")
     with torch.no_grad():
         heads[-1].weight.copy_(heads[-1].weight[order].clone())
         if heads[-1].bias is not None:

@@ -14,15 +14,22 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from distilect.config import TeacherConfig
-from distilect.data import Table, open_source
-from distilect.data.columns import choose_columns, text_columns
-from distilect.data.source import check_columns
+from distilect.data import Table, pad_id, read_columns
 from distilect.errors import DataError, TeacherError
-from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, load_pretrained, resolve_path
+from distilect.models.checkpoints import (
+    check_checkpoint,
+    combine,
+    fingerprint_parts,
+    load_pretrained,
+    resolve_path,
+)
 from distilect.models.labels import align_labels
 from distilect.models.precision import autocast, default_device, resolve_precision
+from distilect.models.row_index import RowIndex
 from distilect.models.students import usable_length
 from distilect.tasks import Task
+
+FORMAT = 1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
 
 
 class Teacher:
@@ -39,7 +46,7 @@ class Teacher:
 
     @property
     def fingerprint(self) -> str:
-        return combine(self.parts)
+        return combine({**self.parts, "format": FORMAT})
 
     def can(self, field: str) -> bool:
         """Whether the teacher gives `logits`, `cls.L`, `mean.L` or `hidden.L`."""
@@ -65,10 +72,20 @@ class CheckpointTeacher(Teacher):
         self.precision = resolve_precision(precision, self.device)
         config = load_pretrained(AutoConfig, self.path)
         self.order = _order(name, config, task, labels)
-        model = load_pretrained(AutoModelForSequenceClassification, self.path, use_safetensors=True)
+        model, loaded = load_pretrained(
+            AutoModelForSequenceClassification, self.path, use_safetensors=True, output_loading_info=True
+        )
+        if loaded["missing_keys"]:  # transformers would fill them with random numbers
+            missing = sorted(loaded["missing_keys"])
+            raise TeacherError(
+                f"teacher {name!r}: {self.path} lacks {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}: it was never "
+                "fine-tuned for classification or regression; make a teacher of it with finetune:"
+            )
         # in a list, so that a teacher kept on some module is never registered in it, put in train mode or saved
         self._model = [model.float().to(self.device).eval().requires_grad_(False)]
         self.tokenizer = load_pretrained(AutoTokenizer, self.path)
+        if model.config.pad_token_id is None:  # decoders find a row's last token by it
+            model.config.pad_token_id = pad_id(self.tokenizer)
         self.max_length = usable_length(max_length, self.tokenizer, config)
         self.parts = {
             **fingerprint_parts(self.path, config),
@@ -94,7 +111,7 @@ class CheckpointTeacher(Teacher):
         kind, _, layer = field.partition(".")
         return kind in ("cls", "mean", "hidden") and layer.isdigit() and int(layer) <= self.num_layers
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference_mode's tensors could not be used in the student's loss
     def forward(self, inputs: Mapping[str, Tensor], fields: Sequence[str]) -> dict[str, Tensor]:
         """One batch.
 
@@ -191,7 +208,7 @@ class TableTeacher(Teacher):
         self.name, self.file = name, file
         columns = ["score"] if task.kind == "regression" else list(task.labels)
         try:
-            ids, values = _read_outputs(file, columns, task.num_texts)
+            ids, values = read_columns(file.resolve(), columns, task.num_texts)
         except DataError as error:
             raise TeacherError(f"teacher {name!r}: {error}") from None
         if not np.isfinite(values).all():
@@ -203,7 +220,7 @@ class TableTeacher(Teacher):
                     f"teacher {name!r}: {file} has values outside [0, 1], expected probabilities: set outputs: logits?"
                 )
             values = np.log(np.maximum(values, 1e-7))
-        self.logits = {(int(hi), int(lo)): row for (hi, lo), row in zip(ids, values.astype(np.float32), strict=True)}
+        self.index, self.logits = RowIndex(ids), values.astype(np.float32)
         self.order = list(range(len(columns)))
         self.parts = {"table": hashlib.sha256(file.read_bytes()).hexdigest()[:32], "outputs": outputs, "columns": columns}
 
@@ -213,31 +230,15 @@ class TableTeacher(Teacher):
         Raises:
             TeacherError: the table lacks some of them; says how many and shows the first.
         """
-        keys = [(int(hi), int(lo)) for hi, lo in table.ids[rows]]
-        missing = [row for row, key in zip(rows, keys, strict=True) if key not in self.logits]
-        if missing:
-            text = " | ".join(table.text([missing[0]])[0])[:80]
+        places = self.index.find(table.ids[rows])
+        missing = np.flatnonzero(places < 0)
+        if len(missing):
+            text = " | ".join(table.text([int(rows[missing[0]])])[0])[:80]
             raise TeacherError(
-                f"teacher {self.name!r}: {self.file} has no outputs for {len(missing):,} rows, the first is {text!r}: "
-                "score them too, or leave them out of the data"
+                f"teacher {self.name!r}: {self.file} has no outputs for {len(missing):,} of {len(rows):,} rows, the first is "
+                f"{text!r}: score them too, or leave them out of the data"
             )
-        return np.stack([self.logits[key] for key in keys])
-
-
-def _read_outputs(file: Path, columns: list[str], num_texts: int) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-    """(identities uint64 [N, 2], values float64 [N, C]) of a table of outputs."""
-    source = open_source(str(file.resolve()))
-    chosen = choose_columns(source, None, columns[0], labelled=False)
-    if len(chosen.texts) != num_texts:
-        raise DataError(f"{file} has text in {' + '.join(chosen.texts)}, the task has {num_texts} text(s) per row")
-    check_columns(columns, source.columns, source.label)
-    rows = source.read([*chosen.texts, *columns])
-    table = Table.from_columns(text_columns(rows, chosen.texts))
-    try:
-        values = [np.asarray(rows.table[name].cast("float64").to_numpy(zero_copy_only=False)) for name in columns]
-    except (ValueError, TypeError):
-        raise DataError(f"{file}: columns {', '.join(columns)} must hold numbers") from None
-    return table.ids, np.stack(values, axis=1)
+        return self.logits[places]
 
 
 class CallableTeacher(Teacher):
@@ -245,16 +246,20 @@ class CallableTeacher(Teacher):
 
     Args:
         function: list of texts (strings, or pairs for two texts) → array [N, C] in the task's label order, [N] or [N, 1] in
-            regression. It is called once per chunk; what it says is stored under its name and code, so give a function whose
-            weights have changed a new name.
+            regression. It is called once per chunk; what it says is stored under its name, its code and its attribute
+            `fingerprint` (any string), so change one of them when what stands behind the function has changed.
     """
 
     def __init__(self, name: str, function: Callable[[list[Any]], Any], task: Task) -> None:
         self.name, self.function, self.task = name, function, task
         self.order = list(range(task.num_outputs))
-        code = getattr(function, "__code__", None)
-        body = code.co_code + repr(code.co_consts).encode() if code is not None else repr(type(function)).encode()
-        self.parts = {"function": name, "code": hashlib.sha256(body).hexdigest()[:32], "labels": list(task.labels)}
+        code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+        self.parts = {
+            "function": name,
+            "code": hashlib.sha256(_code(code).encode()).hexdigest()[:32],
+            "labels": list(task.labels),
+            "fingerprint": str(getattr(function, "fingerprint", "")),
+        }
 
     def outputs_for(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 [b, C].
@@ -274,6 +279,14 @@ class CallableTeacher(Teacher):
                 f"teacher {self.name!r}: its function returned shape {values.shape}, expected ({len(texts)}, {self.task.num_outputs})"
             )
         return values
+
+
+def _code(code: Any) -> str:
+    """What a code object does, without the addresses that differ from process to process."""
+    if code is None:
+        return ""
+    constants = [_code(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
+    return repr((code.co_code, code.co_names, constants))
 
 
 def load_teacher(

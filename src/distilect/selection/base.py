@@ -173,14 +173,16 @@ def row_uniform(rows: Tensor, seed: int, epoch: int, stream: str) -> Tensor:
 
 
 def step_uniform(shape: tuple[int, ...], seed: int, step: int, stream: str) -> Tensor:
-    """Uniform float64 draws that are a function of (seed, step, stream): the same in every part of one optimiser step."""
+    """Uniform float64 draws, a function of (seed, step, stream): the same in every part of one optimiser step."""
     keys = torch.arange(int(np.prod(shape)), dtype=torch.int64)
     return row_uniform(_mix(keys + 1), seed, step, stream).reshape(shape)
 
 
 def _key(seed: int, epoch: int, stream: str) -> int:
     """One signed 64-bit integer for the three; Python integers so that no product overflows."""
-    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + _STREAMS[stream] * 0x8CB92BA72F3D8DD7) & _MASK
+    value = (
+        seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + _STREAMS[stream] * 0x8CB92BA72F3D8DD7
+    ) & _MASK
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

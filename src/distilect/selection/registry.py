@@ -40,8 +40,8 @@ _LABELS_AND_RESPONSE: dict[str, Any] = {"labels": {}, "response": {}}
 class Preset:
     """A method: a named choice of the three selectors and of the kinds of knowledge, nothing more.
 
-    `teachers` is None where no teacher is asked. The default mix weighs labels by 1 - alpha, response by alpha, and every
-    other kind by 1.
+    `teachers` is None where no teacher is asked. The default mix weighs labels by 1 - alpha, response by alpha, and
+    every other kind by 1.
     """
 
     name: str
@@ -59,7 +59,8 @@ _PRESETS = (
     Preset("kd", "one teacher, labels + response", "Hinton et al., 2015, arXiv 1503.02531", teachers="single"),
     Preset("uniform", "all teachers, equal weights", "U-Ensemble; Yuan et al., 2021, arXiv 2012.06048"),
     Preset(
-        "random-single", "one random teacher per step", "Rand-Single-Ensemble; Yuan et al., 2021", teachers="random-single"
+        "random-single", "one random teacher per step", "Rand-Single-Ensemble; Yuan et al., 2021",
+        teachers="random-single",
     ),
     Preset("weighted", "fixed weights by held-out score", "W-Ensemble; Yuan et al., 2021", teachers="weighted"),
     Preset("logistic", "weights by logistic regression", "LR-Ensemble; Yuan et al., 2021", teachers="logistic"),
@@ -77,7 +78,8 @@ _PRESETS = (
         knowledge={"labels": {}, "response": {}, "feature": {"tokens": "cls", "normalize": True}},
     ),
     Preset(
-        "all-ones", "one teacher, all four kinds with weight 1", "control of AKSKD; Wang et al., 2022, arXiv 2302.00444",
+        "all-ones", "one teacher, all four kinds with weight 1",
+        "control of AKSKD; Wang et al., 2022, arXiv 2302.00444",
         teachers="single", knowledge=_ALL_KINDS, mix="all-ones",
     ),
     Preset(
@@ -104,7 +106,9 @@ def get_preset(name: str) -> Preset:
     """
     known = presets()
     if name not in known:
-        raise MethodError(f"no method is called {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
+        raise MethodError(
+            f"no method is called {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}"
+        )
     return known[name]
 
 
@@ -136,7 +140,8 @@ class Method:
     def fields(self, num_teachers: int) -> list[list[str]]:
         """Per teacher, the signals that the kinds of knowledge want besides logits, without repeats."""
         return [
-            list(dict.fromkeys(f for kind in self.knowledge for f in kind.teacher_fields(k))) for k in range(num_teachers)
+            list(dict.fromkeys(f for kind in self.knowledge for f in kind.teacher_fields(k)))
+            for k in range(num_teachers)
         ]
 
 
@@ -180,8 +185,11 @@ def _kinds(config: MethodConfig, preset: Preset, with_teachers: bool) -> dict[st
             f"method {config.name!r} selects teachers but copies labels only: add knowledge that teachers have, "
             "such as knowledge: {labels: {}, response: {}}"
         )
-    if not with_teachers and set(kinds) - {"labels"}:
-        raise MethodError(f"method {config.name!r} asks no teacher but copies {sorted(set(kinds) - {'labels'})}: set teachers: uniform")
+    if not with_teachers and set(kinds) != {"labels"}:
+        others = sorted(set(kinds) - {"labels"})
+        raise MethodError(
+            f"method {config.name!r} asks no teacher but copies {others}: set teachers: uniform"
+        )
     if config.temperature is not None:
         if "response" not in kinds:
             raise MethodError(f"temperature is set, but method {config.name!r} copies no response knowledge")
@@ -195,10 +203,15 @@ def _mix(config: MethodConfig, preset: Preset, kinds: Mapping[str, Any]) -> Spec
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     if options.get("name") != "fixed":
         if config.alpha is not None:
-            raise MethodError(f"alpha is set, but the knowledge selector is {options.get('name')!r}, which weighs by itself")
+            chosen = options.get("name")
+            raise MethodError(
+                f"alpha is set, but the knowledge selector is {chosen!r}, which weighs by itself"
+            )
         return options
     if config.alpha is not None and "response" not in kinds:
-        raise MethodError(f"alpha is set, but method {config.name!r} copies no response knowledge that it could weigh")
+        raise MethodError(
+            f"alpha is set, but method {config.name!r} copies no response knowledge that it could weigh"
+        )
     alpha = preset.alpha if config.alpha is None else config.alpha
     default = {"labels": 1 - alpha, "response": alpha}
     weights = {kind: weight for kind, weight in default.items() if kind in kinds}

@@ -38,8 +38,9 @@ class RandomRows(Selector):
 
     Args:
         ratio: share of the rows, in (0, 1].
-        rest: what becomes of the others: `labels` (they learn from their labels), `skip` (they leave the step), or `plan`
-            (they are chosen before the epoch and never loaded or run; exactly `max(1, round(ratio · N))` rows remain).
+        rest: what becomes of the others: `labels` (they learn from their labels), `skip` (they leave the step), or
+            `plan` (rows are chosen before the epoch and the others never loaded or run; exactly
+            `max(1, round(ratio · N))` rows remain).
 
     Each draw is a function of (seed, epoch, row), so batches and ranks do not change it.
     """
@@ -107,7 +108,9 @@ class SingleTeacher(_StaticTeachers):
     def setup(self, context: SelectionContext) -> None:
         names = context.teachers
         if self.teacher == "best":
-            self.teacher = names[int(np.argmax(context.held_out_scores))] if context.held_out_scores else names[0]
+            self.teacher = (
+                names[int(np.argmax(context.held_out_scores))] if context.held_out_scores else names[0]
+            )
         elif isinstance(self.teacher, int) and 0 <= self.teacher < len(names):
             self.teacher = names[self.teacher]
         if self.teacher not in names:
@@ -171,14 +174,18 @@ class FixedTeachers(_StaticTeachers):
     def _chosen(self, context: SelectionContext) -> np.ndarray:
         if self.values is None:
             if not context.held_out_scores:
-                raise ValueError("needs rows held out of train to score the teachers on, or values: one number per teacher")
+                raise ValueError(
+                    "needs rows held out of train to score teachers on, or values: one number per teacher"
+                )
             return np.maximum(np.asarray(context.held_out_scores, dtype=float), 0.0)
         values = self.values
         if isinstance(values, dict):
             missing = [name for name in context.teachers if name not in values]
             unknown = [name for name in values if name not in context.teachers]
             if missing or unknown:
-                raise ValueError(f"values name {sorted(values)}, expected exactly the teachers {list(context.teachers)}")
+                raise ValueError(
+                    f"values name {sorted(values)}, expected exactly {', '.join(context.teachers)}"
+                )
             values = [values[name] for name in context.teachers]
         if len(values) != len(context.teachers) or min(values) < 0:
             raise ValueError(f"values are {values}, expected {len(context.teachers)} numbers, none negative")
@@ -192,9 +199,9 @@ class FixedTeachers(_StaticTeachers):
 class LogisticTeachers(FixedTeachers):
     """Weights fitted once by a logistic regression over the teachers: RL-KD's LR-Ensemble.
 
-    p(y | x) = softmax_c(Σ_k β_k log p_k(c | x)) with β ≥ 0, fitted by maximum likelihood on the rows held out of train (where
-    teachers have not learned the labels by heart), then w = β / Σ β (reconstruction). Regression: non-negative least
-    squares of the labels on the teachers' scores.
+    p(y | x) = softmax_c(Σ_k β_k log p_k(c | x)) with β ≥ 0, fitted by maximum likelihood on the rows held out of train
+    (where teachers have not learned the labels by heart), then w = β / Σ β (reconstruction). Regression: non-negative
+    least squares of the labels on the teachers' scores.
     """
 
     name = "logistic"
@@ -205,11 +212,15 @@ class LogisticTeachers(FixedTeachers):
     def _chosen(self, context: SelectionContext) -> np.ndarray:
         logits, labels = context.held_out_logits, context.held_out_labels
         if logits is None or labels is None or not len(labels):
-            raise ValueError("needs rows held out of train to fit its weights: set data.reward_size or data.reward")
+            raise ValueError(
+                "needs rows held out of train to fit its weights: set data.reward_size or data.reward"
+            )
         known = ~np.isnan(labels) if context.regression else labels >= 0
         logits, labels = logits[known].astype(float), labels[known]
         if not len(labels):
-            raise ValueError("needs labels on rows held out of train to fit its weights: none of those rows has one")
+            raise ValueError(
+                "needs labels on rows held out of train to fit its weights: none of those rows has one"
+            )
         if context.regression:
             return np.asarray(nnls(logits[:, :, 0], labels.astype(float))[0])
         log_p = log_softmax(logits, axis=-1)
@@ -228,7 +239,10 @@ def _fit_conditional_logit(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
         share = np.exp(mixed - logsumexp(mixed, axis=1, keepdims=True))  # [N, C]
         gradient = (np.einsum("nkc,nc->nk", log_p, share) - of_label).mean(0)
         value = (logsumexp(mixed, axis=1) - of_label @ beta).mean()
-        return value + 5e-4 * beta @ beta, gradient + 1e-3 * beta  # a little ridge: separable rows have no maximum
+        return (
+            value + 5e-4 * beta @ beta,
+            gradient + 1e-3 * beta,
+        )  # a little ridge: separable rows have no maximum
 
     start = np.full(log_p.shape[1], 1.0 / log_p.shape[1])
     bounds = [(0.0, None)] * len(start)
@@ -244,7 +258,7 @@ def _normalised(values: np.ndarray) -> Tensor:
 
 
 def teacher_losses(view: StepView) -> Tensor:
-    """Each teacher's cross-entropy (squared error in regression) with the gold label; float32 [B, K], 0 without label."""
+    """Each teacher's cross-entropy (squared error in regression) with the gold label; float32 [B, K], 0 without one."""
     teachers = _logits(view)
     batch, count, classes = teachers.shape
     labels = view.labels.unsqueeze(1).expand(batch, count).reshape(-1)
@@ -257,9 +271,10 @@ def _uniform_without_label(weights: Tensor, view: StepView) -> Tensor:
 
 
 class BestSingle(_StaticTeachers):
-    """Per row, the teacher nearest to the gold label: RL-KD's Best-Single-Ensemble (reconstruction: least cross-entropy).
+    """Per row, the teacher nearest to the gold label: RL-KD's Best-Single-Ensemble.
 
-    Regression: least squared error. Rows without a label weigh all teachers equally. Ties go to the first teacher.
+    Reconstruction: least cross-entropy. Regression: least squared error. Rows without a label weigh all
+    teachers equally. Ties go to the first teacher.
     """
 
     name = "best-single"
@@ -280,7 +295,9 @@ class Confidence(_StaticTeachers):
 
     def weights(self, view: StepView) -> Tensor:
         losses = teacher_losses(view)
-        losses = losses.clamp_max(torch.finfo(losses.dtype).max)  # the softmax of an infinite loss would be NaN
+        losses = losses.clamp_max(
+            torch.finfo(losses.dtype).max
+        )  # the softmax of an infinite loss would be NaN
         count = losses.shape[1]
         if count == 1:
             return torch.ones_like(losses)
@@ -336,7 +353,11 @@ class RandomSoft(_PerStep):
     name = "random-soft"
 
     def weights(self, view: StepView) -> Tensor:
-        return step_uniform((len(self.kinds),), view.seed, view.step, "knowledge").float().to(view.student.device)
+        return (
+            step_uniform((len(self.kinds),), view.seed, view.step, "knowledge")
+            .float()
+            .to(view.student.device)
+        )
 
 
 class RandomHard(_PerStep):

@@ -46,7 +46,9 @@ class SignalSource(Protocol):
     """
 
     names: list[str]
-    forwards: int
+
+    @property
+    def forwards(self) -> int: ...
 
     @property
     def num_teachers(self) -> int: ...

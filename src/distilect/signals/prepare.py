@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from distilect.data import Table, encode
+from distilect.data import Encoded, Table, encode
 from distilect.errors import MethodError
-from distilect.models import CheckpointTeacher, Teacher
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher
+from distilect.models.row_index import unique_rows
 from distilect.signals.base import Fields, Pool, SignalSource, Voice
-from distilect.signals.scoring import LiveVoice, StoredVoice, score_missing, unique_rows
+from distilect.signals.scoring import LiveVoice, StoredVoice, missing_rows, score_rows
 from distilect.signals.store import SignalStore
 
 
@@ -52,26 +53,22 @@ def prepare_signals(
 
     Args:
         fields: per teacher, what is wanted besides logits.
-        budget_gb: what one teacher's signals on this table may take on disk; a teacher above it is run live.
+        budget_gb: what the whole store may take on disk; a teacher whose hidden states don't fit any more is run live.
         max_tokens: padded tokens per batch.
         live: store nothing, run the teachers whenever they are asked.
 
     Raises:
         MethodError: a teacher cannot give a field.
         SignalError: the store cannot be written.
-        TeacherError: an output is no finite number.
+        TeacherError: an output is no finite number, or a table of outputs lacks rows.
     """
     started, found = time.perf_counter(), Prepared(None)
-    voices: list[Voice] = []
     for teacher, wanted in zip(teachers, fields, strict=True):
         _check(teacher, wanted)
-        size = _bytes(teacher, table, wanted)
-        if live or size > budget_gb * 1e9:
-            why = "asked for" if live else f"its signals would take {size / 1e9:.1f} GB, the budget is {budget_gb:g} GB"
-            found.report.append(f"teacher {teacher.name}: run live ({why})")
-            voices.append(LiveVoice(teacher, max_tokens))
-        else:
-            voices.append(_stored(teacher, table, store, wanted, max_tokens, found))
+    voices = [
+        _voice(teacher, table, store, list(dict.fromkeys(wanted)), budget_gb * 1e9, max_tokens, live, found)
+        for teacher, wanted in zip(teachers, fields, strict=True)
+    ]
     found.report = [*store.warnings, *found.report]
     store.warnings.clear()
     found.source = Pool(voices)
@@ -79,42 +76,73 @@ def prepare_signals(
     return found
 
 
-def _stored(teacher: Teacher, table: Table, store: SignalStore, wanted: Sequence[str], max_tokens: int, found: Prepared) -> Voice:
-    """Score what is missing and open the result."""
+def _voice(
+    teacher: Teacher, table: Table, store: SignalStore, wanted: list[str], budget: float, max_tokens: int, live: bool, found: Prepared
+) -> Voice:
+    """The teacher live, or its outputs read from the store after what was missing there has been scored."""
+    if live or isinstance(teacher, TableTeacher):
+        if isinstance(teacher, TableTeacher):
+            teacher.outputs_for(table, unique_rows(table.ids))  # tells at once what the table lacks
+        what = f"read from {teacher.file}" if isinstance(teacher, TableTeacher) else "run live in every step"
+        found.report.append(f"teacher {teacher.name}: {what}")
+        return LiveVoice(teacher, max_tokens)
     fingerprint = teacher.fingerprint
-    store.register(teacher.name, fingerprint, teacher.parts)
-    names = ["logits", *wanted]
+    names = ["logits", *(name for name in wanted if name != "logits")]
     stores = {name: store.field(fingerprint, name) for name in names}
-    total = len(unique_rows(table))
-    scored = score_missing(teacher, table, stores, max_tokens, f"scoring by {teacher.name}")
-    if scored:
+    missing = missing_rows(table, stores)
+    todo = table.take(missing)
+    encoded = None
+    if len(todo):
+        encoded = _tokens(teacher, todo)
+        size, used = _bytes(teacher, encoded, names), store.size()
+        if size and used + size > budget:
+            found.report.append(
+                f"teacher {teacher.name}: run live in every step; its hidden states would take {_gb(size)} beside the {_gb(used)} in "
+                f"{store.root}, the budget is {_gb(budget)} (signals.disk_budget_gb; old folders there may be deleted)"
+            )
+            return LiveVoice(teacher, max_tokens)
+        store.register(teacher.name, fingerprint, teacher.parts)
+        score_rows(teacher, todo, encoded, stores, max_tokens, f"scoring by {teacher.name}")
         stores = {name: store.field(fingerprint, name) for name in names}
-    found.forwards += scored
-    found.reused += total - scored
-    found.report.append(f"teacher {teacher.name}: {scored:,} rows scored, {total - scored:,} reused from {store.root}")
+    reused = len(unique_rows(table.ids)) - len(missing)
+    found.forwards += len(missing)
+    found.reused += reused
+    cut = f", {encoded.truncated:,} of them cut at {encoded.max_length} tokens" if encoded and encoded.truncated else ""
+    found.report.append(f"teacher {teacher.name}: {len(missing):,} rows scored{cut}; {reused:,} reused from {store.root}")
     return StoredVoice(teacher, stores)
+
+
+def _tokens(teacher: Teacher, table: Table) -> Encoded | None:
+    if not isinstance(teacher, CheckpointTeacher):
+        return None
+    return encode(table, teacher.tokenizer, teacher.max_length, f"tokenising for {teacher.name}")
 
 
 def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
     for name in wanted:
-        if not teacher.can(name):
+        if teacher.can(name):
+            continue
+        if not isinstance(teacher, CheckpointTeacher):
             raise MethodError(
-                f"teacher {teacher.name!r} cannot give {name!r}: it has outputs only, or fewer layers; "
+                f"teacher {teacher.name!r} gives outputs only, no hidden states ({name}): "
                 "leave out feature and relation knowledge, or take this teacher out of the pool"
             )
+        raise MethodError(
+            f"teacher {teacher.name!r} cannot give {name!r}: expected cls.L, mean.L or hidden.L with L from 0 to {teacher.num_layers}"
+        )
 
 
-def _bytes(teacher: Teacher, table: Table, wanted: Sequence[str]) -> float:
-    """Estimated size of the fields on disk: 2 bytes per number, tokens guessed from a sample of 1,000 rows."""
-    if not wanted or not isinstance(teacher, CheckpointTeacher):
-        return 0.0
-    whole = sum(name.startswith("hidden.") for name in wanted)
-    per_row = 2.0 * teacher.hidden_size * (len(wanted) - whole)
-    if whole:
-        sample = table.take(unique_rows(table)[:1000])
-        tokens = float(encode(sample, teacher.tokenizer, teacher.max_length).lengths.mean()) if len(sample) else 0.0
-        per_row += 2.0 * teacher.hidden_size * whole * tokens
-    return per_row * len(table)
+def _bytes(teacher: Teacher, encoded: Encoded | None, names: Sequence[str]) -> int:
+    """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row."""
+    if encoded is None or not isinstance(teacher, CheckpointTeacher):
+        return 0
+    whole = sum(name.startswith("hidden.") for name in names)
+    vectors = len(encoded) * (len(names) - 1 - whole) + int(encoded.lengths.sum(dtype="int64")) * whole
+    return 2 * teacher.hidden_size * vectors
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
 
 
 class LiveSignals(Pool):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,50 +13,75 @@ from torch import Tensor
 
 from distilect.data import Encoded, Table, encode, scoring_batches
 from distilect.errors import TeacherError
-from distilect.models import CheckpointTeacher, Teacher
-from distilect.progress import track
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher
+from distilect.models.row_index import unique_rows
+from distilect.progress import bar
 from distilect.signals.store import FieldStore
 
-CHUNK = 4096  # rows per shard: what a kill can cost, and what is kept in memory before it is written
+CHUNK = 4096  # rows per shard at most: what a kill can cost
+CHUNK_BYTES = 1 << 28  # of hidden states that are held in memory before they are written
+_HALF = float(np.finfo(np.float16).max)
 
 Rows = NDArray[np.int64]
+Advance = Callable[[int], object]  # told how many more rows are done
 
 
-def run_teacher(teacher: Any, table: Table, encoded: Encoded | None, rows: Rows, fields: Sequence[str], max_tokens: int) -> dict[str, Any]:
+def run_teacher(
+    teacher: Any,
+    table: Table,
+    encoded: Encoded | None,
+    rows: Rows,
+    fields: Sequence[str],
+    max_tokens: int,
+    *,
+    half: bool = False,
+    advance: Advance = lambda rows: None,
+) -> dict[str, Any]:
     """What one teacher says on `rows`, in their order.
 
+    Args:
+        encoded: `table` as the teacher's own tokens; None for a teacher that is no checkpoint.
+        half: fields in float16, as they are stored.
+
     Returns:
-        logits float32 [b, C] in the teacher's own order; `cls.L`, `mean.L` float32 [b, H]; `hidden.L` a list of b tensors
+        logits float32 [b, C] in the teacher's own order; `cls.L`, `mean.L` [b, H]; `hidden.L` a list of b tensors
         [tokens, H] without padding.
 
     Raises:
         TeacherError: an output is no finite number; names the row's text.
     """
+    if not len(rows):
+        return _nothing(teacher, fields)
     if encoded is None:
         found: dict[str, Any] = {"logits": torch.from_numpy(teacher.outputs_for(table, rows))}
+        advance(len(rows))
     else:
-        found = _run_batches(teacher, encoded, rows, fields, max_tokens)
+        found = _run_batches(teacher, encoded, rows, fields, max_tokens, half, advance)
     finite = torch.isfinite(found["logits"]).all(1)
     if not finite.all():
-        bad = int((~finite).nonzero()[0])
-        text = " | ".join(table.text([int(rows[bad])])[0])[:80]
+        bad = (~finite).nonzero().flatten().tolist()
+        text = " | ".join(table.text([int(rows[bad[0]])])[0])[:80]
         raise TeacherError(
-            f"teacher {teacher.name!r} gives a value that is no finite number on {text!r}: "
+            f"teacher {teacher.name!r} gives NaN or infinity for {len(bad)} of {len(rows)} rows, the first is {text!r}: "
             "try signals.precision=fp32, or take it out of the pool"
         )
     return found
 
 
-def _run_batches(teacher: CheckpointTeacher, encoded: Encoded, rows: Rows, fields: Sequence[str], max_tokens: int) -> dict[str, Any]:
+def _run_batches(
+    teacher: CheckpointTeacher, encoded: Encoded, rows: Rows, fields: Sequence[str], max_tokens: int, half: bool, advance: Advance
+) -> dict[str, Any]:
     """Length-sorted batches under the token budget, results put back in the order of `rows`."""
     batches = scoring_batches(encoded.lengths[rows], max_tokens)
     parts: dict[str, list[Any]] = {name: [] for name in ("logits", *fields)}
     for batch in batches:
         inputs = encoded.collate(rows[batch])
-        said = teacher.forward(inputs, fields)
         mask = inputs["attention_mask"].bool()
-        for name, values in said.items():
+        for name, values in teacher.forward(inputs, fields).items():
+            if half and name != "logits":
+                values = values.clamp(-_HALF, _HALF).half()
             parts[name] += _without_padding(values, mask) if name.startswith("hidden.") else [values.cpu()]
+        advance(len(batch))
     back = np.argsort(np.concatenate(batches), kind="stable")
     return {
         name: [part[i] for i in back] if name.startswith("hidden.") else torch.cat(part)[torch.from_numpy(back)]
@@ -66,42 +91,54 @@ def _run_batches(teacher: CheckpointTeacher, encoded: Encoded, rows: Rows, field
 
 def _without_padding(values: Tensor, mask: Tensor) -> list[Tensor]:
     """[B, T, H] → B tensors [tokens, H]."""
-    return list(values.cpu()[mask].split(mask.sum(1).tolist()))
+    return list(values[mask.to(values.device)].cpu().split(mask.sum(1).tolist()))
 
 
-def unique_rows(table: Table) -> Rows:
-    """Positions of the first row of each identity, in the table's order: duplicates share signals."""
-    keys = np.ascontiguousarray(table.ids).view([("hi", np.uint64), ("lo", np.uint64)]).reshape(-1)
-    _, first = np.unique(keys, return_index=True)
-    return np.sort(first).astype(np.int64)
+def _nothing(teacher: Teacher, fields: Sequence[str]) -> dict[str, Any]:
+    """What there is to say about no rows."""
+    width = teacher.hidden_size if isinstance(teacher, CheckpointTeacher) else 0
+    fielded: dict[str, Any] = {name: [] if name.startswith("hidden.") else torch.zeros(0, width) for name in fields}
+    return {"logits": torch.zeros(0, len(teacher.order)), **fielded}
 
 
-def score_missing(
-    teacher: Teacher, table: Table, stores: dict[str, FieldStore], max_tokens: int, description: str
-) -> int:
-    """Run the teacher on the rows that some store lacks, and add them; returns how many rows were run.
+def missing_rows(table: Table, stores: dict[str, FieldStore]) -> Rows:
+    """One row number per identity that some store lacks, in the table's order: duplicates share signals."""
+    rows = np.sort(unique_rows(table.ids))
+    ids = table.ids[rows]
+    return rows[np.logical_or.reduce([store.locate(ids) < 0 for store in stores.values()])]
 
-    Chunks are cut from the missing rows in the table's order, so a run that was killed goes on at the same boundaries
-    and computes the same batches: the result is identical.
+
+def score_rows(
+    teacher: Teacher, todo: Table, encoded: Encoded | None, stores: dict[str, FieldStore], max_tokens: int, description: str
+) -> None:
+    """Run the teacher on all rows of `todo` and add to each store what it lacks of them.
+
+    Rows are sorted by length and cut into chunks, a shard per field each. A run that was killed and goes on with the rows
+    that are still missing cuts the same chunks into the same batches: the result is identical.
     """
-    rows = unique_rows(table)
-    lacks = {name: store.locate(table.ids[rows]) < 0 for name, store in stores.items()}
-    missing = rows[np.logical_or.reduce(list(lacks.values()))]
-    if not len(missing):
-        return 0
-    todo = table.take(missing)
-    encoded = encode(todo, teacher.tokenizer, teacher.max_length) if isinstance(teacher, CheckpointTeacher) else None
     fields = [name for name in stores if name != "logits"]
-    for chunk in track(list(_chunks(len(todo))), description):
-        said = run_teacher(teacher, todo, encoded, chunk, fields, max_tokens)
-        for name, store in stores.items():
-            _add(store, todo.ids[chunk], said[name])
-    return len(todo)
+    order = np.arange(len(todo)) if encoded is None else np.argsort(-encoded.lengths.astype(np.int64), kind="stable")
+    with bar() as progress:
+        task = progress.add_task(description, total=len(todo))
+        for chunk in _chunks(order, chunk_rows(teacher, fields)):
+            said = run_teacher(
+                teacher, todo, encoded, chunk, fields, max_tokens, half=True, advance=lambda rows: progress.advance(task, rows)
+            )
+            for name, store in stores.items():
+                _add(store, todo.ids[chunk], said[name])
 
 
-def _chunks(count: int) -> Iterator[Rows]:
-    for start in range(0, count, CHUNK):
-        yield np.arange(start, min(start + CHUNK, count), dtype=np.int64)
+def chunk_rows(teacher: Teacher, fields: Sequence[str]) -> int:
+    """Rows per shard; depends on the teacher and the fields alone, so that a resumed run cuts the same shards."""
+    if not fields or not isinstance(teacher, CheckpointTeacher):
+        return CHUNK
+    vectors = sum(teacher.max_length if name.startswith("hidden.") else 1 for name in fields)
+    return int(np.clip(CHUNK_BYTES // (2 * teacher.hidden_size * vectors), min(32, CHUNK), CHUNK))
+
+
+def _chunks(order: Rows, size: int) -> Iterator[Rows]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def _add(store: FieldStore, ids: NDArray[np.uint64], values: Any) -> None:
@@ -110,20 +147,18 @@ def _add(store: FieldStore, ids: NDArray[np.uint64], values: Any) -> None:
     if not len(new):
         return
     if isinstance(values, list):
-        kept = [values[i].half() for i in new]
-        offsets = np.cumsum([0, *(len(v) for v in kept)]).astype(np.int64)
+        kept = [values[i] for i in new]
+        offsets = np.cumsum([0, *map(len, kept)]).astype(np.int64)
         store.add(ids[new], torch.cat(kept).numpy(), offsets)
-    elif store.folder.name == "logits":
-        store.add(ids[new], values.float().numpy()[new])
     else:
-        store.add(ids[new], values.half().numpy()[new])
+        store.add(ids[new], values.numpy()[new])
 
 
 class StoredVoice:
     """One teacher, read from the store."""
 
     def __init__(self, teacher: Teacher, stores: dict[str, FieldStore]) -> None:
-        self.name, self.order, self.stores = teacher.name, teacher.order, stores
+        self.name, self.order, self.stores = teacher.name, np.asarray(teacher.order), stores
         self.forwards = 0
 
     def say(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Any]:
@@ -133,8 +168,10 @@ class StoredVoice:
         said: dict[str, Any] = {"logits": torch.from_numpy(logits[:, self.order])}
         for name in fields:
             values = self.stores[name].get(ids)
-            tensors = [torch.from_numpy(v) for v in values] if isinstance(values, list) else torch.from_numpy(values)
-            said[name] = pad_tokens(tensors) if isinstance(tensors, list) else tensors.float()
+            if isinstance(values, list):
+                said[name] = pad_tokens([torch.from_numpy(value) for value in values])
+            else:
+                said[name] = torch.from_numpy(values).float()
         return said
 
 
@@ -149,7 +186,9 @@ class LiveVoice:
 
     def say(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Any]:
         """Logits and fields of `rows`, computed now."""
-        self.forwards += len(rows)
+        if not isinstance(self.teacher, TableTeacher):  # whose outputs were made elsewhere
+            self.forwards += len(rows)
+        rows = np.asarray(rows, dtype=np.int64)
         said = run_teacher(self.teacher, table, self._tokens(table), rows, fields, self.max_tokens)
         said["logits"] = said["logits"][:, self.teacher.order]
         return {name: pad_tokens(value) if isinstance(value, list) else value for name, value in said.items()}
@@ -158,10 +197,14 @@ class LiveVoice:
         if not isinstance(self.teacher, CheckpointTeacher):
             return None
         if table not in self._encoded:
-            self._encoded[table] = encode(table, self.teacher.tokenizer, self.teacher.max_length)
+            self._encoded[table] = encode(
+                table, self.teacher.tokenizer, self.teacher.max_length, f"tokenising for {self.name}"
+            )
         return self._encoded[table]
 
 
 def pad_tokens(rows: list[Tensor]) -> Tensor:
     """b tensors [tokens, H] → float32 [b, T, H], zeros behind the real tokens."""
+    if not rows:
+        return torch.zeros(0, 0, 0)
     return torch.nn.utils.rnn.pad_sequence([row.float() for row in rows], batch_first=True)

@@ -9,13 +9,16 @@ moment leaves only finished shards, and a flipped byte is found when the shard i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from distilect.errors import SignalError
+from distilect.models.row_index import Ids, RowIndex
 
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"shard-(\d+)-([0-9a-f]{16})\.safetensors")
-_IN_MEMORY = 1 << 31  # fields of up to 2 GiB are gathered from memory, larger ones from mapped files
+_IN_MEMORY = 1 << 29  # bytes: logits and smaller fields are gathered from memory, larger ones from mapped files
+_ABANDONED = 3600.0  # seconds: a temporary file that old belongs to a process that was killed
 _TYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "U64": np.uint64}
-
-Ids = NDArray[np.uint64]
 
 
 class SignalStore:
@@ -44,23 +47,33 @@ class SignalStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.warnings: list[str] = []  # what was found damaged or changed since the store was opened
+        self._open: dict[Path, FieldStore] = {}
 
     def field(self, fingerprint: str, name: str) -> FieldStore:
-        """One field of one teacher, opened and verified."""
-        return FieldStore(self.root / fingerprint[:16] / name, self.warnings)
+        """One field of one teacher, opened and verified; opened before, only files that changed since are verified."""
+        folder = self.root / fingerprint[:16] / name
+        if folder not in self._open:
+            self._open[folder] = FieldStore(folder, self.warnings)
+        self._open[folder].refresh()
+        return self._open[folder]
+
+    def size(self) -> int:
+        """Bytes of all shards on disk, of all teachers that were ever scored into this store."""
+        return sum(path.stat().st_size for path in self.root.glob("*/*/shard-*.safetensors"))
 
     def register(self, name: str, fingerprint: str, parts: Mapping[str, Any]) -> None:
-        """Write the teacher's manifest, and note what has changed since a teacher of that name was stored before."""
+        """Write the teacher's manifest, and note what has changed since a teacher of that name was stored last."""
         path = self.root / fingerprint[:16] / "manifest.json"
         if path.exists():
             return
-        for other in sorted(self.root.glob("*/manifest.json")):
-            changed = _changed(other, name, parts)
-            if changed:
-                self.warnings.append(
-                    f"teacher {name}: {', '.join(changed)} changed since its signals were stored; they are computed anew"
-                )
-        _write(path, json.dumps({"name": name, "parts": dict(parts), "format": 1}, indent=1).encode())
+        others = sorted(self.root.glob("*/manifest.json"), key=lambda other: other.stat().st_mtime)
+        changes = [changed for other in others if (changed := _changed(other, name, parts))]
+        if changes:
+            self.warnings.append(
+                f"teacher {name}: {', '.join(changes[-1])} changed since its signals were stored; they are computed anew"
+            )
+        content = {"name": name, "fingerprint": fingerprint, "parts": dict(parts)}
+        _write(path, json.dumps(content, indent=1).encode())
 
 
 def _changed(manifest: Path, name: str, parts: Mapping[str, Any]) -> list[str]:
@@ -82,88 +95,102 @@ class FieldStore:
 
     def __init__(self, folder: Path, warnings: list[str]) -> None:
         self.folder, self.warnings = folder, warnings
-        self.shards: list[dict[str, NDArray[Any]]] = []
-        self.next_index = 0
-        for path in sorted(folder.glob("shard-*.safetensors")):
+        self.ragged = folder.name.startswith("hidden.")
+        self._shards: dict[str, _Shard] = {}  # by file name
+        self._next_index = 0
+        self._rebuild()
+
+    def refresh(self) -> None:
+        """Open shards that are new, verify those whose file has changed, forget those that are gone."""
+        found = {path.name: path for path in sorted(self.folder.glob("shard-*.safetensors"))}
+        stale = [name for name, shard in self._shards.items() if name not in found or shard.stamp != _stamp(found[name])]
+        for name in stale:
+            del self._shards[name]
+        fresh = [path for name, path in found.items() if name not in self._shards]
+        for path in fresh:
             self._open(path)
-        self._index()
+        if stale or fresh:
+            self._rebuild()
+        self._clean()
 
     def _open(self, path: Path) -> None:
-        """Verify one shard and map it; a damaged one is put aside under another name, never used."""
+        """Verify one shard and map it; a damaged one is put aside under another name, never used.
+
+        Raises:
+            SignalError: it cannot be read or put aside.
+        """
         match = _SHARD.fullmatch(path.name)
         try:
-            if match is None or _digest(path) != match.group(2):
-                raise SignalError("checksum")
-            shard = _mapped(path)
-        except (SignalError, ValueError, KeyError, OSError):
-            path.rename(path.with_name(path.name + ".damaged"))
-            self.warnings.append(f"{path} is damaged (its bytes do not match its checksum): put aside, its rows are computed anew")
-            logger.warning(self.warnings[-1])
-            return
-        self.shards.append(shard)
-        self.next_index = max(self.next_index, int(match.group(1)) + 1)
+            stamp = _stamp(path)
+            try:
+                if match is None or _digest(path) != match.group(2):
+                    raise ValueError("checksum")
+                self._shards[path.name] = _Shard(_mapped(path), stamp)
+                self._next_index = max(self._next_index, int(match.group(1)) + 1)
+            except (ValueError, KeyError):
+                path.rename(path.with_name(path.name + ".damaged"))
+                self.warnings.append(
+                    f"{path} is damaged (its bytes do not match its checksum): put aside, its rows are computed anew"
+                )
+                logger.warning(self.warnings[-1])
+        except OSError as error:
+            raise SignalError(f"cannot read teacher signals in {path}: {error.strerror or error}") from None
 
-    def _index(self) -> None:
-        """Sort all identities; values of dense fields are gathered into one array while they are small."""
-        ids = [shard["ids"] for shard in self.shards]
-        self.ids: Ids = np.concatenate(ids) if ids else np.empty((0, 2), dtype=np.uint64)
-        self.order = np.argsort(self.ids[:, 0], kind="stable")
-        self.sorted_hi, self.sorted_lo = self.ids[self.order, 0], self.ids[self.order, 1]
-        self.starts = np.cumsum([0, *(len(part) for part in ids)])
-        self.ragged = any("offsets" in shard for shard in self.shards)
-        size = sum(shard["value"].nbytes for shard in self.shards)
-        self.dense: NDArray[Any] | None = None
-        if self.shards and not self.ragged and size <= _IN_MEMORY:
-            self.dense = np.concatenate([shard["value"] for shard in self.shards])
+    def _rebuild(self) -> None:
+        """Index all identities; values of small dense fields are gathered into one array when they are first read."""
+        self._shards = dict(sorted(self._shards.items()))
+        self._tensors = [shard.tensors for shard in self._shards.values()]
+        ids = [tensors["ids"] for tensors in self._tensors]
+        self._index = RowIndex(np.concatenate(ids) if ids else np.empty((0, 2), dtype=np.uint64))
+        self._starts = np.cumsum([0, *map(len, ids)])
+        self._dense: NDArray[Any] | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._index)
 
     def locate(self, ids: Ids) -> NDArray[np.int64]:
         """Places of rows, int64 [n]; -1 where a row is not stored. `ids` uint64 [n, 2]."""
-        if not len(self.ids):
-            return np.full(len(ids), -1, dtype=np.int64)
-        at = np.searchsorted(self.sorted_hi, ids[:, 0])
-        at = np.minimum(at, len(self.sorted_hi) - 1)
-        same_hi = self.sorted_hi[at] == ids[:, 0]
-        found = same_hi & (self.sorted_lo[at] == ids[:, 1])
-        places: NDArray[np.int64] = np.where(found, self.order[at], -1)
-        for row in np.flatnonzero(same_hi & ~found):  # two texts share 64 bits of their hash: look behind the first
-            place = at[row] + 1
-            while place < len(self.sorted_hi) and self.sorted_hi[place] == ids[row, 0]:
-                if self.sorted_lo[place] == ids[row, 1]:
-                    places[row] = self.order[place]
-                place += 1
-        return places
+        return self._index.find(ids)
 
     def get(self, ids: Ids) -> NDArray[Any] | list[NDArray[Any]]:
-        """Values of rows: an array [n, …], or for ragged fields a list of [tokens, H].
+        """Values of rows: an array [n, …], or for ragged fields a list of [tokens, H]; a copy.
 
         Raises:
             SignalError: some rows are not stored.
         """
+        places = self._places(ids)
+        dense = None if self.ragged else self._gathered()
+        if dense is not None:
+            return dense[places]
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        rows = [self._row(s, p) for s, p in zip(shards.tolist(), (places - self._starts[shards]).tolist(), strict=True)]
+        return rows if self.ragged else np.stack(rows)
+
+    def _places(self, ids: Ids) -> NDArray[np.int64]:
         places = self.locate(ids)
         missing = int((places < 0).sum())
-        if missing:
+        if missing or not self._tensors:
             raise SignalError(
                 f"{self.folder} lacks {missing} of {len(ids)} rows: they were not scored, or their shard was removed since; "
                 "run distilect score again"
             )
-        if self.dense is not None:
-            return self.dense[places]
-        shard_of = np.searchsorted(self.starts, places, side="right") - 1
-        rows = [self._row(int(s), int(p - self.starts[s])) for s, p in zip(shard_of, places, strict=True)]
-        return rows if self.ragged else np.stack(rows)
+        return places
+
+    def _gathered(self) -> NDArray[Any] | None:
+        """All values in one array; None where they are too many to be held in memory."""
+        if self._dense is None and sum(tensors["value"].nbytes for tensors in self._tensors) <= _IN_MEMORY:
+            self._dense = np.concatenate([tensors["value"] for tensors in self._tensors])
+        return self._dense
 
     def _row(self, shard: int, row: int) -> NDArray[Any]:
-        values = self.shards[shard]
+        tensors = self._tensors[shard]
         if not self.ragged:
-            return np.asarray(values["value"][row])
-        start, stop = values["offsets"][row], values["offsets"][row + 1]
-        return np.asarray(values["value"][start:stop])
+            return np.array(tensors["value"][row])
+        start, stop = tensors["offsets"][row], tensors["offsets"][row + 1]
+        return np.array(tensors["value"][start:stop])  # out of the mapped file
 
     def add(self, ids: Ids, value: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> None:
-        """Write one more shard; call `reopen` before reading it.
+        """Write one more shard; `SignalStore.field` opens it.
 
         Raises:
             SignalError: the disk is full or cannot be written; earlier shards are kept.
@@ -173,8 +200,28 @@ class FieldStore:
             tensors["offsets"] = np.ascontiguousarray(offsets)
         content = save(tensors)
         digest = hashlib.sha256(content).hexdigest()[:16]
-        _write(self.folder / f"shard-{self.next_index:06d}-{digest}.safetensors", content)
-        self.next_index += 1
+        _write(self.folder / f"shard-{self._next_index:06d}-{digest}.safetensors", content)
+        self._next_index += 1
+
+    def _clean(self) -> None:
+        """Remove what killed processes left half-written."""
+        for path in self.folder.glob("shard-*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
+
+
+@dataclass
+class _Shard:
+    """One open shard: its tensors, mapped, and size and time of the file when it was verified."""
+
+    tensors: dict[str, NDArray[Any]]
+    stamp: tuple[int, int]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -188,7 +235,8 @@ def _write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())  # a renamed file without its bytes would be a damaged shard after a power cut
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
         raise SignalError(
             f"cannot write teacher signals to {path.parent}: {what}; what was stored before is kept: make room and run again"

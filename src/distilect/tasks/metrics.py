@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -62,7 +63,9 @@ def neg_mse(predicted: Floats, scores: Floats) -> float:
 def _correlation(compute: Callable[[], float], predicted: Floats, scores: Floats) -> float:
     if not np.isfinite(predicted).all() or _constant(predicted) or _constant(scores):
         return 0.0
-    value = float(compute())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        value = float(compute())
     return value if np.isfinite(value) else 0.0  # nearly constant input can still divide 0 by 0
 
 

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from distilect.config import TrainConfig
 from distilect.errors import RunError
-from distilect.models import Student
+from distilect.models import Student, quiet
 from distilect.selection import Method
 from distilect.signals import SignalSource
 from distilect.training.callbacks import Bar, History
@@ -64,7 +64,8 @@ def fit(
     if checkpoint is not None:
         trainer.load_extra_state(checkpoint)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with quiet():  # a progress bar of our own; transformers would add one for every checkpoint
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bar.close()
     trainer.recorder.write(folder / "selection.parquet")
@@ -112,11 +113,15 @@ class _Clock(TrainerCallback):
         self.trainer = trainer
         self.last = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.trainer.counts.extra.setdefault("seconds", 0.0)
         self.last = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         now = time.perf_counter()
         self.trainer.counts.extra["seconds"] += now - self.last
         self.last = now

@@ -15,12 +15,12 @@ from distilect.training.step import StepResult
 
 
 class SelectionRecorder:
-    """Sums of selections per (epoch, group); groups are the labels, `none` for unlabelled rows, and `all`.
+    """Sums of selections per (epoch, group); groups are the labels, `(no label)`, and `all`.
 
     Args:
         teachers: names, in the order of the K axis.
         kinds: names of the kinds of knowledge, in the order of the M axis.
-        labels: label names; empty in regression, where only `all` (and `none`) is kept.
+        labels: label names; empty in regression, where only `all` is kept.
     """
 
     def __init__(self, teachers: tuple[str, ...], kinds: tuple[str, ...], labels: tuple[str, ...]) -> None:
@@ -68,7 +68,10 @@ class SelectionRecorder:
         line: dict[str, Any] = {"epoch": epoch, "group": group, "rows": int(rows)}
         line |= {"asked": asked / rows, "trained": trained / rows}
         count = len(self.teachers)
-        line |= {f"teacher/{n}": w / asked if asked else 0.0 for n, w in zip(self.teachers, weights[:count], strict=True)}
+        line |= {
+            f"teacher/{n}": w / asked if asked else 0.0
+            for n, w in zip(self.teachers, weights[:count], strict=True)
+        }
         line |= {f"knowledge/{n}": w / rows for n, w in zip(self.kinds, weights[count:], strict=True)}
         return line
 

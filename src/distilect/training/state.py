@@ -37,7 +37,10 @@ def load_state(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = _fill(plain, file)
             return state
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged ({error}): remove that checkpoint to go on from an earlier one") from None
+        message = (
+            f"{path} is missing or damaged ({error}): remove that checkpoint to go on from an earlier one"
+        )
+        raise RunError(message) from None
 
 
 def _strip(value: Any, key: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -1,6 +1,6 @@
 """One step of distillation, as the formula of docs/architecture.md:
 
-    loss = mean over i of  Σ_m v_m(i) · [ Σ_k w_k(i) · l_m,k(i) ]
+loss = mean over i of  Σ_m v_m(i) · [ Σ_k w_k(i) · l_m,k(i) ]
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class StepResult:
     trained: Tensor
 
 
-def distillation_loss(student: StudentOutputs, view: StepView, method: Method, ask: AskTeachers) -> StepResult:
+def distillation_loss(
+    student: StudentOutputs, view: StepView, method: Method, ask: AskTeachers
+) -> StepResult:
     """Evaluate the formula on one batch.
 
     Args:

@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from distilect.config import TrainConfig
 from distilect.data import Encoded, EpochBatchSampler, Table, row_keys, token_budget_splits
@@ -96,6 +103,7 @@ class DistillationTrainer(Trainer):
         callbacks: further `TrainerCallback`s.
     """
 
+    control: Any  # the Trainer's own
     loss_is_scaled_for_ga = True  # the loss is a sum divided by the rows of the whole optimiser step
 
     def __init__(
@@ -112,7 +120,7 @@ class DistillationTrainer(Trainer):
         self.rows, self.method, self.source, self.config = rows, method, source, config
         self.run_seed = seed
         self.keys = torch.from_numpy(row_keys(rows.table.ids))  # int64 [N]
-        self.row_labels = torch.from_numpy(rows.table.labels)  # [N]
+        self.row_labels = torch.tensor(rows.table.labels)  # [N], a copy: tables are read-only
         self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
         self.fields = method.fields(source.num_teachers) if source is not None else []
         self.wants_pooled = any(s.wants_pooled for s in method.selectors.values())
@@ -125,7 +133,9 @@ class DistillationTrainer(Trainer):
         self.part_rows = torch.empty(0, dtype=torch.int64)
         super().__init__(
             model=model,
-            args=training_arguments(config, rows.task, len(self.sampler) // config.accumulation, output, seed),
+            args=training_arguments(
+                config, rows.task, len(self.sampler) // config.accumulation, output, seed
+            ),
             train_dataset=_Positions(len(rows.table)),
             eval_dataset=_Positions(len(rows.held_out)),
             data_collator=self._collate,
@@ -179,9 +189,16 @@ class DistillationTrainer(Trainer):
         self.rows_in_step = max(rows, 1)
         return batches, torch.tensor(self.rows_in_step)
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train from the run's seed, whatever drew random numbers since the trainer was built."""
+        set_seed(self.run_seed)
+        return super().train(*args, **kwargs)
+
     # ---- the step --------------------------------------------------------------------------------------------------
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         """Run one batch, in parts where it holds more padded tokens than `max_tokens`; the loss is the same."""
         rows = inputs["rows"].numpy()  # still on the CPU: the loader does not move batches
         self.counts.tokens += int(self.rows.encoded.lengths[rows].sum())
@@ -204,7 +221,9 @@ class DistillationTrainer(Trainer):
 
     def _checked(self, loss: Tensor, rows: np.ndarray) -> Tensor:
         """Stop at once on a loss that is no number: the last checkpoint is still good."""
-        if not torch.isfinite(loss):  # the one point where a step waits for the device; the Trainer's own filter is off
+        if not torch.isfinite(
+            loss
+        ):  # the one point where a step waits for the device; the Trainer's own filter is off
             raise RunError(
                 f"the loss is {float(loss)} at step {self.state.global_step + 1}, rows {rows[:8].tolist()}…: "
                 "lower train.learning_rate or set train.precision: fp32; the last checkpoint is kept"
@@ -212,14 +231,20 @@ class DistillationTrainer(Trainer):
         return loss
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
         outputs = model(**inputs, output_hidden_states=self.wants_hidden)
         student = StudentOutputs(
             logits=outputs.logits.float(),
             mask=inputs["attention_mask"].bool(),
-            cls=classification_positions(inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id),
+            cls=classification_positions(
+                inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id
+            ),
             hidden=outputs.hidden_states if self.wants_hidden else None,
         )
         view = self._view(student)
@@ -231,7 +256,9 @@ class DistillationTrainer(Trainer):
     def _view(self, student: StudentOutputs) -> StepView:
         positions = self.part_rows
         device = student.logits.device
-        pooled = student.at_cls(len(student.hidden) - 1).detach() if self.wants_pooled and student.hidden else None
+        pooled = (
+            student.at_cls(len(student.hidden) - 1).detach() if self.wants_pooled and student.hidden else None
+        )
         return StepView(
             rows=self.keys[positions].to(device),
             labels=self.row_labels[positions].to(device),
@@ -288,7 +315,9 @@ class DistillationTrainer(Trainer):
 
     # ---- evaluation, on rows held out of train ---------------------------------------------------------------------
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Scores on the reward split; the student's mode is restored."""
         scores = evaluate(
             self.model, self.rows.held_out_encoded, self.rows.held_out, self.rows.task,
@@ -301,7 +330,9 @@ class DistillationTrainer(Trainer):
 
     def predict_rows(self, encoded: Encoded) -> np.ndarray:
         """float32 [N, C]: the student's logits on other rows."""
-        return predict(self.model, encoded, max_tokens=2 * self.config.max_tokens, precision=self.config.precision)
+        return predict(
+            self.model, encoded, max_tokens=2 * self.config.max_tokens, precision=self.config.precision
+        )
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -329,7 +360,11 @@ class DistillationTrainer(Trainer):
             "selectors": {axis: selector.state_dict() for axis, selector in self.method.selectors.items()},
             "knowledge": dict(self.knowledge.state_dict()),
             "recorder": self.recorder.state_dict(),
-            "counts": {"tokens": self.counts.tokens, "rows": self.counts.rows, "extra": dict(self.counts.extra)},
+            "counts": {
+                "tokens": self.counts.tokens,
+                "rows": self.counts.rows,
+                "extra": dict(self.counts.extra),
+            },
             "averages": {"sums": dict(self.averages.sums), "counts": dict(self.averages.counts)},
         }
 
@@ -361,14 +396,18 @@ class _Schedule(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         extra = self.trainer.extra_parameters()
         if args.world_size > 1:
-            for parameter in extra:  # they are outside the wrapped model: nobody else averages them over ranks
+            for (
+                parameter
+            ) in extra:  # they are outside the wrapped model: nobody else averages them over ranks
                 if parameter.grad is not None:
                     parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
         if extra and args.max_grad_norm:
             nn.utils.clip_grad_norm_(extra, args.max_grad_norm)
 
 
-def training_arguments(config: TrainConfig, task: Task, steps: int, output: Path, seed: int) -> TrainingArguments:
+def training_arguments(
+    config: TrainConfig, task: Task, steps: int, output: Path, seed: int
+) -> TrainingArguments:
     """The Trainer's arguments; `steps` optimiser steps per epoch."""
     device = default_device()
     precision = resolve_precision(config.precision, device)
