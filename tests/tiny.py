@@ -45,14 +45,22 @@ def _wordpiece() -> str:
     words = sorted({word for sentence in SENTENCES for word in sentence.replace(",", "").split()})
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = special + list(letters) + list(",.?!") + ["##" + letter for letter in letters] + [w for w in words if len(w) > 1]
+    pieces = (
+        special
+        + list(letters)
+        + list(",.?!")
+        + ["##" + letter for letter in letters]
+        + [w for w in words if len(w) > 1]
+    )
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return tokenizer.to_str()
 
@@ -64,7 +72,9 @@ def _byte_bpe() -> str:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
@@ -75,8 +85,13 @@ def _byte_bpe() -> str:
 def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     """A BERT-like WordPiece tokenizer: [CLS] first, [PAD] = 0, token type ids."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_wordpiece()), model_max_length=max_length,
-        unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        tokenizer_object=Tokenizer.from_str(_wordpiece()),
+        model_max_length=max_length,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
@@ -84,9 +99,16 @@ def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
 def bpe_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     """A RoBERTa-like byte-level BPE tokenizer: <s> first, <pad> = 1, no token type ids."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_byte_bpe()), model_max_length=max_length,
-        unk_token="<unk>", pad_token="<pad>", cls_token="<s>", sep_token="</s>", bos_token="<s>", eos_token="</s>",
-        mask_token="<mask>", model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=Tokenizer.from_str(_byte_bpe()),
+        model_max_length=max_length,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        cls_token="<s>",
+        sep_token="</s>",
+        bos_token="<s>",
+        eos_token="</s>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 
@@ -94,11 +116,20 @@ def xlnet_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     """An XLNet-like tokenizer: <sep> <cls> at the END, padding on the LEFT."""
     tokenizer = Tokenizer.from_str(_wordpiece())
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A [SEP] [CLS]:2", pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="$A [SEP] [CLS]:2",
+        pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_length, padding_side="left", pad_token_type_id=3,
-        unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        padding_side="left",
+        pad_token_type_id=3,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
@@ -108,13 +139,21 @@ def gpt2_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer.from_str(_byte_bpe())
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_length, pad_token="</s>", eos_token="</s>", unk_token="<unk>",
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="</s>",
+        eos_token="</s>",
+        unk_token="<unk>",
         model_input_names=["input_ids", "attention_mask"],
     )
 
 
 def save(
-    folder: str | Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str] | int, seed: int
+    folder: str | Path,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    labels: Sequence[str] | int,
+    seed: int,
 ) -> str:
     """Save a random model of `config` with head `labels` (names; or a count: generic LABEL_i; 1 = regression)."""
     names = [f"LABEL_{i}" for i in range(labels)] if isinstance(labels, int) else list(labels)
@@ -133,33 +172,71 @@ def save(
 
 
 def tiny_bert(
-    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+    folder: str | Path,
+    labels: Sequence[str] | int = 2,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 16,
+    **more: Any,
 ) -> str:
     """BERT with a WordPiece tokenizer."""
     config = BertConfig(
-        vocab_size=200, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
-        intermediate_size=2 * hidden, max_position_embeddings=64, **more,
+        vocab_size=200,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        **more,
     )
     return save(folder, config, wordpiece_tokenizer(), labels, seed)
 
 
 def tiny_roberta(
-    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+    folder: str | Path,
+    labels: Sequence[str] | int = 2,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 16,
+    **more: Any,
 ) -> str:
     """RoBERTa with a byte-level BPE tokenizer."""
     config = RobertaConfig(
-        vocab_size=320, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=2 * hidden,
-        max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2, **more,
+        vocab_size=320,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        **more,
     )
     return save(folder, config, bpe_tokenizer(), labels, seed)
 
 
 def tiny_distilbert(
-    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+    folder: str | Path,
+    labels: Sequence[str] | int = 2,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 16,
+    **more: Any,
 ) -> str:
     """DistilBERT: takes no token type ids, calls its sizes dim and n_layers."""
     config = DistilBertConfig(
-        vocab_size=200, dim=hidden, n_layers=layers, n_heads=2, hidden_dim=2 * hidden, max_position_embeddings=64, **more
+        vocab_size=200,
+        dim=hidden,
+        n_layers=layers,
+        n_heads=2,
+        hidden_dim=2 * hidden,
+        max_position_embeddings=64,
+        **more,
     )
     tokenizer = wordpiece_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
@@ -167,29 +244,59 @@ def tiny_distilbert(
 
 
 def tiny_albert(
-    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+    folder: str | Path,
+    labels: Sequence[str] | int = 2,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 16,
+    **more: Any,
 ) -> str:
     """ALBERT: all layers share one set of weights."""
     config = AlbertConfig(
-        vocab_size=200, embedding_size=8, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
-        intermediate_size=2 * hidden, max_position_embeddings=64, **more,
+        vocab_size=200,
+        embedding_size=8,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        **more,
     )
     return save(folder, config, wordpiece_tokenizer(), labels, seed)
 
 
 def tiny_electra(
-    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+    folder: str | Path,
+    labels: Sequence[str] | int = 2,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 16,
+    **more: Any,
 ) -> str:
     """ELECTRA with embeddings narrower than its layers."""
     config = ElectraConfig(
-        vocab_size=200, embedding_size=8, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
-        intermediate_size=2 * hidden, max_position_embeddings=64, **more,
+        vocab_size=200,
+        embedding_size=8,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        **more,
     )
     return save(folder, config, wordpiece_tokenizer(), labels, seed)
 
 
 def tiny_xlnet(
-    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+    folder: str | Path,
+    labels: Sequence[str] | int = 2,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 16,
+    **more: Any,
 ) -> str:
     """XLNet: classification token at the end, padding on the left."""
     config = XLNetConfig(vocab_size=200, d_model=hidden, n_layer=layers, n_head=2, d_inner=2 * hidden, **more)
@@ -197,12 +304,25 @@ def tiny_xlnet(
 
 
 def tiny_gpt2(
-    folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2, hidden: int = 16, **more: Any
+    folder: str | Path,
+    labels: Sequence[str] | int = 2,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 16,
+    **more: Any,
 ) -> str:
     """GPT-2: a decoder; reads the last token that is no padding."""
     config = GPT2Config(
-        vocab_size=320, n_embd=hidden, n_layer=layers, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2,
-        pad_token_id=2, **more,
+        vocab_size=320,
+        n_embd=hidden,
+        n_layer=layers,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=2,
+        eos_token_id=2,
+        pad_token_id=2,
+        **more,
     )
     return save(folder, config, gpt2_tokenizer(), labels, seed)
 

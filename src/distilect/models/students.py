@@ -78,7 +78,9 @@ def build_student(
         cut_layers(model, kept)
         _check_cut(model)
     _label(model.config, task)
-    tokenizer = load_pretrained(AutoTokenizer, resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError)
+    tokenizer = load_pretrained(
+        AutoTokenizer, resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError
+    )
     _pad_token(tokenizer, model)
     if len(tokenizer) > model.config.vocab_size:
         raise StudentError(
@@ -127,7 +129,16 @@ def usable_length(wanted: int, tokenizer: Any, config: Any) -> int:
 
 
 # transformers computes the offset inside each model's embeddings; a config does not tell
-ROBERTA_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "data2vec-text", "mpnet", "esm")
+ROBERTA_POSITIONS = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "longformer",
+    "data2vec-text",
+    "mpnet",
+    "esm",
+)
 
 
 def _kept(layers: list[int] | int | None, depth: int) -> list[int] | None:
@@ -145,8 +156,8 @@ def _check_cut(model: Any) -> None:
     ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, again))
     if ours != theirs:
         raise StudentError(
-            f"{type(model).__name__} cannot be cut to chosen layers: a model of its configuration has other weights; "
-            "use the whole checkpoint, or [fresh]"
+            f"{type(model).__name__} cannot be cut to these layers: a model with its configuration has other weights; "
+            "keep layer 0 if it is a special one ([layers=0,…]), or take the whole checkpoint"
         )
 
 
@@ -159,13 +170,17 @@ def _fresh(path: str, task: Task) -> Any:
 def _pretrained(path: str, task: Task) -> Any:
     """The whole model; its head is kept when it was made for the task's labels."""
     config = load_pretrained(AutoConfig, path, StudentError)
-    order = _known_order(path, config, task)
+    outputs, order = config.num_labels, _known_order(path, config, task)
     if order is None:
         _label(config, task)
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True}
     model = load_pretrained(AutoModelForSequenceClassification, path, StudentError, config=config, **options)
     if order is not None and order != list(range(len(order))):
         _permute_head(model, order)
+    if (
+        order is None and outputs == task.num_outputs
+    ):  # transformers has kept a head that was made for other labels
+        _renew_head(model)
     return model
 
 
@@ -182,14 +197,31 @@ def _known_order(path: str, config: Any, task: Task) -> list[int] | None:
 
 
 def _permute_head(model: Any, order: list[int]) -> None:
-    """Reorder the rows of the output layer: the last linear map with one output per label."""
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(order)]
-    if not heads:
-        raise StudentError(f"{type(model).__name__} has no linear output layer: its labels cannot be brought into the task's order")
+    """Reorder the rows of the output layer."""
+    head = _head(model)
     with torch.no_grad():
-        heads[-1].weight.copy_(heads[-1].weight[order].clone())
-        if heads[-1].bias is not None:
-            heads[-1].bias.copy_(heads[-1].bias[order].clone())
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order].clone())
+
+
+def _renew_head(model: Any) -> None:
+    """Draw the output layer anew, as transformers does."""
+    head = _head(model)
+    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", None) or 0.02)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+
+
+def _head(model: Any) -> nn.Linear:
+    """The output layer: the last linear map with one output per label."""
+    heads = [
+        m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels
+    ]
+    if not heads:
+        raise StudentError(
+            f"{type(model).__name__} has no linear output layer that could be fitted to the task's labels"
+        )
+    return heads[-1]
 
 
 def _label(config: Any, task: Task) -> None:

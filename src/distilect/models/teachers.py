@@ -29,7 +29,9 @@ from distilect.models.row_index import RowIndex
 from distilect.models.students import usable_length
 from distilect.tasks import Task
 
-FORMAT = 1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
+FORMAT = (
+    1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
+)
 
 
 class Teacher:
@@ -64,7 +66,14 @@ class CheckpointTeacher(Teacher):
     """
 
     def __init__(
-        self, name: str, path: str, task: Task, *, max_length: int, precision: str = "auto", labels: Sequence[str] | None = None
+        self,
+        name: str,
+        path: str,
+        task: Task,
+        *,
+        max_length: int,
+        precision: str = "auto",
+        labels: Sequence[str] | None = None,
     ) -> None:
         self.name, self.path = name, resolve_path(path)
         check_checkpoint(self.path)
@@ -187,11 +196,15 @@ def _pooled(kind: str, hidden: Tensor, mask: Tensor, cls: Tensor) -> Tensor:
 def _order(name: str, config: Any, task: Task, labels: Sequence[str] | None) -> list[int]:
     if task.kind == "regression":
         if config.num_labels != 1:
-            raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, a regression task needs exactly 1")
+            raise TeacherError(
+                f"teacher {name!r} has {config.num_labels} outputs, a regression task needs exactly 1"
+            )
         return [0]
     names = list(labels) if labels else [str(config.id2label[i]) for i in range(config.num_labels)]
     if len(names) != config.num_labels:
-        raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, but labels: names {len(names)}")
+        raise TeacherError(
+            f"teacher {name!r} has {config.num_labels} outputs, but labels: names {len(names)}"
+        )
     return align_labels(names, task.labels, name)
 
 
@@ -213,7 +226,9 @@ class TableTeacher(Teacher):
             raise TeacherError(f"teacher {name!r}: {error}") from None
         if not np.isfinite(values).all():
             row = int(np.nonzero(~np.isfinite(values).all(1))[0][0])
-            raise TeacherError(f"teacher {name!r}: {file}, row {row + 1} holds a value that is no finite number")
+            raise TeacherError(
+                f"teacher {name!r}: {file}, row {row + 1} holds a value that is no finite number"
+            )
         if outputs == "probabilities" and task.kind == "classification":
             if values.min() < 0 or values.max() > 1 + 1e-3:
                 raise TeacherError(
@@ -222,7 +237,11 @@ class TableTeacher(Teacher):
             values = np.log(np.maximum(values, 1e-7))
         self.index, self.logits = RowIndex(ids), values.astype(np.float32)
         self.order = list(range(len(columns)))
-        self.parts = {"table": hashlib.sha256(file.read_bytes()).hexdigest()[:32], "outputs": outputs, "columns": columns}
+        self.parts = {
+            "table": hashlib.sha256(file.read_bytes()).hexdigest()[:32],
+            "outputs": outputs,
+            "columns": columns,
+        }
 
     def outputs_for(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 [b, C]: logits of some rows.
@@ -271,7 +290,9 @@ class CallableTeacher(Teacher):
         try:
             values = np.asarray(self.function(texts), dtype=np.float32)
         except Exception as error:  # anything may go wrong in the user's code
-            raise TeacherError(f"teacher {self.name!r}: its function failed: {type(error).__name__}: {error}") from error
+            raise TeacherError(
+                f"teacher {self.name!r}: its function failed: {type(error).__name__}: {error}"
+            ) from error
         if self.task.num_outputs == 1:
             values = values.reshape(len(values), -1)
         if values.shape != (len(texts), self.task.num_outputs):
@@ -290,7 +311,12 @@ def _code(code: Any) -> str:
 
 
 def load_teacher(
-    spec: TeacherConfig, task: Task, *, precision: str = "auto", max_length: int = 128, data_dir: Path = Path(".")
+    spec: TeacherConfig,
+    task: Task,
+    *,
+    precision: str = "auto",
+    max_length: int = 128,
+    data_dir: Path = Path("."),
 ) -> Teacher:
     """The teacher that a config names: a checkpoint or a table.
 
@@ -304,7 +330,10 @@ def load_teacher(
         raise TeacherError(f"teacher {spec.name!r} is still to be fine-tuned: it has no path yet")
     name = spec.name or Path(spec.path).name
     return CheckpointTeacher(
-        name, spec.path, task, max_length=spec.max_length or max_length, precision=precision, labels=spec.labels
+        name,
+        spec.path,
+        task,
+        max_length=spec.max_length or max_length,
+        precision=precision,
+        labels=spec.labels,
     )
-
-

@@ -77,7 +77,14 @@ def prepare_signals(
 
 
 def _voice(
-    teacher: Teacher, table: Table, store: SignalStore, wanted: list[str], budget: float, max_tokens: int, live: bool, found: Prepared
+    teacher: Teacher,
+    table: Table,
+    store: SignalStore,
+    wanted: list[str],
+    budget: float,
+    max_tokens: int,
+    live: bool,
+    found: Prepared,
 ) -> Voice:
     """The teacher live, or its outputs read from the store after what was missing there has been scored."""
     if live or isinstance(teacher, TableTeacher):
@@ -107,8 +114,14 @@ def _voice(
     reused = len(unique_rows(table.ids)) - len(missing)
     found.forwards += len(missing)
     found.reused += reused
-    cut = f", {encoded.truncated:,} of them cut at {encoded.max_length} tokens" if encoded and encoded.truncated else ""
-    found.report.append(f"teacher {teacher.name}: {len(missing):,} rows scored{cut}; {reused:,} reused from {store.root}")
+    cut = (
+        f", {encoded.truncated:,} of them cut at {encoded.max_length} tokens"
+        if encoded and encoded.truncated
+        else ""
+    )
+    found.report.append(
+        f"teacher {teacher.name}: {len(missing):,} rows scored{cut}; {reused:,} reused from {store.root}"
+    )
     return StoredVoice(teacher, stores)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilect.data import Encoded, Table, encode, scoring_batches
-from distilect.errors import TeacherError
+from distilect.errors import SignalError, TeacherError
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher
 from distilect.models.row_index import unique_rows
 from distilect.progress import bar
@@ -69,7 +69,13 @@ def run_teacher(
 
 
 def _run_batches(
-    teacher: CheckpointTeacher, encoded: Encoded, rows: Rows, fields: Sequence[str], max_tokens: int, half: bool, advance: Advance
+    teacher: CheckpointTeacher,
+    encoded: Encoded,
+    rows: Rows,
+    fields: Sequence[str],
+    max_tokens: int,
+    half: bool,
+    advance: Advance,
 ) -> dict[str, Any]:
     """Length-sorted batches under the token budget, results put back in the order of `rows`."""
     batches = scoring_batches(encoded.lengths[rows], max_tokens)
@@ -84,7 +90,9 @@ def _run_batches(
         advance(len(batch))
     back = np.argsort(np.concatenate(batches), kind="stable")
     return {
-        name: [part[i] for i in back] if name.startswith("hidden.") else torch.cat(part)[torch.from_numpy(back)]
+        name: [part[i] for i in back]
+        if name.startswith("hidden.")
+        else torch.cat(part)[torch.from_numpy(back)]
         for name, part in parts.items()
     }
 
@@ -97,7 +105,9 @@ def _without_padding(values: Tensor, mask: Tensor) -> list[Tensor]:
 def _nothing(teacher: Teacher, fields: Sequence[str]) -> dict[str, Any]:
     """What there is to say about no rows."""
     width = teacher.hidden_size if isinstance(teacher, CheckpointTeacher) else 0
-    fielded: dict[str, Any] = {name: [] if name.startswith("hidden.") else torch.zeros(0, width) for name in fields}
+    fielded: dict[str, Any] = {
+        name: [] if name.startswith("hidden.") else torch.zeros(0, width) for name in fields
+    }
     return {"logits": torch.zeros(0, len(teacher.order)), **fielded}
 
 
@@ -109,7 +119,12 @@ def missing_rows(table: Table, stores: dict[str, FieldStore]) -> Rows:
 
 
 def score_rows(
-    teacher: Teacher, todo: Table, encoded: Encoded | None, stores: dict[str, FieldStore], max_tokens: int, description: str
+    teacher: Teacher,
+    todo: Table,
+    encoded: Encoded | None,
+    stores: dict[str, FieldStore],
+    max_tokens: int,
+    description: str,
 ) -> None:
     """Run the teacher on all rows of `todo` and add to each store what it lacks of them.
 
@@ -117,12 +132,23 @@ def score_rows(
     that are still missing cuts the same chunks into the same batches: the result is identical.
     """
     fields = [name for name in stores if name != "logits"]
-    order = np.arange(len(todo)) if encoded is None else np.argsort(-encoded.lengths.astype(np.int64), kind="stable")
+    order = (
+        np.arange(len(todo))
+        if encoded is None
+        else np.argsort(-encoded.lengths.astype(np.int64), kind="stable")
+    )
     with bar() as progress:
         task = progress.add_task(description, total=len(todo))
         for chunk in _chunks(order, chunk_rows(teacher, fields)):
             said = run_teacher(
-                teacher, todo, encoded, chunk, fields, max_tokens, half=True, advance=lambda rows: progress.advance(task, rows)
+                teacher,
+                todo,
+                encoded,
+                chunk,
+                fields,
+                max_tokens,
+                half=True,
+                advance=lambda rows: progress.advance(task, rows),
             )
             for name, store in stores.items():
                 _add(store, todo.ids[chunk], said[name])
@@ -167,6 +193,10 @@ class StoredVoice:
         logits = np.asarray(self.stores["logits"].get(ids))
         said: dict[str, Any] = {"logits": torch.from_numpy(logits[:, self.order])}
         for name in fields:
+            if name not in self.stores:
+                raise SignalError(
+                    f"{name} of teacher {self.name!r} was not prepared; there are {', '.join(self.stores)}"
+                )
             values = self.stores[name].get(ids)
             if isinstance(values, list):
                 said[name] = pad_tokens([torch.from_numpy(value) for value in values])

@@ -32,7 +32,9 @@ from distilect.models.row_index import Ids, RowIndex
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"shard-(\d+)-([0-9a-f]{16})\.safetensors")
-_IN_MEMORY = 1 << 29  # bytes: logits and smaller fields are gathered from memory, larger ones from mapped files
+_IN_MEMORY = (
+    1 << 29
+)  # bytes: logits and smaller fields are gathered from memory, larger ones from mapped files
 _ABANDONED = 3600.0  # seconds: a temporary file that old belongs to a process that was killed
 _TYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "U64": np.uint64}
 
@@ -103,7 +105,11 @@ class FieldStore:
     def refresh(self) -> None:
         """Open shards that are new, verify those whose file has changed, forget those that are gone."""
         found = {path.name: path for path in sorted(self.folder.glob("shard-*.safetensors"))}
-        stale = [name for name, shard in self._shards.items() if name not in found or shard.stamp != _stamp(found[name])]
+        stale = [
+            name
+            for name, shard in self._shards.items()
+            if name not in found or shard.stamp != _stamp(found[name])
+        ]
         for name in stale:
             del self._shards[name]
         fresh = [path for name, path in found.items() if name not in self._shards]
@@ -163,7 +169,10 @@ class FieldStore:
         if dense is not None:
             return dense[places]
         shards = np.searchsorted(self._starts, places, side="right") - 1
-        rows = [self._row(s, p) for s, p in zip(shards.tolist(), (places - self._starts[shards]).tolist(), strict=True)]
+        rows = [
+            self._row(s, p)
+            for s, p in zip(shards.tolist(), (places - self._starts[shards]).tolist(), strict=True)
+        ]
         return rows if self.ragged else np.stack(rows)
 
     def _places(self, ids: Ids) -> NDArray[np.int64]:
@@ -232,12 +241,18 @@ def _write(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # a renamed file without its bytes would be a damaged shard after a power cut
+            os.fsync(
+                file.fileno()
+            )  # a renamed file without its bytes would be a damaged shard after a power cut
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
+        what = (
+            "the disk is full"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else (error.strerror or str(error))
+        )
         raise SignalError(
             f"cannot write teacher signals to {path.parent}: {what}; what was stored before is kept: make room and run again"
         ) from None

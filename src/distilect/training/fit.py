@@ -69,7 +69,8 @@ def fit(
     finally:
         bar.close()
     trainer.recorder.write(folder / "selection.parquet")
-    held_out = trainer.rows.task.score(trainer.predict_rows(rows.held_out_encoded), rows.held_out.labels)
+    logits = trainer.predict_rows(rows.held_out_encoded)
+    held_out = rows.task.score(logits, rows.held_out.labels) if len(logits) else {}
     fitted = Fitted(
         held_out=held_out,
         seconds=trainer.counts.extra["seconds"],

@@ -27,7 +27,7 @@ from transformers import (
 
 from distilect.config import TrainConfig
 from distilect.data import Encoded, EpochBatchSampler, Table, row_keys, token_budget_splits
-from distilect.errors import RunError
+from distilect.errors import ConfigError, RunError
 from distilect.evaluation import evaluate, predict
 from distilect.knowledge import StudentOutputs
 from distilect.models import classification_positions, default_device, resolve_precision
@@ -134,7 +134,12 @@ class DistillationTrainer(Trainer):
         super().__init__(
             model=model,
             args=training_arguments(
-                config, rows.task, len(self.sampler) // config.accumulation, output, seed
+                config,
+                rows.task,
+                len(self.sampler) // config.accumulation,
+                output,
+                seed,
+                held_out=len(rows.held_out) > 0,
             ),
             train_dataset=_Positions(len(rows.table)),
             eval_dataset=_Positions(len(rows.held_out)),
@@ -145,6 +150,11 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # older Trainers divide by accumulation unless this is set
 
     def _stopping(self) -> list[TrainerCallback]:
+        """Callbacks that evaluate once more at the end and stop early; both need rows held out of train."""
+        if not len(self.rows.held_out):
+            if self.config.patience is not None:
+                raise ConfigError("train.patience is set, but no rows are held out of train: set data.reward_size or data.reward")
+            return []
         found: list[TrainerCallback] = [LastStepEvaluation()] if self.config.evaluations > 1 else []
         if self.config.patience is not None:
             found.append(Patience(self.config.patience, self.rows.task.primary))
@@ -406,9 +416,9 @@ class _Schedule(TrainerCallback):
 
 
 def training_arguments(
-    config: TrainConfig, task: Task, steps: int, output: Path, seed: int
+    config: TrainConfig, task: Task, steps: int, output: Path, seed: int, held_out: bool
 ) -> TrainingArguments:
-    """The Trainer's arguments; `steps` optimiser steps per epoch."""
+    """The Trainer's arguments; `steps` optimiser steps per epoch, `held_out`: there are rows to evaluate on."""
     device = default_device()
     precision = resolve_precision(config.precision, device)
     total = max(1, math.ceil(steps * config.epochs))
@@ -430,11 +440,11 @@ def training_arguments(
         seed=seed,
         logging_steps=config.log_every,
         logging_nan_inf_filter=False,
-        eval_strategy=when,
+        eval_strategy=when if held_out else "no",
         eval_steps=interval,
         save_strategy=when,
         save_steps=interval,
-        load_best_model_at_end=config.keep == "best",
+        load_best_model_at_end=config.keep == "best" and held_out,
         metric_for_best_model=f"eval_{task.primary}",
         greater_is_better=True,
         report_to=[],
