@@ -217,7 +217,7 @@ def test_a_trained_projection_finds_a_teacher_that_is_a_linear_map_of_the_studen
         loss = kind(student, teachers, no_labels(40)).mean()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 1e-4
+    assert loss.item() < 1e-4
     torch.testing.assert_close(kind.projections.maps[0].weight.detach(), truth, atol=0.02, rtol=0.02)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from distilect.config import StudentConfig
@@ -18,7 +19,7 @@ from distilect.errors import StudentError
 from distilect.models import Student, build_student, same_tokens
 from distilect.models.students import parse_spec
 from distilect.tasks import Task
-from tests.tiny import FAMILIES, bpe_tokenizer, tiny_bert, tiny_gpt2
+from tests.tiny import FAMILIES, bpe_tokenizer, save, tiny_bert, tiny_gpt2, wordpiece_tokenizer
 
 TASK = Task("toy", "classification", ("neg", "mid", "pos"), ("accuracy",), 1)
 SCORES = Task("scores", "regression", (), ("pearson",), 1)
@@ -48,7 +49,9 @@ def test_a_cut_student_is_the_same_model_after_saving_and_loading(family: str, t
     student.tokenizer.save_pretrained(tmp_path / "student")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student", use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
-    torch.testing.assert_close(logits(student.model, student.tokenizer), logits(model, tokenizer), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        logits(student.model, student.tokenizer), logits(model, tokenizer), atol=1e-6, rtol=1e-5
+    )
     assert model.config.num_hidden_layers == 3
     assert list(model.config.id2label.values()) == list(TASK.labels)
     outputs = model(**tokenizer(TEXTS[:1], return_tensors="pt"), output_hidden_states=True)
@@ -68,17 +71,50 @@ def test_the_chosen_layers_are_the_teachers_and_no_others(family: str, tmp_path:
         assert (ours[name] == theirs[source]).all(), name
 
 
+SIZES = {
+    "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("DebertaV2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+        ("MPNet", {"pad_token_id": 1}),
+        ("Llama", {"num_key_value_heads": 1}),
+        ("Qwen2", {"num_key_value_heads": 1}),
+        ("SqueezeBert", {"embedding_size": 16}),
+    ],
+)
+def test_families_that_nobody_listed_can_be_cut_too(
+    family: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    config = getattr(transformers, f"{family}Config")(**(SIZES | more))
+    student = build(f"{save(tmp_path / 'teacher', config, wordpiece_tokenizer(), TASK.labels, 0)}[layers=2]")
+    student.model.save_pretrained(tmp_path / "student")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
+    ours, theirs = logits(student.model, student.tokenizer), logits(again, student.tokenizer)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_a_family_whose_config_cannot_say_the_cut_is_refused(tmp_path: Path) -> None:
+    config = transformers.BartConfig(
+        vocab_size=200, d_model=16, encoder_layers=4, decoder_layers=4, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, eos_token_id=3,
+    )  # fmt: skip
+    path = save(tmp_path, config, wordpiece_tokenizer(), TASK.labels, 0)
+    with pytest.raises(StudentError, match="BartForSequenceClassification cannot be cut"):
+        build(f"{path}[layers=2]")
+
+
 def test_layers_know_their_new_place(tmp_path: Path) -> None:
     student = build(f"{tiny_gpt2(tmp_path, TASK.labels, layers=5)}[layers=1,4]")
     assert [block.attn.layer_idx for block in student.model.transformer.h] == [0, 1]
 
 
 def test_lists_with_one_entry_per_layer_are_cut_with_the_layers(tmp_path: Path) -> None:
-    from transformers import ModernBertConfig
-
-    from tests.tiny import save, wordpiece_tokenizer
-
-    config = ModernBertConfig(
+    config = transformers.ModernBertConfig(
         vocab_size=200, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64,
         pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, local_attention=8,
     )  # fmt: skip
@@ -92,7 +128,9 @@ def test_lists_with_one_entry_per_layer_are_cut_with_the_layers(tmp_path: Path) 
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     inputs = {"input_ids": torch.arange(5, 45)[None], "attention_mask": torch.ones(1, 40, dtype=torch.int64)}
     with torch.no_grad():
-        torch.testing.assert_close(student.model.eval()(**inputs).logits, again.eval()(**inputs).logits, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            student.model.eval()(**inputs).logits, again.eval()(**inputs).logits, atol=1e-6, rtol=1e-5
+        )
 
 
 def test_a_head_made_for_the_same_labels_is_kept_in_the_tasks_order(tmp_path: Path) -> None:

@@ -118,10 +118,10 @@ def test_temperature_lands_in_response_knowledge():
     assert build(MethodConfig(name="kd")).knowledge[1].temperature == 4
     given = {"labels": {}, "response": {"temperature": 2}}
     assert build(MethodConfig(name="kd", knowledge=given)).knowledge[1].temperature == 2
-    assert build(MethodConfig(name="kd", knowledge=given, temperature=3)).knowledge[1].temperature == 3
-    assert given["response"] == {
-        "temperature": 2
-    }  # the config that is written into the run's folder is left alone
+    config = MethodConfig(name="kd", knowledge=given, temperature=3)
+    assert build(config).knowledge[1].temperature == 3
+    # the config that is written into the run's folder is left alone
+    assert config.knowledge["response"] == {"temperature": 2}
 
 
 def test_a_method_does_not_change_its_preset():

@@ -123,9 +123,8 @@ def test_confidence_is_ca_mkds_closed_form_by_hand():
 
 def test_confidence_in_regression_uses_squared_errors():
     view = make_view(1, regression=True)
-    view = replace(
-        view, labels=torch.tensor([1.0]), teachers=torch.tensor([[[1.0], [2.0], [-1.0]]])
-    )  # errors 0, 1, 4
+    teachers = torch.tensor([[[1.0], [2.0], [-1.0]]])  # squared errors 0, 1, 4
+    view = replace(view, labels=torch.tensor([1.0]), teachers=teachers)
     shares = np.exp([0.0, 1.0, 4.0]) / np.exp([0.0, 1.0, 4.0]).sum()
     torch.testing.assert_close(
         Confidence().weights(view), torch.tensor((1 - shares) / 2).float().unsqueeze(0)
@@ -288,6 +287,17 @@ def test_logistic_finds_the_one_good_teacher():
     weights = selector.weights(make_view(2))
     assert float(weights[0, 1]) > 0.9
     torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_a_teacher_that_rules_out_the_truth_loses_its_weight_instead_of_stopping_the_fit():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 4, 200)
+    logits = rng.normal(size=(200, 3, 4))
+    logits[np.arange(200), 1, labels] += 2.0
+    logits[np.arange(20), 0, labels[:20]] = -np.inf
+    selector = LogisticTeachers()
+    selector.setup(replace(make_context(), held_out_logits=logits, held_out_labels=labels))
+    assert float(selector.fixed[1]) > 0.8 and float(selector.fixed[0]) < 0.05
 
 
 def test_logistic_weighs_teachers_by_the_exponents_that_made_the_labels():

@@ -17,7 +17,7 @@ from distilect.models import CheckpointTeacher, load_teacher
 from distilect.signals import LiveSignals, SignalSource, SignalStore, prepare_signals
 from distilect.tasks import Task
 from tests.signals.helpers import TASK, load, pool, table
-from tests.tiny import tiny_bert
+from tests.tiny import save, tiny_bert, wordpiece_tokenizer
 
 FIELDS = ["cls.2", "mean.1", "hidden.0", "hidden.2"]
 
@@ -144,6 +144,19 @@ def test_outputs_are_identical_before_and_after_a_student_is_trained(tmp_path: P
     assert (before.logits == after.logits).all()
     assert (before.fields[0]["hidden.2"] == after.fields[0]["hidden.2"]).all()
     assert set(student.state_dict()) == {"weight", "bias"}
+
+
+def test_a_family_without_hidden_states_per_token_says_so(tmp_path: Path) -> None:
+    from transformers import BartConfig
+
+    config = BartConfig(
+        vocab_size=200, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, eos_token_id=3,
+    )  # fmt: skip
+    live = LiveSignals([load(save(tmp_path, config, wordpiece_tokenizer(), TASK.labels, 0))])
+    assert live.fetch(table(), np.arange(3), [[]]).logits.shape == (3, 1, 3)
+    with pytest.raises(TeacherError, match="Bart.* gives no hidden state per token at layer 1"):
+        live.fetch(table(), np.arange(3), [["hidden.1"]])
 
 
 def test_nan_of_a_live_teacher_is_refused(tmp_path: Path) -> None:

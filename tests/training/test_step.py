@@ -355,6 +355,25 @@ def test_selectors_see_the_rows_that_they_decide_on():
     assert method.rows.asked_with[0].teachers is None  # rows are chosen before anybody was asked
 
 
+class Matching(Knowledge):
+    """A loss in which student, teachers and labels of another row would show."""
+
+    name, summary = "matching", "for this test"
+
+    def forward(self, student, teachers, labels):
+        return student.logits[:, :1] + teachers.logits[:, :, 0] + labels.unsqueeze(1)
+
+
+def test_kinds_that_ask_teachers_get_student_teachers_and_labels_of_the_same_rows():
+    student, signals, view = inputs()
+    asked = torch.tensor([False, True, True, False, False, True, False, True])
+    who = Given(torch.tensor([1.0, 0.0]).expand(8, 2), view.rows)
+    rows, mix = Given(asked, view.rows), Given(torch.ones(1))
+    result = run(student, signals, view, method_of([Matching(layout())], rows, who, mix))
+    expected = (student.logits[:, 0] + signals.logits[:, 0, 0] + LABELS) * asked
+    torch.testing.assert_close(result.losses[:, 0], expected.detach())
+
+
 # ---- a student equal to its teacher ---------------------------------------------------------------------------------
 
 

@@ -74,9 +74,7 @@ class Feature(Knowledge):
         target = teachers.fields[k][f"{self.prefix}.{t}"].float()
         if self.prefix == "hidden":
             states, mask = student.tokens(s), student.token_mask()
-            longest = min(
-                states.shape[1], target.shape[1]
-            )  # both are padded, the longest real row fits in either
+            longest = min(states.shape[1], target.shape[1])  # the longest real row fits in either
             states, mask, target = states[:, :longest], mask[:, :longest], target[:, :longest]
         else:
             states = (student.at_cls(s) if self.prefix == "cls" else student.mean(s)).unsqueeze(1)

@@ -58,9 +58,8 @@ class Relation(Knowledge):
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
         assert teachers is not None
-        return torch.stack(
-            [self._distance(student, teachers, k) for k in range(len(self.pairs))], dim=1
-        )  # [B, K]
+        per_teacher = [self._distance(student, teachers, k) for k in range(len(self.pairs))]
+        return torch.stack(per_teacher, dim=1)  # [B, K]
 
     def _distance(self, student: StudentOutputs, teachers: TeacherSignals, k: int) -> Tensor:
         """[B]: mean over neighbouring pairs of the mean squared difference of their matrices."""

@@ -142,8 +142,19 @@ class CheckpointTeacher(Teacher):
             cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)
             for field in wanted:
                 kind, _, layer = field.partition(".")
-                found[field] = _pooled(kind, outputs.hidden_states[int(layer)].float(), mask, cls)
+                found[field] = _pooled(kind, self._hidden(outputs, int(layer), mask), mask, cls)
         return found
+
+    def _hidden(self, outputs: Any, layer: int, mask: Tensor) -> Tensor:
+        """float32 [B, T, H]; encoder-decoders and models that shorten the sequence have no such states."""
+        states = getattr(outputs, "hidden_states", None)
+        if states is None or len(states) <= layer or states[layer].shape[:2] != mask.shape:
+            raise TeacherError(
+                f"teacher {self.name!r} ({type(self.model).__name__}) gives no hidden state per token at layer {layer}: "
+                "leave out feature and relation knowledge"
+            )
+        hidden: Tensor = states[layer].float()
+        return hidden
 
 
 def classification_positions(input_ids: Tensor, attention_mask: Tensor, cls_token_id: int | None) -> Tensor:

@@ -239,10 +239,8 @@ def _fit_conditional_logit(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
         share = np.exp(mixed - logsumexp(mixed, axis=1, keepdims=True))  # [N, C]
         gradient = (np.einsum("nkc,nc->nk", log_p, share) - of_label).mean(0)
         value = (logsumexp(mixed, axis=1) - of_label @ beta).mean()
-        return (
-            value + 5e-4 * beta @ beta,
-            gradient + 1e-3 * beta,
-        )  # a little ridge: separable rows have no maximum
+        # a little ridge: separable rows have no maximum
+        return value + 5e-4 * beta @ beta, gradient + 1e-3 * beta
 
     start = np.full(log_p.shape[1], 1.0 / log_p.shape[1])
     bounds = [(0.0, None)] * len(start)
@@ -295,9 +293,8 @@ class Confidence(_StaticTeachers):
 
     def weights(self, view: StepView) -> Tensor:
         losses = teacher_losses(view)
-        losses = losses.clamp_max(
-            torch.finfo(losses.dtype).max
-        )  # the softmax of an infinite loss would be NaN
+        # the softmax of an infinite loss would be NaN
+        losses = losses.clamp_max(torch.finfo(losses.dtype).max)
         count = losses.shape[1]
         if count == 1:
             return torch.ones_like(losses)
