@@ -24,7 +24,7 @@ from distilect.config import MethodConfig, StudentConfig, TeacherConfig, parse_c
 from distilect.data import encode, load_data
 from distilect.knowledge.response import response_kl
 from distilect.models import build_student, load_teacher
-from distilect.pipeline import _layout, _training_rows
+from distilect.pipeline.assembly import layout_of, training_rows
 from distilect.selection import SelectionContext, build_method, build_teacher_selector
 from distilect.signals import SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
@@ -49,12 +49,12 @@ def epoch_seconds(method_name: str, world: Any, folder: Path) -> float:
     config = MethodConfig(name=method_name)
     selector = build_teacher_selector(config)
     pool = world.teachers if selector is not None else []
-    method = build_method(config, _layout(student, pool, world.task), selector)
+    method = build_method(config, layout_of(student, pool, world.task), selector)
     for part in method.selectors.values():
         part.setup(SelectionContext(tuple(t.name for t in pool), method.kinds))
     timer = EpochTime()
     trainer = DistillationTrainer(
-        student.model, _training_rows(student, world.train, world.reward, world.task), method,
+        student.model, training_rows(student, world.train, world.reward, world.task), method,
         world.source if pool else None, world.config.train, folder, 0, [timer],
     )  # fmt: skip
     trainer.train()

@@ -201,7 +201,6 @@ def context(scores=(), names=("bert", "roberta", "albert")) -> SelectionContext:
     ("teacher", "scores", "index"),
     [
         ("best", (0.7, 0.9, 0.8), 1),
-        ("best", (), 0),
         ("best", (-0.3, -0.1, -0.2), 1),
         ("albert", (0.9, 0, 0), 2),
         (1, (0.9, 0, 0), 1),
@@ -213,6 +212,14 @@ def test_single_is_the_best_a_name_or_an_index(teacher, scores, index):
     selector.setup(context(scores))
     assert selector.keeps() == [index]
     assert selector.weights(make_view(3)).tolist() == [[float(k == index) for k in range(3)]] * 3
+
+
+def test_the_best_of_several_cannot_be_known_without_held_out_scores():
+    with pytest.raises(ValueError, match="held out of train"):
+        SingleTeacher("best").setup(context(()))
+    alone = SingleTeacher("best")
+    alone.setup(context((), names=("bert",)))
+    assert alone.keeps() == [0]
 
 
 @pytest.mark.parametrize("teacher", ["best", "albert", 2])
@@ -245,7 +252,6 @@ def test_selectors_that_may_choose_any_teacher_keep_all(spec):
     [
         (None, (0.6, 0.9, 0.5), (0.3, 0.45, 0.25)),
         (None, (-0.2, 0.3, 0.1), (0.0, 0.75, 0.25)),  # a negative correlation is no share
-        (None, (-0.2, 0.0, -0.1), (1 / 3, 1 / 3, 1 / 3)),
         ([1, 1, 2], (), (0.25, 0.25, 0.5)),
         (
             {"albert": 3, "bert": 1, "roberta": 0},
@@ -262,11 +268,16 @@ def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
 
 @pytest.mark.parametrize(
     "values",
-    [[1, 2], [1, 2, 3, 4], [1, -1, 1], {"bert": 1}, {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1}, []],
+    [[1, 2], [1, 2, 3, 4], [1, -1, 1], [0, 0, 0], {"bert": 1}, {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1}, []],
 )
 def test_fixed_weights_that_do_not_fit_the_teachers_are_refused(values):
     with pytest.raises(ValueError, match="values"):
         FixedTeachers(values).setup(context((0.1, 0.2, 0.3)))
+
+
+def test_weights_by_score_are_not_silently_equal_when_no_teacher_scores_above_zero():
+    with pytest.raises(ValueError, match="no teacher scores above 0"):
+        FixedTeachers().setup(context((-0.2, 0.0, -0.1)))
 
 
 def test_weights_by_score_need_scores():

@@ -108,9 +108,7 @@ class SingleTeacher(_StaticTeachers):
     def setup(self, context: SelectionContext) -> None:
         names = context.teachers
         if self.teacher == "best":
-            self.teacher = (
-                names[int(np.argmax(context.held_out_scores))] if context.held_out_scores else names[0]
-            )
+            self.teacher = names[self._best(context)]
         elif isinstance(self.teacher, int) and 0 <= self.teacher < len(names):
             self.teacher = names[self.teacher]
         if self.teacher not in names:
@@ -119,6 +117,15 @@ class SingleTeacher(_StaticTeachers):
                 f"{did_you_mean(str(self.teacher), names)}"
             )
         self.index = names.index(str(self.teacher))  # by name: the pool may be narrowed to this teacher later
+
+    def _best(self, context: SelectionContext) -> int:
+        if len(context.teachers) == 1:
+            return 0
+        if not context.held_out_scores:
+            raise ValueError(
+                "needs rows held out of train to find the best teacher, or its name: teachers: {name: single, teacher: NAME}"
+            )
+        return int(np.argmax(context.held_out_scores))
 
     def keeps(self) -> list[int] | None:
         return [self.index]
@@ -177,7 +184,12 @@ class FixedTeachers(_StaticTeachers):
                 raise ValueError(
                     "needs rows held out of train to score teachers on, or values: one number per teacher"
                 )
-            return np.maximum(np.asarray(context.held_out_scores, dtype=float), 0.0)
+            scores = np.maximum(np.asarray(context.held_out_scores, dtype=float), 0.0)
+            if not scores.any():
+                raise ValueError(
+                    f"no teacher scores above 0 on the held-out rows ({context.held_out_scores}): give values, one number each"
+                )
+            return scores
         values = self.values
         if isinstance(values, dict):
             missing = [name for name in context.teachers if name not in values]
@@ -187,8 +199,10 @@ class FixedTeachers(_StaticTeachers):
                     f"values name {sorted(values)}, expected exactly {', '.join(context.teachers)}"
                 )
             values = [values[name] for name in context.teachers]
-        if len(values) != len(context.teachers) or min(values) < 0:
-            raise ValueError(f"values are {values}, expected {len(context.teachers)} numbers, none negative")
+        if len(values) != len(context.teachers) or min(values) < 0 or not any(values):
+            raise ValueError(
+                f"values are {values}, expected {len(context.teachers)} numbers, none negative and not all 0"
+            )
         return np.asarray(values, dtype=float)
 
     def weights(self, view: StepView) -> Tensor:

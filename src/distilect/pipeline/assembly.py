@@ -1,0 +1,57 @@
+"""Models and rows put together: what a method has to know of them, what it is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from distilect.config import MethodConfig
+from distilect.data import Table, encode
+from distilect.errors import MethodError
+from distilect.knowledge import Layout
+from distilect.models import CheckpointTeacher, Student, Teacher, same_tokens
+from distilect.selection import Method, SelectionContext, TeacherSelector, build_method
+from distilect.tasks import Task
+from distilect.training import TrainingRows
+
+
+def layout_of(student: Student, pool: list[Teacher], task: Task) -> Layout:
+    """What kinds of knowledge have to know of the models."""
+    checkpoints = [t if isinstance(t, CheckpointTeacher) else None for t in pool]
+    return Layout(
+        regression=task.kind == "regression",
+        student_layers=student.num_layers,
+        student_width=student.hidden_size,
+        teachers=tuple(t.name for t in pool),
+        teacher_layers=tuple(t.num_layers if t else 0 for t in checkpoints),
+        teacher_widths=tuple(t.hidden_size if t else 0 for t in checkpoints),
+        same_tokens=tuple(t is not None and same_tokens(student, t) for t in checkpoints),
+    )
+
+
+def assemble(config: MethodConfig, layout: Layout, teachers: TeacherSelector | None, seed: int) -> Method:
+    """The method for these models; what starts at random in it (projections) depends on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_method(config, layout, teachers)
+
+
+def set_up(selector: Any, context: SelectionContext) -> None:
+    """Let a selector learn what it may before training; a value that it refuses is the user's error."""
+    try:
+        selector.setup(context)
+    except ValueError as error:
+        raise MethodError(f"selector {selector.name!r}: {error}") from None
+
+
+def training_rows(student: Student, table: Table, held_out: Table, task: Task) -> TrainingRows:
+    """Rows to train on and rows held out, tokenised for the student."""
+    return TrainingRows(
+        table=table,
+        encoded=encode(table, student.tokenizer, student.max_length),
+        held_out=held_out,
+        held_out_encoded=encode(held_out, student.tokenizer, student.max_length),
+        task=task,
+        cls_token_id=student.tokenizer.cls_token_id,
+    )

@@ -1,0 +1,83 @@
+"""The folder of a run: claimed before any work, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from distilect.config import RunConfig, dump_config
+from distilect.errors import ConfigError, RunError
+from distilect.models import Student, quiet
+
+
+def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
+    """(folder, config) for the method and for each baseline; repeated names get a number."""
+    store = Path(config.signals.store).parts[0]
+    plans, seen = [], {"teachers", store}
+    if config.name in seen:
+        raise ConfigError(
+            f"name: {config.name!r} is kept for the folder of that name beside the runs: choose another"
+        )
+    for number, method in enumerate((config.method, *config.baselines)):
+        name = config.name if number == 0 else f"{config.name}-{method.name}"
+        while name in seen:
+            name = f"{name}-{number}"
+        seen.add(name)
+        single = config.model_copy(update={"name": name, "method": method, "baselines": []})
+        plans.append((Path(config.output) / name, single))
+    return plans
+
+
+def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
+    """Make the folder ours: empty, or an unfinished run of the same configuration that can go on.
+
+    Raises:
+        RunError: it holds something else, which is left as it is.
+    """
+    recorded = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, expected a folder for the run: choose another name or output")
+    if folder.exists() and any(folder.iterdir()):
+        is_run = recorded.exists()
+        if overwrite and is_run:
+            shutil.rmtree(folder)
+        elif not is_run:
+            raise RunError(
+                f"output folder {folder} is not empty and holds no run: choose another name= or output="
+            )
+        elif (folder / "metrics.json").exists():
+            raise RunError(f"output folder {folder} holds a finished run: use --overwrite, or another name=")
+        elif _started(folder) and recorded.read_text(encoding="utf-8") != dump_config(config):
+            raise RunError(
+                f"output folder {folder} holds an unfinished run with other settings: use --overwrite, or another name= "
+                f"(to go on with it: distilect run {recorded})"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(recorded, dump_config(config))
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}; choose another output=") from None
+
+
+def _started(folder: Path) -> bool:
+    """Whether there is training to lose; a run that stopped before (at a missing file, say) may change its settings."""
+    return any((folder / "checkpoints").glob("checkpoint-*"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save_student(student: Student, folder: Path) -> None:
+    """A plain Hugging Face checkpoint with its tokenizer, whole or not at all."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with quiet():
+        student.model.save_pretrained(temporary)
+        student.tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)

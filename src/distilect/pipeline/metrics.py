@@ -1,0 +1,98 @@
+"""What a run reports of itself: versions, fingerprints, sizes, speeds, scores."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilect import __version__
+from distilect.data import Data
+from distilect.evaluation import bytes_on_disk, flops_per_token, measure_speed, parameters
+from distilect.models import CheckpointTeacher, Student, Teacher, default_device
+
+SPEED_TEXTS, SPEED_ROUNDS = 64, 40  # enough for a stable median in a few seconds
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    import accelerate
+    import tokenizers
+    import torch
+    import transformers
+
+    modules = {
+        "torch": torch,
+        "transformers": transformers,
+        "tokenizers": tokenizers,
+        "accelerate": accelerate,
+    }
+    found = {name: str(module.__version__) for name, module in modules.items()}
+    return {"distilect": __version__, "python": platform.python_version(), "numpy": np.__version__, **found}
+
+
+def machine() -> dict[str, Any]:
+    """Where a run ran."""
+    return {"platform": platform.platform(), "device": str(default_device()), "cores": os.cpu_count()}
+
+
+def data_fingerprint(data: Data) -> str:
+    """16 hex digits over all rows of a run, in order, with their labels."""
+    parts = [data.train, data.reward, data.dev, data.extra]
+    text = " ".join("-" if part is None else part.fingerprint() for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def row_counts(data: Data, truncated: int) -> dict[str, int]:
+    """Rows by role; `truncated` training rows were longer than the student reads."""
+    optional = {"dev": data.dev, "extra": data.extra}
+    counts = {role: 0 if table is None else len(table) for role, table in optional.items()}
+    return {"train": len(data.train), "reward": len(data.reward), **counts, "truncated": truncated}
+
+
+def student_size(student: Student, folder: Path) -> dict[str, Any]:
+    """Parameters, bytes of the saved checkpoint, depth and operations."""
+    size = parameters(student.model)
+    return {
+        "parameters": size.total,
+        "parameters_without_embeddings": size.without_embeddings,
+        "bytes": bytes_on_disk(folder),
+        "layers": student.num_layers,
+        "flops_per_token": flops_per_token(student.model),
+        "source": student.source,
+    }
+
+
+def teacher_size(teacher: Teacher) -> dict[str, Any]:
+    """The same of a teacher; unknown for tables and functions."""
+    if not isinstance(teacher, CheckpointTeacher):
+        return {"parameters": None}
+    return {
+        "parameters": parameters(teacher.model).total,
+        "bytes": bytes_on_disk(teacher.path),
+        "path": str(teacher.path),
+        "layers": teacher.num_layers,
+    }
+
+
+def speeds(student: Student, teachers: Sequence[Teacher], data: Data) -> dict[str, dict[str, Any]]:
+    """Latency and throughput of `student` and of `teacher NAME`, measured in turns on the same texts."""
+    table = data.dev if data.dev is not None else data.train
+    texts = table.text(np.arange(min(SPEED_TEXTS, len(table))))
+    models = {"student": (student.model, student.tokenizer, student.max_length)}
+    for teacher in teachers:
+        if isinstance(teacher, CheckpointTeacher):
+            models[f"teacher {teacher.name}"] = (teacher.model, teacher.tokenizer, teacher.max_length)
+    return {
+        name: speed.to_dict() for name, speed in measure_speed(models, texts, repeats=SPEED_ROUNDS).items()
+    }
+
+
+def score_text(scores: Mapping[str, float]) -> str:
+    """`accuracy 0.8123, f1 0.8456`."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "no score"

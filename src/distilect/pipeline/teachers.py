@@ -1,0 +1,140 @@
+"""The teachers of a run: loaded, or fine-tuned first and kept for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distilect.config import (
+    FinetuneConfig,
+    MethodConfig,
+    RunConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from distilect.data import Data
+from distilect.errors import ConfigError
+from distilect.models import (
+    CallableTeacher,
+    Student,
+    Teacher,
+    build_student,
+    checkpoint_fingerprint,
+    load_teacher,
+    resolve_path,
+)
+from distilect.pipeline.assembly import assemble, layout_of, set_up, training_rows
+from distilect.pipeline.folders import save_student
+from distilect.pipeline.metrics import score_text, versions
+from distilect.progress import console
+from distilect.selection import SelectionContext
+from distilect.training import Fitted, fit
+
+Outputs = Callable[[list[Any]], Any]  # texts → array [N, C]
+
+RECORD = "distilect-teacher.json"  # beside the weights: what the teacher was made of; written before the folder appears
+
+
+def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs]) -> list[Teacher]:
+    """All teachers of the config, in its order, then the functions; fine-tunes those that do not exist yet."""
+    found: list[Teacher] = []
+    for name, spec in _named(config).items():
+        spec = spec.model_copy(update={"name": name})
+        if spec.finetune is not None:
+            folder = finetuned_teacher(name, spec.finetune, data, config)
+            spec = TeacherConfig(name=name, path=str(folder), max_length=spec.max_length)
+        found.append(
+            load_teacher(
+                spec,
+                data.task,
+                precision=config.signals.precision,
+                max_length=config.train.max_length,
+                data_dir=Path(config.data_dir),
+            )
+        )
+    found += [CallableTeacher(name, function, data.task) for name, function in functions.items()]
+    names = [teacher.name for teacher in found]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"teachers need different names, got {', '.join(names)}: set name: on each")
+    return found
+
+
+def _named(config: RunConfig) -> dict[str, TeacherConfig]:
+    """Teachers by name; an unnamed one is called after the last part of its path."""
+    named: dict[str, TeacherConfig] = {}
+    for number, spec in enumerate(config.teachers, start=1):
+        guess = Path(spec.table).stem if spec.table else Path(spec.path or f"teacher-{number}").name
+        name = spec.name or guess
+        if name in named:
+            raise ConfigError(f"two teachers are called {name!r}: set a different name: on each")
+        named[name] = spec
+    return named
+
+
+def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:
+    """The folder of a fine-tuned teacher; trained now unless the same one exists.
+
+    The same one means: same weights to start from, same settings, same training rows. A teacher never sees the rows held
+    out of train, so they can be used for rewards and choices. A training that was stopped goes on.
+    """
+    identity = _identity(spec, data, config)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    folder = Path(config.output) / "teachers" / f"{name}-{digest}"
+    if (folder / RECORD).exists():
+        console.print(f"teacher {name}: reused from {folder}")
+        return folder
+    work = folder.with_name(folder.name + ".partial")
+    work.mkdir(parents=True, exist_ok=True)
+    student = build_student(
+        StudentConfig(init=spec.init), data.task, {}, spec.seed, max_length=config.train.max_length
+    )
+    fitted = _finetune(student, data, _settings(spec, config.train), work, spec.seed, f"teacher {name}")
+    save_student(student, work / "model")
+    record = {
+        "identity": identity,
+        "held_out": fitted.held_out,
+        "seconds": fitted.seconds,
+        "versions": versions(),
+    }
+    (work / "model" / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+    os.replace(work / "model", folder)
+    shutil.rmtree(work, ignore_errors=True)
+    seconds, scores = fitted.seconds, score_text(fitted.held_out)
+    console.print(f"teacher {name}: fine-tuned in {seconds:.0f} s, held out {scores} → {folder}")
+    return folder
+
+
+def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
+    """Everything that the teacher's weights depend on."""
+    start, _, _ = spec.init.partition("[")
+    return {
+        "spec": spec.model_dump(),
+        "init": checkpoint_fingerprint(resolve_path(start)),
+        "rows": [data.train.fingerprint(), data.reward.fingerprint()],
+        "task": data.task.to_dict(),
+        "train": _settings(spec, config.train).model_dump(),
+        "format": 1,
+    }
+
+
+def _settings(spec: FinetuneConfig, train: TrainConfig) -> TrainConfig:
+    """A teacher's own epochs, learning rate and batch; the rest as a student's, as far as it can matter."""
+    own = {"epochs": spec.epochs, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
+    plain = {"accumulation": 1, "patience": None, "dropout": None, "evaluations": 1, "log_every": 10}
+    return train.model_copy(update=own | plain)
+
+
+def _finetune(student: Student, data: Data, train: TrainConfig, folder: Path, seed: int, what: str) -> Fitted:
+    """Train on gold labels only."""
+    method = assemble(MethodConfig(name="finetune"), layout_of(student, [], data.task), None, seed)
+    for selector in method.selectors.values():
+        set_up(selector, SelectionContext(teachers=(), kinds=method.kinds, seed=seed))
+    rows = training_rows(student, data.train, data.reward, data.task)
+    _, fitted = fit(student, rows, method, None, train, folder, seed=seed, description=what)
+    return fitted

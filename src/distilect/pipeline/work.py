@@ -1,0 +1,230 @@
+"""The work that the methods of one config share: rows, teachers and signals once, then a student for each method."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilect.config import MethodConfig, RunConfig
+from distilect.data import Data, Table, encode, load_data
+from distilect.errors import MethodError
+from distilect.export import write_model_card
+from distilect.models import CheckpointTeacher, Student, Teacher, build_student
+from distilect.pipeline.assembly import assemble, layout_of, set_up, training_rows
+from distilect.pipeline.folders import save_student, write_text
+from distilect.pipeline.metrics import (
+    data_fingerprint,
+    machine,
+    row_counts,
+    speeds,
+    student_size,
+    teacher_size,
+    versions,
+)
+from distilect.pipeline.teachers import Outputs, teachers_of
+from distilect.progress import console
+from distilect.report import build_report
+from distilect.selection import Method, SelectionContext, build_teacher_selector
+from distilect.signals import Prepared, SignalStore, prepare_signals
+from distilect.training import DistillationTrainer, fit
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: holds `student/`, `metrics.json` and the other files of a run.
+        metrics: the content of `metrics.json`.
+        report: the page to look at.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    report: Path | None
+
+
+@dataclass
+class Workbench:
+    """Everything that the methods of one config share."""
+
+    config: RunConfig
+    data: Data
+    teachers: list[Teacher]
+    finetune_seconds: float
+    store: SignalStore
+
+    @classmethod
+    def open(cls, config: RunConfig, functions: Mapping[str, Outputs]) -> Workbench:
+        """Read the data, load or fine-tune the teachers, open the store."""
+        data = load_data(config.data, config.task, config.seed, Path(config.data_dir))
+        for line in data.report:
+            console.print(line)
+        started = time.perf_counter()
+        teachers = teachers_of(config, data, functions)
+        store = SignalStore(Path(config.output) / config.signals.store)
+        return cls(config, data, teachers, time.perf_counter() - started, store)
+
+    def new_student(self) -> Student:
+        """The student as it is before training; the same for every method."""
+        config = self.config
+        paths = {t.name: str(t.path) for t in self.teachers if isinstance(t, CheckpointTeacher)}
+        return build_student(
+            config.student, self.data.task, paths, config.seed, max_length=config.train.max_length
+        )
+
+    # ---- the method and its signals --------------------------------------------------------------------------------
+
+    def prepare(self, config: MethodConfig, student: Student) -> tuple[Method, Prepared]:
+        """The method, set up, and the signals of the teachers that it keeps on all rows that it will ask for."""
+        selector = build_teacher_selector(config)
+        if selector is None:
+            method = assemble(config, layout_of(student, [], self.data.task), None, self.config.seed)
+            self._set_up(method, SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed))
+            return method, Prepared.none()
+        if not self.teachers:
+            raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
+        held_out = self.signals(self.teachers, self.data.reward, [[] for _ in self.teachers])
+        context = self._context(self.teachers, held_out)
+        set_up(selector, context)
+        kept = selector.keeps()  # a method that believes one teacher never asks the others
+        pool = self.teachers if kept is None else [self.teachers[k] for k in kept]
+        method = assemble(config, layout_of(student, pool, self.data.task), selector, self.config.seed)
+        self._set_up(method, _narrowed(context, kept, method.kinds))
+        prepared = self.signals(pool, self.data.distillation, method.fields(len(pool)))
+        prepared.forwards += held_out.forwards + (held_out.source.forwards if held_out.source else 0)
+        prepared.seconds += held_out.seconds
+        return method, prepared
+
+    def signals(self, pool: list[Teacher], table: Table, fields: list[list[str]]) -> Prepared:
+        """The signals of some teachers on a table: scored where the store lacks them."""
+        config = self.config.signals
+        return prepare_signals(
+            pool,
+            table,
+            self.store,
+            fields,
+            budget_gb=config.disk_budget_gb,
+            max_tokens=config.max_tokens,
+            live=config.live,
+        )
+
+    def _set_up(self, method: Method, context: SelectionContext) -> None:
+        for selector in method.selectors.values():
+            set_up(selector, context)
+
+    def _context(self, pool: list[Teacher], held_out: Prepared) -> SelectionContext:
+        """What selectors may learn before training; the reward split only, never dev."""
+        task, table = self.data.task, self.data.reward
+        assert held_out.source is not None
+        logits, scores = None, ()
+        if len(table):
+            logits = (
+                held_out.source.fetch(table, np.arange(len(table)), [[] for _ in pool]).logits.cpu().numpy()
+            )
+            scores = tuple(task.score(logits[:, k], table.labels)[task.primary] for k in range(len(pool)))
+        return SelectionContext(
+            teachers=tuple(t.name for t in pool),
+            kinds=(),
+            regression=task.kind == "regression",
+            held_out_logits=logits,
+            held_out_labels=table.labels,
+            held_out_scores=scores,
+            seed=self.config.seed,
+        )
+
+    # ---- one student -----------------------------------------------------------------------------------------------
+
+    def distil(self, folder: Path, config: RunConfig) -> RunResult:
+        """Train one student by one method and write the run's folder; `metrics.json` makes it a finished one."""
+        started = datetime.now(timezone.utc)
+        student = self.new_student()
+        method, prepared = self.prepare(config.method, student)
+        for line in prepared.report:
+            console.print(line)
+        # a method without teachers has nothing to learn on rows that only teachers can label
+        table = self.data.distillation if method.teachers is not None else self.data.train
+        rows = training_rows(student, table, self.data.reward, self.data.task)
+        trainer, fitted = fit(
+            student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name
+        )  # fmt: skip
+        save_student(student, folder / "student")
+        speed = speeds(student, self.teachers, self.data)
+        metrics = {
+            "name": config.name,
+            "task": self.data.task.to_dict(),
+            "method": config.method.name,
+            "seed": config.seed,
+            "primary": self.data.task.primary,
+            "student": {
+                "scores": self._student_scores(student, trainer),
+                "held_out": fitted.held_out,
+                **student_size(student, folder / "student"),
+                **speed["student"],
+            },
+            "teachers": [
+                {"name": t.name, "scores": self._teacher_scores(t), **teacher_size(t), **speed.get(f"teacher {t.name}", {})}
+                for t in self.teachers
+            ],
+            "cost": {
+                "train_seconds": round(fitted.seconds, 3),
+                "scoring_seconds": round(prepared.seconds, 3),
+                "finetune_seconds": round(self.finetune_seconds, 3),
+                "teacher_forwards": prepared.forwards + (prepared.source.forwards if prepared.source else 0),
+                "steps": fitted.steps,
+                "tokens": fitted.tokens,
+                "resumed_at_step": fitted.resumed,
+            },
+            "rows": row_counts(self.data, rows.encoded.truncated),
+            "signals": {
+                "scored_rows": prepared.forwards,
+                "reused_rows": prepared.reused,
+                "live": config.signals.live,
+            },
+            "versions": versions(),
+            "machine": machine(),
+            "data_fingerprint": data_fingerprint(self.data),
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        write_model_card(folder / "student", metrics, config)
+        write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        return RunResult(folder, metrics, build_report(folder))
+
+    def _student_scores(self, student: Student, trainer: DistillationTrainer) -> dict[str, float]:
+        dev = self.data.dev
+        if dev is None:
+            return {}
+        logits = trainer.predict_rows(encode(dev, student.tokenizer, student.max_length))
+        return self.data.task.score(logits, dev.labels)
+
+    def _teacher_scores(self, teacher: Teacher) -> dict[str, float]:
+        """Through the store: a teacher runs once over dev, whatever the number of methods."""
+        dev = self.data.dev
+        if dev is None:
+            return {}
+        source = self.signals([teacher], dev, [[]]).source
+        assert source is not None
+        logits = source.fetch(dev, np.arange(len(dev)), [[]]).logits[:, 0].cpu().numpy()
+        return self.data.task.score(logits, dev.labels)
+
+
+def _narrowed(context: SelectionContext, kept: list[int] | None, kinds: tuple[str, ...]) -> SelectionContext:
+    """The context of a pool of which some teachers are kept, with the kinds of knowledge filled in."""
+    context = replace(context, kinds=kinds)
+    if kept is None:
+        return context
+    logits = context.held_out_logits
+    return replace(
+        context,
+        teachers=tuple(context.teachers[k] for k in kept),
+        held_out_logits=None if logits is None else logits[:, kept],
+        held_out_scores=tuple(context.held_out_scores[k] for k in kept) if context.held_out_scores else (),
+    )
