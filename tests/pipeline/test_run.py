@@ -27,7 +27,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="module")
 def finished(job: Job) -> Any:
-    return run(job.config(name="finished"))[0]
+    """A run with a store of its own, so that nothing in it was scored before."""
+    return run(job.config(name="finished", output=str(job.folder / "own")))[0]
 
 
 def test_a_runs_folder_is_as_documented(finished: Any) -> None:
@@ -268,7 +269,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
 def test_a_folder_that_is_not_ours_is_left_alone(job: Job, finished: Any) -> None:
     before = (finished.folder / "metrics.json").read_text()
     with pytest.raises(RunError, match="holds a finished run: use --overwrite"):
-        run(job.config(name="finished"))
+        run(job.config(name="finished", output=str(job.folder / "own")))
     assert (finished.folder / "metrics.json").read_text() == before
     foreign = job.folder / "runs" / "foreign"
     foreign.mkdir()

@@ -350,7 +350,17 @@ def test_bf16_autocast_trains_and_stays_near_fp32(bench: Bench) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
 
 
-def test_data_parallel_table_of_two_texts(bench: Bench) -> None:
+def test_data_parallel_is_refused_with_the_remedy() -> None:
+    """PITFALLS 41."""
+    from distilect.training.trainer import refuse_data_parallel
+
+    refuse_data_parallel(0)
+    refuse_data_parallel(1)
+    with pytest.raises(RunError, match="4 GPUs.*CUDA_VISIBLE_DEVICES"):
+        refuse_data_parallel(4)
+
+
+def test_rows_of_two_texts_are_trained_on(bench: Bench) -> None:
     table = Table.from_texts([("a fine film", "dull"), ("the weather", "is cold")] * 8, [0, 1] * 8)
     one = bench.table
     try:

@@ -146,6 +146,7 @@ class DistillationTrainer(Trainer):
             data_collator=self._collate,
             callbacks=[_Schedule(self), *self._stopping(), *(callbacks or [])],
         )
+        refuse_data_parallel(self.args.n_gpu)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # older Trainers divide by accumulation unless this is set
 
@@ -413,6 +414,19 @@ class _Schedule(TrainerCallback):
                     parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
         if extra and args.max_grad_norm:
             nn.utils.clip_grad_norm_(extra, args.max_grad_norm)
+
+
+def refuse_data_parallel(gpus: int) -> None:
+    """One process with several GPUs would be wrapped in `nn.DataParallel`, which loses hidden states.
+
+    Raises:
+        RunError: there are several.
+    """
+    if gpus > 1:
+        raise RunError(
+            f"this process sees {gpus} GPUs and would split batches by nn.DataParallel, which is not supported: "
+            "set CUDA_VISIBLE_DEVICES=0, or start one process per GPU with accelerate launch"
+        )
 
 
 def training_arguments(
