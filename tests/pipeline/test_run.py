@@ -280,6 +280,26 @@ def test_a_folder_that_is_not_ours_is_left_alone(job: Job, finished: Any) -> Non
     assert (foreign / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_run_that_was_stopped_after_training_keeps_its_best_weights(
+    job: Job, monkeypatch: pytest.MonkeyPatch, finished: Any
+) -> None:
+    from distilect.pipeline import work
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = job.config(name="stopped-late")
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "write_model_card", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    result = run(config)[0]
+    assert result.metrics["cost"]["resumed_at_step"] == result.metrics["cost"]["steps"] == 10
+    assert result.metrics["student"]["scores"] == finished.metrics["student"]["scores"]
+    assert result.metrics["student"]["held_out"] == finished.metrics["student"]["held_out"]
+    assert len(list((result.folder / "checkpoints").iterdir())) == 1
+
+
 def test_a_run_that_failed_before_training_may_change_its_settings(job: Job) -> None:
     with pytest.raises(DistilectError, match="nowhere"):
         run(job.config(name="mended", data={"train": str(job.folder / "nowhere.csv")}))

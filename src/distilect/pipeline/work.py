@@ -33,7 +33,7 @@ from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import Method, SelectionContext, build_teacher_selector
 from distilect.signals import Prepared, SignalStore, prepare_signals
-from distilect.training import DistillationTrainer, fit
+from distilect.training import DistillationTrainer, fit, keep_newest_checkpoint
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,7 @@ class Workbench:
         }  # fmt: skip
         write_model_card(folder / "student", metrics, config)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        keep_newest_checkpoint(folder)  # not before: a run that is killed until here still needs its best one
         return RunResult(folder, metrics, build_report(folder))
 
     def _student_scores(self, student: Student, trainer: DistillationTrainer) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The distillation step, its trainer, and training in a folder."""
 
-from distilect.training.fit import Fitted, discard_checkpoints, fit
+from distilect.training.fit import Fitted, fit, keep_newest_checkpoint
 from distilect.training.step import StepResult, distillation_loss
 from distilect.training.trainer import DistillationTrainer, TrainingRows
 
@@ -9,7 +9,7 @@ __all__ = [
     "Fitted",
     "StepResult",
     "TrainingRows",
-    "discard_checkpoints",
     "distillation_loss",
     "fit",
+    "keep_newest_checkpoint",
 ]

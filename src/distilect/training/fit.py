@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilect.config import TrainConfig
-from distilect.errors import RunError
 from distilect.models import Student, quiet
 from distilect.selection import Method
 from distilect.signals import SignalSource
@@ -83,8 +83,6 @@ def fit(
 
 def set_dropout(model: Any, probability: float) -> None:
     """Set every dropout of the model, in its modules and its config."""
-    import torch
-
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = probability
@@ -93,18 +91,12 @@ def set_dropout(model: Any, probability: float) -> None:
             setattr(model.config, key, probability)
 
 
-def discard_checkpoints(folder: Path) -> None:
-    """Remove checkpoints once the final model is written.
-
-    Raises:
-        RunError: the folder cannot be removed.
-    """
-    try:
-        shutil.rmtree(folder / "checkpoints")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RunError(f"cannot remove {folder / 'checkpoints'}: {error.strerror}") from None
+def keep_newest_checkpoint(folder: Path) -> None:
+    """Once a run is finished: its best weights are in `student/`, one resumable state is enough."""
+    newest = last_checkpoint(folder / "checkpoints")
+    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
+        if checkpoint != newest:
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 class _Clock(TrainerCallback):

@@ -179,6 +179,7 @@ class DistillationTrainer(Trainer):
             rank=int(os.environ.get("RANK", "0")),
             world=int(os.environ.get("WORLD_SIZE", "1")),
             rows_for_epoch=None if planned is None else plan,
+            rows_per_epoch=planned,
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
