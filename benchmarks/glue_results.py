@@ -14,6 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 TARGET = Path(__file__).parent.parent / "docs" / "results"
 TASKS = ("mrpc", "rte", "cola", "sts-b", "sst-2")
 
@@ -25,12 +27,21 @@ def collect(folder: Path) -> list[dict[str, Any]]:
         for path in sorted(
             folder.glob(f"{task}*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)
         ):
-            found.append({**json.loads(path.read_text(encoding="utf-8")), "run": path.parent.name})
+            config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            found.append(
+                {**metrics, "run": path.parent.name, "max_train_rows": config["data"]["max_train_rows"]}
+            )
     return found
 
 
 def scores(values: dict[str, float]) -> str:
     return " / ".join(f"{100 * value:.1f}" for value in values.values())
+
+
+def _subset(line: dict[str, Any]) -> str:
+    count = line["max_train_rows"]
+    return f"The first {count:,} rows of train only: " if count else ""
 
 
 def page(lines: list[dict[str, Any]]) -> str:
@@ -55,7 +66,7 @@ def page(lines: list[dict[str, Any]]) -> str:
         parts += [
             f"## {task.upper()}: {metrics}",
             "",
-            f"{rows['train']:,} train rows, {rows['reward']:,} held out, {rows['dev']:,} dev.",
+            f"{_subset(first)}{rows['train']:,} train rows, {rows['reward']:,} held out, {rows['dev']:,} dev.",
             "",
             f"| model | layers | parameters | {metrics} | share of best teacher |",
             "|---|---|---|---|---|",
