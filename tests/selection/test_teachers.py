@@ -268,7 +268,15 @@ def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
 
 @pytest.mark.parametrize(
     "values",
-    [[1, 2], [1, 2, 3, 4], [1, -1, 1], [0, 0, 0], {"bert": 1}, {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1}, []],
+    [
+        [1, 2],
+        [1, 2, 3, 4],
+        [1, -1, 1],
+        [0, 0, 0],
+        {"bert": 1},
+        {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1},
+        [],
+    ],
 )
 def test_fixed_weights_that_do_not_fit_the_teachers_are_refused(values):
     with pytest.raises(ValueError, match="values"):

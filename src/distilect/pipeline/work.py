@@ -33,7 +33,7 @@ from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import Method, SelectionContext, build_teacher_selector
 from distilect.signals import Prepared, SignalStore, prepare_signals
-from distilect.training import DistillationTrainer, fit, keep_newest_checkpoint
+from distilect.training import DistillationTrainer, Fitted, fit, keep_newest_checkpoint
 
 
 @dataclass(frozen=True)
@@ -156,32 +156,14 @@ class Workbench:
             student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name
         )  # fmt: skip
         save_student(student, folder / "student")
-        speed = speeds(student, self.teachers, self.data)
         metrics = {
             "name": config.name,
             "task": self.data.task.to_dict(),
             "method": config.method.name,
             "seed": config.seed,
             "primary": self.data.task.primary,
-            "student": {
-                "scores": self._student_scores(student, trainer),
-                "held_out": fitted.held_out,
-                **student_size(student, folder / "student"),
-                **speed["student"],
-            },
-            "teachers": [
-                {"name": t.name, "scores": self._teacher_scores(t), **teacher_size(t), **speed.get(f"teacher {t.name}", {})}
-                for t in self.teachers
-            ],
-            "cost": {
-                "train_seconds": round(fitted.seconds, 3),
-                "scoring_seconds": round(prepared.seconds, 3),
-                "finetune_seconds": round(self.finetune_seconds, 3),
-                "teacher_forwards": prepared.forwards + (prepared.source.forwards if prepared.source else 0),
-                "steps": fitted.steps,
-                "tokens": fitted.tokens,
-                "resumed_at_step": fitted.resumed,
-            },
+            **self._models(student, trainer, fitted, folder),
+            "cost": self._cost(fitted, prepared),
             "rows": row_counts(self.data, rows.encoded.truncated),
             "signals": {
                 "scored_rows": prepared.forwards,
@@ -193,11 +175,43 @@ class Workbench:
             "data_fingerprint": data_fingerprint(self.data),
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }  # fmt: skip
+        }
         write_model_card(folder / "student", metrics, config)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         keep_newest_checkpoint(folder)  # not before: a run that is killed until here still needs its best one
         return RunResult(folder, metrics, build_report(folder))
+
+    def _models(
+        self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path
+    ) -> dict[str, Any]:
+        """Scores, sizes and speeds of student and teachers."""
+        speed = speeds(student, self.teachers, self.data)
+        return {
+            "student": {
+                "scores": self._student_scores(student, trainer),
+                "held_out": fitted.held_out,
+                **student_size(student, folder / "student"),
+                **speed["student"],
+            },
+            "teachers": [
+                {"name": teacher.name, "scores": self._teacher_scores(teacher)}
+                | teacher_size(teacher)
+                | speed.get(f"teacher {teacher.name}", {})
+                for teacher in self.teachers
+            ],
+        }
+
+    def _cost(self, fitted: Fitted, prepared: Prepared) -> dict[str, Any]:
+        """Wall times, teacher rows, steps and tokens; teachers' runs over dev are part of the report, not of the method."""
+        return {
+            "train_seconds": round(fitted.seconds, 3),
+            "scoring_seconds": round(prepared.seconds, 3),
+            "finetune_seconds": round(self.finetune_seconds, 3),
+            "teacher_forwards": prepared.forwards + (prepared.source.forwards if prepared.source else 0),
+            "steps": fitted.steps,
+            "tokens": fitted.tokens,
+            "resumed_at_step": fitted.resumed,
+        }
 
     def _student_scores(self, student: Student, trainer: DistillationTrainer) -> dict[str, float]:
         dev = self.data.dev

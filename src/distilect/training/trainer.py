@@ -154,7 +154,9 @@ class DistillationTrainer(Trainer):
         """Callbacks that evaluate once more at the end and stop early; both need rows held out of train."""
         if not len(self.rows.held_out):
             if self.config.patience is not None:
-                raise ConfigError("train.patience is set, but no rows are held out of train: set data.reward_size or data.reward")
+                raise ConfigError(
+                    "train.patience is set, but no rows are held out of train: set data.reward_size or data.reward"
+                )
             return []
         found: list[TrainerCallback] = [LastStepEvaluation()] if self.config.evaluations > 1 else []
         if self.config.patience is not None:
