@@ -20,7 +20,8 @@ test-slow: venv
 	@$(PYTEST) -m slow
 
 lint: venv
-	@$(BIN)/ruff check src tests benchmarks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
