@@ -1,6 +1,6 @@
 """What a step costs: an epoch with three stored teachers against plain fine-tuning, and against the usual way.
 
-    python benchmarks/step_speed.py --data-dir PATH/TO/glue
+    python -m benchmarks.step_speed --data-dir PATH/TO/glue
 
 Ratios only, all measured alternately in this one process. Teachers have the backbone's real size; what they have learned
 does not matter for speed, so they are not fine-tuned.
