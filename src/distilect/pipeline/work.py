@@ -124,7 +124,8 @@ class Workbench:
         """What selectors may learn before training; the reward split only, never dev."""
         task, table = self.data.task, self.data.reward
         assert held_out.source is not None
-        logits, scores = None, tuple[float, ...]()
+        logits = None
+        scores: tuple[float, ...] = ()
         if len(table):
             logits = (
                 held_out.source.fetch(table, np.arange(len(table)), [[] for _ in pool]).logits.cpu().numpy()
