@@ -30,7 +30,7 @@ from distilect.data import Encoded, EpochBatchSampler, Table, row_keys, token_bu
 from distilect.errors import ConfigError, RunError
 from distilect.evaluation import evaluate, predict
 from distilect.knowledge import StudentOutputs
-from distilect.models import classification_positions, default_device, resolve_precision
+from distilect.models import classification_positions, default_device, quiet, resolve_precision
 from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
@@ -361,6 +361,28 @@ class DistillationTrainer(Trainer):
         temporary.write_text(json.dumps({"step": self.state.global_step, "files": sizes}), encoding="utf-8")
         os.replace(temporary, folder / COMPLETE_FILE)
         self._drop_old_checkpoints(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_weights(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_weights(self.state.best_model_checkpoint)
+
+    def _load_weights(self, folder: str) -> None:
+        """Read a checkpoint as any user would, and take over every tensor.
+
+        The Trainer's own loading skips tensors whose names it does not find: with transformers before 5.6, which write LayerNorm
+        weights under older names, a resumed student would silently keep fresh ones.
+        """
+        with quiet():
+            saved = type(self.model).from_pretrained(folder, config=self.model.config, use_safetensors=True)
+        self.model.load_state_dict(saved.state_dict(), strict=True)
 
     def _drop_old_checkpoints(self, newest: Path) -> None:
         """Keep the newest and the best; only now, as the newest is complete."""
