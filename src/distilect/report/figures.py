@@ -133,9 +133,11 @@ _TITLES = {
     ),
     "teacher": ("Teachers while training", "mean weights of the teachers"),
     "knowledge": ("Knowledge while training", "mean weights of the kinds of knowledge"),
+    "rows": ("Rows while training", "share that asked the teachers"),
     "optimiser": ("Learning rate and gradients", ""),
 }
 _RANK = {"eval": 0, "loss": 1, "teacher": 2, "knowledge": 3, "optimiser": 90}
+_WEIGHTS = ("teacher", "knowledge", "rows")
 _FOLDED_SPEED = ("runtime", "per_second", "seconds")
 
 
@@ -161,6 +163,8 @@ def _curves(history: Sequence[dict[str, Any]], group: str, names: list[str]) -> 
     layout: dict[str, Any] = {"xaxis": {"title": {"text": "step"}}, "yaxis": {}}
     if group == "optimiser" and len(data) > 1:  # they differ by orders of magnitude
         layout["yaxis"] = {"type": "log", "exponentformat": "power", "dtick": 1}
+    if group in _WEIGHTS:  # equal weights are a flat line, not the rounding of their last digit
+        layout["yaxis"] = {"rangemode": "tozero", "range": [0, 1.05 * max(1.0, *(max(t["y"]) for t in data))]}
     return Figure(title, note, data, layout, folded=group == "optimiser")
 
 
@@ -170,7 +174,7 @@ def _short(name: str, group: str) -> str:
         names = {"train/loss": "training", "eval/loss": "held out"}
         return names.get(name, name.removeprefix("train/loss_").replace("eval/loss_", "held out, "))
     rest = name.partition("/")[2] or name
-    return rest.removeprefix("w_") if group == "teacher" else rest
+    return rest.removeprefix({"teacher": "w_", "knowledge": "v_"}.get(group, ""))
 
 
 def _trace(
