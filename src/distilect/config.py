@@ -292,7 +292,12 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"override {override!r}: the value is not YAML") from None
-    *parents, last = key.split(".")
+    set_value(raw, key.split("."), value, override)
+
+
+def set_value(raw: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
+    """Set `raw[a][b] = value`; short forms on the way become mappings. `override` is what the user wrote, for messages."""
+    *parents, last = keys
     node: Any = raw
     for depth, parent in enumerate(parents, start=1):
         node = _descend(node, parent, parents[:depth], override)

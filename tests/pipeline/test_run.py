@@ -306,6 +306,40 @@ def test_a_run_that_failed_before_training_may_change_its_settings(job: Job) -> 
     assert run(job.config(name="mended", method="finetune"))[0].metrics["name"] == "mended"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"data": {"train": "nowhere.csv"}}, {"teachers": ["/nowhere/x"]}, {"student": "a[layers=9,9]"}],
+)
+def test_overwrite_with_bad_input_keeps_the_earlier_run(job: Job, changes: dict[str, Any]) -> None:
+    folder = job.folder / "runs" / "precious"
+    if not folder.exists():
+        run(job.config(name="precious", method="finetune"))
+    before = {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(DistilectError):
+        run(job.config(name="precious", **changes), overwrite=True)
+    assert {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_settings_of_the_library_call_reach_parts_that_have_short_forms(job: Job) -> None:
+    result = distill(
+        str(job.train), str(job.dev), teachers=job.teachers, student="a[layers=1]", method="uniform", name="dotted",
+        output=str(job.folder / "runs"), train__epochs=1, method__alpha=0.9, student__max_length=16, data={"text": "text"},
+    )  # fmt: skip
+    recorded = load_config(result.folder / "config.yaml")
+    assert (
+        recorded.method.alpha == 0.9
+        and recorded.student.max_length == 16
+        and recorded.data.dev == str(job.dev)
+    )
+
+
+def test_two_functions_of_one_name_are_refused(job: Job) -> None:
+    with pytest.raises(DistilectError, match="different names"):
+        distill(
+            str(job.train), teachers=[lambda x: x, lambda x: x], student="a", output=str(job.folder / "runs")
+        )
+
+
 def test_overwrite_replaces_a_finished_run(job: Job) -> None:
     run(job.config(name="twice", method="finetune"))
     assert (

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distilect.config import RunConfig, TeacherConfig, parse_config
+from distilect.config import RunConfig, TeacherConfig, parse_config, set_value
 from distilect.data import encode, load_table
+from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
-from distilect.pipeline.folders import claim, plan_folders
+from distilect.pipeline.folders import check_free, plan_folders
 from distilect.pipeline.metrics import score_text, versions
 from distilect.pipeline.teachers import Outputs
 from distilect.pipeline.work import RunResult, Workbench
@@ -49,7 +50,7 @@ def distill(
         >>> result = distill("train.csv", "dev.csv", teachers=["bert-a", "bert-b"],
         ...                  student="bert-a[layers=1,3,5]", method="uniform")      # doctest: +SKIP
     """
-    functions = {getattr(t, "__name__", "function"): t for t in teachers if callable(t)}
+    functions = _functions(teachers)
     raw: dict[str, Any] = {
         "name": name,
         "output": output,
@@ -59,17 +60,32 @@ def distill(
         "method": method if isinstance(method, str) else dict(method),
     }
     for key, value in settings.items():
-        _nest(raw, key.split("__"), value)
+        if isinstance(
+            value, Mapping
+        ):  # data={"text": "review"} adds to train and dev, it does not replace them
+            for part, inner in value.items():
+                set_value(raw, [*key.split("__"), part], inner, f"{key}={value!r}")
+        else:
+            set_value(raw, key.split("__"), value, f"{key}={value!r}")
     return run(parse_config(raw), overwrite=overwrite, functions=functions)[0]
 
 
-def _nest(raw: dict[str, Any], keys: list[str], value: Any) -> None:
-    *parents, last = keys
-    for key in parents:
-        raw = raw.setdefault(key, {})
-    raw[last] = (
-        value | raw.get(last, {}) if isinstance(value, dict) and isinstance(raw.get(last), dict) else value
-    )
+def _functions(teachers: Sequence[Any]) -> dict[str, Outputs]:
+    """The teachers that are functions, by name.
+
+    Raises:
+        ConfigError: two have the same name (two lambdas, say): one would silently take the other's place.
+    """
+    found: dict[str, Outputs] = {}
+    for teacher in teachers:
+        if callable(teacher):
+            name = getattr(teacher, "__name__", type(teacher).__name__)
+            if name in found:
+                raise ConfigError(
+                    f"two teachers are functions called {name!r}: give them different names (def, not lambda)"
+                )
+            found[name] = teacher
+    return found
 
 
 def run(
@@ -80,7 +96,7 @@ def run(
     A run that was stopped goes on from its last checkpoint; teachers and signals that exist are reused.
 
     Args:
-        overwrite: remove folders of earlier runs with these names.
+        overwrite: replace earlier runs with these names; each is kept until its successor is about to be trained.
         functions: further teachers, name → function.
 
     Raises:
@@ -90,11 +106,11 @@ def run(
     for method in (config.method, *config.baselines):
         get_preset(method.name)
     for folder, single in plans:
-        claim(folder, single, overwrite)
+        check_free(folder, single, overwrite)
     bench = Workbench.open(config, functions or {})
     results = []
     for folder, single in plans:
-        results.append(bench.distil(folder, single))
+        results.append(bench.distil(folder, single, overwrite))
         student = results[-1].metrics["student"]
         scores = score_text(student["scores"] or student["held_out"])
         console.print(f"[green]done[/green] {single.name}: {scores} → {results[-1].folder}")

@@ -29,33 +29,51 @@ def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
     return plans
 
 
-def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
-    """Make the folder ours: empty, or an unfinished run of the same configuration that can go on.
+def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
+    """Refuse a folder that a run may not use; nothing in it is touched.
+
+    It is free when it is empty, holds an unfinished run of the same configuration that can go on, or an earlier run that may be
+    overwritten.
 
     Raises:
-        RunError: it holds something else, which is left as it is.
+        RunError: it holds something else, or cannot be made.
     """
     recorded = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, expected a folder for the run: choose another name or output")
-    if folder.exists() and any(folder.iterdir()):
-        is_run = recorded.exists()
-        if overwrite and is_run:
-            shutil.rmtree(folder)
-        elif not is_run:
-            raise RunError(
-                f"output folder {folder} is not empty and holds no run: choose another name= or output="
-            )
-        elif (folder / "metrics.json").exists():
-            raise RunError(f"output folder {folder} holds a finished run: use --overwrite, or another name=")
-        elif _started(folder) and recorded.read_text(encoding="utf-8") != dump_config(config):
-            raise RunError(
-                f"output folder {folder} holds an unfinished run with other settings: use --overwrite, or another name= "
-                f"(to go on with it: distilect run {recorded})"
-            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(recorded, dump_config(config))
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}; choose another output=") from None
+    if not any(folder.iterdir()):
+        return
+    if not recorded.exists():
+        raise RunError(
+            f"output folder {folder} is not empty and holds no run: choose another name= or output="
+        )
+    if overwrite:
+        return
+    if (folder / "metrics.json").exists():
+        raise RunError(f"output folder {folder} holds a finished run: use --overwrite, or another name=")
+    if _started(folder) and recorded.read_text(encoding="utf-8") != dump_config(config):
+        raise RunError(
+            f"output folder {folder} holds an unfinished run with other settings: use --overwrite, or another name= "
+            f"(to go on with it: distilect run {recorded})"
+        )
+
+
+def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
+    """Make the folder ours, now that everything before training has worked: only here an earlier run is removed.
+
+    Raises:
+        RunError: see `check_free`; or it cannot be written.
+    """
+    check_free(folder, config, overwrite)
+    try:
+        if overwrite:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        write_text(folder / "config.yaml", dump_config(config))
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}; choose another output=") from None
 

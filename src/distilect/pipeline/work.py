@@ -18,7 +18,7 @@ from distilect.errors import MethodError
 from distilect.export import write_model_card
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student
 from distilect.pipeline.assembly import assemble, layout_of, set_up, training_rows
-from distilect.pipeline.folders import save_student, write_text
+from distilect.pipeline.folders import claim, save_student, write_text
 from distilect.pipeline.metrics import (
     data_fingerprint,
     machine,
@@ -143,7 +143,7 @@ class Workbench:
 
     # ---- one student -----------------------------------------------------------------------------------------------
 
-    def distil(self, folder: Path, config: RunConfig) -> RunResult:
+    def distil(self, folder: Path, config: RunConfig, overwrite: bool) -> RunResult:
         """Train one student by one method and write the run's folder; `metrics.json` makes it a finished one."""
         started = datetime.now(timezone.utc)
         student = self.new_student()
@@ -153,6 +153,7 @@ class Workbench:
         # a method without teachers has nothing to learn on rows that only teachers can label
         table = self.data.distillation if method.teachers is not None else self.data.train
         rows = training_rows(student, table, self.data.reward, self.data.task)
+        claim(folder, config, overwrite)
         trainer, fitted = fit(
             student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name
         )  # fmt: skip
