@@ -177,6 +177,8 @@ def test_stopping_what_keeps_nothing_promises_nothing(stand_in: Any) -> None:
 def test_a_real_interrupt_ends_the_process_with_130(tmp_path: Path) -> None:
     started = tmp_path / "started"
     code = (
+        # a test run in the background inherits an ignored SIGINT; a user's terminal does not
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import pathlib, sys, time, types\n"
         "def score(config):\n"
         f"    pathlib.Path({str(started)!r}).touch()\n"
