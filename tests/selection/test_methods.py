@@ -14,6 +14,7 @@ from distilect.training.step import distillation_loss
 from tests.knowledge.making import layout, student_outputs, take, teacher_signals
 from tests.selection.views import make_context, make_view
 
+NEED_ENTROPY = {"entropy"}
 LENGTHS = (5, 3, 1, 4)
 TEACHER_SHAPES = [(6, 8), (4, 8), (6, 12)]
 
@@ -36,6 +37,8 @@ def mix_of(**options) -> list[float]:
 @pytest.mark.parametrize("regression", [False, True])
 @pytest.mark.parametrize("name", list(presets()))
 def test_every_preset_runs_and_teaches_the_student(name, regression):
+    if regression and name in NEED_ENTROPY:
+        pytest.skip("refuses regression, tested by itself")
     torch.manual_seed(0)
     method = build(MethodConfig(name=name), regression)
     classes = 1 if regression else 4

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilect.selection import SelectionContext, StepView
+from distilect.selection import SelectionContext, StepView, TrainingSample
 
 
 def keys(count: int, seed: int = 0) -> Tensor:
@@ -31,6 +31,7 @@ def make_view(
         labels=labels,
         student=torch.randn(rows, outputs, generator=generator),
         pooled=torch.randn(rows, 6, generator=generator),
+        vectors=torch.randn(rows, 5, generator=generator),
         teachers=torch.randn(rows, teachers, outputs, generator=generator),
         progress=0.25, epoch=epoch, step=step, seed=run_seed,
     )  # fmt: skip
@@ -58,4 +59,21 @@ def make_context(
         else rng.integers(0, classes, rows),
         held_out_scores=tuple(0.5 + 0.1 * k for k in range(teachers)),
         seed=seed,
+        num_labelled=rows,
+        num_rows=rows,
+        sample=sample_of(make_view(rows, teachers, classes, seed=seed + 1, regression=regression)),
     )
+
+
+def sample_of(view: StepView):
+    """`SelectionContext.sample` over the rows of a view."""
+
+    def sample(limit: int, labelled: bool = False) -> TrainingSample:
+        index = torch.argsort(view.rows)
+        if labelled:
+            index = index[view.has_label[index]]
+        index = index[:limit]
+        assert view.teachers is not None and view.vectors is not None
+        return TrainingSample(view.rows[index], view.labels[index], view.teachers[index], view.vectors[index])
+
+    return sample

@@ -25,11 +25,19 @@ def result_of(rows: int = 7, seed: int = 0) -> StepResult:
         randn(rows, 3, seed=seed + 1).abs(),
         asked,
         asked | (randn(rows, seed=seed + 3) > 0),
+        torch.where(asked.unsqueeze(1), (randn(rows, 2, seed=seed + 4) > 0).float(), torch.nan),
     )
 
 
 def some(result: StepResult, rows) -> StepResult:
-    parts = (result.losses, result.teacher_weights, result.knowledge_weights, result.asked, result.trained)
+    parts = (
+        result.losses,
+        result.teacher_weights,
+        result.knowledge_weights,
+        result.asked,
+        result.trained,
+        result.right,
+    )
     return StepResult(result.loss, *(value[rows] for value in parts))
 
 

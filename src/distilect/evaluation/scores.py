@@ -20,18 +20,24 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: nn.Module, encoded: Encoded, *, max_tokens: int = 16384, precision: str = "auto"
+    model: nn.Module,
+    encoded: Encoded,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    max_tokens: int = 16384,
+    precision: str = "auto",
 ) -> NDArray[np.float32]:
-    """Logits [N, C] float32 in row order; the model's device and training mode are left as they were.
+    """Logits [N, C] float32 of all rows, or of some in the order given; the model's device and training mode are left as they were.
 
     Rows are run by length, in batches of at most `max_tokens` padded tokens: hardly any padding is computed.
     """
     device = next(model.parameters()).device
-    batches = scoring_batches(encoded.lengths, max_tokens)
+    rows = np.arange(len(encoded)) if rows is None else rows
+    batches = scoring_batches(encoded.lengths[rows], max_tokens)
     parts: list[torch.Tensor] = []
     with eval_mode(model), torch.inference_mode(), autocast(precision, device):
-        for rows in batches:
-            inputs = {key: value.to(device) for key, value in encoded.collate(rows).items()}
+        for batch in batches:
+            inputs = {key: value.to(device) for key, value in encoded.collate(rows[batch]).items()}
             parts.append(model(**inputs).logits.float())
     if not parts:
         return np.zeros((0, _outputs(model)), dtype=np.float32)

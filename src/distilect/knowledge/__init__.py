@@ -2,5 +2,6 @@
 
 from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
 from distilect.knowledge.registry import KNOWLEDGE, build_knowledge
+from distilect.knowledge.response import Response
 
-__all__ = ["KNOWLEDGE", "Knowledge", "Layout", "StudentOutputs", "build_knowledge"]
+__all__ = ["KNOWLEDGE", "Knowledge", "Layout", "Response", "StudentOutputs", "build_knowledge"]

@@ -63,6 +63,10 @@ class Response(Knowledge):
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
         assert teachers is not None
+        return self.distance_to(student.logits, teachers.logits)
+
+    def distance_to(self, student: Tensor, teachers: Tensor) -> Tensor:
+        """The loss itself: logits [B, C] and [B, K, C] → float32 [B, K]."""
         if self.distance == "mse":
-            return response_mse(student.logits, teachers.logits)
-        return response_kl(student.logits, teachers.logits, self.temperature)
+            return response_mse(student, teachers)
+        return response_kl(student, teachers, self.temperature)

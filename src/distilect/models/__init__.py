@@ -1,10 +1,11 @@
 """Teachers loaded and frozen, students built, label spaces aligned."""
 
 from distilect.models.checkpoints import checkpoint_fingerprint, quiet, resolve_path
+from distilect.models.encoders import EncoderTeacher
 from distilect.models.labels import align_labels
 from distilect.models.layers import cut_layers, even_layer_map, even_layers
 from distilect.models.precision import autocast, default_device, resolve_precision
-from distilect.models.students import Student, build_student
+from distilect.models.students import Student, build_student, parse_spec
 from distilect.models.teachers import (
     CallableTeacher,
     CheckpointTeacher,
@@ -18,6 +19,7 @@ from distilect.models.teachers import (
 __all__ = [
     "CallableTeacher",
     "CheckpointTeacher",
+    "EncoderTeacher",
     "Student",
     "TableTeacher",
     "Teacher",
@@ -31,6 +33,7 @@ __all__ = [
     "even_layer_map",
     "even_layers",
     "load_teacher",
+    "parse_spec",
     "quiet",
     "resolve_path",
     "resolve_precision",

@@ -142,7 +142,7 @@ class CheckpointTeacher(Teacher):
             cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)
             for field in wanted:
                 kind, _, layer = field.partition(".")
-                found[field] = _pooled(kind, self._hidden(outputs, int(layer), mask), mask, cls)
+                found[field] = pool_tokens(kind, self._hidden(outputs, int(layer), mask), mask, cls)
         return found
 
     def _hidden(self, outputs: Any, layer: int, mask: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def _rules(tokenizer: Any) -> str:
     return str(copy.to_str())
 
 
-def _pooled(kind: str, hidden: Tensor, mask: Tensor, cls: Tensor) -> Tensor:
+def pool_tokens(kind: str, hidden: Tensor, mask: Tensor, cls: Tensor) -> Tensor:
     """[B, T, H] → [B, H] at the classification token or as the mean of real tokens; or all of it."""
     if kind == "cls":
         return hidden[torch.arange(len(hidden), device=hidden.device), cls]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from distilect.config import MethodConfig
-from distilect.data import Table, encode
+from distilect.data import Table, encode, row_keys
 from distilect.errors import MethodError
 from distilect.knowledge import Layout
 from distilect.models import CheckpointTeacher, Student, Teacher, same_tokens
-from distilect.selection import Method, SelectionContext, TeacherSelector, build_method
+from distilect.selection import (
+    Method,
+    SelectionContext,
+    TeacherSelector,
+    TrainingSample,
+    build_method,
+    row_uniform,
+)
+from distilect.signals import Prepared
 from distilect.tasks import Task
 from distilect.training import TrainingRows
 
@@ -43,6 +53,27 @@ def set_up(selector: Any, context: SelectionContext) -> None:
         selector.setup(context)
     except ValueError as error:
         raise MethodError(f"selector {selector.name!r}: {error}") from None
+
+
+def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample]:
+    """`SelectionContext.sample` over a training table; draws rows by identity, so that their order does not matter."""
+
+    def sample(limit: int, labelled: bool = False) -> TrainingSample:
+        keys = row_keys(table.ids)
+        rows = np.flatnonzero(table.has_label) if labelled else np.arange(len(table))
+        rows = rows[np.unique(keys[rows], return_index=True)[1]]  # ascending keys; equal texts once
+        if len(rows) > limit:
+            draws = row_uniform(torch.from_numpy(keys[rows]), 0, 0, "sample").numpy()
+            rows = np.sort(rows[np.argsort(draws, kind="stable")[:limit]])
+            rows = rows[np.argsort(keys[rows])]
+        assert prepared.source is not None
+        said = prepared.source.fetch(table, rows, [[] for _ in prepared.source.names])
+        vectors = prepared.vectors.fetch(table, rows, [[]]).logits[:, 0] if prepared.vectors else None
+        return TrainingSample(
+            torch.from_numpy(keys[rows]), torch.tensor(table.labels[rows]), said.logits, vectors
+        )
+
+    return sample
 
 
 def training_rows(student: Student, table: Table, held_out: Table, task: Task) -> TrainingRows:

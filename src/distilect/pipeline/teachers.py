@@ -22,18 +22,21 @@ from distilect.data import Data
 from distilect.errors import ConfigError
 from distilect.models import (
     CallableTeacher,
+    CheckpointTeacher,
+    EncoderTeacher,
     Student,
     Teacher,
     build_student,
     checkpoint_fingerprint,
     load_teacher,
+    parse_spec,
     resolve_path,
 )
 from distilect.pipeline.assembly import assemble, layout_of, set_up, training_rows
 from distilect.pipeline.folders import save_student
 from distilect.pipeline.metrics import score_text, versions
 from distilect.progress import console
-from distilect.selection import SelectionContext
+from distilect.selection import Encoder, SelectionContext
 from distilect.training import Fitted, fit
 
 Outputs = Callable[[list[Any]], Any]  # texts → array [N, C]
@@ -63,6 +66,27 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
     if len(set(names)) != len(names):
         raise ConfigError(f"teachers need different names, got {', '.join(names)}: set name: on each")
     return found
+
+
+def load_encoder(spec: Encoder, config: RunConfig, teachers: list[Teacher]) -> EncoderTeacher:
+    """The frozen encoder that a selector wants; `backbone` is the pre-trained model that the student was cut from."""
+    path = backbone_of(config) if spec.name == "backbone" else spec.name
+    known = {t.name: t.path for t in teachers if isinstance(t, CheckpointTeacher)}
+    return EncoderTeacher(
+        known.get(path, path),
+        pooling=spec.pooling,
+        max_length=config.train.max_length,
+        precision=config.signals.precision,
+    )
+
+
+def backbone_of(config: RunConfig) -> str:
+    """Where the student's weights came from before any fine-tuning of this run; the nearest thing to it where that is unknown."""
+    name = parse_spec(config.student.init)[0]
+    for teacher, spec in _named(config).items():
+        if teacher == name and spec.finetune is not None:
+            return parse_spec(spec.finetune.init)[0]
+    return name
 
 
 def _named(config: RunConfig) -> dict[str, TeacherConfig]:

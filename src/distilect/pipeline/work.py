@@ -16,8 +16,9 @@ from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, encode, load_data
 from distilect.errors import MethodError
 from distilect.export import write_model_card
+from distilect.knowledge import Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student
-from distilect.pipeline.assembly import assemble, layout_of, set_up, training_rows
+from distilect.pipeline.assembly import assemble, layout_of, sampler_of, set_up, training_rows
 from distilect.pipeline.folders import claim, save_student, write_text
 from distilect.pipeline.metrics import (
     data_fingerprint,
@@ -28,7 +29,7 @@ from distilect.pipeline.metrics import (
     teacher_size,
     versions,
 )
-from distilect.pipeline.teachers import Outputs, teachers_of
+from distilect.pipeline.teachers import Outputs, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import Method, SelectionContext, build_teacher_selector
@@ -93,15 +94,35 @@ class Workbench:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
         held_out = self.signals(self.teachers, self.data.reward, [[] for _ in self.teachers])
         context = self._context(self.teachers, held_out)
-        set_up(selector, context)
-        kept = selector.keeps()  # a method that believes one teacher never asks the others
+        kept = None
+        if selector.narrows:  # a method that believes one teacher never asks the others
+            set_up(selector, context)
+            kept = selector.keeps()
         pool = self.teachers if kept is None else [self.teachers[k] for k in kept]
         method = assemble(config, layout_of(student, pool, self.data.task), selector, self.config.seed)
-        self._set_up(method, _narrowed(context, kept, method.kinds))
         prepared = self.signals(pool, self.data.distillation, method.fields(len(pool)))
+        self._add_vectors(method, prepared)
+        context = _narrowed(context, kept, method)
+        self._set_up(method, replace(context, sample=sampler_of(self.data.distillation, prepared)))
         prepared.forwards += held_out.forwards + (held_out.source.forwards if held_out.source else 0)
         prepared.seconds += held_out.seconds
         return method, prepared
+
+    def _add_vectors(self, method: Method, prepared: Prepared) -> None:
+        """Row vectors of the frozen encoder that the method's selectors look at, computed once like teacher signals."""
+        wanted = {s.encoder for s in method.selectors.values() if s.encoder is not None}
+        if not wanted:
+            return
+        if len(wanted) > 1:
+            raise MethodError(
+                f"selectors want different encoders {sorted(map(str, wanted))}: give them the same one"
+            )
+        encoder = load_encoder(wanted.pop(), self.config, self.teachers)
+        vectors = self.signals([encoder], self.data.distillation, [[]])
+        prepared.vectors, prepared.report = vectors.source, [*prepared.report, *vectors.report]
+        prepared.seconds += vectors.seconds
+        prepared.forwards += vectors.forwards
+        prepared.reused += vectors.reused
 
     def signals(self, pool: list[Teacher], table: Table, fields: list[list[str]]) -> Prepared:
         """The signals of some teachers on a table: scored where the store lacks them."""
@@ -139,6 +160,8 @@ class Workbench:
             held_out_labels=table.labels,
             held_out_scores=scores,
             seed=self.config.seed,
+            num_labelled=int(self.data.train.has_label.sum()),
+            num_rows=len(self.data.distillation),
         )
 
     # ---- one student -----------------------------------------------------------------------------------------------
@@ -155,7 +178,8 @@ class Workbench:
         rows = training_rows(student, table, self.data.reward, self.data.task)
         claim(folder, config, overwrite)
         trainer, fitted = fit(
-            student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name
+            student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name,
+            vectors=prepared.vectors,
         )  # fmt: skip
         save_student(student, folder / "student")
         metrics = {
@@ -212,6 +236,7 @@ class Workbench:
             "teacher_forwards": prepared.forwards + (prepared.source.forwards if prepared.source else 0),
             "steps": fitted.steps,
             "tokens": fitted.tokens,
+            "probed_rows": fitted.probed,
             "resumed_at_step": fitted.resumed,
         }
 
@@ -233,9 +258,12 @@ class Workbench:
         return self.data.task.score(logits, dev.labels)
 
 
-def _narrowed(context: SelectionContext, kept: list[int] | None, kinds: tuple[str, ...]) -> SelectionContext:
-    """The context of a pool of which some teachers are kept, with the kinds of knowledge filled in."""
-    context = replace(context, kinds=kinds)
+def _narrowed(context: SelectionContext, kept: list[int] | None, method: Method) -> SelectionContext:
+    """The context of a pool of which some teachers are kept, with what the method copies filled in."""
+    context = replace(context, kinds=method.kinds)
+    response = next((kind.distance_to for kind in method.knowledge if isinstance(kind, Response)), None)
+    if response is not None:
+        context = replace(context, response=response)
     if kept is None:
         return context
     logits = context.held_out_logits

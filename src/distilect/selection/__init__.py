@@ -2,12 +2,15 @@
 
 from distilect.selection.base import (
     Averages,
+    Encoder,
     KnowledgeSelector,
+    Probe,
     RowSelector,
     SelectionContext,
     Selector,
     StepView,
     TeacherSelector,
+    TrainingSample,
     row_uniform,
     step_uniform,
 )
@@ -23,14 +26,17 @@ from distilect.selection.registry import (
 
 __all__ = [
     "Averages",
+    "Encoder",
     "KnowledgeSelector",
     "Method",
     "Preset",
+    "Probe",
     "RowSelector",
     "SelectionContext",
     "Selector",
     "StepView",
     "TeacherSelector",
+    "TrainingSample",
     "asks_teachers",
     "build_method",
     "build_teacher_selector",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from distilect.knowledge.response import response_kl
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class StepView:
         progress: share of training that is done, in [0, 1].
         epoch, step: whole epochs and optimiser steps done.
         seed: of the run.
+        vectors: float32 [B, D], each row's vector from a frozen encoder; None unless a selector asked for it.
     """
 
     rows: Tensor
@@ -34,6 +39,7 @@ class StepView:
     epoch: int
     step: int
     seed: int
+    vectors: Tensor | None = None
 
     @property
     def regression(self) -> bool:
@@ -46,11 +52,62 @@ class StepView:
 
     def take(self, index: Tensor, teachers: Tensor | None) -> StepView:
         """The view of some rows (`index` int64 [b]) together with what their teachers said, [b, K, C]."""
-        pooled = None if self.pooled is None else self.pooled[index]
         return replace(
             self, rows=self.rows[index], labels=self.labels[index], student=self.student[index],
-            pooled=pooled, teachers=teachers,
+            pooled=None if self.pooled is None else self.pooled[index],
+            vectors=None if self.vectors is None else self.vectors[index],
+            teachers=teachers,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The frozen encoder whose row vectors a selector wants.
+
+    Attributes:
+        name: a checkpoint, a teacher's name, or `backbone`: the pre-trained model that the student was cut from.
+        pooling: the last layer at the classification token, or its mean over tokens.
+    """
+
+    name: str = "backbone"
+    pooling: Literal["cls", "mean"] = "cls"
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """Signals on some rows of train, for selectors that fit or standardise before training.
+
+    Attributes:
+        rows: int64 [N], identities, ascending.
+        labels: as in `StepView`.
+        teachers: logits float32 [N, K, C].
+        vectors: float32 [N, D] or None.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    teachers: Tensor
+    vectors: Tensor | None
+
+
+class Probe(Protocol):
+    """The student as it is at this moment, for selectors that look at what became of their decisions."""
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """float32 [n, C] on rows of train (int64 [n], identities): without dropout, without gradient; costs a forward pass."""
+        ...
+
+    def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [n, C] and labels [n] on the first `limit` rows held out of train; never on dev."""
+        ...
+
+
+def _plain_kl(student: Tensor, teachers: Tensor) -> Tensor:
+    return response_kl(student, teachers, 1.0)
+
+
+def _no_sample(limit: int, labelled: bool = False) -> TrainingSample:
+    raise ValueError("needs the rows of train, which are not there yet")
 
 
 @dataclass(frozen=True)
@@ -65,6 +122,9 @@ class SelectionContext:
         held_out_labels: [N], its labels.
         held_out_scores: each teacher's primary metric there.
         seed: of the run.
+        num_labelled, num_rows: of train, with unlabelled extra rows.
+        sample: (limit, labelled only) → signals on at most so many rows of train, drawn by identity.
+        response: student logits [B, C], teacher logits [B, K, C] → [B, K]: the response loss of the method.
     """
 
     teachers: tuple[str, ...]
@@ -74,22 +134,33 @@ class SelectionContext:
     held_out_labels: np.ndarray | None = None
     held_out_scores: tuple[float, ...] = ()
     seed: int = 0
+    num_labelled: int = 0
+    num_rows: int = 0
+    sample: Callable[..., TrainingSample] = _no_sample
+    response: Callable[[Tensor, Tensor], Tensor] = _plain_kl
 
 
 class Selector:
     """Common part of all selectors: setting up, learning and saving, each empty by default.
 
-    A selector that learns overrides `observe`, `state_dict` and `load_state_dict`, keeps its own optimiser, and reports
-    its health (policy entropy, critic loss, …) in `health`.
+    A selector that learns measures its reward in `after_step`, learns from it in `observe`, overrides `state_dict` and
+    `load_state_dict`, keeps its own optimiser, and reports its health (policy entropy, critic loss, …) in `health`.
     """
 
     wants_pooled: bool = False
+    encoder: Encoder | None = None
 
     def setup(self, context: SelectionContext) -> None:
         """Called once, before the first step."""
 
+    def begin_epoch(self, probe: Probe, epoch: int) -> None:
+        """Called before the first step of an epoch (int, from 0), and again when a run is resumed within it."""
+
+    def after_step(self, probe: Probe) -> None:
+        """Called after each optimiser step, with the student as the step left it: the moment to measure a reward."""
+
     def observe(self, reward: Tensor) -> None:
-        """Take the reward of the last decision; float32 [B] or a single value."""
+        """Take the rewards of the decisions since the last call; float32 [B], or a single value for all of them."""
 
     def health(self) -> dict[str, float]:
         """Values to log, with their full names (`policy/entropy`); reading them resets their averages."""
@@ -129,9 +200,13 @@ class RowSelector(Protocol):
 
 @runtime_checkable
 class TeacherSelector(Protocol):
-    """Whom do the rows believe?"""
+    """Whom do the rows believe?
+
+    `narrows` says that it keeps some teachers only: it is then set up once before the teachers are scored, to know which.
+    """
 
     wants_pooled: bool
+    narrows: bool
 
     def weights(self, view: StepView) -> Tensor:
         """float32 [B, K], each row sums to 1."""
@@ -153,7 +228,16 @@ class KnowledgeSelector(Protocol):
         ...
 
 
-_STREAMS = {"rows": 1, "teachers": 2, "knowledge": 3, "plan": 4}
+def normalised_entropy(logits: Tensor) -> Tensor:
+    """H(softmax(logits)) / log C over the last axis: 0 certain, 1 uniform; float32, exact where a probability is 0."""
+    p = logits.float().softmax(-1)
+    return torch.special.entr(p).sum(-1) / math.log(logits.shape[-1])
+
+
+_NAMES = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample")
+_STREAMS = {
+    name: number for number, name in enumerate(_NAMES, start=1)
+}  # append only: a new number changes all draws
 
 
 def row_uniform(rows: Tensor, seed: int, epoch: int, stream: str) -> Tensor:
@@ -170,6 +254,12 @@ def row_uniform(rows: Tensor, seed: int, epoch: int, stream: str) -> Tensor:
     """
     bits = _mix(rows ^ _mix(torch.tensor(_key(seed, epoch, stream), device=rows.device)))
     return ((bits >> 11) & ((1 << 53) - 1)).double() / float(1 << 53)
+
+
+def row_uniforms(rows: Tensor, count: int, seed: int, epoch: int, stream: str) -> Tensor:
+    """float64 [B, count]: several independent draws per row, as `row_uniform`."""
+    keys = [_mix(rows ^ _mix(torch.tensor(k + 1, device=rows.device))) for k in range(count)]
+    return torch.stack([row_uniform(key, seed, epoch, stream) for key in keys], dim=1)
 
 
 def step_uniform(shape: tuple[int, ...], seed: int, step: int, stream: str) -> Tensor:

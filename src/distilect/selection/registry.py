@@ -10,7 +10,7 @@ from distilect.config import MethodConfig
 from distilect.errors import MethodError, did_you_mean
 from distilect.knowledge import Knowledge, Layout, build_knowledge
 from distilect.options import construct
-from distilect.selection import static
+from distilect.selection import gate, reinforced, static
 from distilect.selection.base import KnowledgeSelector, RowSelector, TeacherSelector
 
 Spec = Mapping[str, Any] | str
@@ -26,6 +26,9 @@ TEACHERS: dict[str, Any] = {
         static.LogisticTeachers,
         static.BestSingle,
         static.Confidence,
+        static.Entropy,
+        gate.GateTeachers,
+        reinforced.ReinforcedTeachers,
     )
 }
 MIXES: dict[str, Any] = {
@@ -71,6 +74,12 @@ _PRESETS = (
     Preset(
         "confidence", "per row, weights by the teachers' cross-entropy", "CA-MKD; Zhang et al., 2022, arXiv 2201.00007",
         teachers="confidence",
+    ),
+    Preset("entropy", "per row, weights by the teachers' entropy", "", teachers="entropy"),
+    Preset("gate", "per row, weights by a classifier of the best teacher", "", teachers="gate"),
+    Preset(
+        "rlkd", "per row, teachers picked by a reinforced policy", "RL-KD; Yuan et al., 2021, arXiv 2012.06048",
+        teachers="reinforced",
     ),
     Preset(
         "pkd", "one teacher, labels + response + hidden states", "Patient KD; Sun et al., 2019, arXiv 1908.09355",

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from distilect.errors import did_you_mean
 from distilect.knowledge.labels import label_loss
-from distilect.selection.base import SelectionContext, Selector, StepView, row_uniform, step_uniform
+from distilect.selection.base import (
+    SelectionContext,
+    Selector,
+    StepView,
+    normalised_entropy,
+    row_uniform,
+    step_uniform,
+)
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
@@ -73,6 +80,8 @@ class RandomRows(Selector):
 
 
 class _StaticTeachers(Selector):
+    narrows = False
+
     def keeps(self) -> list[int] | None:
         return None
 
@@ -100,6 +109,7 @@ class SingleTeacher(_StaticTeachers):
     """
 
     name = "single"
+    narrows = True
 
     def __init__(self, teacher: str | int = "best") -> None:
         self.teacher = teacher
@@ -313,6 +323,35 @@ class Confidence(_StaticTeachers):
         if count == 1:
             return torch.ones_like(losses)
         return _uniform_without_label((1 - losses.softmax(1)) / (count - 1), view)
+
+
+class Entropy(_StaticTeachers):
+    """w = softmax_k(-u_k / τ) with u_k the entropy of teacher k's probabilities, divided by log C: needs no label.
+
+    Args:
+        temperature: τ; 0 gives all weight to the most certain teacher.
+
+    A common rule of thumb; the rival of learned selectors on rows without labels. Regression has no entropy and is refused.
+    """
+
+    name = "entropy"
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        if temperature < 0:
+            raise ValueError(f"temperature is {temperature}, expected 0 or more")
+        self.temperature = temperature
+
+    def setup(self, context: SelectionContext) -> None:
+        if context.regression:
+            raise ValueError(
+                "weighs teachers by their entropy, which a regression has not: use confidence or uniform"
+            )
+
+    def weights(self, view: StepView) -> Tensor:
+        entropy = normalised_entropy(_logits(view))
+        if self.temperature == 0:
+            return torch.nn.functional.one_hot(entropy.argmin(1), entropy.shape[1]).float()
+        return (-entropy / self.temperature).softmax(1)
 
 
 # ---- knowledge -----------------------------------------------------------------------------------------------------

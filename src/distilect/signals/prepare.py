@@ -25,6 +25,7 @@ class Prepared:
         seconds: wall time of scoring.
         forwards: rows that teachers were run on, summed over teachers.
         reused: rows that were in the store already, summed over teachers.
+        vectors: a frozen encoder's vectors, where a selector wants them.
     """
 
     source: SignalSource | None
@@ -32,6 +33,7 @@ class Prepared:
     seconds: float = 0.0
     forwards: int = 0
     reused: int = 0
+    vectors: SignalSource | None = None
 
     @classmethod
     def none(cls) -> Prepared:

@@ -27,6 +27,7 @@ class Fitted:
         held_out: metrics of the kept weights on the reward split.
         seconds: wall time of training, over all resumed parts.
         steps, tokens: optimiser steps and tokens (without padding) that were trained on.
+        probed: rows that the student was run on for the selectors' sake, beside the steps.
         resumed: the step that this process went on from; 0 for a fresh start.
     """
 
@@ -34,6 +35,7 @@ class Fitted:
     seconds: float
     steps: int
     tokens: int
+    probed: int
     resumed: int
 
 
@@ -47,6 +49,7 @@ def fit(
     *,
     seed: int,
     description: str,
+    vectors: SignalSource | None = None,
 ) -> tuple[DistillationTrainer, Fitted]:
     """Train `student.model` in place; goes on from the last complete checkpoint in `folder`.
 
@@ -57,7 +60,7 @@ def fit(
     bar = Bar(description)
     trainer = DistillationTrainer(
         student.model, rows, method, source, config, folder / "checkpoints", seed,
-        callbacks=[History(folder / "history.jsonl", folder / "tensorboard"), bar],
+        callbacks=[History(folder / "history.jsonl", folder / "tensorboard"), bar], vectors=vectors,
     )  # fmt: skip
     trainer.add_callback(_Clock(trainer))
     checkpoint = last_checkpoint(folder / "checkpoints")
@@ -76,6 +79,7 @@ def fit(
         seconds=trainer.counts.extra["seconds"],
         steps=trainer.state.global_step,
         tokens=trainer.counts.tokens,
+        probed=int(trainer.counts.extra.get("probed_rows", 0)),
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
     )
     return trainer, fitted

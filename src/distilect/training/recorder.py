@@ -25,13 +25,17 @@ class SelectionRecorder:
 
     def __init__(self, teachers: tuple[str, ...], kinds: tuple[str, ...], labels: tuple[str, ...]) -> None:
         self.teachers, self.kinds, self.labels = teachers, kinds, labels
-        self.epochs: dict[int, Tensor] = {}  # epoch → [G, 3 + K + M]: rows, asked, trained, weights
+        # epoch → [G, 3 + K + M + 4K]: rows, asked, trained, weights; per teacher rows where it is right and its weight there,
+        # rows where it is wrong and its weight there
+        self.epochs: dict[int, Tensor] = {}
 
     def add(self, epoch: int, labels: Tensor, result: StepResult) -> None:
         """Count one batch; `labels` int64 [B] or float [B]. Stays on the device: nothing is waited for."""
-        teacher_weights = result.teacher_weights
+        teacher_weights, right = result.teacher_weights, result.right
         if teacher_weights.shape[1] != len(self.teachers):  # no row of this batch asked
             teacher_weights = teacher_weights.new_zeros(len(labels), len(self.teachers))
+            right = torch.full_like(teacher_weights, torch.nan)
+        correct, wrong = (right == 1).to(teacher_weights), (right == 0).to(teacher_weights)
         values = torch.cat(
             [
                 torch.ones_like(labels, dtype=torch.float32).unsqueeze(1),
@@ -39,6 +43,10 @@ class SelectionRecorder:
                 result.trained.float().unsqueeze(1),
                 teacher_weights,
                 result.knowledge_weights,
+                correct,
+                correct * teacher_weights,
+                wrong,
+                wrong * teacher_weights,
             ],
             dim=1,
         )
@@ -53,7 +61,11 @@ class SelectionRecorder:
         return torch.where(labels >= 0, labels, torch.full_like(labels, len(self.labels)))
 
     def table(self) -> pa.Table:
-        """One line per epoch and group: rows, shares asked and trained, mean weights (of asked rows, for teachers)."""
+        """One line per epoch and group: rows, shares asked and trained, mean weights (of asked rows, for teachers).
+
+        `right/T` is teacher T's mean weight on labelled rows whose label is its best class, `wrong/T` on the others; null
+        where there are none.
+        """
         lines: list[dict[str, Any]] = []
         for epoch, sums in sorted(self.epochs.items()):
             lines.append(self._line(epoch, "all", sums.sum(0)))
@@ -72,7 +84,13 @@ class SelectionRecorder:
             f"teacher/{n}": w / asked if asked else 0.0
             for n, w in zip(self.teachers, weights[:count], strict=True)
         }
-        line |= {f"knowledge/{n}": w / rows for n, w in zip(self.kinds, weights[count:], strict=True)}
+        mixed, correctness = weights[count : count + len(self.kinds)], weights[count + len(self.kinds) :]
+        line |= {f"knowledge/{n}": w / rows for n, w in zip(self.kinds, mixed, strict=True)}
+        for place, word in enumerate(("right", "wrong")):
+            start = 2 * place * count
+            for k, name in enumerate(self.teachers):
+                seen, weight = correctness[start + k], correctness[start + count + k]
+                line[f"{word}/{name}"] = weight / seen if seen else None
         return line
 
     def write(self, path: Path) -> None:

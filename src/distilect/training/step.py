@@ -28,6 +28,8 @@ class StepResult:
         teacher_weights: float32 [B, K], 0 on rows that asked no teacher; K = 0 without teachers.
         knowledge_weights: float32 [B, M].
         asked, trained: bool [B].
+        right: float32 [B, K], 1 where the teacher's best class is the gold label, 0 where not, NaN where it was not asked, where
+            the row has no label, and in regression.
     """
 
     loss: Tensor
@@ -36,6 +38,7 @@ class StepResult:
     knowledge_weights: Tensor
     asked: Tensor
     trained: Tensor
+    right: Tensor
 
 
 def distillation_loss(
@@ -69,7 +72,19 @@ def distillation_loss(
     loss = (mix * losses)[trained].sum()
 
     spread = view.student.new_zeros(len(asked), weights.shape[1]).index_copy(0, rows, weights)
-    return StepResult(loss, losses.detach(), spread, mix, asked, trained)
+    right = torch.full_like(spread, torch.nan).index_copy(
+        0, rows, _right(view.labels[rows], signals, weights)
+    )
+    return StepResult(loss, losses.detach(), spread, mix, asked, trained, right)
+
+
+def _right(labels: Tensor, signals: TeacherSignals | None, like: Tensor) -> Tensor:
+    """[b, K]: see `StepResult.right`."""
+    if signals is None or labels.is_floating_point():
+        return torch.full_like(like, torch.nan)
+    known = (labels >= 0).unsqueeze(1)
+    found = (signals.logits.argmax(-1) == labels.unsqueeze(1)).to(like)
+    return torch.where(known, found, torch.full_like(found, torch.nan))
 
 
 def _losses(

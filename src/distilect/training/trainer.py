@@ -35,6 +35,7 @@ from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
 from distilect.training.callbacks import LastStepEvaluation, Patience
+from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
 from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
@@ -100,6 +101,7 @@ class DistillationTrainer(Trainer):
         config: how it is trained.
         output: folder for checkpoints.
         seed: of data order, dropout and every draw.
+        vectors: a frozen encoder's row vectors (as "logits" of its only voice), where a selector wants them.
         callbacks: further `TrainerCallback`s.
     """
 
@@ -116,8 +118,11 @@ class DistillationTrainer(Trainer):
         output: Path,
         seed: int = 0,
         callbacks: list[TrainerCallback] | None = None,
+        *,
+        vectors: SignalSource | None = None,
     ) -> None:
         self.rows, self.method, self.source, self.config = rows, method, source, config
+        self.vectors = vectors
         self.run_seed = seed
         self.keys = torch.from_numpy(row_keys(rows.table.ids))  # int64 [N]
         self.row_labels = torch.tensor(rows.table.labels)  # [N], a copy: tables are read-only
@@ -131,6 +136,7 @@ class DistillationTrainer(Trainer):
         self.sampler = self._batch_sampler()
         self.rows_in_step = 0
         self.part_rows = torch.empty(0, dtype=torch.int64)
+        self.probe = TrainerProbe(self)
         super().__init__(
             model=model,
             args=training_arguments(
@@ -283,7 +289,14 @@ class DistillationTrainer(Trainer):
             epoch=self.sampler.epoch,
             step=self.state.global_step,
             seed=self.run_seed,
+            vectors=self._vectors(positions, device),
         )
+
+    def _vectors(self, positions: Tensor, device: torch.device) -> Tensor | None:
+        """float32 [B, D]."""
+        if self.vectors is None:
+            return None
+        return self.vectors.fetch(self.rows.table, positions.numpy(), [[]]).logits[:, 0].to(device)
 
     def _ask(self, index: Tensor) -> Any:
         """What the teachers say on some rows of the part; `index` int64 [b] within it."""
@@ -311,6 +324,10 @@ class DistillationTrainer(Trainer):
             for selector in self.method.selectors.values():
                 logs |= selector.health()
         super().log(logs, start_time)
+
+    def count(self, name: str, amount: float) -> None:
+        """Add to a count of what training cost beside the steps themselves."""
+        self.counts.extra[name] = self.counts.extra.get(name, 0.0) + amount
 
     # ---- parameters beside the student -----------------------------------------------------------------------------
 
@@ -423,7 +440,14 @@ class _Schedule(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         steps = len(self.trainer.sampler) // self.trainer.config.accumulation
-        self.trainer.sampler.set_epoch(state.global_step // steps)
+        epoch = state.global_step // steps
+        self.trainer.sampler.set_epoch(epoch)
+        for selector in self.trainer.method.selectors.values():
+            selector.begin_epoch(self.trainer.probe, epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for selector in self.trainer.method.selectors.values():
+            selector.after_step(self.trainer.probe)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for parameter in self.trainer.extra_parameters():

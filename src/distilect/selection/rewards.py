@@ -1,0 +1,69 @@
+"""What learning selectors share: how well a student does, running moments of a reward, and a step without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Response = Callable[[Tensor, Tensor], Tensor]  # student logits [B, C], teacher logits [B, K, C] → [B, K]
+
+
+def correctness(logits: Tensor, labels: Tensor) -> float:
+    """Share of labelled rows whose best class is the label; R² in regression. 0 without labels."""
+    if labels.is_floating_point():
+        known = ~torch.isnan(labels)
+        scores, gold = logits[known, 0].double(), labels[known].double()
+        spread = ((gold - gold.mean()) ** 2).sum() if len(gold) else torch.zeros(())
+        return float(1 - ((scores - gold) ** 2).sum() / spread) if spread > 0 else 0.0
+    known = labels >= 0
+    return float((logits[known].argmax(-1) == labels[known]).double().mean()) if known.any() else 0.0
+
+
+def virtual_step(
+    student: Tensor, teachers: Tensor, weights: Tensor, response: Response, size: float
+) -> Tensor:
+    """The student's logits after one step of its own on each row's distillation loss, taken in the logits themselves.
+
+    z' = z - size · ∂/∂z Σ_k w_k · response_k(z): what believing these teachers would do to the row if its outputs could move
+    alone. It needs no forward pass and holds no noise from other rows.
+
+    Args:
+        student: [B, C]; teachers: [B, K, C]; weights: [B, K].
+
+    Returns:
+        float32 [B, C].
+    """
+    with torch.enable_grad():
+        start = student.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad((weights * response(start, teachers)).sum(), start)
+    return start.detach() - size * gradient
+
+
+class Moments:
+    """Running mean and variance over about the last `window` values; double precision."""
+
+    def __init__(self, window: int = 2000) -> None:
+        self.window, self.seen, self.mean, self.square = window, 0, 0.0, 0.0
+
+    @property
+    def std(self) -> float:
+        return max(self.square - self.mean**2, 0.0) ** 0.5
+
+    def add(self, values: Tensor) -> None:
+        """Take in float [n]; the first call counts fully, later ones by their share of the window."""
+        if not len(values):
+            return
+        self.seen += len(values)
+        share = min(1.0, len(values) / min(self.seen, self.window))
+        values = values.double()
+        self.mean += share * (float(values.mean()) - self.mean)
+        self.square += share * (float((values**2).mean()) - self.square)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen, "mean": self.mean, "square": self.square}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen, self.mean, self.square = int(state["seen"]), float(state["mean"]), float(state["square"])
