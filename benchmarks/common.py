@@ -18,18 +18,22 @@ RESULTS = Path(__file__).parent / "results"
 def write_result(name: str, values: dict[str, Any]) -> Path:
     """`benchmarks/results/NAME.json` with command, machine and versions beside the figures."""
     RESULTS.mkdir(exist_ok=True)
-    made = {
+    path = RESULTS / f"{name}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**values, "made": made()}, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    print(json.dumps(values, indent=2))
+    return path
+
+
+def made() -> dict[str, Any]:
+    """How a figure came about: command, date, machine, versions."""
+    return {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "processor": _processor()},
         "versions": versions(),
     }
-    path = RESULTS / f"{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**values, "made": made}, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    print(json.dumps(values, indent=2))
-    return path
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ PARTS = (
     config.RunConfig,
     config.TaskConfig,
     config.DataConfig,
+    config.AugmentConfig,
     config.TeacherConfig,
     config.FinetuneConfig,
     config.StudentConfig,

@@ -55,6 +55,28 @@ class TaskConfig(Part):
     )
 
 
+class AugmentConfig(Part):
+    """Changed copies of the rows of train, added to `extra`: teachers say what they are."""
+
+    times: int = Field(
+        20, ge=1, description="copies per row, before those that are there already are left out"
+    )
+    methods: list[Literal["neighbours", "swap", "delete", "recombine", "mlm"]] = Field(
+        ["neighbours"], min_length=1, description="kinds of change, taken in turn"
+    )
+    seed: int = 0
+    model: str | None = Field(
+        None, description="checkpoint for neighbours, recombine and mlm; default: the student's backbone"
+    )
+    probability: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="share of changed words; default: 0.4 neighbours, 0.15 mlm, else 0.1",
+    )
+    labels: bool = Field(False, description="copies keep their row's label")
+
+
 class DataConfig(Part):
     """Where the rows come from."""
 
@@ -83,6 +105,7 @@ class DataConfig(Part):
     )
     max_train_rows: int | None = Field(None, ge=1, description="use only the first rows of train")
     name: str | None = Field(None, description="hub config name, when train is a hub id")
+    augment: AugmentConfig | None = Field(None, description="enlarge train by changed copies of its rows")
 
 
 class FinetuneConfig(Part):

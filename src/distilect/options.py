@@ -40,3 +40,15 @@ def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, wh
         return cls(**given, **options)
     except (TypeError, ValueError) as error:
         raise MethodError(f"{what} {name!r}: {error}") from None
+
+
+def one_of(option: str, value: Any, known: tuple[Any, ...], other: str = "") -> None:
+    """Refuse a value that is none of `known`; `other` says what it might be besides.
+
+    Raises:
+        ValueError: names the nearest known value.
+    """
+    if value not in known:
+        words = [str(word) for word in known if word is not None]
+        listed = ", ".join([*words, other] if other else words)
+        raise ValueError(f"{option} is {value!r}, expected one of {listed}.{did_you_mean(str(value), words)}")

@@ -10,6 +10,7 @@ import pytest
 
 from distilect.errors import RunError
 from distilect.report import build_report, build_summary
+from distilect.report.figures import selection_over_time
 from tests.report.run_files import metrics, write_run
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -212,3 +213,17 @@ def test_a_summary_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_writing_leaves_no_temporary_files(tmp_path: Path) -> None:
     build_report(write_run(tmp_path))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_teacher_that_is_believed_where_it_is_right_gets_a_figure():
+    def rows(right, wrong):
+        return [
+            {"epoch": e, "group": "all", "right/a": right, "wrong/a": wrong, "right/b": None} for e in (0, 1)
+        ]
+
+    titles = [figure.title for figure in selection_over_time(rows(0.9, 0.2))]
+    assert "Are teachers believed where they are right?" in titles
+    figure = selection_over_time(rows(0.9, 0.2))[titles.index("Are teachers believed where they are right?")]
+    assert [trace["name"] for trace in figure.data][:2] == ["a, right", "a, wrong"]
+    assert figure.data[0]["y"] == [0.9, 0.9] and figure.data[1]["y"] == [0.2, 0.2]
+    assert not selection_over_time(rows(0.5, 0.5)) and not selection_over_time(rows(None, 0.5))

@@ -17,6 +17,7 @@ from distilect.selection.registry import TEACHERS
 from distilect.selection.static import (
     BestSingle,
     Confidence,
+    Entropy,
     FixedTeachers,
     LogisticTeachers,
     RandomSingle,
@@ -174,6 +175,46 @@ def test_rows_without_a_label_believe_all_teachers_equally(make, regression):
 
 def test_uniform_is_uniform():
     assert torch.equal(UniformTeachers().weights(make_view(4, teachers=5)), torch.full((4, 5), 0.2))
+
+
+# ---- entropy -------------------------------------------------------------------------------------------------------
+
+
+def test_entropy_is_the_softmax_of_the_teachers_certainty():
+    # entropies in units of log 2: 1, H(1/4) = 0.8113, 0
+    weights = Entropy(temperature=0.5).weights(view_with_probabilities([1 / 2, 1 / 4, 1.0]))
+    u = np.array([1.0, -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75)), 0.0])
+    shares = np.exp(-u / 0.5) / np.exp(-u / 0.5).sum()
+    torch.testing.assert_close(weights, torch.tensor(shares).float().unsqueeze(0))
+
+
+def test_entropy_at_temperature_0_believes_the_most_certain_teacher_and_at_a_high_one_all():
+    view = make_view(30)
+    certain = stats.entropy(view.teachers.softmax(-1).numpy(), axis=-1).argmin(1)
+    assert torch.equal(Entropy(temperature=0).weights(view), torch.eye(3)[certain])
+    torch.testing.assert_close(Entropy(1e6).weights(view), torch.full((30, 3), 1 / 3))
+    torch.testing.assert_close(Entropy(1e-4).weights(view), Entropy(0).weights(view), atol=1e-3, rtol=0)
+
+
+def test_entropy_needs_no_label():
+    view = make_view(30)
+    bare = replace(view, labels=torch.full_like(view.labels, -100))
+    assert torch.equal(Entropy().weights(view), Entropy().weights(bare))
+
+
+@pytest.mark.parametrize("temperature", [0, 0.1])
+def test_entropy_of_teachers_that_rule_classes_out_is_that_of_the_rest(temperature):
+    some, all_but_one = torch.tensor([0.0, 0.0, -torch.inf]), torch.tensor([0.0, -torch.inf, -torch.inf])
+    view = replace(make_view(1, classes=3), teachers=torch.stack([some, all_but_one]).unsqueeze(0))
+    weights = Entropy(temperature).weights(view)
+    assert weights[0, 1] > 0.99 and torch.isfinite(weights).all()
+
+
+def test_entropy_refuses_a_regression_and_negative_temperatures():
+    with pytest.raises(ValueError, match="which a regression has not: use confidence or uniform"):
+        Entropy().setup(make_context(regression=True))
+    with pytest.raises(ValueError, match=r"temperature is -0\.1, expected 0 or more"):
+        Entropy(-0.1)
 
 
 # ---- random ones ---------------------------------------------------------------------------------------------------

@@ -6,12 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilect.selection import SelectionContext, StepView, TrainingSample
+from distilect.selection import Passes, SelectionContext, StepView, TrainingSample
 
 
 def keys(count: int, seed: int = 0) -> Tensor:
     """int64 [count]: row identities as hashes give them, over the whole range."""
     return torch.from_numpy(np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, count, dtype=np.int64))
+
+
+def passes_of(rows: int, outputs: int, generator: torch.Generator) -> dict[Passes, Tensor]:
+    """Random logits [P, B, C] of the passes that selectors ask for by default."""
+    wanted = (Passes(), Passes(dropout=True), Passes(4, dropout=True))
+    return {passes: torch.randn(passes.count, rows, outputs, generator=generator) for passes in wanted}
 
 
 def make_view(
@@ -33,7 +39,7 @@ def make_view(
         pooled=torch.randn(rows, 6, generator=generator),
         vectors=torch.randn(rows, 5, generator=generator),
         teachers=torch.randn(rows, teachers, outputs, generator=generator),
-        progress=0.25, epoch=epoch, step=step, seed=run_seed,
+        progress=0.25, epoch=epoch, step=step, seed=run_seed, passes=passes_of(rows, outputs, generator),
     )  # fmt: skip
 
 
@@ -58,6 +64,7 @@ def make_context(
         if regression
         else rng.integers(0, classes, rows),
         held_out_scores=tuple(0.5 + 0.1 * k for k in range(teachers)),
+        teacher_sizes=tuple(1000 * (teachers - k) for k in range(teachers)),
         seed=seed,
         num_labelled=rows,
         num_rows=rows,

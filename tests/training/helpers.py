@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from distilect.config import MethodConfig, StudentConfig, TeacherConfig, TrainConfig
 from distilect.data import Table, encode
-from distilect.knowledge import Layout
-from distilect.models import Student, build_student, load_teacher, same_tokens
-from distilect.selection import SelectionContext, build_method, build_teacher_selector
-from distilect.signals import LiveSignals, SignalSource
+from distilect.knowledge import Response
+from distilect.models import EncoderTeacher, Student, Teacher, build_student, load_teacher
+from distilect.pipeline.assembly import layout_of, sampler_of
+from distilect.selection import Method, SelectionContext, build_method, build_teacher_selector
+from distilect.signals import LiveSignals, Prepared, SignalSource
 from distilect.tasks import Task
 from distilect.training import DistillationTrainer, TrainingRows
 from tests.tiny import SENTENCES, tiny_bert
@@ -41,7 +43,7 @@ class Bench:
         self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2)
         self.table = toy_table(rows, regression=regression)
         self.held_out = toy_table(12, seed=1, regression=regression)
-        self.teachers = [
+        self.teachers: list[Teacher] = [
             load_teacher(TeacherConfig(name=f"t{i}", path=path), self.task, precision="fp32", max_length=32)
             for i, path in enumerate(self.teacher_paths)
         ]
@@ -69,26 +71,45 @@ class Bench:
             from distilect.training.fit import set_dropout
 
             set_dropout(student.model, config.dropout)
-        layout = Layout(
-            regression=self.task.kind == "regression", student_layers=student.num_layers, student_width=student.hidden_size,
-            teachers=tuple(t.name for t in pool), teacher_layers=tuple(t.num_layers for t in pool),
-            teacher_widths=tuple(t.hidden_size for t in pool), same_tokens=tuple(same_tokens(student, t) for t in pool),
-        )  # fmt: skip
+        layout = layout_of(student, pool, self.task)
         built = build_method(spec, layout, selector)
+        if source is None and pool:
+            source = LiveSignals(pool)
+        vectors = self.vectors(built)
         context = SelectionContext(
-            teachers=layout.teachers, kinds=built.kinds, held_out_scores=(0.5,) * len(pool), seed=seed
-        )
+            teachers=layout.teachers, kinds=built.kinds, held_out_scores=(0.5,) * len(pool), seed=seed,
+            regression=layout.regression, held_out_labels=self.held_out.labels,
+            teacher_sizes=tuple(range(1, len(pool) + 1)),
+            num_labelled=int(self.table.has_label.sum()), num_rows=len(self.table),
+            sample=sampler_of(self.table, Prepared(source, vectors=vectors)),
+        )  # fmt: skip
         for part in built.selectors.values():
-            part.setup(context)
+            part.setup(_with_response(context, built))
         rows = TrainingRows(
             self.table, encode(self.table, student.tokenizer, 32), self.held_out,
             encode(self.held_out, student.tokenizer, 32), self.task, student.tokenizer.cls_token_id,
         )  # fmt: skip
-        if source is None and pool:
-            source = LiveSignals(pool)
         return DistillationTrainer(
-            student.model, rows, built, source, config, self.folder / name, seed, callbacks=callbacks
+            student.model, rows, built, source, config, self.folder / name, seed, callbacks=callbacks, vectors=vectors
+        )  # fmt: skip
+
+    def vectors(self, method: Method) -> SignalSource | None:
+        """Row vectors of the frozen encoder, where a selector looks at them: the student's checkpoint as it was."""
+        wanted = [s.encoder for s in method.selectors.values() if s.encoder is not None]
+        if not wanted:
+            return None
+        pooling = wanted[0].pooling
+        return LiveSignals(
+            [EncoderTeacher(self.student_path, pooling=pooling, max_length=32, precision="fp32")]
         )
+
+
+def _with_response(context: SelectionContext, method: Method) -> SelectionContext:
+    """The context with the method's own response loss, as the pipeline gives it."""
+    for kind in method.knowledge:
+        if isinstance(kind, Response):
+            return replace(context, response=kind.distance_to)
+    return context
 
 
 def weights(trainer: DistillationTrainer) -> dict[str, np.ndarray]:

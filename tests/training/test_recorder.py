@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -41,6 +44,12 @@ def some(result: StepResult, rows) -> StepResult:
     return StepResult(result.loss, *(value[rows] for value in parts))
 
 
+def of_nobody(result: StepResult) -> StepResult:
+    """The same step where no row asked a teacher."""
+    nobody, nothing = torch.zeros(7, dtype=torch.bool), torch.zeros(7, 0)
+    return StepResult(result.loss, result.losses, nothing, result.knowledge_weights, nobody, ~nobody, nothing)
+
+
 def lines(recorder: SelectionRecorder) -> dict[tuple[int, str], dict]:
     return {(line["epoch"], line["group"]): line for line in recorder.table().to_pylist()}
 
@@ -77,6 +86,51 @@ def test_teacher_weights_are_shares_among_rows_that_asked():
     assert line["teacher/a"] + line["teacher/b"] == pytest.approx(1.0)
 
 
+def test_weights_are_kept_apart_where_a_teacher_is_right_and_where_it_is_wrong():
+    """Issue 3: share of each teacher by its correctness."""
+    recorder, result = SelectionRecorder(TEACHERS, KINDS, NAMES), result_of()
+    nan = torch.nan
+    right = torch.tensor([[1, 0], [1, 1], [0, 1], [nan, nan], [1, 0], [nan, nan], [nan, nan]])
+    recorder.add(0, LABELS, replace(result, right=right))
+    found, weights = lines(recorder), result.teacher_weights
+    for group, rows in {"all": range(7), "no": (0, 4), "yes": (1, 2, 5), "(no label)": (3, 6)}.items():
+        for k, teacher in enumerate(TEACHERS):
+            for word, value in (("right", 1.0), ("wrong", 0.0)):
+                of = [float(weights[i, k]) for i in rows if right[i, k] == value]
+                mean = pytest.approx(sum(of) / len(of)) if of else None
+                assert found[0, group][f"{word}/{teacher}"] == mean
+    assert found[0, "no"]["wrong/a"] is None and found[0, "no"]["right/a"] is not None
+
+
+def test_a_teacher_that_is_never_believed_where_it_is_wrong_is_told_from_one_that_always_is():
+    recorder = SelectionRecorder(TEACHERS, KINDS, NAMES)
+    right = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    result = some(result_of(), torch.arange(2))
+    recorder.add(0, torch.tensor([0, 1]), replace(result, teacher_weights=right, right=right))
+    line = lines(recorder)[0, "all"]
+    assert [line[f"{w}/{t}"] for w in ("right", "wrong") for t in TEACHERS] == [1.0, 1.0, 0.0, 0.0]
+    assert line["teacher/a"] == line["teacher/b"] == 0.5
+
+
+def test_where_nobody_asked_or_no_label_is_known_correctness_is_null():
+    recorder, result = SelectionRecorder(TEACHERS, KINDS, NAMES), result_of()
+    recorder.add(0, LABELS, of_nobody(result))
+    line = lines(recorder)[0, "all"]
+    assert [line[f"{word}/{t}"] for word in ("right", "wrong") for t in TEACHERS] == [None] * 4
+    scores = SelectionRecorder(TEACHERS, KINDS, ())
+    scores.add(0, torch.randn(7), replace(result, right=torch.full((7, 2), torch.nan)))
+    assert scores.table().to_pylist()[0]["right/a"] is None
+
+
+def test_columns_have_the_same_types_whatever_was_seen():
+    """Files of several runs are read as one table; a column of nulls must not have a type of its own."""
+    seen, unseen = SelectionRecorder(TEACHERS, KINDS, NAMES), SelectionRecorder(TEACHERS, KINDS, NAMES)
+    seen.add(0, LABELS, result_of())
+    unseen.add(0, LABELS, of_nobody(result_of()))
+    assert seen.table().schema.equals(unseen.table().schema)
+    assert seen.table().schema.field("right/a").type == pa.float64()
+
+
 def test_the_record_does_not_depend_on_how_batches_are_split():
     whole, parts, result = (
         SelectionRecorder(TEACHERS, KINDS, NAMES),
@@ -101,27 +155,27 @@ def test_epochs_are_kept_apart_and_in_order():
 
 def test_a_batch_of_which_no_row_asked_counts_with_no_teacher():
     recorder, result = SelectionRecorder(TEACHERS, KINDS, NAMES), result_of()
-    nobody = torch.zeros(7, dtype=torch.bool)
-    recorder.add(
-        0,
-        LABELS,
-        StepResult(result.loss, result.losses, torch.zeros(7, 0), result.knowledge_weights, nobody, ~nobody),
-    )
+    recorder.add(0, LABELS, of_nobody(result))
     line = lines(recorder)[0, "all"]
     assert (line["asked"], line["trained"], line["teacher/a"], line["teacher/b"]) == (0.0, 1.0, 0.0, 0.0)
     recorder.add(0, LABELS, result)  # and the next batch still fits
     assert lines(recorder)[0, "all"]["rows"] == 14
 
 
+def test_rows_that_left_before_the_pass_count_as_neither_asked_nor_trained_on():
+    recorder, result = SelectionRecorder(TEACHERS, KINDS, NAMES), result_of()
+    recorder.add(0, LABELS, result)
+    before = lines(recorder)[0, "all"]
+    recorder.leave_out(0, LABELS[:3])
+    after = lines(recorder)[0, "all"]
+    assert after["rows"] == 10 and after["asked"] == pytest.approx(before["asked"] * 7 / 10)
+    means = [name for name in after if "/" in name]
+    assert {name: after[name] for name in means} == {name: before[name] for name in means}
+
+
 def test_without_teachers_there_are_no_teacher_columns():
     recorder, result = SelectionRecorder((), ("labels",), NAMES), result_of()
-    recorder.add(
-        0,
-        LABELS,
-        StepResult(
-            result.loss, result.losses, torch.zeros(7, 0), torch.ones(7, 1), result.asked, result.trained
-        ),
-    )
+    recorder.add(0, LABELS, replace(of_nobody(result), knowledge_weights=torch.ones(7, 1)))
     assert set(lines(recorder)[0, "all"]) == {
         "epoch",
         "group",
@@ -137,7 +191,7 @@ def test_regression_has_one_group_and_nan_labels_do_no_harm():
     recorder.add(0, torch.tensor([0.5, torch.nan, 3.0, 1.0, -2.0, 1e30, torch.nan]), result)
     (line,) = recorder.table().to_pylist()
     assert line["group"] == "all" and line["rows"] == 7
-    assert all(value == value for value in line.values())
+    assert all(value == value for value in line.values())  # no NaN
 
 
 def test_a_million_rows_are_counted_exactly():
@@ -150,6 +204,7 @@ def test_a_million_rows_are_counted_exactly():
         torch.zeros(rows, 0),
         torch.full((rows, 1), 0.1),
         *[torch.ones(rows, dtype=torch.bool)] * 2,
+        torch.zeros(rows, 0),
     )
     for _ in range(600):
         recorder.add(0, torch.zeros(rows, dtype=torch.int64), result)

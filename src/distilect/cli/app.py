@@ -202,6 +202,49 @@ def run(
 
 
 @app.command()
+def augment(
+    train: Annotated[str, typer.Argument(help="Table, or a GLUE folder.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)
+    ],
+    times: Annotated[int, typer.Option(help="Copies per row.")] = 20,
+    seed: int = 0,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="neighbours, swap, delete, recombine or mlm; several are taken in turn. [default: neighbours]"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint whose token embeddings give neighbours, or with a masked-LM head."),
+    ] = None,
+    probability: Annotated[
+        float | None, typer.Option(help="Share of changed words. [default: by method]")
+    ] = None,
+    text: Text = None,
+    label: Label = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Copies keep their row's label.")] = False,
+    data_dir: DataDir = ".",
+) -> None:
+    """Write changed copies of a table's rows.
+
+    They go into a run as data.extra: teachers say what they are. Held-out rows of the run would be among those
+    copied; `data.augment` in a config leaves them out.
+
+    \b
+    Example: distilect augment train.csv --output more.csv --times 20 --model bert-base-uncased
+    """
+    from distilect.augment import augment_file
+
+    done = augment_file(
+        train, output, times, seed=seed, kinds=method or ("neighbours",), model=model, probability=probability,
+        text=text, label=label, keep_labels=labels, data_dir=data_dir,
+    )  # fmt: skip
+    typer.echo(done)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.", show_default=False)],
     data: Annotated[str, typer.Argument(help="Labelled table.", show_default=False)],

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from distilect.data.batches import (
     EpochBatchSampler,
+    Window,
     epoch_batches,
     scoring_batches,
     steps_per_epoch,
     token_budget_splits,
 )
 from distilect.data.encoding import Encoded, encode, pad_id
-from distilect.data.loading import Data, load_data, load_table, read_columns
+from distilect.data.loading import Data, load_data, load_table, read_columns, read_texts
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
 from distilect.data.splits import hold_out
 from distilect.data.table import Table, row_identity, row_keys
+from distilect.data.writers import check_suffix, write_columns
 
 __all__ = [
     "Data",
@@ -23,6 +25,8 @@ __all__ = [
     "Rows",
     "Source",
     "Table",
+    "Window",
+    "check_suffix",
     "encode",
     "epoch_batches",
     "hold_out",
@@ -31,9 +35,11 @@ __all__ = [
     "open_source",
     "pad_id",
     "read_columns",
+    "read_texts",
     "row_identity",
     "row_keys",
     "scoring_batches",
     "steps_per_epoch",
     "token_budget_splits",
+    "write_columns",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,19 @@ from distilect.errors import ConfigError
 
 Rows = NDArray[np.int64]
 Lengths = Sequence[int] | NDArray[np.integer]
+
+
+class Window(NamedTuple):
+    """Consecutive optimiser steps of an epoch whose rows are planned at once.
+
+    Attributes:
+        number: among the `of` windows of the epoch, from 0.
+        rows: how many it has.
+    """
+
+    number: int
+    of: int
+    rows: int
 
 
 def steps_per_epoch(num_rows: int, batch_size: int, parts: int = 1) -> int:
@@ -33,8 +46,9 @@ def epoch_batches(
     rank: int = 0,
     world: int = 1,
     rows: Rows | None = None,
+    window: int = 0,
 ) -> list[Rows]:
-    """The batches of one epoch: each row once, in an order that depends on (seed, epoch) alone.
+    """The batches of one epoch: each row once, in an order that depends on (seed, epoch, window) alone.
 
     Rows are shuffled, sorted by length within pools of `pool` batches, cut into batches of exactly `batch_size` rows
     (one of them smaller where they do not divide), and the batches are shuffled again.
@@ -45,6 +59,7 @@ def epoch_batches(
         micro: accumulation steps; each batch is split into micro × world interleaved parts of similar lengths.
         rank: of this process among `world`; it gets its `micro` parts of every batch, in order.
         rows: draw from these rows only (a planned selection).
+        window: number of the window that `rows` were planned for.
 
     Returns:
         steps × micro arrays of row numbers. The number of steps depends on the number of rows only.
@@ -63,7 +78,7 @@ def epoch_batches(
             f"batches of {min(batch_size, len(drawn))} rows cannot be split into {parts} parts "
             f"({micro} accumulation steps x {world} ranks): raise train.batch_size or lower train.accumulation"
         )
-    rng = np.random.default_rng([seed % 2**64, epoch])
+    rng = np.random.default_rng([seed % 2**64, epoch, *([window] if window else [])])
     order = rng.permutation(drawn)
     if group:
         order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
@@ -103,6 +118,9 @@ class EpochBatchSampler(Sampler[list[int]]):
         options: keyword arguments of `epoch_batches`: group, pool, micro, rank, world.
         rows_for_epoch: epoch → the rows to draw from (a planned selection), the same number in every epoch.
         rows_per_epoch: that number; without it `len()` asks `rows_for_epoch` for the current epoch.
+        rows_for_window: in place of `rows_for_epoch`: (epoch, window) → `window.rows` rows, asked for when its first batch is due.
+            Needs `rows_per_epoch`.
+        window: optimiser steps per window; None: an epoch is one window.
     """
 
     def __init__(
@@ -113,38 +131,72 @@ class EpochBatchSampler(Sampler[list[int]]):
         *,
         rows_for_epoch: Callable[[int], Rows] | None = None,
         rows_per_epoch: int | None = None,
+        rows_for_window: Callable[[int, Window], Rows] | None = None,
+        window: int | None = None,
         **options: Any,
     ) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size, self.seed, self.options = batch_size, seed, options
-        self.rows_for_epoch = rows_for_epoch
-        self.epoch = 0
-        self._count = rows_per_epoch if rows_for_epoch else len(self.lengths)
+        self.rows_for_epoch, self.rows_for_window, self.window = rows_for_epoch, rows_for_window, window
+        self.epoch, self.done = 0, 0
+        planned = rows_for_epoch or rows_for_window
+        self._count = rows_per_epoch if planned else len(self.lengths)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Choose the epoch that the next iteration draws, and how many optimiser steps of it are done already."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
         """Batches per epoch for this rank; the same in every epoch."""
         if self._count is None and self.rows_for_epoch is not None:
             self._count = len(self.rows_for_epoch(self.epoch))
-        micro, world = self.options.get("micro", 1), self.options.get("world", 1)
-        return micro * steps_per_epoch(self._count or 0, self.batch_size, micro * world)
+        return self._micro * self._steps(self._count or 0)
+
+    def windows(self) -> list[Window]:
+        """How an epoch is cut: windows of so many full steps, the last one takes what remains."""
+        steps, rows = len(self) // self._micro, self._count or 0
+        size = self.window or max(1, steps)
+        of = max(1, -(-steps // size))
+        full = size * self.batch_size
+        return [Window(n, of, full if n < of - 1 else rows - n * full) for n in range(of)]
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = self.rows_for_epoch(self.epoch) if self.rows_for_epoch else None
-        if rows is not None and self._count is None:
-            self._count = len(rows)
-        if rows is not None and len(rows) != self._count:
+        end = 0
+        for window in self.windows():
+            end += self._steps(window.rows)
+            if (
+                0 < end <= self.done
+            ):  # over: a resumed run passes by without looking, nothing is planned again
+                yield from ([] for _ in range(self._micro * self._steps(window.rows)))
+                continue
+            rows = self._rows(window)
+            for batch in epoch_batches(
+                self.lengths, self.batch_size, self.seed, self.epoch,
+                rows=rows, window=window.number, **self.options,
+            ):  # fmt: skip
+                yield batch.tolist()
+
+    def _rows(self, window: Window) -> Rows | None:
+        """The planned rows of a window; None: all rows."""
+        if self.rows_for_window is not None:
+            rows = self.rows_for_window(self.epoch, window)
+        elif self.rows_for_epoch is not None:
+            rows = self.rows_for_epoch(self.epoch)
+        else:
+            return None
+        if len(rows) != window.rows:
             raise ConfigError(
-                f"epoch {self.epoch} was planned with {len(rows)} rows, earlier ones with {self._count}: "
+                f"epoch {self.epoch} was planned with {len(rows)} rows, earlier ones with {window.rows}: "
                 "the learning rate schedule needs the same number of steps in every epoch"
             )
-        for batch in epoch_batches(
-            self.lengths, self.batch_size, self.seed, self.epoch, rows=rows, **self.options
-        ):
-            yield batch.tolist()
+        return rows
+
+    @property
+    def _micro(self) -> int:
+        return int(self.options.get("micro", 1))
+
+    def _steps(self, rows: int) -> int:
+        return steps_per_epoch(rows, self.batch_size, self._micro * int(self.options.get("world", 1)))
 
 
 def _sort_pools(order: Rows, lengths: NDArray[Any], size: int) -> Rows:

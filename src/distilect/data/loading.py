@@ -101,6 +101,41 @@ def load_table(
     return _labelled_table(rows, column, columns, found, "evaluation", "those of the model"), found
 
 
+def read_texts(
+    spec: str,
+    *,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    labelled: bool = False,
+    data_dir: Path = Path("."),
+) -> tuple[tuple[str, ...], list[pa.Array], pa.Array | None]:
+    """The texts of a table as they stand there, for writing another one.
+
+    Args:
+        spec: as `DataConfig.train`, or a GLUE folder, which means its train file.
+        labelled: read the label column too.
+
+    Returns:
+        names of the text columns and, with `labelled`, of the label column; the texts, [N] each; the labels or None.
+
+    Raises:
+        DataError: as `load_data`.
+    """
+    path, _, _ = locate(spec, data_dir)
+    source: Source
+    if (path / "train.tsv").is_file():
+        glue, path, _ = recognise_folder(path)
+        source, columns = open_glue(path, glue), glue.columns
+    else:
+        source = open_source(spec, data_dir)
+        columns = choose_columns(source, text, label, labelled=labelled)
+    assert columns.label is not None or not labelled
+    names = (*columns.texts, str(columns.label)) if labelled else columns.texts
+    rows = source.read(names)
+    labels = rows.table[names[-1]].combine_chunks() if labelled else None
+    return names, text_columns(rows, columns.texts), labels
+
+
 def read_columns(
     file: str | Path, columns: Sequence[str], num_texts: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from distilect.data.batches import scoring_batches
-from distilect.evaluation.modes import eval_mode
+from distilect.evaluation.modes import eval_mode, train_mode
 from distilect.models.precision import autocast
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def predict(
     rows: NDArray[np.int64] | None = None,
     max_tokens: int = 16384,
     precision: str = "auto",
+    dropout: bool = False,
 ) -> NDArray[np.float32]:
     """Logits [N, C] float32 of all rows, or of some in the order given; the model's device and training mode are left as they were.
 
@@ -35,7 +36,8 @@ def predict(
     rows = np.arange(len(encoded)) if rows is None else rows
     batches = scoring_batches(encoded.lengths[rows], max_tokens)
     parts: list[torch.Tensor] = []
-    with eval_mode(model), torch.inference_mode(), autocast(precision, device):
+    mode = train_mode if dropout else eval_mode
+    with mode(model), torch.inference_mode(), autocast(precision, device):
         for batch in batches:
             inputs = {key: value.to(device) for key, value in encoded.collate(rows[batch]).items()}
             parts.append(model(**inputs).logits.float())

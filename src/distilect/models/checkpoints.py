@@ -143,8 +143,12 @@ def combine(parts: Mapping[str, Any]) -> str:
 
 
 def checkpoint_fingerprint(path: str) -> str:
-    """One fingerprint of everything in a checkpoint that its outputs depend on."""
-    return combine(fingerprint_parts(path))
+    """One fingerprint of everything in a checkpoint that its outputs depend on; a hub id counts by its present commit."""
+    if Path(path).is_dir():
+        return combine(fingerprint_parts(path))
+    from transformers import AutoConfig
+
+    return combine(fingerprint_parts(path, load_pretrained(AutoConfig, path)))
 
 
 def _file_digest(file: Path) -> bytes:

@@ -32,7 +32,16 @@ class EncoderTeacher(CheckpointTeacher):
         self.device = default_device()
         self.precision = resolve_precision(precision, self.device)
         config = load_pretrained(AutoConfig, self.path, MethodError)
-        model = load_pretrained(AutoModel, self.path, MethodError, use_safetensors=True)
+        model, loaded = load_pretrained(
+            AutoModel, self.path, MethodError, use_safetensors=True, output_loading_info=True
+        )
+        # transformers would fill them with random numbers; BERT's pooler stands behind what we read
+        missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise MethodError(
+                f"encoder {path}: {self.path} lacks {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}: give another "
+                "encoder"
+            )
         self._model = [model.float().to(self.device).eval().requires_grad_(False)]
         self.tokenizer = load_pretrained(AutoTokenizer, self.path, MethodError)
         self.pooling = pooling

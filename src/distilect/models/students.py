@@ -65,14 +65,13 @@ def build_student(
     """
     name, layers, fresh = parse_spec(spec.init)
     path = teachers.get(name) or resolve_path(name)
-    if "/" not in path and path not in teachers and not path.startswith("."):
-        hint = did_you_mean(name, teachers)
-        if hint:
-            raise StudentError(f"student {name!r} is no teacher and no checkpoint.{hint}")
     check_checkpoint(path, StudentError)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _fresh(path, task) if fresh else _pretrained(path, task)
+        try:
+            model = _fresh(path, task) if fresh else _pretrained(path, task)
+        except StudentError as error:  # a short name that is no hub id may have been meant for a teacher
+            raise StudentError(f"{error}{'' if '/' in path else did_you_mean(name, teachers)}") from None
     kept = _kept(layers, model.config.num_hidden_layers)
     if kept is not None:
         cut_layers(model, kept)

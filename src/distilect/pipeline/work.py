@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, encode, load_data
 from distilect.errors import MethodError
@@ -29,7 +30,7 @@ from distilect.pipeline.metrics import (
     teacher_size,
     versions,
 )
-from distilect.pipeline.teachers import Outputs, load_encoder, teachers_of
+from distilect.pipeline.teachers import Outputs, backbone_of, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import Method, SelectionContext, build_teacher_selector
@@ -66,6 +67,8 @@ class Workbench:
     def open(cls, config: RunConfig, functions: Mapping[str, Outputs]) -> Workbench:
         """Read the data, load or fine-tune the teachers, open the store."""
         data = load_data(config.data, config.task, config.seed, Path(config.data_dir))
+        if config.data.augment is not None:
+            data = enlarged(data, config)
         for line in data.report:
             console.print(line)
         started = time.perf_counter()
@@ -159,8 +162,10 @@ class Workbench:
             held_out_logits=logits,
             held_out_labels=table.labels,
             held_out_scores=scores,
+            teacher_sizes=tuple(teacher_size(t)["parameters"] or 0 for t in pool),
             seed=self.config.seed,
-            num_labelled=int(self.data.train.has_label.sum()),
+            epochs=self.config.train.epochs,
+            num_labelled=int(self.data.distillation.has_label.sum()),
             num_rows=len(self.data.distillation),
         )
 
@@ -236,6 +241,7 @@ class Workbench:
             "teacher_forwards": prepared.forwards + (prepared.source.forwards if prepared.source else 0),
             "steps": fitted.steps,
             "tokens": fitted.tokens,
+            "teacher_rows": fitted.asked,
             "probed_rows": fitted.probed,
             "resumed_at_step": fitted.resumed,
         }
@@ -258,6 +264,20 @@ class Workbench:
         return self.data.task.score(logits, dev.labels)
 
 
+def enlarged(data: Data, config: RunConfig) -> Data:
+    """The rows of a run with changed copies of those of train, none of which is a row held out or of dev."""
+    spec = config.data.augment
+    assert spec is not None
+    others = [table for table in (data.reward, data.dev, data.extra) if table is not None and len(table)]
+    made = augment(
+        data.train, spec.times, seed=spec.seed, kinds=spec.methods, model=spec.model or backbone_of(config),
+        probability=spec.probability, keep_labels=spec.labels, exclude=others,
+    )  # fmt: skip
+    extra = made.table if data.extra is None else Table.concat([data.extra, made.table])
+    line = f"augmented: {len(made.table):,} rows made of train by {', '.join(spec.methods)}"
+    return replace(data, extra=extra, report=[*data.report, line])
+
+
 def _narrowed(context: SelectionContext, kept: list[int] | None, method: Method) -> SelectionContext:
     """The context of a pool of which some teachers are kept, with what the method copies filled in."""
     context = replace(context, kinds=method.kinds)
@@ -272,4 +292,5 @@ def _narrowed(context: SelectionContext, kept: list[int] | None, method: Method)
         teachers=tuple(context.teachers[k] for k in kept),
         held_out_logits=None if logits is None else logits[:, kept],
         held_out_scores=tuple(context.held_out_scores[k] for k in kept) if context.held_out_scores else (),
+        teacher_sizes=tuple(context.teacher_sizes[k] for k in kept),
     )

@@ -54,6 +54,7 @@ def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
                 "yaxis": {"title": {"text": "mean weight"}, "rangemode": "tozero"},
             }
             figures.append(Figure(title, "mean over all rows of the epoch", data, layout))
+    figures += _right_and_wrong(rows)
     shares = [
         _trace(rows, "epoch", key, label)
         for key, label in (("asked", "asked teachers"), ("trained", "trained on"))
@@ -74,6 +75,29 @@ def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
             )
         )
     return figures
+
+
+def _right_and_wrong(rows: Sequence[dict[str, Any]]) -> list[Figure]:
+    """Each teacher's weight on rows where it is right, beside that where it is wrong; nothing where the two never differ."""
+    data, differ = [], False
+    for name in _teachers(rows):
+        for word, dash in (("right", "solid"), ("wrong", "dot")):
+            trace = _trace(rows, "epoch", f"{word}/{name}", f"{name}, {word}")
+            data.append(trace | {"mode": "lines+markers", "line": {"dash": dash}})
+        pairs = [(number(row.get(f"right/{name}")), number(row.get(f"wrong/{name}"))) for row in rows]
+        differ |= any(a is not None and b is not None and abs(a - b) > 0.005 for a, b in pairs)
+    if not differ:
+        return []
+    layout = {"xaxis": _epochs(rows), "yaxis": {"title": {"text": "mean weight"}, "rangemode": "tozero"}}
+    note = "a teacher's mean weight on labelled rows where its answer is right, and where it is wrong"
+    return [Figure("Are teachers believed where they are right?", note, data, layout)]
+
+
+def _teachers(rows: Sequence[dict[str, Any]]) -> list[str]:
+    names = dict.fromkeys(
+        key.removeprefix("right/") for row in rows for key in row if key.startswith("right/")
+    )
+    return list(names)
 
 
 def score_against_cost(rows: Sequence[ModelRow], primary: str) -> Figure | None:

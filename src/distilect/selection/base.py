@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,7 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilect.knowledge.response import response_kl
+from distilect.data import Window
+from distilect.knowledge.response import response_kl, response_mse
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of the student over rows without gradient, for scores that its training pass does not give.
+
+    One costs about a third of a training step's operations; on 2 CPU cores in bf16 about a seventh of its time.
+
+    Attributes:
+        count: how many.
+        dropout: on, as in training; its masks are a function of (seed, step), and the training's own draws are left alone.
+    """
+
+    count: int = 1
+    dropout: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class StepView:
         epoch, step: whole epochs and optimiser steps done.
         seed: of the run.
         vectors: float32 [B, D], each row's vector from a frozen encoder; None unless a selector asked for it.
+        passes: what the student says without gradient, float32 [P, B, C], by the `Passes` that selectors asked for.
     """
 
     rows: Tensor
@@ -40,6 +57,7 @@ class StepView:
     step: int
     seed: int
     vectors: Tensor | None = None
+    passes: Mapping[Passes, Tensor] = field(default_factory=dict)
 
     @property
     def regression(self) -> bool:
@@ -56,6 +74,7 @@ class StepView:
             self, rows=self.rows[index], labels=self.labels[index], student=self.student[index],
             pooled=None if self.pooled is None else self.pooled[index],
             vectors=None if self.vectors is None else self.vectors[index],
+            passes={wanted: said[:, index] for wanted, said in self.passes.items()},
             teachers=teachers,
         )  # fmt: skip
 
@@ -91,18 +110,31 @@ class TrainingSample:
 
 
 class Probe(Protocol):
-    """The student as it is at this moment, for selectors that look at what became of their decisions."""
+    """The student as it is at this moment, for selectors that look at what became of their decisions.
+
+    Attributes:
+        rows: int64 [N], the identities of all rows of train.
+    """
+
+    rows: Tensor
+
+    def run(self, rows: Tensor, passes: Passes) -> Tensor:
+        """float32 [P, n, C] on rows of train (int64 [n], identities), without gradient."""
+        ...
 
     def logits(self, rows: Tensor) -> Tensor:
         """float32 [n, C] on rows of train (int64 [n], identities): without dropout, without gradient; costs a forward pass."""
         ...
 
     def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """Logits [n, C] and labels [n] on the first `limit` rows held out of train; never on dev."""
+        """Logits [n, C] and labels [n] on at most `limit` rows held out of train, always the same ones; never on dev."""
         ...
 
 
-def _plain_kl(student: Tensor, teachers: Tensor) -> Tensor:
+def _plain_response(student: Tensor, teachers: Tensor) -> Tensor:
+    """For methods without response knowledge; the KL of a single score would be 0."""
+    if teachers.shape[-1] == 1:
+        return response_mse(student, teachers)
     return response_kl(student, teachers, 1.0)
 
 
@@ -121,8 +153,10 @@ class SelectionContext:
         held_out_logits: float32 [N, K, C], the teachers on the reward split.
         held_out_labels: [N], its labels.
         held_out_scores: each teacher's primary metric there.
+        teacher_sizes: parameters of each teacher; 0 where they are not known (tables, functions).
         seed: of the run.
         num_labelled, num_rows: of train, with unlabelled extra rows.
+        epochs: of training.
         sample: (limit, labelled only) → signals on at most so many rows of train, drawn by identity.
         response: student logits [B, C], teacher logits [B, K, C] → [B, K]: the response loss of the method.
     """
@@ -133,11 +167,13 @@ class SelectionContext:
     held_out_logits: np.ndarray | None = None
     held_out_labels: np.ndarray | None = None
     held_out_scores: tuple[float, ...] = ()
+    teacher_sizes: tuple[int, ...] = ()
     seed: int = 0
     num_labelled: int = 0
+    epochs: float = math.inf
     num_rows: int = 0
     sample: Callable[..., TrainingSample] = _no_sample
-    response: Callable[[Tensor, Tensor], Tensor] = _plain_kl
+    response: Callable[[Tensor, Tensor], Tensor] = _plain_response
 
 
 class Selector:
@@ -145,10 +181,22 @@ class Selector:
 
     A selector that learns measures its reward in `after_step`, learns from it in `observe`, overrides `state_dict` and
     `load_state_dict`, keeps its own optimiser, and reports its health (policy entropy, critic loss, …) in `health`.
+
+    Attributes:
+        wants_pooled, encoder, passes: what its view has to hold besides labels and logits.
+        chooses_first: of a row selector: it chooses among all rows of an optimiser step before the student's training pass, from
+            what `passes` say; the others leave the step unseen, and the loss is a mean over the chosen rows.
+        asked_share: of a row selector that trains the rest: the share of rows that ask, on average. What the teachers say is a mean
+            over the rows that ask: the formula divides it by this share.
+        window: of a row selector that plans: the optimiser steps that are planned at once; None: an epoch.
     """
 
     wants_pooled: bool = False
     encoder: Encoder | None = None
+    passes: Passes | None = None
+    chooses_first: bool = False
+    asked_share: float = 1.0
+    window: int | None = None
 
     def setup(self, context: SelectionContext) -> None:
         """Called once, before the first step."""
@@ -179,11 +227,15 @@ class RowSelector(Protocol):
     """Which rows ask the teachers, or are trained on at all?
 
     `trains_rest` says what becomes of rows that are not selected: they learn from their labels (True) or leave the step
-    (False). A selector that plans returns from `plan` the rows of an epoch; the others are then never loaded or run.
+    (False). A selector that plans returns from `plan` the rows of an epoch, or of a window of steps; the others are then never
+    loaded or run.
     """
 
     trains_rest: bool
     wants_pooled: bool
+    chooses_first: bool
+    asked_share: float
+    window: int | None
 
     def select(self, view: StepView) -> Tensor:
         """bool [B]."""
@@ -193,8 +245,13 @@ class RowSelector(Protocol):
         """How many rows every epoch will have; None: all of them, `plan` is not called."""
         ...
 
-    def plan(self, rows: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Positions of the rows of an epoch, int64 [planned]; `rows` int64 [N] are all rows' identities."""
+    def plan(self, rows: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
+        """Positions of the rows of an epoch, int64 [planned], or of one of its windows, int64 [window.rows].
+
+        Args:
+            rows: int64 [N], all rows' identities.
+            window: given where the selector's `window` is; asked for once it begins, and again when a run is resumed within it.
+        """
         ...
 
 
@@ -234,7 +291,7 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1) / math.log(logits.shape[-1])
 
 
-_NAMES = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample")
+_NAMES = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample", "ties")
 _STREAMS = {
     name: number for number, name in enumerate(_NAMES, start=1)
 }  # append only: a new number changes all draws

@@ -51,8 +51,12 @@ class GateTeachers(Selector):
             raise ValueError(
                 "the gate is fitted before the student learns: expected a frozen encoder, features: [teacher_entropy]"
             )
+        if pooling not in ("cls", "mean"):
+            raise ValueError(f"pooling is {pooling!r}, expected 'cls' or 'mean'")
+        if limit < 1:
+            raise ValueError(f"limit is {limit}, expected 1 or more")
         self.encoder = None if encoder is None else Encoder(encoder, pooling)
-        self.builder = StateBuilder("joint", scale, features)
+        self.builder = StateBuilder("joint", scale, features, encoder)
         self.limit, self.hard = limit, hard
         self.model: Any = None
 

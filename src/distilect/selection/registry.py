@@ -10,12 +10,14 @@ from distilect.config import MethodConfig
 from distilect.errors import MethodError, did_you_mean
 from distilect.knowledge import Knowledge, Layout, build_knowledge
 from distilect.options import construct
-from distilect.selection import gate, reinforced, static
+from distilect.selection import gate, reinforced, static, uncertainty
 from distilect.selection.base import KnowledgeSelector, RowSelector, TeacherSelector
 
 Spec = Mapping[str, Any] | str
 
-ROWS: dict[str, Any] = {cls.name: cls for cls in (static.AllRows, static.RandomRows)}
+ROWS: dict[str, Any] = {
+    cls.name: cls for cls in (static.AllRows, static.RandomRows, uncertainty.UncertainRows)
+}
 TEACHERS: dict[str, Any] = {
     cls.name: cls
     for cls in (
@@ -29,10 +31,18 @@ TEACHERS: dict[str, Any] = {
         static.Entropy,
         gate.GateTeachers,
         reinforced.ReinforcedTeachers,
+        uncertainty.UncertainTeachers,
     )
 }
 MIXES: dict[str, Any] = {
-    cls.name: cls for cls in (static.FixedMix, static.AllOnes, static.RandomSoft, static.RandomHard)
+    cls.name: cls
+    for cls in (
+        static.FixedMix,
+        static.AllOnes,
+        static.RandomSoft,
+        static.RandomHard,
+        uncertainty.UncertainMix,
+    )
 }
 
 _ALL_KINDS: dict[str, Any] = {"labels": {}, "response": {}, "feature": {}, "relation": {}}
@@ -79,7 +89,28 @@ _PRESETS = (
     Preset("gate", "per row, weights by a classifier of the best teacher", "", teachers="gate"),
     Preset(
         "rlkd", "per row, teachers picked by a reinforced policy", "RL-KD; Yuan et al., 2021, arXiv 2012.06048",
+        teachers={
+            "name": "reinforced", "state": "joint", "features": ["teacher_entropy"], "weights": "probabilities", "credit": "executed",
+            "reward": 1, "measure": "virtual", "step_size": 2.0, "share": 1.0, "baseline": "row", "warmup_epochs": 0,
+            "policy_warmup": "virtual", "policy_updates": 2000, "batch_size": 128, "entropy_bonus": 0.1, "weight_decay": 0.1,
+        },
+    ),
+    Preset(
+        "rlkd-published", "RL-KD as far as the paper could be read", "Yuan et al., 2021, with reconstructions",
         teachers="reinforced",
+    ),
+    Preset(
+        "dynamic-teacher", "per row, the smaller teacher where the student is uncertain",
+        "DynamicKD, arm 1; Li et al., 2021, arXiv 2109.11295", teachers="dynamic",
+    ),
+    Preset(
+        "dynamic-data", "one teacher, asked on the rows where the student is uncertain", "DynamicKD, arm 2",
+        rows="uncertainty", teachers="single",
+    ),
+    Preset(
+        "dynamic-objective", "one teacher, outputs where the student is certain, hidden states where not",
+        "DynamicKD, arm 3", teachers="single", mix="uncertainty",
+        knowledge={"labels": {}, "response": {}, "feature": {"tokens": "cls", "normalize": True}},
     ),
     Preset(
         "pkd", "one teacher, labels + response + hidden states", "Patient KD; Sun et al., 2019, arXiv 1908.09355",

@@ -7,6 +7,7 @@ be read; what is marked "reconstruction" is our reading of it, and each such cho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from distilect.errors import did_you_mean
 from distilect.knowledge.labels import label_loss
 from distilect.knowledge.response import response_kl
+from distilect.models import default_device
 from distilect.selection.base import (
     Averages,
     Encoder,
@@ -51,12 +53,27 @@ class StateBuilder:
         form: `per_teacher`, or `joint`: every teacher's state holds the blocks of all (both reconstructions).
         scale: `standardise`, `layernorm` (each block of a row by itself, the loss as it is) or `none`.
         features: also `kl` (log(1 + KL(P_k ‖ P_s)), squared error in regression), `student_entropy`, `teacher_entropy`
-            (normalised to [0, 1]); MTKD-RL and Re-MTKD have such student-dependent parts.
+            (normalised to [0, 1]; in regression log(1 + squared distance) from the mean of the pool). MTKD-RL and Re-MTKD have
+            such student-dependent parts.
+        encoder: whose vector R is: `student`, a frozen one's name, or None for no R. A view may hold vectors that another selector
+            asked for.
+        shared: teachers are standardised together, for a policy that judges them by the same weights: by itself, the loss of a
+            teacher that is always right would look like anyone's.
     """
 
-    def __init__(self, form: str, scale: str, features: Sequence[str]) -> None:
-        self.form, self.scale, self.features = form, scale, tuple(features)
+    def __init__(
+        self, form: str, scale: str, features: Sequence[str], encoder: str | None, shared: bool = False
+    ) -> None:
+        _one_of("state", form, ("per_teacher", "joint"))
+        _one_of("scale", scale, ("standardise", "layernorm", "none"))
+        if isinstance(features, str):
+            raise ValueError(f"features is {features!r}, expected a list such as [kl]")
+        for feature in features:
+            _one_of("features", feature, FEATURES)
+        self.form, self.scale, self.features, self.encoder = form, scale, tuple(features), encoder
+        self.shared = shared
         self.moments: dict[str, Tensor] = {}
+        self.common = 0  # how many numbers of the last state are the same for all teachers
 
     def fit(self, sample: TrainingSample) -> None:
         """Mean and standard deviation of each number over some rows of train."""
@@ -66,10 +83,11 @@ class StateBuilder:
         known = ~torch.isnan(sample.labels) if sample.labels.is_floating_point() else sample.labels >= 0
         if known.any():
             blocks["loss"] = _losses(sample.teachers[known], sample.labels[known])
-        if sample.vectors is not None:
+        if self.encoder is not None and sample.vectors is not None:
             blocks["vector"] = sample.vectors
         for name, values in blocks.items():
-            self.moments[name] = torch.stack([values.mean(0), values.std(0, unbiased=False)])
+            over = (0, 1) if self.shared and name != "vector" else 0
+            self.moments[name] = torch.stack([values.mean(over), values.std(over, unbiased=False)])
 
     def __call__(self, view: StepView, visible: Tensor) -> Tensor:
         """float32 [B, K, D]; `visible` bool [B]: where the policy may see the label block."""
@@ -86,19 +104,23 @@ class StateBuilder:
         if self.form == "joint":
             state = state.flatten(1).unsqueeze(1).expand(-1, state.shape[1], -1)  # [B, K, K·c]
         vector = self._vector(view)
-        if vector is None:
-            return state
-        return torch.cat([vector.unsqueeze(1).expand(-1, state.shape[1], -1), state], dim=-1)
+        if vector is not None:
+            state = torch.cat([vector.unsqueeze(1).expand(-1, state.shape[1], -1), state], dim=-1)
+        width = 0 if vector is None else vector.shape[1]
+        self.common = state.shape[-1] if self.form == "joint" else width
+        return state
 
     def _vector(self, view: StepView) -> Tensor | None:
         """[B, d] of unit size. The student's own vector changes as it learns: it is normalised row by row."""
-        if view.vectors is not None:
-            return self._scaled("vector", view.vectors)
-        return None if view.pooled is None else _unit_rows(view.pooled.float())
+        if self.encoder == "student":
+            return None if view.pooled is None else _unit_rows(view.pooled.float())
+        if self.encoder is None or view.vectors is None:
+            return None
+        return self._scaled("vector", view.vectors)
 
     def _scaled(self, name: str, values: Tensor) -> Tensor:
-        if self.scale == "layernorm" and name != "loss":
-            return _unit_rows(values)
+        if self.scale == "layernorm" and name != "loss" and values.shape[-1] > 1:
+            return _unit_rows(values)  # of a single score nothing would remain
         if name in self.moments:
             mean, std = self.moments[name].to(values)
             values = ((values - mean) / std.clamp_min(1e-6)).clamp(-_LIMIT, _LIMIT)
@@ -114,11 +136,10 @@ class StateBuilder:
             gap = _gap(view.student, view.teachers)
             found["kl"] = torch.log1p(gap.clamp(0, 1e4))
         if "student_entropy" in self.features:
-            found["student_entropy"] = normalised_entropy(view.student)[:, None].expand(
-                view.teachers.shape[:2]
-            )
+            doubt = _doubt(view.student.unsqueeze(1), view.teachers)  # [B, 1]
+            found["student_entropy"] = doubt.expand(view.teachers.shape[:2])
         if "teacher_entropy" in self.features:
-            found["teacher_entropy"] = normalised_entropy(view.teachers)
+            found["teacher_entropy"] = _doubt(view.teachers, view.teachers)
         return [found[name].unsqueeze(-1) for name in self.features]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -134,10 +155,11 @@ def _opinions(teachers: Tensor) -> Tensor:
 
 
 def _losses(teachers: Tensor, labels: Tensor) -> Tensor:
-    """[B, K]: each teacher's cross-entropy or squared error, 0 without a label, at most 50."""
+    """[B, K]: each teacher's cross-entropy, at most 50, or squared error; 0 without a label."""
     batch, count, classes = teachers.shape
     repeated = labels.unsqueeze(1).expand(batch, count).reshape(-1)
-    return label_loss(teachers.reshape(-1, classes), repeated).reshape(batch, count).clamp_max(50.0)
+    losses = label_loss(teachers.reshape(-1, classes), repeated).reshape(batch, count)
+    return losses if classes == 1 else losses.clamp_max(50.0)
 
 
 def _gap(student: Tensor, teachers: Tensor) -> Tensor:
@@ -145,6 +167,13 @@ def _gap(student: Tensor, teachers: Tensor) -> Tensor:
     if teachers.shape[-1] == 1:
         return (teachers - student.unsqueeze(1)).squeeze(-1) ** 2
     return response_kl(student, teachers, 1.0)
+
+
+def _doubt(outputs: Tensor, teachers: Tensor) -> Tensor:
+    """[B, k] for outputs [B, k, C]: their entropy; in regression, how far they are from the pool's mean."""
+    if outputs.shape[-1] > 1:
+        return normalised_entropy(outputs)
+    return torch.log1p((outputs - teachers.mean(1, keepdim=True)).squeeze(-1) ** 2)
 
 
 def _unit_rows(values: Tensor) -> Tensor:
@@ -181,17 +210,33 @@ def log_probability(z: Tensor, actions: Tensor) -> Tensor:
     return -F.binary_cross_entropy_with_logits(z, actions.to(z), reduction="none").sum(-1)
 
 
+def executed_log_probability(z: Tensor, actions: Tensor) -> Tensor:
+    """log of the probability that a row's teachers came to be chosen, the fallback included; [B].
+
+    A row that believes only its most probable teacher k may have drawn it, or have drawn nobody and fallen back on it:
+    σ(z_k) Π(1 - σ(z_j)) + (1 - σ(z_k)) Π(1 - σ(z_j)) = Π_{j ≠ k} (1 - σ(z_j)). With the plain log π the fallback would be
+    reinforced as a draw, and a policy that draws nobody at all would pass for one that chooses.
+    """
+    likeliest = F.one_hot(z.argmax(1), z.shape[1]).bool()
+    alone = (actions == likeliest).all(1, keepdim=True) & likeliest
+    per_teacher = -F.binary_cross_entropy_with_logits(z, actions.to(z), reduction="none")
+    return per_teacher.masked_fill(alone, 0.0).sum(-1)
+
+
 def sample_actions(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """Draw a ~ Bernoulli(σ(z)); each draw is a function of (seed, epoch, row, teacher).
 
-    A row without any teacher gets its most probable one (reconstruction).
+    A row without any teacher gets its most probable one (reconstruction); draws break ties, or an untrained policy would favour
+    the first teacher.
 
     Returns:
         actions bool [B, K], and where that was needed, bool [B].
     """
-    actions = row_uniforms(rows, z.shape[1], seed, epoch, "teachers") < torch.sigmoid(z.double())
+    draws = row_uniforms(rows, z.shape[1], seed, epoch, "teachers")
+    actions = draws < torch.sigmoid(z.double())
     empty = ~actions.any(1)
-    best = F.one_hot(z.argmax(1), z.shape[1]).bool()
+    likeliest = z == z.max(1, keepdim=True).values
+    best = F.one_hot(draws.where(likeliest, 2.0).argmin(1), z.shape[1]).bool()
     return torch.where(empty.unsqueeze(1), best, actions), empty
 
 
@@ -203,18 +248,35 @@ class Decisions:
     """Rows on which the policy acted, and all that it takes to reward and to learn from it.
 
     Attributes:
-        rows: int64 [n]; labels: [n]; state: [n, K, D]; actions: bool [n, K].
+        rows: int64 [n]; labels: [n]; actions: bool [n, K].
+        common, own: float32 [n, D - c] and [n, K, c]: the part of the state that is the same for all teachers, and the rest: a
+            history of an epoch would hold the row's vector K times otherwise.
         student: logits [n, C] before the step; teachers: logits [n, K, C].
         reward: float32 [n], NaN until it is known.
     """
 
     rows: Tensor
     labels: Tensor
-    state: Tensor
+    common: Tensor
+    own: Tensor
     actions: Tensor
     student: Tensor
     teachers: Tensor
     reward: Tensor
+
+    @classmethod
+    def of(cls, view: StepView, state: Tensor, common: int, actions: Tensor) -> Decisions:
+        """What was decided on the rows of a view; the first `common` numbers of `state` [n, K, D] are those of all teachers."""
+        assert view.teachers is not None
+        waiting = torch.full((len(state),), torch.nan, device=state.device)
+        parts = (state[:, 0, :common], state[:, :, common:])
+        return cls(view.rows, view.labels, *parts, actions, view.student, view.teachers, waiting)
+
+    @property
+    def state(self) -> Tensor:
+        """float32 [n, K, D]."""
+        common = self.common.unsqueeze(1).expand(-1, self.own.shape[1], -1)
+        return torch.cat([common, self.own], dim=-1)
 
     def take(self, index: Tensor) -> Decisions:
         return Decisions(*(getattr(self, f.name)[index] for f in fields(self)))
@@ -279,12 +341,12 @@ class ReinforcedTeachers(Selector):
         scale: of the state's blocks: `standardise`, `layernorm` or `none`.
         features: further parts of the state: any of kl, student_entropy, teacher_entropy.
         shared: one set of policy weights for all teachers.
-        weights: `mask`: selected teachers weigh equally; `probabilities`: σ(z) normalised over teachers, except on rows that the
-            policy learns from, which follow their sampled mask (else the reward would say nothing about the action).
+        weights: `mask`: selected teachers weigh equally; `probabilities`: σ(z) normalised over teachers, except on rows whose
+            reward is measured by a real step, which follow their sampled mask (else it would say nothing about the action).
         reward: 1, 2 or 3.
         kd_over: whose L_DL is in rewards 2 and 3: `pool` or `selected` (as published).
         gamma: of reward 3.
-        evaluate_every: steps between two looks at the held-out rows for reward 3.
+        evaluate_every: steps of the policy between two looks at the held-out rows for reward 3.
         evaluate_rows: how many of them.
         measure: `step`: the student is run again after its step; `virtual`: the row's logits alone take a step (see
             `rewards.virtual_step`; ours), which costs nothing.
@@ -301,7 +363,9 @@ class ReinforcedTeachers(Selector):
         warmup_epochs: of the student.
         policy_warmup: `ones`: one pass over labelled rows with all teachers selected (reconstruction); `virtual`: passes with
             sampled actions and virtual steps (ours); `none`. Default: `ones`, and `none` with encoder: student.
-        policy_passes: of `virtual` warm-up.
+        credit: the probability that is reinforced: of the actions as if all had been `drawn` (the paper's pseudo-code in our
+            reading), or as they came to be `executed`, with the fallback (see `executed_log_probability`).
+        policy_updates: of `virtual` warm-up, rounded up to whole passes.
         policy_rows: at most so many labelled rows for it.
     """
 
@@ -335,26 +399,36 @@ class ReinforcedTeachers(Selector):
         hide: float | None = None,
         warmup_epochs: int = 1,
         policy_warmup: Literal["ones", "virtual", "none"] | None = None,
-        policy_passes: int = 20,
+        credit: Literal["drawn", "executed"] = "drawn",
+        policy_updates: int = 600,
         policy_rows: int = 4096,
     ) -> None:
-        _one_of("state", state, ("per_teacher", "joint"))
         _one_of("pooling", pooling, ("cls", "mean"))
-        _one_of("scale", scale, ("standardise", "layernorm", "none"))
         _one_of("weights", weights, ("mask", "probabilities"))
         _one_of("reward", reward, (1, 2, 3))
         _one_of("kd_over", kd_over, ("pool", "selected"))
         _one_of("measure", measure, ("step", "virtual"))
         _one_of("baseline", baseline, ("none", "mean", "row"))
-        for feature in features:
-            _one_of("features", feature, FEATURES)
-        if isinstance(features, str):
-            raise ValueError(f"features is {features!r}, expected a list such as [kl]")
+        _one_of("credit", credit, ("drawn", "executed"))
         if update_every != "epoch" and (not isinstance(update_every, int) or update_every < 1):
             raise ValueError(f"update_every is {update_every!r}, expected 'epoch' or a number of steps")
-        _between("gamma", gamma, 0, 1)
-        _between("share", share, 0, 1)
-        _between("hide", 0 if hide is None else hide, 0, 1)
+        for option, value in {"gamma": gamma, "share": share, "hide": hide or 0.0}.items():
+            _between(option, value, 0, 1)
+        for option, value in {"learning_rate": learning_rate, "step_size": step_size}.items():
+            if not value > 0:
+                raise ValueError(f"{option} is {value}, expected a number above 0")
+        for option, value in {"weight_decay": weight_decay, "entropy_bonus": entropy_bonus}.items():
+            _at_least(option, value, 0)
+        _at_least("warmup_epochs", warmup_epochs, 0)
+        for option, value in {
+            "evaluate_every": evaluate_every, "evaluate_rows": evaluate_rows, "batch_size": batch_size,
+            "policy_updates": policy_updates, "policy_rows": policy_rows,
+        }.items():  # fmt: skip
+            _at_least(option, value, 1)
+        if reward == 3 and baseline == "row":
+            raise ValueError(
+                "baseline: row cancels the held-out score of reward: 3, it would be reward: 2: expected baseline: mean or none"
+            )
         if state == "joint" and shared:
             raise ValueError("state: joint gives all teachers the same state: expected shared: false with it")
         own = encoder == "student"
@@ -366,7 +440,7 @@ class ReinforcedTeachers(Selector):
             )
         self.wants_pooled = own
         self.encoder = None if own or encoder is None else Encoder(encoder, pooling)
-        self.builder = StateBuilder(state, scale, features)
+        self.builder = StateBuilder(state, scale, features, encoder, shared)
         self.shared, self.weighing = shared, weights
         self.reward, self.kd_over, self.gamma = reward, kd_over, gamma
         self.evaluate_every, self.evaluate_rows = evaluate_every, evaluate_rows
@@ -375,14 +449,15 @@ class ReinforcedTeachers(Selector):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.entropy_bonus, self.batch_size, self.hide = entropy_bonus, batch_size, hide
         self.warmup_epochs, self.policy_warmup = warmup_epochs, policy_warmup
-        self.policy_passes, self.policy_rows = policy_passes, policy_rows
+        self._log_probability = log_probability if credit == "drawn" else executed_log_probability
+        self.policy_updates, self.policy_rows = policy_updates, policy_rows
         self.policy: Policy | None = None  # built when the state's width is known
         self.optimizer: torch.optim.Optimizer | None = None
         self.moments = Moments()
         self.pending: list[Decisions] = []  # of this step
         self.history: list[Decisions] = []  # rewarded, not yet learned from
         self.averages = Averages()
-        self.steps, self.observed, self.updates = 0, 0, 0
+        self.observed, self.updates = 0, 0
         self.begun, self.warmed, self.score = -1, False, 0.0
 
     # ---- setting up ------------------------------------------------------------------------------------------------
@@ -390,10 +465,10 @@ class ReinforcedTeachers(Selector):
     def setup(self, context: SelectionContext) -> None:
         self.names, self.seed = context.teachers, context.seed
         self.response, self.sample = context.response, context.sample
-        entropies = [f for f in self.builder.features if f.endswith("entropy")]
-        if context.regression and entropies:
+        if self.warmup_epochs >= context.epochs:
             raise ValueError(
-                f"features are {entropies}, but a regression has no entropy: expected [kl] or none"
+                f"warmup_epochs is {self.warmup_epochs}, but the student trains for {context.epochs:g}: the policy would never choose. "
+                "Expected more train.epochs, or warmup_epochs: 0"
             )
         if self.reward == 3 and context.held_out_labels is not None and not len(context.held_out_labels):
             raise ValueError("reward: 3 needs rows held out of train: set data.reward_size or data.reward")
@@ -430,7 +505,8 @@ class ReinforcedTeachers(Selector):
         self._note(z, actions, empty)
         mask = actions.float()
         if self.weighing == "probabilities":
-            mask = torch.where(learns.unsqueeze(1), mask, torch.sigmoid(z).clamp_min(1e-6))
+            acted = learns & (self.measure == "step")
+            mask = torch.where(acted.unsqueeze(1), mask, torch.sigmoid(z).clamp_min(1e-6))
         return mask / mask.sum(1, keepdim=True)
 
     def _visible(self, view: StepView) -> Tensor:
@@ -439,20 +515,17 @@ class ReinforcedTeachers(Selector):
         return view.has_label & (row_uniform(view.rows, view.seed, view.epoch, "hide") >= self.hide)
 
     def _remember(self, view: StepView, state: Tensor, actions: Tensor, learns: Tensor) -> None:
-        assert view.teachers is not None
-        waiting = torch.full((len(state),), torch.nan, device=state.device)
-        decisions = Decisions(view.rows, view.labels, state, actions, view.student, view.teachers, waiting)
         if bool(learns.any()):
+            decisions = Decisions.of(view, state, self.builder.common, actions)
             self.pending.append(decisions.take(learns.nonzero().squeeze(1)))
 
     # ---- rewards ---------------------------------------------------------------------------------------------------
 
     def after_step(self, probe: Probe) -> None:
-        self.steps += 1
-        if self.reward == 3 and (self.steps - 1) % self.evaluate_every == 0:
-            self.score = correctness(*probe.held_out(self.evaluate_rows))
         if not self.pending:
             return
+        if self.reward == 3 and self.observed % self.evaluate_every == 0:
+            self.score = correctness(*probe.held_out(self.evaluate_rows))
         self.pending = [Decisions.join(self.pending)]
         decisions = self.pending[0]
         after = self._after(decisions, probe)
@@ -493,7 +566,7 @@ class ReinforcedTeachers(Selector):
         if not self.pending:
             return
         decisions = Decisions.join(self.pending)
-        decisions.reward = reward.to(decisions.state).expand(len(decisions)).clone()
+        decisions.reward = reward.to(decisions.own).expand(len(decisions)).clone()
         self.pending = []
         self.history.append(decisions)
         self.averages.add("reward/mean", decisions.reward.sum(), len(decisions))
@@ -522,11 +595,12 @@ class ReinforcedTeachers(Selector):
         return advantage.to(reward)
 
     def _update(self, decisions: Decisions, advantage: Tensor) -> None:
-        policy = self._build(decisions.state)
+        state = decisions.state
+        policy = self._build(state)
         assert self.optimizer is not None
         with torch.enable_grad():
-            z = policy(decisions.state)
-            objective = (advantage * log_probability(z, decisions.actions)).mean()
+            z = policy(state)
+            objective = (advantage * self._log_probability(z, decisions.actions)).mean()
             if self.entropy_bonus:
                 objective = objective + self.entropy_bonus * bernoulli_entropy(z).mean()
             self.optimizer.zero_grad()
@@ -555,25 +629,23 @@ class ReinforcedTeachers(Selector):
         student = probe.logits(sample.rows)
         if self.reward == 3:
             self.score = correctness(*probe.held_out(self.evaluate_rows))
-        passes = 1 if self.policy_warmup == "ones" else self.policy_passes
-        for number in range(passes):
-            # passes count down from -1, so that their draws are not those of any epoch
-            view = _fixed_view(sample, student, self.seed, epoch=-1 - number)
-            decisions = self._warm_up_decisions(view)
-            self.history.append(decisions)
+        passes, last = 0, self.updates + self.policy_updates
+        while passes == 0 or (self.policy_warmup == "virtual" and self.updates < last):
+            passes += 1  # their draws are those of epochs before the first
+            self.history.append(
+                self._warm_up_decisions(_fixed_view(sample, student, self.seed, epoch=-passes))
+            )
             self._learn()
         self.moments = Moments()  # rewards of real steps have another scale
 
     def _warm_up_decisions(self, view: StepView) -> Decisions:
-        assert view.teachers is not None
         state = self.builder(view, self._visible(view))
         with torch.no_grad():
             z = self._build(state)(state)
         actions = torch.ones_like(z, dtype=torch.bool)
         if self.policy_warmup == "virtual":
             actions, _ = sample_actions(z, view.rows, view.seed, view.epoch)
-        waiting = torch.zeros(len(state), device=state.device)
-        found = Decisions(view.rows, view.labels, state, actions, view.student, view.teachers, waiting)
+        found = Decisions.of(view, state, self.builder.common, actions)
         if self.policy_warmup == "ones":
             found.reward = self._rewards(found.student, found)
         else:
@@ -608,7 +680,7 @@ class ReinforcedTeachers(Selector):
             if history is None
             else {f.name: getattr(history, f.name) for f in fields(history)},
             "averages": {"sums": dict(self.averages.sums), "counts": dict(self.averages.counts)},
-            "counts": [self.steps, self.observed, self.updates, self.begun],
+            "counts": [self.observed, self.updates, self.begun],
             "warmed": self.warmed,
             "score": self.score,
         }
@@ -617,26 +689,30 @@ class ReinforcedTeachers(Selector):
         self.builder.load_state_dict(state["builder"])
         self.moments.load_state_dict(state["moments"])
         self.averages = Averages(**state["averages"])
-        self.steps, self.observed, self.updates, self.begun = (int(n) for n in state["counts"])
+        self.observed, self.updates, self.begun = (int(n) for n in state["counts"])
         self.warmed, self.score = bool(state["warmed"]), float(state["score"])
-        self.history = [] if state["history"] is None else [Decisions(**state["history"])]
+        device, history = default_device(), state["history"]
+        self.history = [] if history is None else [Decisions(**{n: v.to(device) for n, v in history.items()})]
         if state["policy"] is not None:
             width = state["policy"]["weight"].shape[1]
-            self._build(torch.zeros(1, len(self.names), width)).load_state_dict(state["policy"])
+            like = torch.zeros(1, len(self.names), width, device=device)
+            self._build(like).load_state_dict(state["policy"])
             assert self.optimizer is not None
             self.optimizer.load_state_dict(state["optimizer"])
 
 
 def bernoulli_entropy(z: Tensor) -> Tensor:
-    """Σ_k H(σ(z_k)) in bits; [B]."""
-    p = torch.sigmoid(z)
-    return (torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1) / 0.6931471805599453
+    """Σ_k H(σ(z_k)) in bits; [B]. Written in z: the derivative stays finite where σ(z) reaches 0 or 1."""
+    return (F.softplus(z) - z * torch.sigmoid(z)).sum(-1) / math.log(2)
 
 
 def _fixed_view(sample: TrainingSample, student: Tensor, seed: int, epoch: int) -> StepView:
+    """The view that a step would have had, where the policy will be."""
+    device = default_device()
     return StepView(
-        rows=sample.rows, labels=sample.labels, student=student, pooled=None, teachers=sample.teachers,
-        progress=0.0, epoch=epoch, step=0, seed=seed, vectors=sample.vectors,
+        rows=sample.rows.to(device), labels=sample.labels.to(device), student=student.to(device), pooled=None,
+        teachers=sample.teachers.to(device), progress=0.0, epoch=epoch, step=0, seed=seed,
+        vectors=None if sample.vectors is None else sample.vectors.to(device),
     )  # fmt: skip
 
 
@@ -649,3 +725,8 @@ def _one_of(option: str, value: Any, known: tuple[Any, ...]) -> None:
 def _between(option: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{option} is {value}, expected a number from {low} to {high}")
+
+
+def _at_least(option: str, value: float, low: int) -> None:
+    if not value >= low:
+        raise ValueError(f"{option} is {value}, expected {low} or more")

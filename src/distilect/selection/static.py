@@ -10,6 +10,7 @@ from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
+from distilect.data import Window
 from distilect.errors import did_you_mean
 from distilect.knowledge.labels import label_loss
 from distilect.selection.base import (
@@ -36,7 +37,7 @@ class AllRows(Selector):
     def planned(self, num_rows: int) -> int | None:
         return None
 
-    def plan(self, rows: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    def plan(self, rows: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
         return np.arange(len(rows))
 
 
@@ -45,9 +46,9 @@ class RandomRows(Selector):
 
     Args:
         ratio: share of the rows, in (0, 1].
-        rest: what becomes of the others: `labels` (they learn from their labels), `skip` (they leave the step), or
-            `plan` (rows are chosen before the epoch and the others never loaded or run; exactly
-            `max(1, round(ratio · N))` rows remain).
+        rest: what becomes of the others: `labels` (they learn from their labels), `skip` (they leave the step before anything is
+            run on them; the loss is a mean over those that stay), or `plan` (rows are chosen before the epoch and the others never
+            loaded or run; exactly `max(1, round(ratio · N))` rows remain).
 
     Each draw is a function of (seed, epoch, row), so batches and ranks do not change it.
     """
@@ -60,7 +61,7 @@ class RandomRows(Selector):
         if rest not in ("labels", "skip", "plan"):
             raise ValueError(f"rest is {rest!r}, expected 'labels', 'skip' or 'plan'")
         self.ratio, self.rest = ratio, rest
-        self.trains_rest = rest == "labels"
+        self.trains_rest, self.chooses_first = rest == "labels", rest == "skip"
 
     def select(self, view: StepView) -> Tensor:
         if self.rest == "plan":
@@ -70,7 +71,7 @@ class RandomRows(Selector):
     def planned(self, num_rows: int) -> int | None:
         return max(1, round(self.ratio * num_rows)) if self.rest == "plan" else None
 
-    def plan(self, rows: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    def plan(self, rows: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
         draws = row_uniform(torch.from_numpy(rows), seed, epoch, "plan").numpy()
         chosen = np.argsort(draws, kind="stable")[: self.planned(len(rows))]
         return np.sort(chosen)

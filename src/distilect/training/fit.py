@@ -27,6 +27,7 @@ class Fitted:
         held_out: metrics of the kept weights on the reward split.
         seconds: wall time of training, over all resumed parts.
         steps, tokens: optimiser steps and tokens (without padding) that were trained on.
+        asked: rows that teachers were asked on in the steps, summed over teachers; read from a store or run.
         probed: rows that the student was run on for the selectors' sake, beside the steps.
         resumed: the step that this process went on from; 0 for a fresh start.
     """
@@ -35,6 +36,7 @@ class Fitted:
     seconds: float
     steps: int
     tokens: int
+    asked: int
     probed: int
     resumed: int
 
@@ -79,6 +81,7 @@ def fit(
         seconds=trainer.counts.extra["seconds"],
         steps=trainer.state.global_step,
         tokens=trainer.counts.tokens,
+        asked=int(trainer.counts.extra.get("teacher_rows", 0)),
         probed=int(trainer.counts.extra.get("probed_rows", 0)),
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distilect.data import row_keys
 from distilect.evaluation import predict
+from distilect.selection import Passes
 
 if TYPE_CHECKING:
     from distilect.training.trainer import DistillationTrainer
@@ -22,6 +26,7 @@ class TrainerProbe:
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
+        self.rows = trainer.keys
         keys = trainer.keys.numpy()
         self.order = np.argsort(keys, kind="stable")
         self.sorted = keys[self.order]
@@ -32,19 +37,41 @@ class TrainerProbe:
 
     def logits(self, rows: Tensor) -> Tensor:
         """float32 [n, C], on the device of `rows`."""
+        return self.run(rows, Passes())[0]
+
+    def run(self, rows: Tensor, passes: Passes) -> Tensor:
+        """float32 [P, n, C], on the device of `rows`."""
+        return self.run_positions(self.positions(rows), passes).to(rows.device)
+
+    def run_positions(self, positions: np.ndarray, passes: Passes) -> Tensor:
+        """float32 [P, n, C] on rows of the training table, int64 [n]."""
         trainer = self.trainer
-        trainer.count("probed_rows", len(rows))
-        found = predict(
-            trainer.model, trainer.rows.encoded, rows=self.positions(rows),
-            max_tokens=2 * trainer.config.max_tokens, precision=trainer.config.precision,
-        )  # fmt: skip
-        return torch.from_numpy(found).to(rows.device)
+        trainer.count("probed_rows", passes.count * len(positions))
+        with self._own_draws() if passes.dropout else nullcontext():
+            found = [
+                predict(
+                    trainer.model, trainer.rows.encoded, rows=positions, dropout=passes.dropout,
+                    max_tokens=2 * trainer.config.max_tokens, precision=trainer.config.precision,
+                )
+                for _ in range(passes.count)
+            ]  # fmt: skip
+        return torch.from_numpy(np.stack(found))
+
+    @contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """Dropout masks by (seed, step): the training's own random state is as if nothing had been run."""
+        trainer = self.trainer
+        device = trainer.args.device
+        key = np.random.SeedSequence([trainer.run_seed % 2**64, trainer.state.global_step])
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(key.generate_state(1)[0]))
+            yield
 
     def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """Logits [n, C] and labels [n] on the first rows held out of train."""
+        """Logits [n, C] and labels [n] on rows held out of train; the lowest identities, as a file may be sorted by class."""
         trainer = self.trainer
         encoded, labels = trainer.rows.held_out_encoded, trainer.rows.held_out.labels
-        rows = np.arange(len(labels))[:limit]
+        rows = np.argsort(row_keys(trainer.rows.held_out.ids), kind="stable")[:limit]
         trainer.count("probed_rows", len(rows))
         found = predict(
             trainer.model, encoded, rows=rows,

@@ -25,7 +25,7 @@ class SelectionRecorder:
 
     def __init__(self, teachers: tuple[str, ...], kinds: tuple[str, ...], labels: tuple[str, ...]) -> None:
         self.teachers, self.kinds, self.labels = teachers, kinds, labels
-        # epoch → [G, 3 + K + M + 4K]: rows, asked, trained, weights; per teacher rows where it is right and its weight there,
+        # epoch → [G, 4 + K + M + 4K]: rows, seen, asked, trained, weights; per teacher rows where it is right and its weight there,
         # rows where it is wrong and its weight there
         self.epochs: dict[int, Tensor] = {}
 
@@ -38,7 +38,7 @@ class SelectionRecorder:
         correct, wrong = (right == 1).to(teacher_weights), (right == 0).to(teacher_weights)
         values = torch.cat(
             [
-                torch.ones_like(labels, dtype=torch.float32).unsqueeze(1),
+                torch.ones(len(labels), 2, device=labels.device),
                 result.asked.float().unsqueeze(1),
                 result.trained.float().unsqueeze(1),
                 teacher_weights,
@@ -50,9 +50,21 @@ class SelectionRecorder:
             ],
             dim=1,
         )
+        self._count(epoch, labels, values)
+
+    def leave_out(self, epoch: int, labels: Tensor) -> None:
+        """Count rows that left the step before its pass: not seen, so neither asked nor trained on."""
+        width = 4 + len(self.kinds) + 5 * len(self.teachers)
+        values = torch.zeros(len(labels), width, device=labels.device)
+        values[:, 0] = 1
+        self._count(epoch, labels, values)
+
+    def _count(self, epoch: int, labels: Tensor, values: Tensor) -> None:
+        """Add rows' values, [B, 4 + K + M + 4K], to their groups."""
         if epoch not in self.epochs:
             self.epochs[epoch] = values.new_zeros(len(self.labels) + 1, values.shape[1], dtype=torch.float64)
-        self.epochs[epoch].index_add_(0, self._group(labels), values.double())
+        sums = self.epochs[epoch] = self.epochs[epoch].to(values.device)  # a resumed one comes from the CPU
+        sums.index_add_(0, self._group(labels), values.double())
 
     def _group(self, labels: Tensor) -> Tensor:
         """int64 [B]: the label's index; the last group holds rows without one (all rows, in regression)."""
@@ -61,7 +73,8 @@ class SelectionRecorder:
         return torch.where(labels >= 0, labels, torch.full_like(labels, len(self.labels)))
 
     def table(self) -> pa.Table:
-        """One line per epoch and group: rows, shares asked and trained, mean weights (of asked rows, for teachers).
+        """One line per epoch and group: rows, shares asked and trained, mean weights (of teachers over rows that asked, of
+        knowledge over rows that a pass saw).
 
         `right/T` is teacher T's mean weight on labelled rows whose label is its best class, `wrong/T` on the others; null
         where there are none.
@@ -73,10 +86,13 @@ class SelectionRecorder:
                 for group, row in zip((*self.labels, "(no label)"), sums, strict=True):
                     if float(row[0]):
                         lines.append(self._line(epoch, group, row))
-        return pa.Table.from_pylist(lines)
+        table = pa.Table.from_pylist(lines)
+        # by name: a column of nulls alone would have a type of its own, and files of several runs would not fit together
+        types = {"epoch": pa.int64(), "group": pa.string(), "rows": pa.int64()}
+        return table.cast(pa.schema([(name, types.get(name, pa.float64())) for name in table.column_names]))
 
     def _line(self, epoch: int, group: str, sums: Tensor) -> dict[str, Any]:
-        rows, asked, trained, *weights = sums.tolist()
+        rows, seen, asked, trained, *weights = sums.tolist()
         line: dict[str, Any] = {"epoch": epoch, "group": group, "rows": int(rows)}
         line |= {"asked": asked / rows, "trained": trained / rows}
         count = len(self.teachers)
@@ -85,7 +101,7 @@ class SelectionRecorder:
             for n, w in zip(self.teachers, weights[:count], strict=True)
         }
         mixed, correctness = weights[count : count + len(self.kinds)], weights[count + len(self.kinds) :]
-        line |= {f"knowledge/{n}": w / rows for n, w in zip(self.kinds, mixed, strict=True)}
+        line |= {f"knowledge/{n}": w / seen if seen else 0.0 for n, w in zip(self.kinds, mixed, strict=True)}
         for place, word in enumerate(("right", "wrong")):
             start = 2 * place * count
             for k, name in enumerate(self.teachers):

@@ -6,7 +6,7 @@ loss = mean over i of  Σ_m v_m(i) · [ Σ_k w_k(i) · l_m,k(i) ]
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class StepResult:
 
 
 def distillation_loss(
-    student: StudentOutputs, view: StepView, method: Method, ask: AskTeachers
+    student: StudentOutputs, view: StepView, method: Method, ask: AskTeachers, selected: Tensor | None = None
 ) -> StepResult:
     """Evaluate the formula on one batch.
 
@@ -51,9 +51,10 @@ def distillation_loss(
         view: the same step as selectors may see it.
         method: selectors and kinds of knowledge.
         ask: indexes of rows within the batch (int64 [b]) → what the teachers say on them.
+        selected: bool [B], where rows were chosen before the pass; None: `method.rows` chooses now.
     """
     # which rows ask, which are trained on at all: d(i)
-    selected = method.rows.select(view)
+    selected = method.rows.select(view) if selected is None else selected
     asked = selected if method.teachers is not None else torch.zeros_like(selected)
     trained = torch.ones_like(selected) if method.rows.trains_rest else selected
 
@@ -68,14 +69,29 @@ def distillation_loss(
     losses = _losses(student, view.labels, method, signals, weights, rows)
 
     # what to copy: v_m(i)
-    mix = method.mix.weights(view).detach().to(losses).expand_as(losses)
-    loss = (mix * losses)[trained].sum()
+    seen = replace(view, teachers=_of_all(signals, rows, len(asked)))
+    mix = method.mix.weights(seen).detach().to(losses).expand_as(losses)
+    loss = (mix * losses * _per_asked(method, losses))[trained].sum()
 
     spread = view.student.new_zeros(len(asked), weights.shape[1]).index_copy(0, rows, weights)
     right = torch.full_like(spread, torch.nan).index_copy(
         0, rows, _right(view.labels[rows], signals, weights)
     )
     return StepResult(loss, losses.detach(), spread, mix, asked, trained, right)
+
+
+def _of_all(signals: TeacherSignals | None, rows: Tensor, count: int) -> Tensor | None:
+    """[B, K, C]: the teachers' logits, NaN on rows that did not ask; None where no row did."""
+    if signals is None or len(rows) == count:
+        return None if signals is None else signals.logits
+    logits = signals.logits
+    return logits.new_full((count, *logits.shape[1:]), torch.nan).index_copy(0, rows, logits)
+
+
+def _per_asked(method: Method, losses: Tensor) -> Tensor:
+    """[M]: makes the sum over all rows of what teachers say a mean over those that ask (see `Selector.asked_share`)."""
+    share = method.rows.asked_share
+    return losses.new_tensor([1 / share if kind.asks_teachers else 1.0 for kind in method.knowledge])
 
 
 def _right(labels: Tensor, signals: TeacherSignals | None, like: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from distilect.config import TrainConfig
-from distilect.data import Encoded, EpochBatchSampler, Table, row_keys, token_budget_splits
+from distilect.data import Encoded, EpochBatchSampler, Table, Window, row_keys, token_budget_splits
 from distilect.errors import ConfigError, RunError
 from distilect.evaluation import evaluate, predict
 from distilect.knowledge import StudentOutputs
@@ -35,6 +35,7 @@ from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
 from distilect.training.callbacks import LastStepEvaluation, Patience
+from distilect.training.first_look import FirstLook
 from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
 from distilect.training.state import load_state, save_state
@@ -137,6 +138,7 @@ class DistillationTrainer(Trainer):
         self.rows_in_step = 0
         self.part_rows = torch.empty(0, dtype=torch.int64)
         self.probe = TrainerProbe(self)
+        self.first_look = FirstLook(self)
         super().__init__(
             model=model,
             args=training_arguments(
@@ -149,7 +151,7 @@ class DistillationTrainer(Trainer):
             ),
             train_dataset=_Positions(len(rows.table)),
             eval_dataset=_Positions(len(rows.held_out)),
-            data_collator=self._collate,
+            data_collator=self.collate,
             callbacks=[_Schedule(self), *self._stopping(), *(callbacks or [])],
         )
         refuse_data_parallel(self.args.n_gpu)
@@ -173,10 +175,11 @@ class DistillationTrainer(Trainer):
 
     def _batch_sampler(self) -> EpochBatchSampler:
         """Whole optimiser steps, cut into this rank's parts; the rows that a planning selector chose, if it plans."""
-        keys, planned = self.keys.numpy(), self.method.rows.planned(len(self.rows.table))
+        keys, chooser = self.keys.numpy(), self.method.rows
+        planned = chooser.planned(len(self.rows.table))
 
-        def plan(epoch: int) -> np.ndarray:
-            return self.method.rows.plan(keys, epoch, self.run_seed)
+        def plan(epoch: int, window: Window) -> np.ndarray:
+            return chooser.plan(keys, epoch, self.run_seed, None if chooser.window is None else window)
 
         return EpochBatchSampler(
             self.rows.encoded.lengths,
@@ -186,24 +189,26 @@ class DistillationTrainer(Trainer):
             micro=self.config.accumulation,
             rank=int(os.environ.get("RANK", "0")),
             world=int(os.environ.get("WORLD_SIZE", "1")),
-            rows_for_epoch=None if planned is None else plan,
+            rows_for_window=None if planned is None else plan,
             rows_per_epoch=planned,
+            window=chooser.window,
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches by length; already cut for this rank, so that accelerate must not shard them again."""
-        return DataLoader(self.train_dataset, batch_sampler=self.sampler, collate_fn=self._collate)
+        return DataLoader(self.train_dataset, batch_sampler=self.sampler, collate_fn=self.collate)
 
-    def _collate(self, positions: list[int]) -> dict[str, Tensor]:
+    def collate(self, positions: list[int]) -> dict[str, Tensor]:
         rows = np.asarray(positions, dtype=np.int64)
         return {**self.rows.encoded.collate(rows), "rows": torch.from_numpy(rows)}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """The parts of one optimiser step; counts its rows over all parts and ranks, the mean's denominator."""
+        """The parts of one optimiser step; counts the rows it trains on over all parts and ranks, the mean's denominator."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = sum(len(batch["rows"]) for batch in batches)
+        batches = self.first_look(batches)
+        rows = self.first_look.trained_rows(batches)
         if self.args.world_size > 1:
             rows = int(self.accelerator.reduce(torch.tensor(rows, device=device)).item())
         self.rows_in_step = max(rows, 1)
@@ -221,6 +226,8 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """Run one batch, in parts where it holds more padded tokens than `max_tokens`; the loss is the same."""
         rows = inputs["rows"].numpy()  # still on the CPU: the loader does not move batches
+        if not len(rows):  # all of its rows were left out
+            return torch.zeros((), device=self.args.device)
         self.counts.tokens += int(self.rows.encoded.lengths[rows].sum())
         self.counts.rows += len(rows)
         parts = token_budget_splits(self.rows.encoded.lengths[rows], self.config.max_tokens)
@@ -230,7 +237,7 @@ class DistillationTrainer(Trainer):
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                total = total + self._part_step(model, self._collate(rows[part].tolist()), num_items_in_batch)
+                total = total + self._part_step(model, self.collate(rows[part].tolist()), num_items_in_batch)
         return self._checked(total, rows)
 
     def _part_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
@@ -267,22 +274,26 @@ class DistillationTrainer(Trainer):
             ),
             hidden=outputs.hidden_states if self.wants_hidden else None,
         )
-        view = self._view(student)
-        result = distillation_loss(student, view, self.method, self._ask)
+        view = self.view_of(self.part_rows, student.logits.detach(), self._pooled(student))
+        selected = self.first_look.selected(self.part_rows, student.logits.device)
+        result = distillation_loss(student, view, self.method, self._ask, selected)
         self._note(view, result)
         loss = result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
         return (loss, outputs) if return_outputs else loss
 
-    def _view(self, student: StudentOutputs) -> StepView:
-        positions = self.part_rows
-        device = student.logits.device
-        pooled = (
-            student.at_cls(len(student.hidden) - 1).detach() if self.wants_pooled and student.hidden else None
-        )
+    def _pooled(self, student: StudentOutputs) -> Tensor | None:
+        """[B, H]: the last layer at the classification token."""
+        if not self.wants_pooled or not student.hidden:
+            return None
+        return student.at_cls(len(student.hidden) - 1).detach()
+
+    def view_of(self, positions: Tensor, logits: Tensor, pooled: Tensor | None = None) -> StepView:
+        """Some rows of this step as selectors see them; `positions` int64 [b] on the CPU, `logits` [b, C]."""
+        device = logits.device
         return StepView(
             rows=self.keys[positions].to(device),
             labels=self.row_labels[positions].to(device),
-            student=student.logits.detach(),
+            student=logits,
             pooled=pooled,
             teachers=None,
             progress=self.state.global_step / max(self.state.max_steps, 1),
@@ -290,6 +301,7 @@ class DistillationTrainer(Trainer):
             step=self.state.global_step,
             seed=self.run_seed,
             vectors=self._vectors(positions, device),
+            passes=self.first_look.passes(positions, device),
         )
 
     def _vectors(self, positions: Tensor, device: torch.device) -> Tensor | None:
@@ -302,6 +314,7 @@ class DistillationTrainer(Trainer):
         """What the teachers say on some rows of the part; `index` int64 [b] within it."""
         assert self.source is not None
         rows = self.part_rows[index.cpu()].numpy()
+        self.count("teacher_rows", len(rows) * self.source.num_teachers)
         return self.source.fetch(self.rows.table, rows, self.fields).to(index.device)
 
     def _note(self, view: StepView, result: StepResult) -> None:
@@ -316,6 +329,11 @@ class DistillationTrainer(Trainer):
         if result.teacher_weights.shape[1]:
             for name, weights in zip(self.recorder.teachers, result.teacher_weights.T, strict=True):
                 self.averages.add(f"teacher/w_{name}", weights.sum(), result.asked.sum())
+
+    def note_left_out(self, view: StepView, index: Tensor) -> None:
+        """Count rows of the step that no pass with gradient will see; `index` bool [B]."""
+        self.recorder.leave_out(view.epoch, view.labels[index].to(self.args.device))
+        self.averages.add("rows/asked", torch.zeros(()), int(index.sum()))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our averages and the selectors' health to the Trainer's training logs."""
@@ -440,8 +458,8 @@ class _Schedule(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         steps = len(self.trainer.sampler) // self.trainer.config.accumulation
-        epoch = state.global_step // steps
-        self.trainer.sampler.set_epoch(epoch)
+        epoch, done = divmod(state.global_step, steps)
+        self.trainer.sampler.set_epoch(epoch, done)
         for selector in self.trainer.method.selectors.values():
             selector.begin_epoch(self.trainer.probe, epoch)
 

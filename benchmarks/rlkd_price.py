@@ -1,0 +1,127 @@
+"""What RL-KD costs beside `uniform`: the time of an epoch with stored signals, as a ratio.
+
+    python -m benchmarks.rlkd_price --data-dir PATH/TO/glue
+
+All measured alternately in this one process on MRPC's first rows. The policy acts and learns in every step (no student warm-up,
+an update per step); teachers have the backbone's real size and are not fine-tuned, which does not matter for speed. The
+preset's policy warm-up is once per run and is reported by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import write_result
+from benchmarks.step_speed import BACKBONE, EpochTime
+from distilect.config import MethodConfig, StudentConfig, parse_config
+from distilect.data import load_data
+from distilect.models import build_student
+from distilect.pipeline.assembly import training_rows
+from distilect.pipeline.work import Workbench
+from distilect.selection import get_preset
+from distilect.training import DistillationTrainer
+
+PUBLISHED: dict[str, Any] = {
+    "name": "reinforced", "warmup_epochs": 0, "policy_warmup": "none", "update_every": 1,
+}  # fmt: skip
+PRESET: dict[str, Any] = {**dict(get_preset("rlkd").teachers or {}), "update_every": 1}  # type: ignore[arg-type]
+METHODS: dict[str, Any] = {
+    "rlkd (virtual step)": {**PRESET, "policy_warmup": "none"},
+    "reward 1, half of the rows": {**PUBLISHED, "reward": 1},
+    "reward 2, half of the rows": {**PUBLISHED, "reward": 2},
+    "reward 2, all rows": {**PUBLISHED, "reward": 2, "share": 1.0},
+    **{
+        f"reward 3, 256 held-out rows every {n} steps": {**PUBLISHED, "reward": 3, "evaluate_every": n}
+        for n in (1, 5, 10, 20)
+    },
+}
+
+
+def open_bench(data_dir: str, rows: int, folder: Path) -> Workbench:
+    """Three teachers of the backbone's size and their stored signals."""
+    raw: dict[str, Any] = {
+        "data": {"glue": "MRPC", "max_train_rows": rows, "reward_size": 300}, "data_dir": data_dir,
+        "student": f"{BACKBONE}[layers=3]", "output": str(folder),
+        "train": {"epochs": 1, "keep": "last"},
+    }  # fmt: skip
+    config = parse_config(raw)
+    task = load_data(config.data, config.task, 0, Path(data_dir)).task
+    raw["teachers"] = []
+    for seed in (1, 2, 3):
+        built = build_student(StudentConfig(init=BACKBONE), task, {}, seed, max_length=128)
+        built.model.save_pretrained(folder / f"t{seed}")
+        built.tokenizer.save_pretrained(folder / f"t{seed}")
+        raw["teachers"].append({"name": f"t{seed}", "path": str(folder / f"t{seed}")})
+    return Workbench.open(parse_config(raw), {})
+
+
+def epoch_seconds(bench: Workbench, teachers: Any, folder: Path) -> float:
+    """One epoch of the real trainer; evaluation and saving are outside."""
+    config = MethodConfig(name="uniform", teachers=teachers)
+    student = bench.new_student()
+    method, prepared = bench.prepare(config, student)
+    timer = EpochTime()
+    trainer = DistillationTrainer(
+        student.model, training_rows(student, bench.data.train, bench.data.reward, bench.data.task), method,
+        prepared.source, bench.config.train, folder, 0, [timer], vectors=prepared.vectors,
+    )  # fmt: skip
+    trainer.train()
+    return timer.seconds
+
+
+def warm_up_seconds(bench: Workbench) -> float:
+    """The preset's policy warm-up, once per run."""
+    student = bench.new_student()
+    method, prepared = bench.prepare(MethodConfig(name="rlkd"), student)
+    rows = training_rows(student, bench.data.train, bench.data.reward, bench.data.task)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = DistillationTrainer(
+            student.model, rows, method, prepared.source, bench.config.train, Path(folder), 0, vectors=prepared.vectors
+        )  # fmt: skip
+        started = time.perf_counter()
+        assert method.teachers is not None
+        method.teachers.begin_epoch(trainer.probe, 0)  # type: ignore[attr-defined]
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", required=True, help="folder with MRPC/")
+    parser.add_argument("--rows", type=int, default=1900)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        bench = open_bench(given.data_dir, given.rows, folder)
+        epoch_seconds(bench, "uniform", folder / "warm-up")
+        ratios: dict[str, list[float]] = {name: [] for name in METHODS}
+        for repeat in range(given.repeats):
+            order = list(METHODS) if repeat % 2 else list(reversed(METHODS))
+            before = epoch_seconds(bench, "uniform", folder / "uniform")
+            for name in order:
+                seconds = epoch_seconds(bench, METHODS[name], folder / "method")
+                after = epoch_seconds(bench, "uniform", folder / "uniform")
+                ratios[name].append(seconds / ((before + after) / 2))  # the machine's speed drifts
+                before = after
+                print(f"{name}: {ratios[name][-1]:.3f}", flush=True)
+        epoch = before
+        values: dict[str, Any] = {
+            "rows": len(bench.data.train),
+            "epoch_over_uniform": {
+                name: {"median": round(statistics.median(all_), 3), "all": [round(r, 3) for r in all_]}
+                for name, all_ in ratios.items()
+            },
+            "policy_warm_up_over_uniform_epoch": round(warm_up_seconds(bench) / epoch, 3),
+        }
+    write_result("rlkd_price", values)
+
+
+if __name__ == "__main__":
+    main()
