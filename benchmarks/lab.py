@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ class Results:
 def claimed(results: Results, **key: Any) -> Iterator[bool]:
     """Whether this process may run `key`: nobody has its result or is at it (a lock that dies with its process)."""
     name = "-".join(str(v).replace("/", "_") for v in key.values())
-    lock = (results.path.parent / ".locks") / f"{results.path.stem}-{name}.lock"
+    lock = Path(tempfile.gettempdir()) / "distilect-lab" / f"{results.path.stem}-{name}.lock"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as file:
         try:

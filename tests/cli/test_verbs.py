@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from distilect.cli import app
 from distilect.config import load_config
 
-VERBS = ("demo", "finetune", "score", "run", "evaluate", "report", "methods")
+VERBS = ("demo", "finetune", "score", "run", "augment", "evaluate", "report", "methods")
 CONFIG = "name: tiny\ndata: {train: train.csv}\nteachers: [teacher-a]\nstudent: 'teacher-a[layers=1]'\nmethod: kd\n"
 
 
@@ -222,6 +222,27 @@ def test_columns_that_are_not_given_are_inferred(stand_in: Any, fake_report: lis
     )
     assert call("finetune", "train.csv", "--init", "bert", "--output", "runs/a").exit_code == 0
     assert not seen["text"] and seen["label"] is None
+
+
+def test_augment_passes_all_its_options_and_prints_what_was_done(stand_in: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    def augment_file(train: str, output: Path, times: int, **options: Any) -> str:
+        seen.update(options, train=train, output=output, times=times)
+        return "40 rows made of 2"
+
+    stand_in("distilect.augment", augment_file=augment_file)
+    result = call(
+        "augment", "train.csv", "--output", "more.jsonl", "--times", "5", "--seed", "3", "--method", "swap", "--method", "mlm",
+        "--model", "bert", "--probability", "0.2", "--text", "a", "--text", "b", "--label", "y", "--labels", "--data-dir", "d",
+    )  # fmt: skip
+    assert result.output == "40 rows made of 2\n"
+    assert seen == {
+        "train": "train.csv", "output": Path("more.jsonl"), "times": 5, "seed": 3, "kinds": ["swap", "mlm"], "model": "bert",
+        "probability": 0.2, "text": ["a", "b"], "label": "y", "keep_labels": True, "data_dir": "d",
+    }  # fmt: skip
+    call("augment", "train.csv", "--output", "more.csv")
+    assert (seen["times"], seen["kinds"], seen["keep_labels"]) == (20, ("neighbours",), False)
 
 
 def test_evaluate_prints_one_score_per_line(stand_in: Any) -> None:

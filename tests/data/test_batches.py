@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from distilect.data import (
     EpochBatchSampler,
+    Window,
     epoch_batches,
     scoring_batches,
     steps_per_epoch,
@@ -154,4 +157,87 @@ def test_a_plan_with_another_number_of_rows_is_refused() -> None:
     list(sampler)
     sampler.set_epoch(1)
     with pytest.raises(ConfigError, match="planned with 25 rows, earlier ones with 24"):
+        list(sampler)
+
+
+# ---- planned windows -----------------------------------------------------------------------------------------------
+
+
+def windowed(
+    planned: int, asked: list[tuple[int, Window]], window: int | None = 2, **options: Any
+) -> EpochBatchSampler:
+    """A sampler over 200 rows whose windows are stretches of consecutive rows."""
+
+    def rows(epoch: int, window: Window) -> np.ndarray:
+        asked.append((epoch, window))
+        return np.arange(window.rows) + 50 * window.number
+
+    lengths = np.random.default_rng(0).integers(3, 30, 200)
+    return EpochBatchSampler(
+        lengths, 8, 1, rows_for_window=rows, rows_per_epoch=planned, window=window, **options
+    )
+
+
+@pytest.mark.parametrize("planned", [1, 7, 8, 16, 17, 39, 40, 41, 47])
+@pytest.mark.parametrize("micro", [1, 3])
+def test_windows_share_the_steps_of_an_epoch(planned: int, micro: int) -> None:
+    """Whole steps each; a rest that joins a step, as it is too small for all parts, stays in its window."""
+    if planned < micro:
+        pytest.skip("fewer rows than parts")
+    sampler = windowed(planned, asked := [], micro=micro)
+    windows = sampler.windows()
+    assert sum(window.rows for window in windows) == planned
+    assert all(window.rows == 16 for window in windows[:-1])
+    batches = list(sampler)
+    assert len(batches) == len(sampler) and [window for _, window in asked] == windows
+    assert sorted(row for batch in batches for row in batch) == sorted(
+        row for window in windows for row in range(50 * window.number, 50 * window.number + window.rows)
+    )
+
+
+def test_a_window_is_planned_when_its_first_batch_is_due_and_not_before() -> None:
+    asked: list[tuple[int, Window]] = []
+    batches = iter(windowed(40, asked))
+    for step, expected in enumerate((1, 1, 2, 2, 3)):
+        batch = next(batches)
+        assert len(asked) == expected, step
+        assert {row // 50 for row in batch} == {expected - 1}
+
+
+@pytest.mark.parametrize("done", range(5))
+@pytest.mark.parametrize("micro", [1, 2])
+def test_a_resumed_sampler_asks_for_no_window_that_is_over(done: int, micro: int) -> None:
+    whole = windowed(40, [], micro=micro)
+    whole.set_epoch(3)
+    expected = list(whole)
+    asked: list[tuple[int, Window]] = []
+    resumed = windowed(40, asked, micro=micro)
+    resumed.set_epoch(3, done)
+    batches = list(resumed)
+    assert len(batches) == len(expected) and batches[done * micro :] == expected[done * micro :]
+    assert [window.number for _, window in asked] == list(range(done // 2, 3))
+
+
+def test_a_window_of_a_whole_epoch_has_the_batches_of_a_planned_epoch() -> None:
+    rows = np.arange(40)
+    lengths = np.random.default_rng(0).integers(3, 30, 200)
+    plain = EpochBatchSampler(lengths, 8, 1, rows_for_epoch=lambda epoch: rows, rows_per_epoch=40)
+    for sampler in (windowed(40, [], window=None), windowed(40, [], window=99)):
+        for epoch in (0, 1):
+            plain.set_epoch(epoch)
+            sampler.set_epoch(epoch)
+            assert list(sampler) == list(plain)
+
+
+def test_windows_of_one_epoch_are_shuffled_apart() -> None:
+    batches = list(windowed(48, []))
+    first, second = batches[:2], batches[2:4]
+    assert [[row + 50 for row in batch] for batch in first] != second
+
+
+def test_a_window_with_another_number_of_rows_than_announced_is_refused() -> None:
+    sampler = EpochBatchSampler(
+        [5] * 50, 8, 0, rows_for_window=lambda e, w: np.arange(3), rows_per_epoch=40, window=1
+    )
+    with pytest.raises(ConfigError, match="planned with 3 rows"):
         list(sampler)

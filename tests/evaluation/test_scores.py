@@ -87,3 +87,14 @@ def test_evaluate_gives_the_tasks_metrics(tmp_path: Path) -> None:
     expected = float((one_by_one(model, encoded).argmax(axis=1) == np.asarray(LABELS)).mean())
     assert list(scores) == ["accuracy", "f1"]
     assert scores["accuracy"] == pytest.approx(expected)
+
+
+def test_with_dropout_passes_differ_and_the_mode_is_put_back(tmp_path: Path) -> None:
+    model, encoded, _ = loaded(tiny.tiny_bert(tmp_path))
+    for training in (False, True):
+        model.train(training)
+        one, two = (predict(model, encoded, precision="fp32", dropout=True) for _ in range(2))
+        assert (one != two).any()
+        assert all(module.training == training for module in model.modules())
+        clean = predict(model, encoded, precision="fp32")
+        assert (clean == predict(model, encoded, precision="fp32")).all()

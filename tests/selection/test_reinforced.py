@@ -32,7 +32,7 @@ from distilect.selection.rewards import virtual_step
 from distilect.selection.static import RandomSingle, UniformTeachers
 from distilect.training.state import load_state, save_state
 from tests.selection.planted import FakeProbe, context_of, planted, without_labels
-from tests.selection.views import keys, make_view, part
+from tests.selection.views import keys, make_context, make_view, part
 
 # acts and learns from the first step, from every labelled row, without looking at the label
 EAGER: dict[str, Any] = {

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from distilect.augment.pieces import Draws, Ints, Pieces, Words
 
 Bools = NDArray[np.bool_]
-_CANDIDATES = 128  # rows of which the nearest one becomes the partner
+_CANDIDATES = 128  # rows of which the nearest one becomes the partner; of few rows a tenth, or it would always be the same
 _BLOCK = 1024  # rows whose candidates are held at once
 
 
@@ -99,7 +99,7 @@ def _ranges(starts: Ints, sizes: Ints) -> Ints:
 
 
 def partners(vectors: NDArray[np.float32] | None, count: int, draws: Draws) -> Ints:
-    """int64 [N]: for each row the nearest of 128 others drawn at random; without vectors the first one drawn.
+    """int64 [N]: for each row the nearest of up to 128 others drawn at random; without vectors, one drawn.
 
     Args:
         vectors: float32 [N, H] of length 1.
@@ -108,7 +108,8 @@ def partners(vectors: NDArray[np.float32] | None, count: int, draws: Draws) -> I
     if count < 2:
         return np.zeros(count, np.int64)
     each = np.arange(count)
-    drawn = np.stack([draws.rows() for _ in range(1 if vectors is None else _CANDIDATES)], axis=1)
+    candidates = 1 if vectors is None else min(_CANDIDATES, -(-count // 10))
+    drawn = np.stack([draws.rows() for _ in range(candidates)], axis=1)
     others = (each[:, None] + 1 + (drawn * (count - 1)).astype(np.int64)) % count  # never the row itself
     if vectors is None:
         return others[:, 0]

@@ -89,6 +89,13 @@ def backbone_of(config: RunConfig) -> str:
     return name
 
 
+def backbone_path(config: RunConfig) -> str:
+    """Where the backbone can be loaded from before any teacher is."""
+    name = backbone_of(config)
+    spec = _named(config).get(name)
+    return spec.path if spec is not None and spec.path is not None else name
+
+
 def _named(config: RunConfig) -> dict[str, TeacherConfig]:
     """Teachers by name; an unnamed one is called after the last part of its path."""
     named: dict[str, TeacherConfig] = {}

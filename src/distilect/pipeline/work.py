@@ -30,7 +30,7 @@ from distilect.pipeline.metrics import (
     teacher_size,
     versions,
 )
-from distilect.pipeline.teachers import Outputs, backbone_of, load_encoder, teachers_of
+from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import Method, SelectionContext, build_teacher_selector
@@ -270,7 +270,7 @@ def enlarged(data: Data, config: RunConfig) -> Data:
     assert spec is not None
     others = [table for table in (data.reward, data.dev, data.extra) if table is not None and len(table)]
     made = augment(
-        data.train, spec.times, seed=spec.seed, kinds=spec.methods, model=spec.model or backbone_of(config),
+        data.train, spec.times, seed=spec.seed, kinds=spec.methods, model=spec.model or backbone_path(config),
         probability=spec.probability, keep_labels=spec.labels, exclude=others,
     )  # fmt: skip
     extra = made.table if data.extra is None else Table.concat([data.extra, made.table])

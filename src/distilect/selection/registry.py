@@ -90,7 +90,7 @@ _PRESETS = (
     Preset(
         "rlkd", "per row, teachers picked by a reinforced policy", "RL-KD; Yuan et al., 2021, arXiv 2012.06048",
         teachers={
-            "name": "reinforced", "state": "joint", "features": ["teacher_entropy"], "weights": "probabilities", "credit": "executed",
+            "name": "reinforced", "features": ["teacher_entropy"], "weights": "probabilities", "credit": "executed",
             "reward": 1, "measure": "virtual", "step_size": 2.0, "share": 1.0, "baseline": "row", "warmup_epochs": 0,
             "policy_warmup": "virtual", "policy_updates": 2000, "batch_size": 128, "entropy_bonus": 0.1, "weight_decay": 0.1,
         },

@@ -214,8 +214,8 @@ def executed_log_probability(z: Tensor, actions: Tensor) -> Tensor:
     """log of the probability that a row's teachers came to be chosen, the fallback included; [B].
 
     A row that believes only its most probable teacher k may have drawn it, or have drawn nobody and fallen back on it:
-    σ(z_k) Π(1 - σ(z_j)) + (1 - σ(z_k)) Π(1 - σ(z_j)) = Π_{j ≠ k} (1 - σ(z_j)). With the plain log π the fallback would be
-    reinforced as a draw, and a policy that draws nobody at all would pass for one that chooses.
+    σ(z_k) Π(1 - σ(z_j)) + (1 - σ(z_k)) Π(1 - σ(z_j)) = Π_{j ≠ k} (1 - σ(z_j)). The plain log π reinforces the
+    fallback as if it had been a draw.
     """
     likeliest = F.one_hot(z.argmax(1), z.shape[1]).bool()
     alone = (actions == likeliest).all(1, keepdim=True) & likeliest

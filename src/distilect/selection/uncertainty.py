@@ -248,11 +248,11 @@ class UncertainTeachers(Selector):
         mode: `hard`, `soft` or `soft-instance`.
         by: what a row is compared with in `hard`, and what c is the mean of in `soft`. `epoch`: its own last score with those of
             all rows, fixed for an epoch, so that no batch changes a choice (our default); before the first epoch all rows are
-            scored once, about 1/7 of an epoch's time. `running`: its score now with the last `recent` rows before this step.
+            scored once, 1/7 to 1/4 of an epoch's time. `running`: its score now with the last `recent` rows before this step.
             `batch`: with the rows of its batch, as published: it depends on the batch, and on its parts where it is cut.
         order: `size` (parameters; equal ones by held-out score), `quality` (held-out score), or names, the smallest first.
         forward: u from the training pass (`train`, with dropout, as published) or from a pass without dropout before each step
-            (`clean`; about 1/7 of the step's time).
+            (`clean`; 1/7 to 1/4 of a step's time more).
         recent: rows of `running`, and of the median distance in regression.
     """
 
@@ -422,12 +422,13 @@ def _smallest_first(order: str | Sequence[str], context: SelectionContext) -> li
 class UncertainRows(Selector):
     """The most uncertain share of the rows asks the teachers, or is trained on at all (DynamicKD, arm 2).
 
-    What it costs, in training steps over all rows (c: a pass without gradient, about 1/7 of a step's time on 2 cores in bf16, 1/3 of
-    its operations; teachers apart, which are asked on a share of r only):
+    What it costs, in training steps over all rows (c: a pass without gradient, 1/3 of a step's operations and 1/7 to 1/4 of its time
+    on 2 cores in bf16; teachers apart, which are asked on a share of r only):
 
     - `rest: labels`, as published: 1. The others learn from their labels. What the teachers say is a mean over the rows that ask.
     - `rest: skip`: c + r. All rows of a step are scored without gradient, the student is trained on the chosen ones.
-    - `rest: plan`: r + c · pool / every, with stale scores: rows are ranked by an earlier pass, the others are never loaded.
+    - `rest: plan`: r + c · pool / every, with stale scores: rows are ranked by an earlier pass, the others are never loaded. With
+      `refresh: 1` the scores are of the moment, as in `skip`, but each step has a whole batch: an r-th of the steps.
 
     Args:
         ratio: r, the share of the rows, in (0, 1]; never less than one row of a batch or plan.
