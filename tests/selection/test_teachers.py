@@ -75,6 +75,8 @@ def test_weights_of_a_row_are_shares(spec, regression):
 def test_a_rows_weights_depend_on_neither_order_nor_batch(spec, regression):
     """Only a step's teacher of `random-single` belongs to the step: equal in all of its parts, so it passes too."""
     skip_where_refused(spec, regression)
+    if spec == "dynamic":
+        pytest.skip("compares a row with those of the epoch before; test_uncertainty.py lets epochs begin")
     view = make_view(64, regression=regression, unlabelled=(3, 4), epoch=1, step=11)
     selector = built(spec, regression)
     whole = selector.weights(view)

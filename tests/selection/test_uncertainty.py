@@ -485,7 +485,8 @@ def test_what_becomes_of_the_rest_and_what_it_needs():
     assert not skip.trains_rest and skip.chooses_first and skip.asked_share == 1
     assert skip.passes == Passes()  # a pass of its own may as well be without dropout
     assert arm_2(rest="skip", forward="train").passes == Passes(dropout=True)
-    assert arm_2(forward="clean").passes == Passes()
+    clean = arm_2(forward="clean")  # scored before the step: then the choice is over all of its parts
+    assert clean.passes == Passes() and clean.chooses_first and clean.trains_rest
     assert not plan.trains_rest and not plan.chooses_first and plan.planned(40) == 4 and plan.passes is None
     assert plan.planned(3) == 1
     for free in ({"score": "random"}, {"ratio": 1.0}):

@@ -1,7 +1,7 @@
 """A table enlarged by changed copies of its rows.
 
-Own code, as no well-kept library fits: nlpaug has had no release since 2022 and no seed of its own, TextAttack brings flair and a Java
-grammar checker, textaugment gensim and an online translator; all of them change one text at a time.
+Own code, as no well-kept library fits: nlpaug has had no release since 2022 and no seed of its own, TextAttack brings flair and a
+Java grammar checker, textaugment gensim and an online translator; all of them change one text at a time.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def augment(
 ) -> Augmented:
     """Make `times` changed copies of every row; the rows themselves are not among them.
 
-    Copies take the kinds of change in turn. Each copy is a function of (seed, its number, the row's texts), so that neither the order of
-    the rows nor the rows beside it matter (`recombine` aside, which needs a partner). Of two texts one or both are changed.
+    Copies take the kinds of change in turn. Each copy is a function of (seed, its number, the row's texts), so that neither the
+    order of the rows nor the rows beside it matter (`recombine` aside, which needs a partner). Of two texts one or both are changed.
 
     Args:
         kinds: `neighbours`: words replaced by one of the 15 nearest of the model's static token embeddings (TinyBERT does so with
-            GloVe); `swap`: words exchanged; `delete`: words left out; `recombine`: the head of a text with the tail of another's, of
-            pairs one text of another row, both of a row near by where a model is given; `mlm`: words filled in by the model.
+            GloVe); `swap`: words exchanged; `delete`: words left out; `recombine`: the head of a text with the tail of another's,
+            of pairs one text of another row, both of a row near by where a model is given; `mlm`: words filled in by the model.
         model: checkpoint for neighbours, recombine and mlm (with a masked-LM head).
         probability: share of the words that are changed. Default: 0.4 (neighbours), 0.15 (mlm), 0.1.
         keep_labels: a copy keeps its row's label; by default it has none, and teachers say what it is.

@@ -118,8 +118,8 @@ class EpochBatchSampler(Sampler[list[int]]):
         options: keyword arguments of `epoch_batches`: group, pool, micro, rank, world.
         rows_for_epoch: epoch → the rows to draw from (a planned selection), the same number in every epoch.
         rows_per_epoch: that number; without it `len()` asks `rows_for_epoch` for the current epoch.
-        rows_for_window: in place of `rows_for_epoch`: (epoch, window) → `window.rows` rows, asked for when its first batch is due.
-            Needs `rows_per_epoch`.
+        rows_for_window: in place of `rows_for_epoch`: (epoch, window) → `window.rows` rows, asked for when its first batch is
+            due. Needs `rows_per_epoch`.
         window: optimiser steps per window; None: an epoch is one window.
     """
 

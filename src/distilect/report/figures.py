@@ -158,6 +158,7 @@ _TITLES = {
     "teacher": ("Teachers while training", "mean weights of the teachers"),
     "knowledge": ("Knowledge while training", "mean weights of the kinds of knowledge"),
     "rows": ("Rows while training", "share that asked the teachers"),
+    "uncertainty": ("Uncertainty while training", "of the student, and where its choices are cut"),
     "optimiser": ("Learning rate and gradients", ""),
 }
 _RANK = {"eval": 0, "loss": 1, "teacher": 2, "knowledge": 3, "optimiser": 90}

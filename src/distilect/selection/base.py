@@ -186,7 +186,7 @@ class Selector:
     Attributes:
         wants_pooled, encoder, passes: what its view has to hold besides labels and logits.
         chooses_first: of a row selector: it chooses among all rows of an optimiser step before the student's training pass, from
-            what `passes` say; the others leave the step unseen, and the loss is a mean over the chosen rows.
+            what `passes` say. The others leave the step unseen, and the loss is a mean over the chosen rows; unless it trains the rest.
         asked_share: of a row selector that trains the rest: the share of rows that ask, on average. What the teachers say is a mean
             over the rows that ask: the formula divides it by this share.
         window: of a row selector that plans: the optimiser steps that are planned at once; None: an epoch.

@@ -248,8 +248,9 @@ class UncertainTeachers(Selector):
         mode: `hard`, `soft` or `soft-instance`.
         by: what a row is compared with in `hard`, and what c is the mean of in `soft`. `epoch`: its own last score with those of
             all rows, fixed for an epoch, so that no batch changes a choice (our default); before the first epoch all rows are
-            scored once, 1/7 to 1/4 of an epoch's time. `running`: its score now with the last `recent` rows before this step.
-            `batch`: with the rows of its batch, as published: it depends on the batch, and on its parts where it is cut.
+            scored once, 1/7 to 1/4 of an epoch's time. `running`: its score now with the last `recent` rows before this step
+            (cheaper where a plan leaves most rows out). `batch`: with the rows of its batch, as published: it depends on the batch, and
+            on its parts where it is cut.
         order: `size` (parameters; equal ones by held-out score), `quality` (held-out score), or names, the smallest first.
         forward: u from the training pass (`train`, with dropout, as published) or from a pass without dropout before each step
             (`clean`; 1/7 to 1/4 of a step's time more).
@@ -422,13 +423,13 @@ def _smallest_first(order: str | Sequence[str], context: SelectionContext) -> li
 class UncertainRows(Selector):
     """The most uncertain share of the rows asks the teachers, or is trained on at all (DynamicKD, arm 2).
 
-    What it costs, in training steps over all rows (c: a pass without gradient, 1/3 of a step's operations and 1/7 to 1/4 of its time
-    on 2 cores in bf16; teachers apart, which are asked on a share of r only):
+    What it costs, in training steps over all rows (c: a pass without gradient, 1/3 of a step's operations and 1/7 to 1/4 of its
+    time on 2 cores in bf16; teachers apart, which are asked on a share of r only):
 
     - `rest: labels`, as published: 1. The others learn from their labels. What the teachers say is a mean over the rows that ask.
     - `rest: skip`: c + r. All rows of a step are scored without gradient, the student is trained on the chosen ones.
-    - `rest: plan`: r + c · pool / every, with stale scores: rows are ranked by an earlier pass, the others are never loaded. With
-      `refresh: 1` the scores are of the moment, as in `skip`, but each step has a whole batch: an r-th of the steps.
+    - `rest: plan`: r + c · pool / every, with stale scores: rows are ranked by an earlier pass, the others are never loaded.
+      With `refresh: 1` scores are of the moment, as in `skip`, but each step has a whole batch: a share of r of the steps.
 
     Args:
         ratio: r, the share of the rows, in (0, 1]; never less than one row of a batch or plan.
@@ -436,10 +437,10 @@ class UncertainRows(Selector):
             control. Default: entropy; spread in regression, which has no classes.
         reverse: the least uncertain rows instead, another control.
         rest: what becomes of the others: `labels`, `skip` or `plan`.
-        by: what a row is compared with under `labels` and `skip`: `batch`: the top max(1, ⌊r·B⌋) of its batch, as published, which
-            depends on the batch (`skip`: on the whole optimiser step; `labels`: on the parts that it is run in, unless forward: clean
-            scores it first); `running`: the last `recent` rows before this step; `epoch` (labels only): all rows' scores of the
-            epoch before. The latter two depend on no batch, so a batch may have no row that asks.
+        by: what a row is compared with under `labels` and `skip`. `batch`: the top max(1, ⌊r·B⌋) of its batch, as published, which
+            depends on the batch (on the whole optimiser step where a pass is made for the scores; on the parts that it is run in
+            where they come from the training pass). `running`: the last `recent` rows before this step. `epoch` (`labels` only):
+            all rows' scores of the epoch before. These two depend on no batch, so a batch may have no row that asks.
         forward: scores from passes with dropout (`train`, as published) or without (`clean`). Default: from the training pass where it
             sees the row anyway, which is free; without dropout where a pass is made for the score.
         passes: dropout passes of `spread`.
@@ -482,7 +483,7 @@ class UncertainRows(Selector):
         self.ratio, self.score, self.sign, self.rest = ratio, score, -1.0 if reverse else 1.0, rest
         self.by, self.forward, self.count = by or "batch", forward, passes
         self.refresh, self.pool, self.every, self.warmup = refresh, pool, every, warmup
-        self.trains_rest, self.chooses_first = rest == "labels", rest == "skip"
+        self.trains_rest, self.chooses_first = rest == "labels", rest == "skip"  # and more: see setup
         self.asked_share = ratio if rest == "labels" else 1.0
         self.window = None if refresh == "epoch" else refresh
         self.memory = memory_for("epoch" if rest == "plan" else self.by, recent)
@@ -502,6 +503,7 @@ class UncertainRows(Selector):
         self.score, self.seed = score, context.seed
         self.own_passes = Passes(self.count if score == "spread" else 1, self._drops())
         self.passes = self.own_passes if self._looks_first() else None
+        self.chooses_first = self.rest == "skip" or (self.rest == "labels" and self.passes is not None)
 
     def _drops(self) -> bool:
         return self.score == "spread" or self.forward == "train"
@@ -544,8 +546,8 @@ class UncertainRows(Selector):
         found = SCORES[str(self.score)](said)
         if self.score == "spread" and len(found) and not bool(found.any()):
             raise MethodError(
-                "row selector 'uncertainty': all dropout passes agree, as the student has no dropout: set train.dropout above 0, or "
-                "another score"
+                "row selector 'uncertainty': all dropout passes agree, as the student has no dropout: set train.dropout above 0, "
+                "or another score"
             )
         return found
 
@@ -583,7 +585,8 @@ class UncertainRows(Selector):
     def _pool(self, keys: Tensor, epoch: int, seed: int, window: Window, planned: int) -> Tensor:
         """int64 [n]: positions of the rows that a plan chooses from: a stretch of all rows in an order drawn for the epoch.
 
-        The windows of an epoch have stretches that share all rows in proportion to what they choose; a given `pool` reaches further.
+        The windows of an epoch have stretches that share all rows in proportion to what they choose; a given `pool` reaches
+        further.
         """
         order = torch.argsort(row_uniform(keys, seed, epoch, "plan"), stable=True)
         last = window.number == window.of - 1
@@ -640,8 +643,8 @@ class UncertainRows(Selector):
         self.averages.add("rows/selected", chosen.sum(), len(scores))
 
     def health(self) -> dict[str, float]:
-        """rows/selected: share of the rows that were looked at; uncertainty/score, uncertainty/score_selected: their mean score, and
-        that of those selected (with `reverse` both negative)."""
+        """rows/selected: share of the rows that were looked at; uncertainty/score, uncertainty/score_selected: their mean score,
+        and that of those selected (with `reverse` both negative)."""
         return self.averages.pop()
 
     def state_dict(self) -> dict[str, Any]:

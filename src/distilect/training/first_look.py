@@ -18,14 +18,15 @@ class FirstLook:
     """Passes without gradient over all rows of an optimiser step, and the choice among them.
 
     Both see the whole step at once, so that neither accumulation nor the token budget changes a score or a choice. Rows that are
-    not chosen cost what the passes cost (nothing, for a selector that needs none); the training pass never sees them.
+    not chosen cost what the passes cost (nothing, for a selector that needs none); the training pass never sees them, unless the
+    selector trains the rest.
     """
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
         selectors = trainer.method.selectors.values()
         self.wanted = {s.passes for s in selectors if s.passes is not None}
-        self.chooses = trainer.method.rows.chooses_first
+        self.chooses, self.keeps_rest = trainer.method.rows.chooses_first, trainer.method.rows.trains_rest
         self.positions = np.empty(0, np.int64)  # of the step's rows, ascending
         self.said: dict[Passes, Tensor] = {}  # [P, rows of the step, C]
         self.chosen: np.ndarray | None = (
@@ -44,6 +45,8 @@ class FirstLook:
         view = self.trainer.view_of(torch.from_numpy(self.positions), self._nothing())
         mask = self.trainer.method.rows.select(view).cpu().numpy()
         self.chosen = self.positions[mask]
+        if self.keeps_rest:
+            return batches
         self.trainer.note_left_out(view, torch.from_numpy(~mask))
         return self._cut(batches)
 
@@ -60,7 +63,9 @@ class FirstLook:
 
     def trained_rows(self, batches: list[dict[str, Tensor]]) -> int:
         """How many rows the step's loss is a mean over."""
-        return sum(len(batch["rows"]) for batch in batches) if self.chosen is None else len(self.chosen)
+        if self.chosen is None or self.keeps_rest:
+            return sum(len(batch["rows"]) for batch in batches)
+        return len(self.chosen)
 
     def _nothing(self) -> Tensor:
         """There is no training pass yet: whoever looks at its outputs shall notice."""

@@ -24,7 +24,8 @@ class StepResult:
 
     Attributes:
         loss: scalar, the sum over rows (the trainer divides by the rows of the whole optimiser step).
-        losses: float32 [B, M], each kind of knowledge after the teacher weights, before the knowledge weights.
+        losses: float32 [B, M], each kind of knowledge after the teacher weights, before the knowledge weights; what teachers say
+            divided by the share of rows that ask.
         teacher_weights: float32 [B, K], 0 on rows that asked no teacher; K = 0 without teachers.
         knowledge_weights: float32 [B, M].
         asked, trained: bool [B].
@@ -71,7 +72,7 @@ def distillation_loss(
     # what to copy: v_m(i)
     seen = replace(view, teachers=_of_all(signals, rows, len(asked)))
     mix = method.mix.weights(seen).detach().to(losses).expand_as(losses)
-    loss = (mix * losses * _per_asked(method, losses))[trained].sum()
+    loss = (mix * losses)[trained].sum()
 
     spread = view.student.new_zeros(len(asked), weights.shape[1]).index_copy(0, rows, weights)
     right = torch.full_like(spread, torch.nan).index_copy(
@@ -86,12 +87,6 @@ def _of_all(signals: TeacherSignals | None, rows: Tensor, count: int) -> Tensor 
         return None if signals is None else signals.logits
     logits = signals.logits
     return logits.new_full((count, *logits.shape[1:]), torch.nan).index_copy(0, rows, logits)
-
-
-def _per_asked(method: Method, losses: Tensor) -> Tensor:
-    """[M]: makes the sum over all rows of what teachers say a mean over those that ask (see `Selector.asked_share`)."""
-    share = method.rows.asked_share
-    return losses.new_tensor([1 / share if kind.asks_teachers else 1.0 for kind in method.knowledge])
 
 
 def _right(labels: Tensor, signals: TeacherSignals | None, like: Tensor) -> Tensor:
@@ -111,7 +106,10 @@ def _losses(
     weights: Tensor,
     rows: Tensor,
 ) -> Tensor:
-    """[B, M]: each kind's loss per row; 0 where a kind asks teachers and the row did not."""
+    """[B, M]: each kind's loss per row; 0 where a kind asks teachers and the row did not.
+
+    Divided by the share of rows that ask, so that the mean over all rows is one over those (see `Selector.asked_share`).
+    """
     columns = []
     asking = student if len(rows) == len(labels) else student.take(rows)
     for kind in method.knowledge:
@@ -120,7 +118,9 @@ def _losses(
         elif signals is None:
             columns.append(_zeros(student))
         else:
-            per_row = (weights * kind(asking, signals, labels[rows])).sum(1)  # [b, K] → [b]
+            per_row = (weights * kind(asking, signals, labels[rows])).sum(
+                1
+            ) / method.rows.asked_share  # [b, K] → [b]
             columns.append(per_row.new_zeros(len(labels)).index_copy(0, rows, per_row))
     return torch.stack(columns, dim=1)
 
