@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 import distilect
 from distilect.cli.verbs import Verbs
+from distilect.errors import Terminated
 
 # No rich markup in help: "[layers=1,3,5]" would be read as a tag.
 app = typer.Typer(
@@ -54,7 +56,12 @@ class Precision(str, Enum):
 
 def main() -> None:
     """The `distilect` command."""
+    signal.signal(signal.SIGTERM, _terminated)
     app(prog_name="distilect")
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise Terminated
 
 
 def _version(asked: bool) -> None:
@@ -152,10 +159,11 @@ def score(config: ConfigFile, overrides: Overrides = None) -> None:
 
     settings = load_config(config, overrides)
 
-    from distilect import pipeline
+    from distilect import pipeline, ranks
 
     for line in pipeline.score(settings):
-        typer.echo(line)
+        if ranks.is_main():
+            typer.echo(line)
 
 
 @app.command()
@@ -187,9 +195,11 @@ def run(
         typer.echo(dump_config(settings), nl=False)
         return
 
-    from distilect import pipeline
+    from distilect import pipeline, ranks
 
     results = pipeline.run(settings, overwrite=overwrite)
+    if not ranks.is_main():
+        return
     _print_table([result.metrics for result in results])
     reports = [result.report for result in results if result.report]
     if len(results) > 1:

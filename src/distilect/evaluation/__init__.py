@@ -15,7 +15,7 @@ from distilect.evaluation.cost import (
     parameters,
     ratio_to,
 )
-from distilect.evaluation.scores import evaluate, predict
+from distilect.evaluation.scores import evaluate, predict, run_batches
 from distilect.evaluation.significance import Difference, holm, paired_bootstrap
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "parameters",
     "predict",
     "ratio_to",
+    "run_batches",
     "softmax",
 ]

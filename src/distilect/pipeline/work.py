@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from distilect import ranks
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, encode, load_data
@@ -165,7 +166,7 @@ class Workbench:
             teacher_sizes=tuple(teacher_size(t)["parameters"] or 0 for t in pool),
             seed=self.config.seed,
             epochs=self.config.train.epochs,
-            num_labelled=int(self.data.distillation.has_label.sum()),
+            num_labelled=self.data.distillation.num_labelled,
             num_rows=len(self.data.distillation),
         )
 
@@ -181,12 +182,17 @@ class Workbench:
         # a method without teachers has nothing to learn on rows that only teachers can label
         table = self.data.distillation if method.teachers is not None else self.data.train
         rows = training_rows(student, table, self.data.reward, self.data.task)
-        claim(folder, config, overwrite)
+        if ranks.is_main():
+            claim(folder, config, overwrite)
+        ranks.barrier()
         trainer, fitted = fit(
             student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name,
             vectors=prepared.vectors,
         )  # fmt: skip
-        save_student(student, folder / "student")
+        prepared.live = int(ranks.total(prepared.source.forwards if prepared.source else 0))
+        if ranks.is_main():
+            save_student(student, folder / "student")
+        ranks.barrier()
         metrics = {
             "name": config.name,
             "task": self.data.task.to_dict(),
@@ -207,6 +213,8 @@ class Workbench:
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+        if not ranks.is_main():
+            return RunResult(folder, metrics, None)
         write_model_card(folder / "student", metrics, config)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         keep_newest_checkpoint(folder)  # not before: a run that is killed until here still needs its best one
@@ -216,19 +224,23 @@ class Workbench:
         self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path
     ) -> dict[str, Any]:
         """Scores, sizes and speeds of student and teachers."""
-        speed = speeds(student, self.teachers, self.data)
+        scores = self._student_scores(
+            student, trainer
+        )  # before the speeds: several processes make these together
+        by_teachers = [self._teacher_scores(teacher) for teacher in self.teachers]
+        speed = speeds(student, self.teachers, self.data) if ranks.is_main() else {"student": {}}
         return {
             "student": {
-                "scores": self._student_scores(student, trainer),
+                "scores": scores,
                 "held_out": fitted.held_out,
                 **student_size(student, folder / "student"),
                 **speed["student"],
             },
             "teachers": [
-                {"name": teacher.name, "scores": self._teacher_scores(teacher)}
+                {"name": teacher.name, "scores": found}
                 | teacher_size(teacher)
                 | speed.get(f"teacher {teacher.name}", {})
-                for teacher in self.teachers
+                for teacher, found in zip(self.teachers, by_teachers, strict=True)
             ],
         }
 
@@ -238,7 +250,7 @@ class Workbench:
             "train_seconds": round(fitted.seconds, 3),
             "scoring_seconds": round(prepared.seconds, 3),
             "finetune_seconds": round(self.finetune_seconds, 3),
-            "teacher_forwards": prepared.forwards + (prepared.source.forwards if prepared.source else 0),
+            "teacher_forwards": prepared.forwards + prepared.live,
             "steps": fitted.steps,
             "tokens": fitted.tokens,
             "teacher_rows": fitted.asked,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class FirstLook:
     """Passes without gradient over all rows of an optimiser step, and the choice among them.
 
-    Both see the whole step at once, so that neither accumulation nor the token budget changes a score or a choice. Rows that are
+    Both see the whole step at once, of all processes, so that neither they nor accumulation nor the token budget change a score
+    or a choice. Rows that are
     not chosen cost what the passes cost (nothing, for a selector that needs none); the training pass never sees them, unless the
     selector trains the rest.
     """
@@ -37,7 +38,8 @@ class FirstLook:
         """The parts of a step, cut down to the rows that stay in it."""
         if not batches or not (self.wanted or self.chooses):
             return batches
-        self.positions = np.sort(np.concatenate([batch["rows"].numpy() for batch in batches]))
+        own = np.concatenate([batch["rows"].numpy() for batch in batches])
+        self.positions = self.trainer.together.positions(own)
         probe = self.trainer.probe
         self.said = {passes: probe.run_positions(self.positions, passes) for passes in self.wanted}
         if not self.chooses:
@@ -47,7 +49,7 @@ class FirstLook:
         self.chosen = self.positions[mask]
         if self.keeps_rest:
             return batches
-        self.trainer.note_left_out(view, torch.from_numpy(~mask))
+        self.trainer.note_left_out(view, torch.from_numpy(~mask & np.isin(self.positions, own)))
         return self._cut(batches)
 
     def passes(self, positions: Tensor, device: torch.device) -> dict[Passes, Tensor]:
@@ -77,7 +79,8 @@ class FirstLook:
         Where no row at all was chosen one stays, with weight 0: its pass gives the optimiser and other ranks their zeros.
         """
         assert self.chosen is not None
-        kept = self.chosen if len(self.chosen) else self.positions[:1]
+        several = self.trainer.together.world > 1  # who keep step with each other by parts of their own
+        kept = self.chosen if len(self.chosen) or several else self.positions[:1]
         if len(kept) == len(self.positions):
             return batches
         parts = [rows[np.isin(rows, kept)] for rows in (batch["rows"].numpy() for batch in batches)]

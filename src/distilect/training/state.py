@@ -9,11 +9,31 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 
 from distilect.errors import RunError
 
 _TENSOR = "__tensor__"
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """The same content as `save_state`, for another process."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain = _strip(state, "", tensors)
+    return bytes(save(tensors, metadata={"state": json.dumps(plain)}))
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """What `to_bytes` was given."""
+    length = int.from_bytes(content[:8], "little")
+    plain = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+    state: dict[str, Any] = _fill(plain, _Loaded(load(content)))
+    return state
+
+
+class _Loaded:
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.get_tensor = tensors.__getitem__
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

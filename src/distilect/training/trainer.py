@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,24 +23,25 @@ from transformers import (
     set_seed,
 )
 
+from distilect import ranks
 from distilect.config import TrainConfig
 from distilect.data import Encoded, EpochBatchSampler, Table, Window, row_keys, token_budget_splits
-from distilect.errors import ConfigError, RunError
-from distilect.evaluation import evaluate, predict
+from distilect.errors import ConfigError, RunError, TeacherError
 from distilect.knowledge import StudentOutputs
 from distilect.models import classification_positions, default_device, quiet, resolve_precision
 from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
 from distilect.training.callbacks import LastStepEvaluation, Patience
+from distilect.training.checkpoints import finish_checkpoint
 from distilect.training.first_look import FirstLook
 from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
 from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
+from distilect.training.together import IDLE, Together
 
 STATE_FILE = "distilect.safetensors"
-COMPLETE_FILE = "complete.json"  # written last: a checkpoint without it was cut short and is never read
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,10 @@ class DistillationTrainer(Trainer):
         callbacks: further `TrainerCallback`s.
     """
 
-    control: Any  # the Trainer's own
+    control: Any  # the Trainer's own, as the next three
+    model: Any
+    model_wrapped: Any
+    is_fsdp_enabled: bool
     loss_is_scaled_for_ga = True  # the loss is a sum divided by the rows of the whole optimiser step
 
     def __init__(
@@ -122,11 +124,13 @@ class DistillationTrainer(Trainer):
         *,
         vectors: SignalSource | None = None,
     ) -> None:
+        if isinstance(model, nn.DataParallel):
+            refuse_data_parallel(max(2, len(model.device_ids)))
+        ranks.start()
         self.rows, self.method, self.source, self.config = rows, method, source, config
         self.vectors = vectors
         self.run_seed = seed
-        self.keys = torch.from_numpy(row_keys(rows.table.ids))  # int64 [N]
-        self.row_labels = torch.tensor(rows.table.labels)  # [N], a copy: tables are read-only
+        self.keys, self.row_labels = _keys_and_labels(rows.table)
         self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
         self.fields = method.fields(source.num_teachers) if source is not None else []
         self.wants_pooled = any(s.wants_pooled for s in method.selectors.values())
@@ -136,7 +140,17 @@ class DistillationTrainer(Trainer):
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
         self.sampler = self._batch_sampler()
         self.rows_in_step = 0
-        self.part_rows = torch.empty(0, dtype=torch.int64)
+        self.part_rows, self.part_is_idle = torch.empty(0, dtype=torch.int64), False
+        self.said_losses: list[
+            tuple[Tensor, Tensor]
+        ] = []  # rows and losses [b, M] of the last batch's parts, for messages
+        self.beside: torch.optim.Optimizer | None = (
+            None  # of projections, where the student is sharded (FSDP2)
+        )
+        self.state_beside: dict[str, Any] | None = None  # of that optimiser in a checkpoint
+        self.asked_to_stop = False  # by a signal: after the step that is running
+        self.shortest = int(np.argmin(rows.encoded.lengths)) if len(rows.encoded.lengths) else 0
+        self.together = Together(self)
         self.probe = TrainerProbe(self)
         self.first_look = FirstLook(self)
         super().__init__(
@@ -187,8 +201,8 @@ class DistillationTrainer(Trainer):
             seed=self.run_seed,
             group=self.config.group_by_length,
             micro=self.config.accumulation,
-            rank=int(os.environ.get("RANK", "0")),
-            world=int(os.environ.get("WORLD_SIZE", "1")),
+            rank=ranks.rank(),
+            world=ranks.world(),
             rows_for_window=None if planned is None else plan,
             rows_per_epoch=planned,
             window=chooser.window,
@@ -208,15 +222,15 @@ class DistillationTrainer(Trainer):
         """The parts of one optimiser step; counts the rows it trains on over all parts and ranks, the mean's denominator."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self.first_look(batches)
-        rows = self.first_look.trained_rows(batches)
-        if self.args.world_size > 1:
-            rows = int(self.accelerator.reduce(torch.tensor(rows, device=device)).item())
+        rows = self.together.step_begins(self.first_look.trained_rows(batches), self.asked_to_stop)
         self.rows_in_step = max(rows, 1)
+        batches = self.together.in_last_part(batches)
         return batches, torch.tensor(self.rows_in_step)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train from the run's seed, whatever drew random numbers since the trainer was built."""
-        set_seed(self.run_seed)
+        """Train from the run's seed, whatever drew random numbers since the trainer was built; each rank drops out by its own."""
+        seeds = np.random.SeedSequence([self.run_seed % 2**64, self.together.rank])
+        set_seed(int(seeds.generate_state(1)[0]) if self.together.rank else self.run_seed)
         return super().train(*args, **kwargs)
 
     # ---- the step --------------------------------------------------------------------------------------------------
@@ -226,35 +240,59 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """Run one batch, in parts where it holds more padded tokens than `max_tokens`; the loss is the same."""
         rows = inputs["rows"].numpy()  # still on the CPU: the loader does not move batches
-        if not len(rows):  # all of its rows were left out
-            return torch.zeros((), device=self.args.device)
-        self.counts.tokens += int(self.rows.encoded.lengths[rows].sum())
-        self.counts.rows += len(rows)
-        parts = token_budget_splits(self.rows.encoded.lengths[rows], self.config.max_tokens)
-        if len(parts) == 1:
-            return self._checked(self._part_step(model, inputs, num_items_in_batch), rows)
+        idle = inputs.pop(IDLE, False)
+        if not idle:
+            self.counts.tokens += int(self.rows.encoded.lengths[rows].sum())
+            self.counts.rows += len(rows)
+        own = (
+            []
+            if idle or not len(rows)
+            else token_budget_splits(self.rows.encoded.lengths[rows], self.config.max_tokens)
+        )
+        parts = self.together.parts(own)
+        self.said_losses = []
+        if not parts:  # all of its rows were left out, or it is there for the other ranks only
+            nothing = torch.zeros((), device=self.args.device)
+            return self._part_step(model, {**inputs, IDLE: True}, num_items_in_batch) if idle else nothing
+        if len(parts) == 1 and parts[0] is not None:
+            return self._checked(self._part_step(model, inputs, num_items_in_batch))
         total = torch.zeros((), device=self.args.device)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
+            cut = self.together.idle() if part is None else self.collate(rows[part].tolist())
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                total = total + self._part_step(model, self.collate(rows[part].tolist()), num_items_in_batch)
-        return self._checked(total, rows)
+                total = total + self._part_step(model, cut, num_items_in_batch)
+        return self._checked(total)
 
     def _part_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
         """Forward and backward of one part; its row numbers stay on the CPU, where signals are looked up."""
-        self.part_rows = inputs["rows"]
-        inputs = {key: value for key, value in inputs.items() if key != "rows"}
+        self.part_rows, self.part_is_idle = inputs["rows"], bool(inputs.get(IDLE, False))
+        inputs = {key: value for key, value in inputs.items() if key not in ("rows", IDLE)}
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def _checked(self, loss: Tensor, rows: np.ndarray) -> Tensor:
-        """Stop at once on a loss that is no number: the last checkpoint is still good."""
-        if not torch.isfinite(
+    def _checked(self, loss: Tensor) -> Tensor:
+        """Stop at once on a loss that is no number: the last checkpoint is still good.
+
+        Raises:
+            RunError: names the step and the rows; with several processes when they meet, at the end of the step.
+        """
+        if torch.isfinite(
             loss
         ):  # the one point where a step waits for the device; the Trainer's own filter is off
-            raise RunError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}, rows {rows[:8].tolist()}…: "
-                "lower train.learning_rate or set train.precision: fp32; the last checkpoint is kept"
-            )
+            return loss
+        bad = [rows[~torch.isfinite(found.cpu()).all(1)] for rows, found in self.said_losses]
+        rows = torch.cat([*bad, torch.empty(0, dtype=torch.int64)]).tolist()
+        where = (
+            f"rows {rows[:8]}{'…' if len(rows) > 8 else ''} of train (from 0)"
+            if rows
+            else "the mean over its rows"
+        )
+        self.together.bad = (
+            f"the loss is {float(loss)} at step {self.state.global_step + 1}, {where}: "
+            "lower train.learning_rate or set train.precision: fp32; the last checkpoint is kept"
+        )
+        if self.together.world == 1:
+            raise RunError(self.together.bad)
         return loss
 
     def compute_loss(
@@ -265,6 +303,8 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
+        if self.part_is_idle:
+            return self._idle_loss(model, inputs)
         outputs = model(**inputs, output_hidden_states=self.wants_hidden)
         student = StudentOutputs(
             logits=outputs.logits.float(),
@@ -276,10 +316,22 @@ class DistillationTrainer(Trainer):
         )
         view = self.view_of(self.part_rows, student.logits.detach(), self._pooled(student))
         selected = self.first_look.selected(self.part_rows, student.logits.device)
+        if selected is None:
+            selected = self.together.select(view)
         result = distillation_loss(student, view, self.method, self._ask, selected)
         self._note(view, result)
+        self.said_losses.append((self.part_rows, result.losses))
         loss = result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
         return (loss, outputs) if return_outputs else loss
+
+    def _idle_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """0, with a gradient of zeros: this rank has no rows in this part, and keeps step with the others."""
+        logits = model(**inputs, output_hidden_states=self.wants_hidden).logits
+        nobody = self.part_rows[:0]
+        if self.together.in_step:
+            self.together.select(self.view_of(nobody, logits[:0].detach()))
+        zero: Tensor = logits.sum() * 0.0
+        return zero
 
     def _pooled(self, student: StudentOutputs) -> Tensor | None:
         """[B, H]: the last layer at the classification token."""
@@ -315,7 +367,13 @@ class DistillationTrainer(Trainer):
         assert self.source is not None
         rows = self.part_rows[index.cpu()].numpy()
         self.count("teacher_rows", len(rows) * self.source.num_teachers)
-        return self.source.fetch(self.rows.table, rows, self.fields).to(index.device)
+        try:
+            return self.source.fetch(self.rows.table, rows, self.fields).to(index.device)
+        except TeacherError as error:
+            raise RunError(
+                f"step {self.state.global_step + 1}, rows {rows[:8].tolist()}{'…' if len(rows) > 8 else ''} of train (from 0): "
+                f"{error}; the last checkpoint is kept"
+            ) from None
 
     def _note(self, view: StepView, result: StepResult) -> None:
         """Add to the running averages and the selection record; no value is read here."""
@@ -338,6 +396,7 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our averages and the selectors' health to the Trainer's training logs."""
         if "loss" in logs:
+            self.together.collect_averages()
             logs = {**logs, **self.averages.pop()}
             for selector in self.method.selectors.values():
                 logs |= selector.health()
@@ -354,9 +413,20 @@ class DistillationTrainer(Trainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
         extra = self.extra_parameters()
-        if fresh and extra:
+        if extra and self.is_fsdp_enabled:  # which knows the sharded model's parameters only
+            self.beside = self.beside or torch.optim.AdamW(extra, weight_decay=0.0)
+            if self.state_beside is not None:
+                self.beside.load_state_dict(self.state_beside)
+        elif fresh and extra:
             optimizer.add_param_group({"params": extra, "weight_decay": 0.0})
         return optimizer
+
+    def step_beside(self) -> None:
+        """Move the parameters outside a sharded model, at the learning rate of those within."""
+        if self.beside is not None:
+            for group in self.beside.param_groups:
+                group["lr"] = self._get_learning_rate()
+            self.beside.step()
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that are not the student's; clipped and zeroed by `_Schedule`."""
@@ -368,34 +438,52 @@ class DistillationTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Scores on the reward split; the student's mode is restored."""
-        scores = evaluate(
-            self.model, self.rows.held_out_encoded, self.rows.held_out, self.rows.task,
-            max_tokens=2 * self.config.max_tokens, precision=self.config.precision,
-        )  # fmt: skip
+        scores = self.rows.task.score(
+            self.predict_rows(self.rows.held_out_encoded), self.rows.held_out.labels
+        )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def predict_rows(self, encoded: Encoded) -> np.ndarray:
-        """float32 [N, C]: the student's logits on other rows."""
-        return predict(
-            self.model, encoded, max_tokens=2 * self.config.max_tokens, precision=self.config.precision
+        """float32 [N, C]: the student's logits on other rows. With several processes all have to call it."""
+        return self.together.predict(
+            self.model, encoded, None, 2 * self.config.max_tokens, self.config.precision
         )
+
+    def whole_model(self) -> PreTrainedModel:
+        """The student after training, as a plain model on every rank: parameters that were sharded (FSDP2) are put together."""
+        model = self.model
+        if not self.is_fsdp_enabled:
+            return model  # type: ignore[no-any-return]
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=False)
+        state = get_model_state_dict(model, options=options)  # rank 0's; the others get nothing
+        whole: dict[str, Any] = state if ranks.is_main() else {}
+        found = ranks.gather(whole)[0]
+        kind = next(k for k in type(model).__mro__ if not k.__name__.startswith("FSDP"))
+        with torch.device(self.args.device):
+            plain: PreTrainedModel = kind(model.config)
+        plain.load_state_dict(found, strict=True)
+        self.model = self.model_wrapped = plain
+        self.is_fsdp_enabled = False
+        return plain
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.together.collect()
+        self.together.same_everywhere()
         super()._save_checkpoint(model, trial)
-        if not self.args.should_save:
-            return
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        save_state(self._extra_state(), folder / STATE_FILE)
-        sizes = {f.name: f.stat().st_size for f in sorted(folder.iterdir()) if f.is_file()}
-        temporary = folder / (COMPLETE_FILE + ".tmp")
-        temporary.write_text(json.dumps({"step": self.state.global_step, "files": sizes}), encoding="utf-8")
-        os.replace(temporary, folder / COMPLETE_FILE)
-        self._drop_old_checkpoints(folder)
+        ranks.barrier()  # each rank has written its random state
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            save_state(self._extra_state(), folder / STATE_FILE)
+            finish_checkpoint(folder, self.state.global_step)
+            self._drop_old_checkpoints(folder)
+        ranks.barrier()  # none goes on, to read the best one or to be killed, before this one is whole
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
@@ -430,6 +518,7 @@ class DistillationTrainer(Trainer):
         return {
             "selectors": {axis: selector.state_dict() for axis, selector in self.method.selectors.items()},
             "knowledge": dict(self.knowledge.state_dict()),
+            "beside": None if self.beside is None else self.beside.state_dict(),
             "recorder": self.recorder.state_dict(),
             "counts": {
                 "tokens": self.counts.tokens,
@@ -445,9 +534,12 @@ class DistillationTrainer(Trainer):
         for axis, selector in self.method.selectors.items():
             selector.load_state_dict(state["selectors"][axis])
         self.knowledge.load_state_dict(state["knowledge"])
+        self.state_beside = state.get("beside")
         self.recorder.load_state_dict(state["recorder"])
         self.counts = Counts(**state["counts"])
         self.averages = Averages(**state["averages"])
+        self.together.forget_sums()
+        self.together.taken_in()
 
 
 class _Schedule(TrainerCallback):
@@ -462,10 +554,13 @@ class _Schedule(TrainerCallback):
         self.trainer.sampler.set_epoch(epoch, done)
         for selector in self.trainer.method.selectors.values():
             selector.begin_epoch(self.trainer.probe, epoch)
+        self.trainer.together.taken_in()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.together.complete()
         for selector in self.trainer.method.selectors.values():
             selector.after_step(self.trainer.probe)
+        self.trainer.together.taken_in()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for parameter in self.trainer.extra_parameters():
@@ -473,14 +568,20 @@ class _Schedule(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         extra = self.trainer.extra_parameters()
-        if args.world_size > 1:
-            for (
-                parameter
-            ) in extra:  # they are outside the wrapped model: nobody else averages them over ranks
-                if parameter.grad is not None:
-                    parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
+        self.trainer.together.check()
+        self.trainer.together.average(
+            extra
+        )  # they are outside the wrapped model: nobody else averages them over ranks
         if extra and args.max_grad_norm:
             nn.utils.clip_grad_norm_(extra, args.max_grad_norm)
+        self.trainer.step_beside()
+
+
+def _keys_and_labels(table: Table) -> tuple[Tensor, Tensor]:
+    """int64 [N] and [N]: copies, as tables are read-only; of a table larger than memory its mapped files."""
+    if table.folder is None:
+        return torch.from_numpy(row_keys(table.ids)), torch.tensor(table.labels)
+    return torch.from_numpy(table.ids.view(np.int64)[:, 0]), torch.from_numpy(table.labels)
 
 
 def refuse_data_parallel(gpus: int) -> None:
@@ -533,23 +634,5 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         average_tokens_across_devices=False,
+        ddp_broadcast_buffers=False,  # they never change; ranks run different numbers of parts
     )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; ones that were cut short are removed."""
-    complete = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if _is_complete(checkpoint):
-            complete.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        files = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))["files"]
-        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
