@@ -1,12 +1,17 @@
-"""Several processes as `torchrun` would start them: the same environment, without its agent (which takes seconds to import)."""
+"""Several processes as `torchrun` would start them, without its agent and without importing everything once more: as forks.
+
+torch allows a fork of a process that has trained on the CPU; with one thread no pool of threads is lost in it.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +24,77 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def environment(rank: int = 0, world: int = 1, port: int = 0, **more: str) -> dict[str, str]:
-    """What a launcher sets for one rank on this machine; nothing of it for a single process."""
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    plain = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DISTILECT_QUIET": "1"}
-    ranked = {
+def ranked(rank: int, world: int, port: int) -> dict[str, str]:
+    """What a launcher sets for one rank on this machine."""
+    return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
-    return os.environ | plain | (ranked if world > 1 else {}) | more
 
 
-def start_ranks(world: int, arguments: Sequence[str], **more: str) -> list[subprocess.Popen[str]]:
-    """`python ARGUMENTS` once per rank."""
-    port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments], env=environment(rank, world, port, **more), cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
+def environment() -> dict[str, str]:
+    """For a process of its own."""
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    plain = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DISTILECT_QUIET": "1"}
+    return os.environ | plain
 
 
-def finish(processes: Sequence[subprocess.Popen[str]], timeout: float = 280) -> list[tuple[int, str]]:
-    """(exit code, output) of each; all are ended when one has failed, as a launcher does."""
-    found: list[Any] = []
-    try:
-        for process in processes:
-            said = process.communicate(timeout=timeout)[0]
-            found.append((process.returncode, said))
+def fork(work: Callable[[], Any], log: Path, variables: dict[str, str] | None = None) -> int:
+    """Run `work` in a child with its output in `log`; the child's number. Its exit code is what `work` returns, 0 for None."""
+    child = os.fork()
+    if child:
+        return child
+    code: Any = 1
+    try:  # never returns: the parent's tests are no affair of the child's
+        os.environ.update(variables or {})
+        with log.open("w", encoding="utf-8") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+            sys.stdout = sys.stderr = file
+            try:
+                import torch
+
+                torch.set_num_threads(1)
+                code = work() or 0
+            except BaseException:
+                traceback.print_exc()
+            file.flush()
     finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    return found
+        os._exit(code)
 
 
-def run_ranks(world: int, arguments: Sequence[str], **more: str) -> list[str]:
+def start_ranks(world: int, work: Callable[[], Any], folder: Path) -> list[int]:
+    """`work` once per rank; output in `folder/rank-N.log`."""
+    port = free_port()
+    return [fork(work, folder / f"rank-{rank}.log", ranked(rank, world, port)) for rank in range(world)]
+
+
+def wait(children: list[int], timeout: float = 280) -> list[int]:
+    """Exit codes, -9 for kill -9; when one has failed the others are ended, as a launcher does."""
+    codes: dict[int, int] = {}
+    deadline = time.monotonic() + timeout
+    while len(codes) < len(children):
+        for child in children:
+            if child not in codes:
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    codes[child] = os.waitstatus_to_exitcode(status)
+        if any(codes.values()) or time.monotonic() > deadline:
+            for child in set(children) - set(codes):
+                os.kill(child, signal.SIGKILL)
+                codes[child] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        time.sleep(0.01)
+    return [codes[child] for child in children]
+
+
+def run_ranks(world: int, work: Callable[[], Any], folder: Path, timeout: float = 280) -> list[str]:
     """Run to the end; the outputs.
 
     Raises:
         AssertionError: a rank failed; with its output.
     """
-    found = finish(start_ranks(world, arguments, **more))
-    for rank, (code, said) in enumerate(found):
-        assert code == 0, f"rank {rank} ended with {code}:\n{said[-4000:]}"
-    return [said for _, said in found]
+    codes = wait(start_ranks(world, work, folder), timeout)
+    said = [(folder / f"rank-{rank}.log").read_text(encoding="utf-8") for rank in range(world)]
+    for rank, code in enumerate(codes):
+        assert code == 0, f"rank {rank} ended with {code}:\n" + "\n".join(s[-3000:] for s in said)
+    return said

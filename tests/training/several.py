@@ -1,13 +1,9 @@
-"""All methods trained in turn by one rank or by several: `python -m tests.training.several FOLDER [NAME …]`.
-
-Each rank writes what it got to FOLDER/out-WORLD-RANK.json.
-"""
+"""All methods trained in turn, by one rank or by several; each rank writes what it got to FOLDER/out-WORLD-RANK.json."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +64,7 @@ def train(bench: Bench, name: str, spec: Any, settings: dict[str, Any]) -> dict[
         bench.student_path = str(bench.folder / "narrow")
     folder = f"{name}-{ranks.world()}".replace(" ", "-")
     settings = SETTINGS | settings | ({"epochs": 2} if name in TWICE else {})
+    torch.manual_seed(ranks.rank())  # rank 0's projections count
     trainer = bench.trainer(spec, name=folder, **settings)
     bench.student_path = wide
     trainer.train()
@@ -99,14 +96,10 @@ def narrow_student(bench: Bench) -> None:
 
 
 def main(folder: Path, names: list[str]) -> None:
+    """Train by the methods of these names; all, without names."""
     ranks.start()
-    torch.set_num_threads(1)
     bench = Bench(folder, rows=ROWS)
     chosen = {name: each for name, each in methods().items() if not names or name in names}
     found = {name: train(bench, name, *each) for name, each in chosen.items()}
     out = folder / f"out-{ranks.world()}-{ranks.rank()}.json"
     out.write_text(json.dumps(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -209,6 +210,44 @@ def run(
         reports.insert(0, build_summary([result.folder for result in results], summary))
     for page in reports:
         typer.echo(f"report: {page}")
+
+
+@app.command()
+def estimate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    rows: Annotated[
+        list[float] | None,
+        typer.Option(help="So many rows like the table's first ones, such as 1e6; may be repeated."),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="t4, v100, l4, a100, h100 or h200: from its data sheet. [default: a pilot here]"),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a run will cost: hours of scoring and training, bytes.
+
+    \b
+    Example: distilect estimate CONFIG --rows 1e6 --rows 1e8 --gpu h100
+    """
+    from distilect.config import load_config
+
+    settings = load_config(config, overrides)
+
+    from distilect.pipeline.estimate import estimate as estimate_costs
+
+    found = estimate_costs(settings, [int(count) for count in rows or ()], gpu)
+    if json_output:
+        typer.echo(json.dumps([each.to_dict() for each in found]))
+        return
+    unit = f"{gpu} hours" if gpu else "hours here"
+    for each in found:
+        typer.echo(f"{each.rows:,} rows, {each.steps:,} steps")
+        typer.echo(f"  teachers, once   {each.scoring_seconds / 3600:>12,.2f} {unit}")
+        typer.echo(f"  student          {each.training_seconds / 3600:>12,.2f} {unit}")
+        typer.echo(f"  signals          {each.signal_bytes / 1e9:>12,.2f} GB")
+        typer.echo(f"  table, if mapped {each.table_bytes / 1e9:>12,.2f} GB")
 
 
 @app.command()

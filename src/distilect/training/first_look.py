@@ -30,6 +30,7 @@ class FirstLook:
         self.chooses, self.keeps_rest = trainer.method.rows.chooses_first, trainer.method.rows.trains_rest
         self.positions = np.empty(0, np.int64)  # of the step's rows, ascending
         self.said: dict[Passes, Tensor] = {}  # [P, rows of the step, C]
+        self.own_chosen = 0
         self.chosen: np.ndarray | None = (
             None  # positions, ascending; None: every row asks its selector in the step
         )
@@ -47,6 +48,7 @@ class FirstLook:
         view = self.trainer.view_of(torch.from_numpy(self.positions), self._nothing())
         mask = self.trainer.method.rows.select(view).cpu().numpy()
         self.chosen = self.positions[mask]
+        self.own_chosen = int(np.isin(own, self.chosen).sum())
         if self.keeps_rest:
             return batches
         self.trainer.note_left_out(view, torch.from_numpy(~mask & np.isin(self.positions, own)))
@@ -64,10 +66,10 @@ class FirstLook:
         return torch.from_numpy(np.isin(positions.numpy(), self.chosen)).to(device)
 
     def trained_rows(self, batches: list[dict[str, Tensor]]) -> int:
-        """How many rows the step's loss is a mean over."""
+        """How many of this process' rows the step's loss is a mean over."""
         if self.chosen is None or self.keeps_rest:
             return sum(len(batch["rows"]) for batch in batches)
-        return len(self.chosen)
+        return self.own_chosen
 
     def _nothing(self) -> Tensor:
         """There is no training pass yet: whoever looks at its outputs shall notice."""

@@ -124,6 +124,15 @@ class Together:
             if text:
                 raise RunError(text)
 
+    def share(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Parameters outside the wrapped model start as rank 0's."""
+        if self.world == 1 or not parameters:
+            return
+        first = ranks.gather({str(n): p for n, p in enumerate(parameters)} if self.rank == 0 else {})[0]
+        with torch.no_grad():
+            for n, parameter in enumerate(parameters):
+                parameter.copy_(first[str(n)])
+
     def average(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Gradients of parameters outside the wrapped model: their mean over ranks; a rank without any adds 0."""
         if self.world == 1 or not parameters:

@@ -231,6 +231,7 @@ class DistillationTrainer(Trainer):
         """Train from the run's seed, whatever drew random numbers since the trainer was built; each rank drops out by its own."""
         seeds = np.random.SeedSequence([self.run_seed % 2**64, self.together.rank])
         set_seed(int(seeds.generate_state(1)[0]) if self.together.rank else self.run_seed)
+        self.together.share(self.extra_parameters())
         return super().train(*args, **kwargs)
 
     # ---- the step --------------------------------------------------------------------------------------------------
@@ -634,5 +635,4 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         average_tokens_across_devices=False,
-        ddp_broadcast_buffers=False,  # they never change; ranks run different numbers of parts
     )

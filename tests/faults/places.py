@@ -1,0 +1,137 @@
+"""Where faults are put in: jobs that are run to the end, killed on the way, and run again.
+
+A place is one line in `PLACES`; any method can be one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.pipeline.helpers import Job
+
+ROWS = {"score": 1200}  # the others train on the job's own table
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job and what must come out of it.
+
+    Attributes:
+        config: changes of the toy job's configuration.
+        work: config → its whole work, in this process.
+        result: the job's output folder → what has to be the same, whatever happened on the way.
+    """
+
+    name: str
+    config: dict[str, Any]
+    work: Callable[[Any], Any]
+    result: Callable[[Path], dict[str, str]]
+
+
+def _score(config: Any) -> None:
+    from distilect.pipeline import score
+    from distilect.signals import scoring
+
+    scoring.CHUNK = 64  # several shards, as a large table has them
+    score(config)
+
+
+def _run(config: Any) -> None:
+    from distilect.pipeline import run
+
+    run(config)
+
+
+def _store(output: Path) -> dict[str, str]:
+    """Every shard with its bytes; nothing half-written under a shard's name."""
+    return {str(p.relative_to(output)): _hash(p) for p in sorted(output.rglob("shard-*.safetensors"))}
+
+
+def _run_folder(output: Path) -> dict[str, str]:
+    """Weights, history, selections and scores of the finished run."""
+    folder = output / "toy"
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    found = {
+        name: _hash(folder / name)
+        for name in ("history.jsonl", "selection.parquet", "student/model.safetensors")
+    }
+    costs = {k: metrics["cost"][k] for k in ("steps", "tokens", "teacher_rows", "probed_rows")}
+    return found | {
+        "scores": json.dumps([metrics["student"]["scores"], metrics["student"]["held_out"], costs])
+    }
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def train_by(name: str, method: Any, **train: Any) -> Place:
+    """Training by a method, with a checkpoint twice per epoch."""
+    settings = {
+        "epochs": 3,
+        "batch_size": 16,
+        "max_length": 32,
+        "precision": "fp32",
+        "log_every": 1,
+        "evaluations": 2,
+    }
+    return Place(f"train {name}", {"method": method, "train": settings | train}, _run, _run_folder)
+
+
+# RL-KD's preset with a shorter warm-up of its policy: the same code, less of it
+RLKD = {
+    "name": "rlkd",
+    "teachers": {
+        "name": "reinforced", "features": ["teacher_entropy"], "weights": "probabilities", "credit": "executed", "reward": 1,
+        "measure": "virtual", "step_size": 2.0, "share": 1.0, "baseline": "row", "warmup_epochs": 0,
+        "policy_warmup": "virtual", "policy_updates": 60, "batch_size": 128, "entropy_bonus": 0.1, "weight_decay": 0.1,
+    },
+}  # fmt: skip
+DATA = {"name": "dynamic-data", "rows": {"name": "uncertainty", "rest": "plan", "refresh": 2, "every": 2}}
+
+PLACES: dict[str, Place] = {
+    place.name: place
+    for place in (
+        Place("score", {"method": {"name": "pkd", "teachers": "uniform"}}, _score, _store),
+        train_by("rlkd", RLKD),
+        train_by("dynamic-data", "dynamic-data"),
+        train_by("dynamic-data, planned", DATA),
+    )
+}
+
+
+class Scene:
+    """A toy job on disk, from whose start every attempt begins: teachers and tables are shared, its output is its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.job = Job(folder)
+        self.folder = folder
+
+    def config(self, place: Place, output: Path) -> Any:
+        changes = dict(place.config)
+        if place.name in ROWS:
+            from tests.pipeline.helpers import write_table
+
+            many = self.folder / f"many-{ROWS[place.name]}.csv"
+            if not many.exists():
+                write_table(many, ROWS[place.name])
+            changes["data"] = {"train": str(many), "dev": str(self.job.dev)}
+        return self.job.config(output=str(output), **changes)
+
+    def start(self, place: Place, output: Path) -> None:
+        """The output as it is before the work that is killed: training finds its signals scored."""
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
+        if place.work is _run:
+            prepared = self.folder / f"start-{hashlib.sha256(place.name.encode()).hexdigest()[:8]}"
+            if not prepared.exists():
+                from distilect.pipeline import score
+
+                score(self.config(place, prepared))
+            shutil.copytree(prepared, output, dirs_exist_ok=True)
