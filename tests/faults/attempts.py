@@ -20,6 +20,8 @@ import numpy as np
 from tests.faults.harness import Ended, forked
 from tests.faults.places import PLACES, Place, Scene
 
+FULL = ("disk is full", "No space left")
+
 
 class Trial:
     """Everything that happens at one place; the undisturbed run is made once."""
@@ -71,7 +73,7 @@ class Trial:
         self.scene.start(self.place, self.output)
         moment = round(draw.uniform(0.0, cpu), 3)
         ended = self.run(at=moment, sign=signal.SIGTERM)
-        wrong = "" if ended.code in (0, 143) else f"ended with {ended.code}: {ended.said.strip()[-200:]}"
+        wrong = "" if ended.code in (0, 143, -15) else f"ended with {ended.code}: {ended.said.strip()[-200:]}"
         slow = f"took {ended.after:.1f} s to end" if ended.after > 10 else ""
         saved = bool(list(self.output.rglob("complete.json")))
         return {

@@ -62,7 +62,8 @@ def explain(error: Exception) -> str:
 def _is_disk_full(error: Exception) -> bool:
     # safetensors (Rust) and torch (C++) have their own exceptions for it, without an errno.
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or "no space left on device" in str(error).lower()
+    signs = ("no space left on device", "file write failed", "unexpected pos")
+    return full or any(sign in str(error).lower() for sign in signs)
 
 
 def _is_typers(error: Exception) -> bool:

@@ -218,11 +218,12 @@ class FieldStore:
         rows: list[Any] = [None] * len(places)
         for shard in np.unique(shards).tolist():  # one shard after the other, not to and fro
             here = np.flatnonzero(shards == shard)
-            tensors = self._shard(shard)
-            if not (tensors["ids"][within[here]] == ids[here]).all():
+            found = self._shard(shard) if shard < len(starts) - 1 else None
+            if found is None or not (found["ids"][within[here]] == ids[here]).all():
                 raise SignalError(
                     f"the index of {self.folder} is damaged: delete {self.folder / INDEX}, it is made anew"
                 )
+            tensors = found
             for place, row in zip(here.tolist(), within[here].tolist(), strict=True):
                 rows[place] = self._row(tensors, row)
         return rows if self.ragged else np.stack(rows)

@@ -45,9 +45,8 @@ class Together:
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
         self.world, self.rank = ranks.world(), ranks.rank()
-        self.taken: dict[
-            str, list[int]
-        ] = {}  # per selector, what of its observations is of all ranks already
+        # by axis, the selector's lists of observations and how many items of each are of all ranks already
+        self.taken: dict[str, list[tuple[list[Any], int]]] = {}
         self.stop = False  # some rank was asked to stop
         self.bad = ""  # what was wrong with a loss of this rank
 
@@ -152,29 +151,34 @@ class Together:
         lists = self._observations()
         if not lists:
             return
+        starts = {
+            axis: [self._start(axis, n, items) for n, items in enumerate(w)] for axis, w in lists.items()
+        }
         mine: dict[str, Tensor] = {}
         for axis, waiting in lists.items():
             for number, items in enumerate(waiting):
-                fresh = items[self._start(axis, number) :]
+                fresh = items[starts[axis][number] :]
                 mine |= {f"{axis}/{number}/{i}": value for i, value in enumerate(_tensors(fresh))}
         found = ranks.gather(mine)
         for axis, waiting in lists.items():
             kind = self.trainer.method.selectors[axis].observation
             for number, items in enumerate(waiting):
-                del items[self._start(axis, number) :]
+                del items[starts[axis][number] :]
                 for one in found:
                     items += _items(one, f"{axis}/{number}/", kind, self.trainer.args.device)
 
     def taken_in(self) -> None:
         """Note what the selectors have left waiting: all of it is of all ranks."""
         if self.world > 1:
-            self.taken = {
-                axis: [len(items) for items in waiting] for axis, waiting in self._observations().items()
-            }
+            lists = self._observations()
+            self.taken = {axis: [(items, len(items)) for items in waiting] for axis, waiting in lists.items()}
 
-    def _start(self, axis: str, number: int) -> int:
+    def _start(self, axis: str, number: int, items: list[Any]) -> int:
+        """How many of these items are of all ranks already; none of a list that was begun anew since."""
         taken = self.taken.get(axis, [])
-        return taken[number] if number < len(taken) else 0
+        if number >= len(taken) or taken[number][0] is not items:
+            return 0
+        return min(taken[number][1], len(items))
 
     def _observations(self) -> dict[str, list[list[Any]]]:
         """By axis; not those of a selector that has seen the whole step on every rank."""
