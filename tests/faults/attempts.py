@@ -74,10 +74,10 @@ class Trial:
         moment = round(draw.uniform(0.0, cpu), 3)
         ended = self.run(at=moment, sign=signal.SIGTERM)
         wrong = "" if ended.code in (0, 143, -15) else f"ended with {ended.code}: {ended.said.strip()[-200:]}"
-        slow = f"took {ended.after:.1f} s to end" if ended.after > 10 else ""
+        slow = f"took {ended.cpu_after:.1f} s to end" if ended.cpu_after > 10 else ""
         saved = bool(list(self.output.rglob("complete.json")))
         return {
-            "moments": [moment], "codes": [ended.code], "seconds": round(ended.after, 2), "checkpoint": saved,
+            "moments": [moment], "codes": [ended.code], "seconds": round(ended.after, 2), "cpu_seconds": round(ended.cpu_after, 2), "checkpoint": saved,
             "wrong": wrong or slow or self.again(),
         }  # fmt: skip
 

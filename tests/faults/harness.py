@@ -28,13 +28,14 @@ class Ended:
         code: exit code; -9 for kill -9.
         said: its output.
         cpu: processor time that it took, in seconds.
-        after: wall time from the signal to its end, where one was sent.
+        after: wall time from the signal to its end, where one was sent; `cpu_after` its processor time in it.
     """
 
     code: int
     said: str
     cpu: float
     after: float = 0.0
+    cpu_after: float = 0.0
 
 
 def warm_up() -> None:
@@ -59,8 +60,9 @@ def forked(
             ended = time.perf_counter()
             code = os.waitstatus_to_exitcode(status)
             text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-            return Ended(code, text, used.ru_utime + used.ru_stime, ended - sent if sent else 0.0)
-        before = max(before, _cpu(child))
+            cpu = used.ru_utime + used.ru_stime
+            return Ended(code, text, cpu, ended - sent if sent else 0.0, cpu - before if sent else 0.0)
+        before = before if sent else max(before, _cpu(child))
         if at is not None and not sent and before >= at:
             sent = time.perf_counter()
             os.kill(child, sign)

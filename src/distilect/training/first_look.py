@@ -76,13 +76,9 @@ class FirstLook:
         return torch.full((len(self.positions), self.trainer.rows.task.num_outputs), torch.nan)
 
     def _cut(self, batches: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
-        """The parts without the rows that were not chosen; empty ones come first.
-
-        Where no row at all was chosen one stays, with weight 0: its pass gives the optimiser and other ranks their zeros.
-        """
+        """The parts without the rows that were not chosen; empty ones come first."""
         assert self.chosen is not None
-        several = self.trainer.together.world > 1  # who keep step with each other by parts of their own
-        kept = self.chosen if len(self.chosen) or several else self.positions[:1]
+        kept = self.chosen
         if len(kept) == len(self.positions):
             return batches
         parts = [rows[np.isin(rows, kept)] for rows in (batch["rows"].numpy() for batch in batches)]

@@ -70,11 +70,11 @@ class Together:
         return np.sort(np.concatenate([one["v"].numpy() for one in found]))
 
     def in_last_part(self, batches: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
-        """The parts of a step with empty ones first, and a row of weight 0 where this rank has none.
+        """The parts of a step with empty ones first, and a row of weight 0 where there are none.
 
-        Gradients are exchanged in the last part's backward pass: every rank needs one.
+        The optimiser needs its zeros, and gradients are exchanged in the last part's backward pass: every rank needs one.
         """
-        if self.world == 1 or not batches:
+        if not batches or (self.world == 1 and any(len(batch["rows"]) for batch in batches)):
             return batches
         ordered: list[dict[str, Any]] = sorted(batches, key=lambda batch: len(batch["rows"]) > 0)
         if not len(ordered[-1]["rows"]):
