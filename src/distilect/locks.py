@@ -14,11 +14,14 @@ from distilect.progress import console
 
 
 @contextmanager
-def locked(path: Path, error: type[DistilectError], busy: str, *, wait: bool) -> Iterator[None]:
+def locked(
+    path: Path, error: type[DistilectError], busy: str, *, wait: bool, what: str = ""
+) -> Iterator[None]:
     """Hold the lock file at `path` (made where it is missing, and left there: removing it would race).
 
     Args:
         busy: what to say when another process holds it: told once when waiting, raised otherwise.
+        what: is written there, for messages.
 
     Raises:
         error: held by another process, without `wait`; or the file cannot be made.
@@ -35,8 +38,8 @@ def locked(path: Path, error: type[DistilectError], busy: str, *, wait: bool) ->
             lock.acquire()
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise error(f"cannot write to {path.parent}: the disk is full") from None
-        raise error(f"cannot write to {path.parent}: {fault.strerror or fault}") from None
+            raise error(f"cannot write {what}to {path.parent}: the disk is full") from None
+        raise error(f"cannot write {what}to {path.parent}: {fault.strerror or fault}") from None
     try:
         yield
     finally:

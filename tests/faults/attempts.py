@@ -52,7 +52,7 @@ class Trial:
             return f"the rerun failed: {ended.said.strip()[-300:]}"
         found, expected = self.place.result(self.output), self.undisturbed[0]
         wrong = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-        left = [str(p) for p in self.output.rglob("*.tmp") if p.suffix == ".tmp" and "shard" not in p.name]
+        left = [str(p) for p in self.output.rglob("*.tmp") if not p.name.startswith((".", "shard"))]
         if wrong:
             return f"differs after the rerun: {', '.join(wrong[:5])}"
         return f"left behind: {left}" if left and self.place.name != "score" else ""

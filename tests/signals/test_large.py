@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data import EpochBatchSampler, arrow_files, batches, encode, load_data
+from distilect.data import EpochBatchSampler, arrow_files, batches, encode, load_data, loading
 from distilect.errors import SignalError
 from distilect.models import CallableTeacher
-from distilect.signals import FieldStore, SignalStore, prepare_signals, scoring, store
+from distilect.signals import FieldStore, SignalStore, disk_index, prepare_signals, scoring, store
 from distilect.tasks import Task
 from tests.memory import growth
 from tests.tiny import SENTENCES, wordpiece_tokenizer
@@ -27,12 +27,14 @@ Ids = Any
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is held at a time is small, so that a few thousand rows are many."""
     monkeypatch.setattr(arrow_files, "_TOGETHER", 1 << 10)
+    monkeypatch.setattr(loading, "_PEEK", 1 << 10)
     monkeypatch.setattr(batches, "LARGE", 1 << 10)
     monkeypatch.setattr(batches, "_STRETCH", 1 << 5)
     monkeypatch.setattr(scoring, "BLOCK", 1 << 11)
     monkeypatch.setattr(scoring, "CHUNK", 1 << 9)
     monkeypatch.setattr(store, "_EAGER", 0)
     monkeypatch.setattr(store, "_MAPPED", 8)
+    monkeypatch.setattr(disk_index, "_HELD", 1 << 11)
 
 
 def write_rows(path: Path, count: int) -> None:

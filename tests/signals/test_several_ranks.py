@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import contextlib
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -12,35 +13,32 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distilect import ranks
 from distilect.errors import SignalError
 from distilect.locks import locked
 from distilect.signals import SignalStore, prepare_signals, scoring
-from tests.launch import environment, finish, run_ranks, start_ranks
+from tests.launch import fork, run_ranks, start_ranks, wait
 from tests.signals.helpers import files, load, shards, table
 from tests.tiny import tiny_bert
 
 FIELDS = ["cls.1", "hidden.2"]
 ROWS, CHUNK = 90, 8  # twelve chunks
-WORKER = f"""
-import os, sys
-from pathlib import Path
-from distilect import ranks
-from distilect.signals import SignalStore, prepare_signals, scoring
-from tests.signals.helpers import load, table
 
-scoring.CHUNK = {CHUNK}
-model, root, die = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-ranks.start()
-if die >= 0 and ranks.rank() == 1:  # as kill -9: no handler, no clean-up
-    add = scoring._add
-    def dying(*arguments):
-        add(*arguments)
-        if arguments[-1] >= die and arguments[0].ragged:  # the last field of a chunk
-            os.kill(os.getpid(), 9)
-    scoring._add = dying
-found = prepare_signals([load(model)], table({ROWS}), SignalStore(root), [{FIELDS!r}])
-print(ranks.rank(), found.forwards, found.reused)
-"""
+
+def work(model: str, root: Path, dies_at: int | None = None) -> None:
+    """What each rank does; rank 1 is killed when it has written the last field of a chunk."""
+    ranks.start()
+    if dies_at is not None and ranks.rank() == 1:
+        add = scoring._add
+
+        def dying(*arguments: Any) -> None:
+            add(*arguments)
+            if arguments[-1] >= dies_at and arguments[0].ragged:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        scoring._add = dying
+    found = prepare_signals([load(model)], table(ROWS), SignalStore(root), [FIELDS])
+    print("scored", found.forwards, "reused", found.reused)
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +59,21 @@ def alone(bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
 def test_two_ranks_fill_the_store_of_one_also_after_one_of_them_was_killed(
     bert: str, tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER, encoding="utf-8")
     root = tmp_path / "two"
-    processes = start_ranks(2, [str(worker), bert, str(root), "5"])
-    assert processes[1].wait(timeout=280) == -9
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(shards(root))) < 3 * 9:
-        time.sleep(0.2)  # rank 0 ends its own six chunks; then it waits, and the launcher would end it
-    for process in processes:
-        process.kill()
-    finish(processes)
+    children = start_ranks(2, lambda: work(bert, root, dies_at=5), tmp_path)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[1], 0)[1]) == -9
+    deadline = time.monotonic() + 250
+    while time.monotonic() < deadline and len(shards(root)) < 3 * 9:
+        time.sleep(0.05)  # rank 0 ends its own six chunks; then it waits, or has noticed
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(children[0], signal.SIGKILL)  # as the launcher would
+    os.waitpid(children[0], 0)
     left = files(root)
     assert set(left.items()) < set(alone.items())  # whole shards, under the names that they always have
     assert len(left) == 3 * 9
-    said = run_ranks(2, [str(worker), bert, str(root), "-1"])
+    said = run_ranks(2, lambda: work(bert, root), tmp_path)
     assert files(root) == alone
-    assert any(f"0 {3 * CHUNK - 6} " in line for line in said[0].splitlines())  # only what the dead rank owed
+    assert f"scored {3 * CHUNK - 6} reused {ROWS - 3 * CHUNK + 6}" in said[0]  # only what the dead rank owed
 
 
 def test_a_second_process_waits_for_the_one_that_scores(bert: str, tmp_path: Path) -> None:
@@ -101,11 +97,11 @@ def test_a_second_process_waits_for_the_one_that_scores(bert: str, tmp_path: Pat
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from distilect.locks import locked\n"
-        f"with locked(Path({str(tmp_path / 'x.lock')!r}), OSError, 'busy', wait=False): os.kill(os.getpid(), 9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], env=environment(), check=False).returncode == -9
+    def die() -> None:
+        with locked(tmp_path / "x.lock", SignalError, "busy", wait=False):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert wait([fork(die, tmp_path / "log")]) == [-9]
     with locked(tmp_path / "x.lock", SignalError, "busy", wait=False):
         pass
 

@@ -27,6 +27,7 @@ INDEX = "index"
 _BUCKETS = (
     256  # of the first 8 bits of identities, which are hashes: each bucket holds about 1/256 of the rows
 )
+_HELD = 1 << 19  # rows that wait before they are written to their buckets
 _ROUND = 1 << 16  # ids that are looked up at a time
 Stamp = tuple[int, int]  # size and time of a file
 
@@ -125,7 +126,7 @@ class IndexWriter:
         self._held += len(ids)
         self.rows += len(ids)
         self.shards.append((name, *stamp, len(ids)))
-        if self._held >= 1 << 19:
+        if self._held >= _HELD:
             self._spill()
 
     def _spill(self) -> None:

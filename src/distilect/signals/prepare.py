@@ -113,7 +113,8 @@ def _voice(
         return StoredVoice(teacher, missing.stores)
     lock = store.root / fingerprint[:16] / ".lock"
     busy = f"another process scores by {teacher.name} into {store.root}"
-    with locked(lock, SignalError, busy, wait=True) if ranks.is_main() else nullcontext():
+    lock_for_all = locked(lock, SignalError, busy, wait=True, what="teacher signals ")
+    with lock_for_all if ranks.is_main() else nullcontext():
         ranks.barrier()  # the first one holds the lock for all
         missing = Missing(
             table, _fields_of(store, fingerprint, names), tokens

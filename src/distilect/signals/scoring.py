@@ -148,6 +148,20 @@ class Missing:
             self._block = number, part, self.tokens(part) if self.tokens is not None else None
         return self._block[1:]
 
+    def writes(self, number: int, size: int) -> dict[str, list[bool]]:
+        """By field, which of a block's chunks of `size` rows hold rows that it lacks.
+
+        All, as a rule; a kill between two fields of a chunk, or fields of another method, make the difference.
+        """
+        rows = self.rows(number)
+        ids = np.asarray(self.table.ids[rows])
+        lacks = {name: store.locate(ids) < 0 for name, store in self.stores.items()}
+        if all(found.all() or not found.any() for found in lacks.values()):
+            chunks = -(-len(rows) // size)
+            return {name: [bool(found.any())] * chunks for name, found in lacks.items()}
+        order = _by_length(*self.block(number))
+        return {name: [bool(found[c].any()) for c in _chunks(order, size)] for name, found in lacks.items()}
+
     def lengths(self) -> int:
         """Tokens of all missing rows; tokenises them."""
         parts = [self.block(n)[1] for n, count in enumerate(self.counts) if count]
@@ -165,7 +179,7 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int, description:
     fields = [name for name in stores if name != "logits"]
     size = chunk_rows(teacher, fields)
     chunks = [-(-count // size) for count in missing.counts]
-    numbers = {name: store.free_numbers(sum(chunks)) for name, store in stores.items()}
+    numbers = _shard_numbers(missing, size)
     whole_blocks = (
         len(chunks) >= 4 * world
     )  # else a block's chunks are shared out, and every rank tokenises it
@@ -187,9 +201,22 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int, description:
                         advance=lambda rows: progress.advance(task, rows),
                     )  # fmt: skip
                     for name, store in stores.items():
-                        _add(store, todo.ids[chunk], said[name], numbers[name][first + number])
+                        if (block, number) in numbers[name]:
+                            _add(store, todo.ids[chunk], said[name], numbers[name][block, number])
             first += count
     return int(ranks.total(cut))  # waits for all ranks
+
+
+def _shard_numbers(missing: Missing, size: int) -> dict[str, dict[tuple[int, int], int]]:
+    """By field: (block, chunk) → number of its shard. The same on every rank, and for a run that goes on where one was killed."""
+    places: dict[str, list[tuple[int, int]]] = {name: [] for name in missing.stores}
+    for block, count in enumerate(missing.counts):
+        for name, written in (missing.writes(block, size) if count else {}).items():
+            places[name] += [(block, chunk) for chunk, writes in enumerate(written) if writes]
+    return {
+        name: dict(zip(found, missing.stores[name].free_numbers(len(found)), strict=True))
+        for name, found in places.items()
+    }
 
 
 def _by_length(todo: Table, encoded: Encoded | None) -> Rows:
@@ -214,8 +241,6 @@ def _chunks(order: Rows, size: int) -> Iterator[Rows]:
 def _add(store: FieldStore, ids: NDArray[np.uint64], values: Any, number: int) -> None:
     """Write what the store lacks of one chunk, as the shard of that number."""
     new = np.flatnonzero(store.locate(ids) < 0)
-    if not len(new):
-        return
     if isinstance(values, list):
         kept = [values[i] for i in new]
         offsets = np.cumsum([0, *map(len, kept)]).astype(np.int64)

@@ -327,7 +327,7 @@ def _shard_files(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             found = [e for e in entries if e.name.startswith("shard-") and e.name.endswith(".safetensors")]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(found, key=lambda entry: entry.name)
 

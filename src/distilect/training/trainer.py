@@ -34,6 +34,7 @@ from distilect.signals import SignalSource
 from distilect.tasks import Task
 from distilect.training.callbacks import LastStepEvaluation, Patience
 from distilect.training.checkpoints import finish_checkpoint
+from distilect.training.checkpoints import last_checkpoint as last_checkpoint
 from distilect.training.first_look import FirstLook
 from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
