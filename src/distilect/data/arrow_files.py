@@ -52,6 +52,7 @@ class ArrowSource:
                     label = f"{self.label} (from row {start + 1:,})" if start else self.label
                     yield Rows(pa.Table.from_batches([batch]), label, class_names=self._class_names)
                     start += len(batch)
+                    pa.default_memory_pool().release_unused()  # else it keeps what every block needed
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.label} cannot be read: {_first_line(error)}") from None
 
