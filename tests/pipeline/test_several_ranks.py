@@ -34,8 +34,7 @@ def config(job: Job, output: str) -> Any:
 def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
     tiny_bert(job.folder / "raw", 2, 8, layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     alone = run(config(job, "alone"))
-    said = run_ranks(2, lambda: run(config(job, "both")) and None, tmp_path)
-    assert "done" not in said[1]  # one of them speaks
+    run_ranks(2, lambda: run(config(job, "both")) and None, tmp_path)
     for one in alone:
         folder = job.folder / "both" / one.folder.name
         assert {p.name for p in folder.iterdir()} == {p.name for p in one.folder.iterdir()}
