@@ -211,7 +211,11 @@ class Workbench:
         console.print(
             f"stage A: {about['episodes']} episodes, {about['steps']:,} steps, {about['seconds']:.0f} s → {place}"
         )
-        return {"selector": str(place), "fingerprint": artefact.fingerprint(place), "learned": "in this run"} | about
+        return {
+            "selector": str(place),
+            "fingerprint": artefact.fingerprint(place),
+            "learned": "in this run",
+        } | about
 
     def _learned_from(self, config: RunConfig, learned: StageA) -> dict[str, Any]:
         """What the artefact says of how it was learned."""

@@ -188,9 +188,12 @@ class ActorCritic:
         self.module, self.copy = module, copy.deepcopy(module).requires_grad_(False)
         self.action, self.threshold = action, threshold
         self.gamma, self.target, self.tau = gamma, target, tau
-        judging = [*module.features.parameters(), *module.critic.parameters()]
-        self.critic_optimizer = torch.optim.Adam(judging, lr=critic_rate)
-        self.actor_optimizer = torch.optim.Adam(module.actor.parameters(), lr=actor_rate)
+        self.judging = [*module.features.parameters(), *module.critic.parameters()]
+        self.acting = list(module.actor.parameters())
+        self.slow, self.fast = list(self.copy.parameters()), list(module.parameters())
+        # fused: one call for all of these small tensors, or their bookkeeping would cost more than the arithmetic
+        self.critic_optimizer = torch.optim.Adam(self.judging, lr=critic_rate, fused=True)
+        self.actor_optimizer = torch.optim.Adam(self.acting, lr=actor_rate, fused=True)
 
     @torch.no_grad()
     def soft(self, observations: Tensor) -> Tensor:
@@ -211,19 +214,14 @@ class ActorCritic:
         with torch.enable_grad():
             said = self.module.value(self.module.state(batch.before), batch.actions)
             critic_loss = F.mse_loss(said, self.targets(batch, rewards))
-            self.critic_optimizer.zero_grad()
-            critic_loss.backward()
-            self.critic_optimizer.step()
+            _descend(critic_loss, self.judging, self.critic_optimizer)
 
             state = self.module.state(batch.before).detach()
             promised = self.module.value(state, self._through(self.module.act(state))).mean()
-            self.actor_optimizer.zero_grad()
-            (-promised).backward()
-            self.actor_optimizer.step()
+            _descend(-promised, self.acting, self.actor_optimizer)
         with torch.no_grad():
-            for slow, fast in zip(self.copy.parameters(), self.module.parameters(), strict=True):
-                slow.lerp_(fast, self.tau)
-        return float(critic_loss), float(promised)
+            torch._foreach_lerp_(self.slow, self.fast, self.tau)
+        return critic_loss.item(), promised.item()
 
     def _through(self, soft: Tensor) -> Tensor:
         """The action, with the gradient of μ."""
@@ -242,6 +240,13 @@ class ActorCritic:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             getattr(self, name).load_state_dict(value)
+
+
+def _descend(loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """One step on these parameters; the others' gradients are not even computed."""
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
 
 
 # ---- reward --------------------------------------------------------------------------------------------------------
@@ -415,7 +420,9 @@ class ActorCriticMix(Selector):
         self.kinds = self.balance.kinds = context.kinds
         self.seed = context.seed
         if len(context.kinds) < 2:
-            raise ValueError(f"chooses between kinds of knowledge, but the method copies {', '.join(context.kinds)} only")
+            raise ValueError(
+                f"chooses between kinds of knowledge, but the method copies {', '.join(context.kinds)} only"
+            )
         unknown = [kind for kind in self.by_kind if kind not in context.kinds]
         if unknown:
             raise ValueError(f"weights name {unknown}, but the method copies {list(context.kinds)}")
@@ -445,7 +452,9 @@ class ActorCriticMix(Selector):
     def _use(self, design: _Design, kinds: tuple[str, ...]) -> None:
         """Build the selection module; what is random in it depends on the seed alone."""
         self.design, self.module_kinds = design, kinds
-        self.outward = torch.tensor([kinds.index(kind) for kind in self.kinds])  # the module's order → the method's
+        self.outward = torch.tensor(
+            [kinds.index(kind) for kind in self.kinds]
+        )  # the module's order → the method's
         self.inward = torch.argsort(self.outward)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -571,7 +580,9 @@ class ActorCriticMix(Selector):
         """Reward random actions by gradients alone, and learn from them. The size of each kind is part of its gradient's weight."""
         assert self.observation is not None
         number = self.episode * 1_000_003 + self.decisions
-        pull = probe.pull(draw_rows(probe.rows, self.state_rows, self.seed, number, "look"), 4 * self.state_rows)
+        pull = probe.pull(
+            draw_rows(probe.rows, self.state_rows, self.seed, number, "look"), 4 * self.state_rows
+        )
         rng = np.random.default_rng([self.seed % 2**64, self.episode, self.decisions, 1])
         actions = torch.from_numpy(rng.random((self.virtual_actions, len(self.kinds)))).float()
         if self.hard:
@@ -604,7 +615,9 @@ class ActorCriticMix(Selector):
         loss = promised = math.nan
         for _ in range(self.updates):
             rng = np.random.default_rng([self.seed % 2**64, self.learned, 2])
-            index = torch.from_numpy(rng.choice(usable, size=min(self.batch_size, len(usable)), replace=False))
+            index = torch.from_numpy(
+                rng.choice(usable, size=min(self.batch_size, len(usable)), replace=False)
+            )
             loss, promised = self.learner.update(memory.take(index), rewards[index])
             self.learned += 1
         self.averages.add("critic/loss", torch.tensor(loss))
@@ -756,7 +769,9 @@ class _Design:
             one_of("state", part, STATE)
         phases = 10 if given["phases"] is None else given["phases"]
         if phases != "step" and (not isinstance(phases, int) or isinstance(phases, bool) or phases < 1):
-            raise ValueError(f"phases is {phases!r}, expected a whole number from 1, or 'step' for one per step")
+            raise ValueError(
+                f"phases is {phases!r}, expected a whole number from 1, or 'step' for one per step"
+            )
         threshold = 0.5 if given["threshold"] is None else float(given["threshold"])
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold is {threshold}, expected a number from 0 to less than 1")

@@ -31,9 +31,7 @@ class Balance:
     (1, 0, 0, 0) what it is called: fine-tuning.
     """
 
-    def __init__(
-        self, mode: Literal["labels", "unit", "none"] = "labels", smoothing: float = 0.95
-    ) -> None:
+    def __init__(self, mode: Literal["labels", "unit", "none"] = "labels", smoothing: float = 0.95) -> None:
         one_of("balance", mode, ("labels", "unit", "none"))
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing is {smoothing}, expected a number from 0 to less than 1")

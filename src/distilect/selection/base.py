@@ -369,7 +369,19 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1) / math.log(logits.shape[-1])
 
 
-_NAMES = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample", "ties", "look", "episode")
+_NAMES = (
+    "rows",
+    "teachers",
+    "knowledge",
+    "plan",
+    "hide",
+    "reward",
+    "shuffle",
+    "sample",
+    "ties",
+    "look",
+    "episode",
+)
 _STREAMS = {
     name: number for number, name in enumerate(_NAMES, start=1)
 }  # append only: a new number changes all draws

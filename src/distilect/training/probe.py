@@ -68,7 +68,9 @@ class TrainerProbe:
         """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory."""
         trainer = self.trainer
         positions, held_out = self.positions(rows), self._held_out_rows(limit)
-        trainer.count("probed_rows", 3 * (len(positions) + len(held_out)))  # a backward pass costs two forward passes
+        trainer.count(
+            "probed_rows", 3 * (len(positions) + len(held_out))
+        )  # a backward pass costs two forward passes
         weights = [p for p in trainer.model.parameters() if p.requires_grad]
         with eval_mode(trainer.model, trainer.knowledge), torch.enable_grad():
             _, _, losses = self._losses(positions)
@@ -107,7 +109,9 @@ class TrainerProbe:
             return trainer.student_outputs(trainer.model, inputs, hidden)
 
     def _inputs(self, encoded: Encoded, positions: np.ndarray) -> dict[str, Tensor]:
-        return {name: value.to(self.trainer.args.device) for name, value in encoded.collate(positions).items()}
+        return {
+            name: value.to(self.trainer.args.device) for name, value in encoded.collate(positions).items()
+        }
 
     def logits(self, rows: Tensor) -> Tensor:
         """float32 [n, C], on the device of `rows`."""
@@ -169,5 +173,8 @@ def _gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
         return torch.zeros(sum(p.numel() for p in weights), device=weights[0].device)
     found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
     return torch.cat(
-        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(weights, found, strict=True)]
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for p, g in zip(weights, found, strict=True)
+        ]
     )

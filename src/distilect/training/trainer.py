@@ -30,7 +30,14 @@ from distilect.data import Encoded, EpochBatchSampler, Table, Window, row_keys, 
 from distilect.errors import ConfigError, RunError
 from distilect.evaluation import evaluate, predict
 from distilect.knowledge import StudentOutputs
-from distilect.models import classification_positions, default_device, quiet, resolve_precision
+from distilect.models import (
+    attention_maps,
+    captured,
+    classification_positions,
+    default_device,
+    quiet,
+    resolve_precision,
+)
 from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
@@ -136,9 +143,14 @@ class DistillationTrainer(Trainer):
         self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
         self.fields = method.fields(source.num_teachers) if source is not None else []
         self.wants_losses = any(s.wants_losses for s in method.selectors.values())
-        self.step_losses = torch.zeros(2, len(method.kinds), dtype=torch.float64)  # sums and counts of this step
+        self.step_losses = torch.zeros(
+            2, len(method.kinds), dtype=torch.float64
+        )  # sums and counts of this step
         self.wants_pooled = any(s.wants_pooled for s in method.selectors.values())
         self.wants_hidden = self.wants_pooled or any(k.needs_hidden() for k in method.knowledge)
+        self.attention_layers = sorted({layer for k in method.knowledge for layer in k.attention_layers()})
+        for layer in self.attention_layers:
+            attention_maps(model, layer)  # tells at once what the student lacks
         self.averages, self.counts = Averages(), Counts()
         names = tuple(source.names) if source is not None else ()
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
@@ -286,13 +298,15 @@ class DistillationTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], hidden: bool
     ) -> tuple[Any, StudentOutputs]:
         """One forward pass: what the model returns, and what the kinds of knowledge want of it."""
-        outputs = model(**inputs, output_hidden_states=hidden)
+        with captured(self.model, self.attention_layers) as attention:
+            outputs = model(**inputs, output_hidden_states=hidden)
         cls = classification_positions(inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id)
         return outputs, StudentOutputs(
             logits=outputs.logits.float(),
             mask=inputs["attention_mask"].bool(),
             cls=cls,
             hidden=outputs.hidden_states if hidden else None,
+            attention=attention,
         )
 
     def _pooled(self, student: StudentOutputs) -> Tensor | None:
