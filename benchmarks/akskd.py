@@ -142,9 +142,9 @@ def subset(kinds: tuple[str, ...]) -> dict[str, Any]:
 # ---- 3. the paper's two findings -------------------------------------------------------------------------------------
 
 
-def subsets(data: str, config: dict[str, Any], work: Path, seeds: list[int]) -> None:
+def subsets(data: str, config: dict[str, Any], work: Path, out: Path, seeds: list[int]) -> None:
     """All 15 subsets over a whole training; then, from the same student at the beginning of each third, over that third alone."""
-    whole, thirds = (Results(RESULTS / "akskd" / f"{name}-{data}.jsonl") for name in ("subsets", "thirds"))
+    whole, thirds = (Results(out / f"{name}-{data}.jsonl") for name in ("subsets", "thirds"))
     for seed in seeds:
         run_each(config, {"+".join(s): subset(s) for s in SUBSETS}, whole, work, seed)
         reference = work / "reference" / str(seed)
@@ -345,10 +345,10 @@ PARTS = {"main": MAIN, "ablations": ABLATIONS, "remedies": REMEDIES}
 
 
 def against(
-    data: str, config: dict[str, Any], work: Path, seeds: list[int], part: str, chosen: list[str]
+    data: str, config: dict[str, Any], work: Path, out: Path, seeds: list[int], part: str, chosen: list[str]
 ) -> None:
     """Every method with each seed; in the remedies also the selection module of the first seed, reused by the others."""
-    results = Results(RESULTS / "akskd" / f"against-{data}.jsonl")
+    results = Results(out / f"against-{data}.jsonl")
     jobs = {name: job for name, job in PARTS[part].items() if not chosen or name in chosen}
     for seed in seeds:
         run_each(config, jobs, results, work, seed)
@@ -396,8 +396,8 @@ def more_of_the_headline() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     }
 
 
-def headline(data: str, config: dict[str, Any], work: Path, seeds: list[int], part: str) -> None:
-    results = Results(RESULTS / "akskd" / f"headline-{data}.jsonl")
+def headline(data: str, config: dict[str, Any], work: Path, out: Path, seeds: list[int], part: str) -> None:
+    results = Results(out / f"headline-{data}.jsonl")
     variants = steps_to_the_headline() if part == "main" else more_of_the_headline()
     for seed in seeds:
         for name, (changes, method) in variants.items():
@@ -427,13 +427,14 @@ def main() -> None:
     everywhere = list(TASKS) if given.experiment == "headline" else ["mrpc", "cola"]
     for data in given.data or everywhere:
         work = given.work / (data if given.rows is None else f"{data}-{given.rows}")
+        out = RESULTS / "akskd" if given.rows is None else work  # a try leaves no results
         config = task(data, given.data_dir, work, given.rows)
         if given.experiment == "subsets":
-            subsets(data, config, work, given.seeds or [0, 1])
+            subsets(data, config, work, out, given.seeds or [0, 1])
         elif given.experiment == "against":
-            against(data, config, work, given.seeds or [0, 1, 2], given.part, given.methods)
+            against(data, config, work, out, given.seeds or [0, 1, 2], given.part, given.methods)
         else:
-            headline(data, config, work, given.seeds or [0], given.part)
+            headline(data, config, work, out, given.seeds or [0], given.part)
 
 
 if __name__ == "__main__":

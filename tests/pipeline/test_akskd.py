@@ -178,4 +178,5 @@ def test_bad_settings_are_told_in_a_line(job: Job, changes: dict[str, Any], mess
 def test_without_rows_held_out_it_says_what_to_set(job: Job) -> None:
     data = {"train": str(job.train), "reward_size": 0}
     with pytest.raises(MethodError, match=r"learns from rows held out of train: set data\.reward_size"):
-        run(job.config(name="none-held-out", data=data, method=method()))
+        named = {**method(), "teachers": {"name": "single", "teacher": "a"}}
+        run(job.config(name="none-held-out", data=data, method=named))

@@ -144,7 +144,8 @@ def test_pulls_are_products_of_gradients(bench: Bench) -> None:
     labels = gradient(trainer.rows.encoded, list(range(6)), trainer.row_labels[:6])
     held = trainer.probe._held_out_rows(4).tolist()
     target = gradient(trainer.rows.held_out_encoded, held, torch.tensor(trainer.rows.held_out.labels[held]))
-    assert pull.gram.shape == (4, 4) and torch.equal(pull.gram, pull.gram.T)
+    torch.testing.assert_close(pull.gram, pull.gram.T)
+    assert pull.gram.shape == (4, 4)
     assert pull.gram[0, 0].item() == pytest.approx(float(labels @ labels), rel=1e-3)
     assert pull.toward[0].item() == pytest.approx(float(labels @ target), rel=1e-3, abs=1e-6)
     assert pull.length == pytest.approx(float(target.norm()), rel=1e-3)
@@ -199,7 +200,7 @@ def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: An
         torch.testing.assert_close(actions, found[0][0], atol=2e-3, rtol=0)
         torch.testing.assert_close(rewards, found[0][1], atol=1e-3, rtol=1e-2)
         for one, two in zip(found[0][2], table, strict=True):
-            assert one == pytest.approx(two, rel=1e-2, abs=1e-2)
+            assert one == pytest.approx(two, abs=2e-2)
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,10 @@ class Encoded:
         inside = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         flat = np.repeat(self._offsets[index], lengths) + inside
         columns = {name: column[flat] for name, column in self._columns.items()}
-        cut = {"left": self._left, "truncated": self.truncated, "max_length": self.max_length}
-        return Encoded(columns, lengths, self._padding, **cut)
+        return Encoded(
+            columns, lengths, self._padding,
+            left=self._left, truncated=self.truncated, max_length=self.max_length,
+        )  # fmt: skip
 
     def collate(self, rows: Sequence[int] | NDArray[np.integer]) -> dict[str, torch.Tensor]:
         """The model inputs of `rows`, padded to the longest of them on the tokenizer's padding side.

@@ -34,7 +34,6 @@ from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, te
 from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import Method, SelectionContext, artefact, build_teacher_selector
-from distilect.selection.actor_critic import ActorCriticMix
 from distilect.signals import Prepared, SignalStore, prepare_signals
 from distilect.training import (
     DistillationTrainer,
@@ -191,11 +190,10 @@ class Workbench:
         Returns:
             where the selection module is, its fingerprint, and what learning it cost.
         """
-        selector = method.mix
-        if not isinstance(selector, ActorCriticMix):
-            return None
+        selector: Any = method.mix
         if selector.episodes is None:
-            return _named_selector(selector)
+            found: dict[str, Any] | None = selector.origin()
+            return found
         place = folder / artefact.FOLDER
         if (place / artefact.DESCRIPTION).exists():  # of this run, which was stopped in stage B
             selector.adopt(place)
@@ -324,15 +322,6 @@ class Workbench:
         assert source is not None
         logits = source.fetch(dev, np.arange(len(dev)), [[]]).logits[:, 0].cpu().numpy()
         return self.data.task.score(logits, dev.labels)
-
-
-def _named_selector(selector: ActorCriticMix) -> dict[str, Any]:
-    """The selection module that a run was given, or that it learns while distilling."""
-    if selector.path is None:
-        return {"selector": None, "learned": "while distilling"}
-    place = Path(selector.path)
-    found = {"selector": str(place), "fingerprint": artefact.fingerprint(place)}
-    return found | {"learned": "before" if selector.learn == "off" else "before, and while distilling"}
 
 
 def enlarged(data: Data, config: RunConfig) -> Data:

@@ -190,7 +190,8 @@ class ActorCritic:
         self.gamma, self.target, self.tau = gamma, target, tau
         self.judging = [*module.features.parameters(), *module.critic.parameters()]
         self.acting = list(module.actor.parameters())
-        self.slow, self.fast = list(self.copy.parameters()), list(module.parameters())
+        self.slow: list[Tensor] = list(self.copy.parameters())
+        self.fast: list[Tensor] = list(module.parameters())
         # fused: one call for all of these small tensors, or their bookkeeping would cost more than the arithmetic
         self.critic_optimizer = torch.optim.Adam(self.judging, lr=critic_rate, fused=True)
         self.actor_optimizer = torch.optim.Adam(self.acting, lr=actor_rate, fused=True)
@@ -635,6 +636,12 @@ class ActorCriticMix(Selector):
         self._forget()
         self.learn, self.episodes, self.episode = "off", None, 0
         self.memory = []
+
+    def origin(self) -> dict[str, Any]:
+        if self.path is None:
+            return {"selector": None, "learned": "while distilling"}
+        how = "before" if self.learn == "off" else "before, and while distilling"
+        return {"selector": self.path, "fingerprint": artefact.fingerprint(Path(self.path)), "learned": how}
 
     def save(self, folder: Path, about: Mapping[str, Any]) -> str:
         """The selection module and its experience as safetensors and JSON; returns its fingerprint.

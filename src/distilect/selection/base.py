@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -291,6 +292,18 @@ class Selector:
 
     def freeze(self) -> None:
         """Called when the episodes are over: from now on the selector decides and does not learn."""
+
+    def origin(self) -> dict[str, Any] | None:
+        """Of a selector that may have been learned elsewhere: where it comes from, for `metrics.json`; None of all others."""
+        return None
+
+    def save(self, folder: Path, about: Mapping[str, Any]) -> str:
+        """Keep what was learned in the episodes, with `about` (plain values) beside it; returns its fingerprint."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to keep")
+
+    def adopt(self, folder: Path) -> None:
+        """Go on as after `freeze`, with what `save` kept."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to adopt")
 
     def state_dict(self) -> dict[str, Any]:
         """Nested mappings of tensors and plain values; what a resumed run needs."""

@@ -258,10 +258,19 @@ def _kinds(config: MethodConfig, preset: Preset, with_teachers: bool) -> dict[st
     return kinds
 
 
+def _options(spec: Spec) -> dict[str, Any]:
+    return {"name": spec} if isinstance(spec, str) else dict(spec)
+
+
 def _mix(config: MethodConfig, preset: Preset, kinds: Mapping[str, Any]) -> Spec:
-    """The knowledge selector's spec; a `fixed` one gets 1 - alpha and alpha where it names no weight itself."""
-    spec = config.mix or preset.mix
-    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    """The knowledge selector's spec: the preset's, with the config's options in it if it is the same selector.
+
+    A `fixed` one gets 1 - alpha and alpha where it names no weight itself.
+    """
+    options = _options(preset.mix)
+    if config.mix:
+        given = _options(config.mix)
+        options = options | given if given.get("name") == options["name"] else given
     if options.get("name") != "fixed":
         if config.alpha is not None:
             chosen = options.get("name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import shutil
@@ -103,6 +104,8 @@ def run_episodes(
             _add(done, trainer, time.perf_counter() - started)
             if trainer.is_world_process_zero():
                 _keep(state, selector, folder / JOURNAL, done)
+            del trainer, student, fresh
+            gc.collect()  # a Trainer holds itself in circles: its student and optimiser would stay in memory
     finally:
         bar.close()
     return done

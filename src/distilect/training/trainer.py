@@ -440,7 +440,10 @@ class DistillationTrainer(Trainer):
             return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         save_state(self._extra_state(), folder / STATE_FILE)
-        sizes = {f.name: f.stat().st_size for f in sorted(folder.iterdir()) if f.is_file()}
+        files = [
+            f for f in sorted(folder.iterdir()) if f.is_file() and f.name != COMPLETE_FILE
+        ]  # of an earlier save
+        sizes = {f.name: f.stat().st_size for f in files}
         temporary = folder / (COMPLETE_FILE + ".tmp")
         temporary.write_text(json.dumps({"step": self.state.global_step, "files": sizes}), encoding="utf-8")
         os.replace(temporary, folder / COMPLETE_FILE)
