@@ -306,6 +306,7 @@ def test_stage_a_learns_over_fresh_students_and_leaves_the_real_one_alone(
     assert not list(tmp_path.rglob("checkpoint-*")) and not trainer.counts.extra
 
 
+@pytest.mark.slow  # the whole run is killed in tests/pipeline/test_akskd.py
 def test_a_stage_a_that_was_killed_goes_on_and_ends_as_the_uninterrupted_one(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
