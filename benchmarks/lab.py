@@ -28,6 +28,7 @@ from distilect.training import fit
 
 Methods = dict[str, dict[str, Any]]  # name → method; of an experiment
 
+_STAGE_A = ("learned", "fingerprint", "episodes", "seconds", "steps", "rows", "probed_rows")
 _TRAIN = set(TrainConfig.model_fields)  # a method of an experiment may bring its own
 
 
@@ -82,6 +83,7 @@ def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, 
     table = bench.data.distillation if built.teachers is not None else bench.data.train
     rows = training_rows(student, table, bench.data.reward, bench.data.task)
     folder.mkdir(parents=True, exist_ok=True)
+    selection = bench.learn_selection(config, built, prepared, rows, folder)
     trainer, fitted = fit(
         student, rows, built, prepared.source, config.train, folder,
         seed=seed, description=folder.name, vectors=prepared.vectors,
@@ -100,6 +102,7 @@ def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, 
         "probed_rows": fitted.probed,
         "trained_rows": trainer.counts.rows,
         "teacher_rows": fitted.asked,
+        **({"stage_a": {k: selection.get(k) for k in _STAGE_A}} if selection is not None else {}),
         "wall_seconds": round(time.perf_counter() - started, 1),
         "rows": {"train": len(bench.data.train), "all": len(table), "dev": len(dev)},
         "train": config.train.model_dump(exclude_defaults=True),
@@ -146,5 +149,5 @@ def _last_health(path: Path) -> dict[str, float]:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     found: dict[str, float] = {}
     for line in lines:
-        found |= {k: round(v, 4) for k, v in line.items() if k.startswith(("policy/", "reward/"))}
+        found |= {k: round(v, 4) for k, v in line.items() if k.startswith(("policy/", "reward/", "actor/"))}
     return found

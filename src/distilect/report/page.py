@@ -275,6 +275,7 @@ def _cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     cost, signals = mapping(metrics.get("cost")), mapping(metrics.get("signals"))
     lines = [
         ("training the student", words.duration(number(cost.get("train_seconds")))),
+        ("training the selection module", words.duration(number(cost.get("selection_seconds")))),
         ("scoring with the teachers", words.duration(number(cost.get("scoring_seconds")))),
         ("fine-tuning teachers", words.duration(number(cost.get("finetune_seconds")) or None)),
         ("teacher forward passes (rows × teachers)", words.whole(number(cost.get("teacher_forwards")))),

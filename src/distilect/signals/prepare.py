@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from distilect.data import Encoded, Table, encode
 from distilect.errors import MethodError
-from distilect.models import CheckpointTeacher, TableTeacher, Teacher
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.models.row_index import unique_rows
 from distilect.signals.base import Fields, Pool, SignalSource, Voice
 from distilect.signals.scoring import LiveVoice, StoredVoice, missing_rows, score_rows
@@ -143,7 +143,8 @@ def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
                 "leave out feature and relation knowledge, or take this teacher out of the pool"
             )
         raise MethodError(
-            f"teacher {teacher.name!r} cannot give {name!r}: expected cls.L, mean.L or hidden.L with L from 0 to {teacher.num_layers}"
+            f"teacher {teacher.name!r} cannot give {name!r}: expected cls.L, mean.L or hidden.L with L from 0 to {teacher.num_layers}, or "
+            "query.L, key.L, value.L of a model that keeps them in linear maps of their own"
         )
 
 
@@ -151,7 +152,7 @@ def _bytes(teacher: Teacher, encoded: Encoded | None, names: Sequence[str]) -> i
     """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row."""
     if encoded is None or not isinstance(teacher, CheckpointTeacher):
         return 0
-    whole = sum(name.startswith("hidden.") for name in names)
+    whole = sum(per_token(name) for name in names)
     vectors = len(encoded) * (len(names) - 1 - whole) + int(encoded.lengths.sum(dtype="int64")) * whole
     return 2 * teacher.hidden_size * vectors
 

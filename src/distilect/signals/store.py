@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from distilect.errors import SignalError
+from distilect.models import per_token
 from distilect.models.row_index import Ids, RowIndex
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class FieldStore:
 
     def __init__(self, folder: Path, warnings: list[str]) -> None:
         self.folder, self.warnings = folder, warnings
-        self.ragged = folder.name.startswith("hidden.")
+        self.ragged = per_token(folder.name)
         self._shards: dict[str, _Shard] = {}  # by file name
         self._next_index = 0
         self._rebuild()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distilect.data import row_keys
+from distilect.data import Encoded, row_keys, scoring_batches
 from distilect.evaluation import predict
-from distilect.selection import Passes
+from distilect.evaluation.modes import eval_mode
+from distilect.knowledge import StudentOutputs
+from distilect.knowledge.labels import label_loss
+from distilect.models import autocast
+from distilect.selection import Look, Passes, Pull
+from distilect.signals import TeacherSignals
 
 if TYPE_CHECKING:
     from distilect.training.trainer import DistillationTrainer
@@ -34,6 +39,79 @@ class TrainerProbe:
     def positions(self, rows: Tensor) -> np.ndarray:
         """int64 [n]: where the rows stand in the training table."""
         return self.order[np.searchsorted(self.sorted, rows.cpu().numpy())]
+
+    @property
+    def progress(self) -> float:
+        """Share of the optimiser steps that are done."""
+        state = self.trainer.state
+        return state.global_step / max(state.max_steps, 1)
+
+    def look(self, rows: Tensor) -> Look:
+        """See `selection.Probe`: student, teachers and losses on rows of train, without dropout."""
+        trainer = self.trainer
+        positions = self.positions(rows)
+        trainer.count("probed_rows", len(positions))
+        students, teachers, losses = [], [], []
+        with eval_mode(trainer.model, trainer.knowledge), torch.no_grad():
+            for part in scoring_batches(trainer.rows.encoded.lengths[positions], self._max_tokens()):
+                student, said, found = self._losses(positions[part])
+                assert student.hidden is not None
+                students.append(student.at_cls(len(student.hidden) - 1).cpu())
+                cls = zip(said.fields, trainer.method.teacher_cls, strict=False) if said is not None else ()
+                teachers.append([fields[name].float().cpu() for fields, name in cls])
+                losses.append(found.cpu())
+        pooled = [torch.cat(one).mean(0) for one in zip(*teachers, strict=True)]
+        means = torch.cat(losses).nanmean(0)
+        return Look(torch.cat(students).mean(0), torch.cat(pooled) if pooled else torch.zeros(0), means)
+
+    def pull(self, rows: Tensor, limit: int) -> Pull:
+        """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory."""
+        trainer = self.trainer
+        positions, held_out = self.positions(rows), self._held_out_rows(limit)
+        trainer.count(
+            "probed_rows", 3 * (len(positions) + len(held_out))
+        )  # a backward pass costs two forward passes
+        weights = [p for p in trainer.model.parameters() if p.requires_grad]
+        with eval_mode(trainer.model, trainer.knowledge), torch.enable_grad():
+            _, _, losses = self._losses(positions)
+            means = losses.nanmean(0)
+            kinds = torch.stack([_gradient(mean, weights) for mean in means])  # [M, P]
+            inputs = self._inputs(trainer.rows.held_out_encoded, held_out)
+            _, student = self._forward(inputs, hidden=False)
+            labels = torch.tensor(trainer.rows.held_out.labels[held_out]).to(student.logits.device)
+            known = ~labels.isnan() if labels.is_floating_point() else labels != -100
+            target = _gradient(label_loss(student.logits, labels)[known].mean(), weights)
+        gram, toward = (kinds @ kinds.T).double().cpu(), (kinds @ target).double().cpu()
+        return Pull(gram, toward, float(target.norm()))
+
+    def _losses(self, positions: np.ndarray) -> tuple[StudentOutputs, TeacherSignals | None, Tensor]:
+        """A pass over rows of train: the student, what teachers say, and float32 [n, M]: each kind's loss, NaN where it is silent."""
+        trainer, source = self.trainer, self.trainer.source
+        _, student = self._forward(self._inputs(trainer.rows.encoded, positions), hidden=True)
+        device = student.logits.device
+        labels = trainer.row_labels[torch.from_numpy(positions)].to(device)
+        said = None
+        if source is not None:
+            fields = trainer.method.looked_at(source.num_teachers)
+            said = source.fetch(trainer.rows.table, positions, fields).to(device)
+        silent = labels.isnan() if labels.is_floating_point() else labels == -100
+        columns = []
+        for kind in trainer.method.knowledge:
+            if kind.asks_teachers:
+                columns.append(kind(student, said, labels).mean(1))  # [n, K]: all teachers alike
+            else:
+                columns.append(kind(student, None, labels).masked_fill(silent, torch.nan))
+        return student, said, torch.stack(columns, dim=1)
+
+    def _forward(self, inputs: dict[str, Tensor], hidden: bool) -> tuple[Any, StudentOutputs]:
+        trainer = self.trainer
+        with autocast(trainer.config.precision, trainer.args.device):
+            return trainer.student_outputs(trainer.model, inputs, hidden)
+
+    def _inputs(self, encoded: Encoded, positions: np.ndarray) -> dict[str, Tensor]:
+        return {
+            name: value.to(self.trainer.args.device) for name, value in encoded.collate(positions).items()
+        }
 
     def logits(self, rows: Tensor) -> Tensor:
         """float32 [n, C], on the device of `rows`."""
@@ -76,10 +154,27 @@ class TrainerProbe:
         """Logits [n, C] and labels [n] on rows held out of train; the lowest identities, as a file may be sorted by class."""
         trainer = self.trainer
         encoded, labels = trainer.rows.held_out_encoded, trainer.rows.held_out.labels
-        rows = np.argsort(row_keys(trainer.rows.held_out.ids), kind="stable")[:limit]
+        rows = self._held_out_rows(limit)
         trainer.count("probed_rows", len(rows))
         found = predict(
             trainer.model, encoded, rows=rows,
             max_tokens=2 * trainer.config.max_tokens, precision=trainer.config.precision,
         )  # fmt: skip
         return torch.from_numpy(found), torch.tensor(labels[rows])
+
+    def _held_out_rows(self, limit: int | None) -> np.ndarray:
+        """int64 [n]: positions, the same ones at every look."""
+        return np.argsort(row_keys(self.trainer.rows.held_out.ids), kind="stable")[:limit]
+
+
+def _gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
+    """float32 [P]: the gradient of a mean loss by all weights; 0 where it is a constant (a kind without a row that speaks)."""
+    if not value.requires_grad or not bool(torch.isfinite(value)):
+        return torch.zeros(sum(p.numel() for p in weights), device=weights[0].device)
+    found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for p, g in zip(weights, found, strict=True)
+        ]
+    )

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ from distilect.data import Encoded, EpochBatchSampler, Table, Window, row_keys, 
 from distilect.errors import ConfigError, RunError
 from distilect.evaluation import evaluate, predict
 from distilect.knowledge import StudentOutputs
-from distilect.models import classification_positions, default_device, quiet, resolve_precision
+from distilect.models import (
+    attention_maps,
+    captured,
+    classification_positions,
+    default_device,
+    quiet,
+    resolve_precision,
+)
 from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
@@ -63,6 +70,10 @@ class TrainingRows:
     held_out_encoded: Encoded
     task: Task
     cls_token_id: int | None = None
+
+    def take(self, rows: np.ndarray) -> TrainingRows:
+        """Training on some of the rows only, int64 [n]; the same rows held out."""
+        return replace(self, table=self.table.take(rows), encoded=self.encoded.take(rows))
 
 
 class _Positions(Dataset[int]):
@@ -104,6 +115,7 @@ class DistillationTrainer(Trainer):
         seed: of data order, dropout and every draw.
         vectors: a frozen encoder's row vectors (as "logits" of its only voice), where a selector wants them.
         callbacks: further `TrainerCallback`s.
+        keeps: evaluate on the reward split and write checkpoints; not so in throw-away trainings.
     """
 
     control: Any  # the Trainer's own
@@ -121,6 +133,7 @@ class DistillationTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         *,
         vectors: SignalSource | None = None,
+        keeps: bool = True,
     ) -> None:
         self.rows, self.method, self.source, self.config = rows, method, source, config
         self.vectors = vectors
@@ -129,8 +142,15 @@ class DistillationTrainer(Trainer):
         self.row_labels = torch.tensor(rows.table.labels)  # [N], a copy: tables are read-only
         self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
         self.fields = method.fields(source.num_teachers) if source is not None else []
+        self.wants_losses = any(s.wants_losses for s in method.selectors.values())
+        self.step_losses = torch.zeros(
+            2, len(method.kinds), dtype=torch.float64
+        )  # sums and counts of this step
         self.wants_pooled = any(s.wants_pooled for s in method.selectors.values())
         self.wants_hidden = self.wants_pooled or any(k.needs_hidden() for k in method.knowledge)
+        self.attention_layers = sorted({layer for k in method.knowledge for layer in k.attention_layers()})
+        for layer in self.attention_layers:
+            attention_maps(model, layer)  # tells at once what the student lacks
         self.averages, self.counts = Averages(), Counts()
         names = tuple(source.names) if source is not None else ()
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
@@ -148,11 +168,12 @@ class DistillationTrainer(Trainer):
                 output,
                 seed,
                 held_out=len(rows.held_out) > 0,
+                keeps=keeps,
             ),
             train_dataset=_Positions(len(rows.table)),
             eval_dataset=_Positions(len(rows.held_out)),
             data_collator=self.collate,
-            callbacks=[_Schedule(self), *self._stopping(), *(callbacks or [])],
+            callbacks=[_Schedule(self), *(self._stopping() if keeps else []), *(callbacks or [])],
         )
         refuse_data_parallel(self.args.n_gpu)
         self.remove_callback(PrinterCallback)
@@ -265,21 +286,28 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
-        outputs = model(**inputs, output_hidden_states=self.wants_hidden)
-        student = StudentOutputs(
-            logits=outputs.logits.float(),
-            mask=inputs["attention_mask"].bool(),
-            cls=classification_positions(
-                inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id
-            ),
-            hidden=outputs.hidden_states if self.wants_hidden else None,
-        )
+        outputs, student = self.student_outputs(model, inputs, self.wants_hidden)
         view = self.view_of(self.part_rows, student.logits.detach(), self._pooled(student))
         selected = self.first_look.selected(self.part_rows, student.logits.device)
         result = distillation_loss(student, view, self.method, self._ask, selected)
         self._note(view, result)
         loss = result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
         return (loss, outputs) if return_outputs else loss
+
+    def student_outputs(
+        self, model: nn.Module, inputs: dict[str, Any], hidden: bool
+    ) -> tuple[Any, StudentOutputs]:
+        """One forward pass: what the model returns, and what the kinds of knowledge want of it."""
+        with captured(self.model, self.attention_layers) as attention:
+            outputs = model(**inputs, output_hidden_states=hidden)
+        cls = classification_positions(inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id)
+        return outputs, StudentOutputs(
+            logits=outputs.logits.float(),
+            mask=inputs["attention_mask"].bool(),
+            cls=cls,
+            hidden=outputs.hidden_states if hidden else None,
+            attention=attention,
+        )
 
     def _pooled(self, student: StudentOutputs) -> Tensor | None:
         """[B, H]: the last layer at the classification token."""
@@ -320,6 +348,8 @@ class DistillationTrainer(Trainer):
     def _note(self, view: StepView, result: StepResult) -> None:
         """Add to the running averages and the selection record; no value is read here."""
         self.recorder.add(view.epoch, view.labels, result)
+        if self.wants_losses:
+            self._add_losses(view, result)
         count = len(view.rows)
         for kind, losses in zip(self.method.kinds, result.losses.T, strict=True):
             self.averages.add(f"train/loss_{kind}", losses.sum(), count)
@@ -329,6 +359,25 @@ class DistillationTrainer(Trainer):
         if result.teacher_weights.shape[1]:
             for name, weights in zip(self.recorder.teachers, result.teacher_weights.T, strict=True):
                 self.averages.add(f"teacher/w_{name}", weights.sum(), result.asked.sum())
+
+    def _add_losses(self, view: StepView, result: StepResult) -> None:
+        """Sums over the rows on which each kind speaks; those of kinds that ask as if every row had asked."""
+        asking = torch.tensor([kind.asks_teachers for kind in self.method.knowledge]).to(result.losses.device)
+        spoke = torch.where(asking, result.asked.unsqueeze(1), view.has_label.unsqueeze(1)).double()  # [B, M]
+        raw = torch.where(asking, self.method.rows.asked_share, 1.0) * result.losses.double()
+        self.step_losses = self.step_losses.to(raw.device) + torch.stack([(raw * spoke).sum(0), spoke.sum(0)])
+
+    def tell_losses(self) -> None:
+        """Let selectors know the losses of the step that is over, summed over its parts and ranks."""
+        if not self.wants_losses:
+            return
+        found = self.step_losses
+        if self.args.world_size > 1:
+            found = self.accelerator.reduce(found.to(self.args.device))
+        for selector in self.method.selectors.values():
+            if selector.wants_losses:
+                selector.note_losses(found[0], found[1])
+        self.step_losses = torch.zeros_like(found)
 
     def note_left_out(self, view: StepView, index: Tensor) -> None:
         """Count rows of the step that no pass with gradient will see; `index` bool [B]."""
@@ -391,7 +440,10 @@ class DistillationTrainer(Trainer):
             return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         save_state(self._extra_state(), folder / STATE_FILE)
-        sizes = {f.name: f.stat().st_size for f in sorted(folder.iterdir()) if f.is_file()}
+        files = [
+            f for f in sorted(folder.iterdir()) if f.is_file() and f.name != COMPLETE_FILE
+        ]  # of an earlier save
+        sizes = {f.name: f.stat().st_size for f in files}
         temporary = folder / (COMPLETE_FILE + ".tmp")
         temporary.write_text(json.dumps({"step": self.state.global_step, "files": sizes}), encoding="utf-8")
         os.replace(temporary, folder / COMPLETE_FILE)
@@ -464,6 +516,7 @@ class _Schedule(TrainerCallback):
             selector.begin_epoch(self.trainer.probe, epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.tell_losses()
         for selector in self.trainer.method.selectors.values():
             selector.after_step(self.trainer.probe)
 
@@ -497,9 +550,10 @@ def refuse_data_parallel(gpus: int) -> None:
 
 
 def training_arguments(
-    config: TrainConfig, task: Task, steps: int, output: Path, seed: int, held_out: bool
+    config: TrainConfig, task: Task, steps: int, output: Path, seed: int, held_out: bool, keeps: bool = True
 ) -> TrainingArguments:
-    """The Trainer's arguments; `steps` optimiser steps per epoch, `held_out`: there are rows to evaluate on."""
+    """The Trainer's arguments; `steps` optimiser steps per epoch, `held_out`: there are rows to evaluate on; `keeps`: see above."""
+    held_out = held_out and keeps
     device = default_device()
     precision = resolve_precision(config.precision, device)
     total = max(1, math.ceil(steps * config.epochs))
@@ -523,7 +577,7 @@ def training_arguments(
         logging_nan_inf_filter=False,
         eval_strategy=when if held_out else "no",
         eval_steps=interval,
-        save_strategy=when,
+        save_strategy=when if keeps else "no",
         save_steps=interval,
         load_best_model_at_end=config.keep == "best" and held_out,
         metric_for_best_model=f"eval_{task.primary}",
