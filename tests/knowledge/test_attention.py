@@ -141,7 +141,9 @@ def test_captured_values_are_those_of_the_layer_and_no_hook_stays(tmp_path: Path
     )
     model = teacher.model  # type: ignore[attr-defined]
     inputs = teacher.tokenizer(["a dull story", "good food"], padding=True, return_tensors="pt")  # type: ignore[attr-defined]
-    hooks = [len(module._forward_hooks) for module in model.modules()]  # transformers has some of its own
+    with torch.no_grad():
+        model(**inputs, output_hidden_states=True)  # transformers adds hooks of its own, which stay
+    hooks = [len(module._forward_hooks) for module in model.modules()]
     with captured(model, [2]) as said, torch.no_grad():
         hidden = model(**inputs, output_hidden_states=True).hidden_states
     assert set(said) == {"query.2", "key.2", "value.2"}
