@@ -177,6 +177,11 @@ class TrainConfig(Part):
     """How the student is trained."""
 
     epochs: Positive = 3.0
+    token_budget: int | None = Field(
+        None,
+        ge=1,
+        description="in place of `epochs`: stop after so many student tokens, those of selectors' own passes included",
+    )
     batch_size: int = Field(
         32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps"
     )

@@ -115,8 +115,7 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     out of train, so they can be used for rewards and choices. A training that was stopped goes on.
     """
     identity = _identity(spec, data, config)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(config.output) / "teachers" / f"{name}-{digest}"
+    folder = teacher_folder(name, spec, data, config)
     if (folder / RECORD).exists():
         console.print(f"teacher {name}: reused from {folder}")
         return folder
@@ -141,6 +140,13 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     return folder
 
 
+def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:
+    """Where `finetuned_teacher` keeps this teacher; there once it holds its record."""
+    identity = json.dumps(_identity(spec, data, config), sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return Path(config.output) / "teachers" / f"{name}-{digest}"
+
+
 def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
     start, _, _ = spec.init.partition("[")
@@ -149,7 +155,7 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
         "init": checkpoint_fingerprint(resolve_path(start)),
         "rows": [data.train.fingerprint(), data.reward.fingerprint()],
         "task": data.task.to_dict(),
-        "train": _settings(spec, config.train).model_dump(),
+        "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}),  # never a teacher's
         "format": 1,
     }
 
@@ -157,7 +163,8 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
 def _settings(spec: FinetuneConfig, train: TrainConfig) -> TrainConfig:
     """A teacher's own epochs, learning rate and batch; the rest as a student's, as far as it can matter."""
     own = {"epochs": spec.epochs, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
-    plain = {"accumulation": 1, "patience": None, "dropout": None, "evaluations": 1, "log_every": 10}
+    plain: dict[str, Any] = {"accumulation": 1, "patience": None, "dropout": None, "evaluations": 1}
+    plain |= {"log_every": 10, "token_budget": None}
     return train.model_copy(update=own | plain)
 
 

@@ -190,6 +190,8 @@ class Selector:
         asked_share: of a row selector that trains the rest: the share of rows that ask, on average. What the teachers say is a mean
             over the rows that ask: the formula divides it by this share.
         window: of a row selector that plans: the optimiser steps that are planned at once; None: an epoch.
+        spent_tokens: student tokens, forward and backward, that the selector was trained on before this training (a stage of its
+            own); they are part of the run's cost and of a token budget.
     """
 
     wants_pooled: bool = False
@@ -198,6 +200,7 @@ class Selector:
     chooses_first: bool = False
     asked_share: float = 1.0
     window: int | None = None
+    spent_tokens: float = 0.0
 
     def setup(self, context: SelectionContext) -> None:
         """Called once, before the first step."""

@@ -46,7 +46,7 @@ class TrainerProbe:
     def run_positions(self, positions: np.ndarray, passes: Passes) -> Tensor:
         """float32 [P, n, C] on rows of the training table, int64 [n]."""
         trainer = self.trainer
-        trainer.count("probed_rows", passes.count * len(positions))
+        trainer.count_probe(trainer.rows.encoded.lengths[positions], passes.count)
         with self._own_draws() if passes.dropout else nullcontext():
             found = [
                 predict(
@@ -77,7 +77,7 @@ class TrainerProbe:
         trainer = self.trainer
         encoded, labels = trainer.rows.held_out_encoded, trainer.rows.held_out.labels
         rows = np.argsort(row_keys(trainer.rows.held_out.ids), kind="stable")[:limit]
-        trainer.count("probed_rows", len(rows))
+        trainer.count_probe(encoded.lengths[rows])
         found = predict(
             trainer.model, encoded, rows=rows,
             max_tokens=2 * trainer.config.max_tokens, precision=trainer.config.precision,

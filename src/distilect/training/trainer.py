@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
+    get_scheduler,
     set_seed,
 )
 
@@ -42,6 +45,7 @@ from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
 
 STATE_FILE = "distilect.safetensors"
+FORWARD_SHARE = 1 / 3  # of a training token's operations: a pass without gradient costs 2 of 6 per parameter
 COMPLETE_FILE = "complete.json"  # written last: a checkpoint without it was cut short and is never read
 
 
@@ -85,6 +89,11 @@ class Counts:
     tokens: int = 0
     rows: int = 0
     extra: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def student_tokens(self) -> float:
+        """Tokens that the student was trained on, and a third of those that it was run on without gradient for selectors."""
+        return self.tokens + FORWARD_SHARE * self.extra.get("forward_tokens", 0.0)
 
 
 class DistillationTrainer(Trainer):
@@ -296,7 +305,7 @@ class DistillationTrainer(Trainer):
             student=logits,
             pooled=pooled,
             teachers=None,
-            progress=self.state.global_step / max(self.state.max_steps, 1),
+            progress=self.progress,
             epoch=self.sampler.epoch,
             step=self.state.global_step,
             seed=self.run_seed,
@@ -346,6 +355,43 @@ class DistillationTrainer(Trainer):
     def count(self, name: str, amount: float) -> None:
         """Add to a count of what training cost beside the steps themselves."""
         self.counts.extra[name] = self.counts.extra.get(name, 0.0) + amount
+
+    def count_probe(self, lengths: np.ndarray, passes: int = 1) -> None:
+        """Count passes without gradient over rows of `lengths` tokens, int [n]."""
+        self.count("probed_rows", passes * len(lengths))
+        self.count("forward_tokens", passes * int(lengths.sum()))
+
+    # ---- how far training is: steps, or tokens of a budget ---------------------------------------------------------
+
+    @property
+    def spent_tokens(self) -> float:
+        """Student tokens so far, those that selectors were trained on before included."""
+        return self.counts.student_tokens + sum(s.spent_tokens for s in self.method.selectors.values())
+
+    @property
+    def progress(self) -> float:
+        """Share of training that is done, in [0, 1]."""
+        if self.config.token_budget is not None:
+            return min(1.0, self.spent_tokens / self.config.token_budget)
+        return self.state.global_step / max(self.state.max_steps, 1)
+
+    @property
+    def budget_spent(self) -> bool:
+        return self.config.token_budget is not None and self.spent_tokens >= self.config.token_budget
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate over steps; over the tokens that are spent where there is a budget of them."""
+        if self.config.token_budget is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = by_progress(self.config, optimizer or self.optimizer, lambda: self.progress)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def finish_from(self, checkpoint: Path) -> None:
+        """Take the weights of a training that had spent its budget when it was stopped."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_weights(best or str(checkpoint))
 
     # ---- parameters beside the student -----------------------------------------------------------------------------
 
@@ -466,6 +512,10 @@ class _Schedule(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for selector in self.trainer.method.selectors.values():
             selector.after_step(self.trainer.probe)
+        if self.trainer.budget_spent:
+            control.should_training_stop = True
+            if self.trainer.config.evaluations > 1:  # otherwise the epoch's end evaluates and saves
+                control.should_evaluate = control.should_save = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for parameter in self.trainer.extra_parameters():
@@ -503,6 +553,8 @@ def training_arguments(
     device = default_device()
     precision = resolve_precision(config.precision, device)
     total = max(1, math.ceil(steps * config.epochs))
+    if config.token_budget is not None:  # it stops by tokens; a step trains on one at least
+        total = max(1, config.token_budget)
     when = "epoch" if config.evaluations == 1 else "steps"
     interval = max(1, steps // config.evaluations)
     return TrainingArguments(
@@ -534,6 +586,23 @@ def training_arguments(
         dataloader_pin_memory=device.type == "cuda",
         average_tokens_across_devices=False,
     )
+
+
+def by_progress(config: TrainConfig, optimizer: Any, progress: Callable[[], float]) -> Any:
+    """A learning rate that is a function of `progress` in [0, 1], in the shape that `config.scheduler` has over steps.
+
+    Raises:
+        ConfigError: that scheduler is no function of the step alone.
+    """
+    fine = 100_000  # steps that the shape is read at
+    warmup = math.ceil(config.warmup * fine)
+    shape = get_scheduler(config.scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=fine)
+    if not isinstance(shape, LambdaLR):
+        raise ConfigError(
+            f"train.scheduler: {config.scheduler!r} cannot follow train.token_budget: use linear, cosine or constant"
+        )
+    functions = [lambda _, f=f: f(progress() * fine) for f in shape.lr_lambdas]
+    return LambdaLR(optimizer, functions)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
