@@ -47,7 +47,7 @@ RECORD = "distilect-teacher.json"  # beside the weights: what the teacher was ma
 def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs]) -> list[Teacher]:
     """All teachers of the config, in its order, then the functions; fine-tunes those that do not exist yet."""
     found: list[Teacher] = []
-    for name, spec in _named(config).items():
+    for name, spec in named_teachers(config).items():
         spec = spec.model_copy(update={"name": name})
         if spec.finetune is not None:
             folder = finetuned_teacher(name, spec.finetune, data, config)
@@ -83,7 +83,7 @@ def load_encoder(spec: Encoder, config: RunConfig, teachers: list[Teacher]) -> E
 def backbone_of(config: RunConfig) -> str:
     """Where the student's weights came from before any fine-tuning of this run; the nearest thing to it where that is unknown."""
     name = parse_spec(config.student.init)[0]
-    for teacher, spec in _named(config).items():
+    for teacher, spec in named_teachers(config).items():
         if teacher == name and spec.finetune is not None:
             return parse_spec(spec.finetune.init)[0]
     return name
@@ -92,11 +92,11 @@ def backbone_of(config: RunConfig) -> str:
 def backbone_path(config: RunConfig) -> str:
     """Where the backbone can be loaded from before any teacher is."""
     name = backbone_of(config)
-    spec = _named(config).get(name)
+    spec = named_teachers(config).get(name)
     return spec.path if spec is not None and spec.path is not None else name
 
 
-def _named(config: RunConfig) -> dict[str, TeacherConfig]:
+def named_teachers(config: RunConfig) -> dict[str, TeacherConfig]:
     """Teachers by name; an unnamed one is called after the last part of its path."""
     named: dict[str, TeacherConfig] = {}
     for number, spec in enumerate(config.teachers, start=1):

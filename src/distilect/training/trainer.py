@@ -116,6 +116,7 @@ class DistillationTrainer(Trainer):
     """
 
     control: Any  # the Trainer's own
+    lr_scheduler: Any
     loss_is_scaled_for_ga = True  # the loss is a sum divided by the rows of the whole optimiser step
 
     def __init__(
@@ -601,8 +602,8 @@ def by_progress(config: TrainConfig, optimizer: Any, progress: Callable[[], floa
         raise ConfigError(
             f"train.scheduler: {config.scheduler!r} cannot follow train.token_budget: use linear, cosine or constant"
         )
-    functions = [lambda _, f=f: f(progress() * fine) for f in shape.lr_lambdas]
-    return LambdaLR(optimizer, functions)
+    # all groups have the same shape; plain functions are left out of the scheduler's state
+    return LambdaLR(optimizer, lambda _: shape.lr_lambdas[0](int(progress() * fine)))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
