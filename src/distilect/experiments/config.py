@@ -94,6 +94,7 @@ class ComparisonTaskConfig(Part):
     teachers: list[PoolTeacherConfig] | None = Field(
         None, description="its pool, in place of the comparison's"
     )
+    parts: PartsConfig | None = Field(None, description="how it is divided, in place of the scenario's way")
     train: Options | None = Field(None, description="settings that replace the comparison's for this task")
 
 
@@ -130,7 +131,9 @@ class CompareConfig(Part):
     )
     data_dir: str = Field(".", description="relative data paths start here")
     tasks: list[ComparisonTaskConfig] = Field(min_length=1)
-    scenarios: list[ScenarioConfig] = Field([ScenarioConfig()], min_length=1)
+    scenarios: list[ScenarioConfig] = Field(
+        [], description="what is done to rows and teachers; default: nothing, called `ordinary`"
+    )
     teachers: list[PoolTeacherConfig] = Field(default_factory=list)
     students: list[StudentConfig] = Field(min_length=1)
     methods: list[ComparedMethodConfig] = Field(min_length=1)
@@ -167,6 +170,11 @@ class CompareConfig(Part):
         if value in (".", "..", "teachers", "signals", "locks"):
             raise ValueError("expected another name: this one is kept")
         return value
+
+    @field_validator("scenarios")
+    @classmethod
+    def _ordinary(cls, value: list[ScenarioConfig]) -> list[ScenarioConfig]:
+        return value or [ScenarioConfig()]
 
     @field_validator("methods", mode="before")
     @classmethod

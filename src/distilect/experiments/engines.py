@@ -123,10 +123,13 @@ class _Process:
                 settings.write_text(dump_config(self.config), encoding="utf-8")
             threads = str(self.config.threads or 1)
             environment = {**os.environ, **_QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-            command = [sys.executable, "-m", "distilect.experiments.worker", str(settings)]
             with self.log.open("ab") as log:
                 self.running = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
+                    worker_command(settings),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
                 )
         return self.running
 
@@ -140,6 +143,11 @@ class _Process:
                 self.running.kill()
                 self.running.wait()
         (self.folder / f"config-{os.getpid()}.yaml").unlink(missing_ok=True)
+
+
+def worker_command(settings: Path) -> list[str]:
+    """How a worker process is started."""
+    return [sys.executable, "-m", "distilect.experiments.worker", str(settings)]
 
 
 def _how(code: int) -> str:

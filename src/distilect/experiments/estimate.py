@@ -108,7 +108,8 @@ def _ground(
     made: set[Path],
 ) -> None:
     """Add one ground's share."""
-    config, scenario, clean = read_ground(grid, *ground)
+    config, scenario, task, clean = read_ground(grid, *ground)
+    parts = grid.parts(scenario, task)
     student = shape_of(cells[0].student.init, config)
     encoded = _tokens(clean, student, config)
     tokens = int(encoded.lengths.sum())
@@ -124,7 +125,10 @@ def _ground(
         learns = getattr(spec, "learns", None)
         if learns is not None and learns.part is not None:  # which rows that are may take an encoder to say
             pattern = Path(config.output) / "teachers"
-            exists, share = any(pattern.glob(f"{name}-*/distilect-teacher.json")), 1 / scenario.parts.count
+            exists, share = (
+                any(pattern.glob(f"{name}-*/distilect-teacher.json")),
+                1 / (parts.count if parts else 1),
+            )
             folder = pattern / f"{ground} {name}"
         else:
             data = for_teacher(clean, learns, None, grid.config.split_seed)
@@ -261,6 +265,8 @@ def timed_steps(shape: Shape, length: int, batch: int, precision: str, threads: 
     device = default_device()
     config = load_pretrained(AutoConfig, shape.path)
     config.num_hidden_layers = shape.layers
+    # one thread's own time: other work on the machine is not in it
+    clock = time.process_time if device.type == "cpu" and threads == 1 else time.perf_counter
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -272,7 +278,7 @@ def timed_steps(shape: Shape, length: int, batch: int, precision: str, threads: 
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         times = []
         for _ in range(STEPS + 1):
-            started = time.perf_counter()
+            started = clock()
             with autocast(resolve_precision(precision, device), device):
                 loss = model(**inputs).logits.float().logsumexp(1).sum()
             loss.backward()
@@ -280,10 +286,10 @@ def timed_steps(shape: Shape, length: int, batch: int, precision: str, threads: 
             optimizer.zero_grad()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - started)
+            times.append(clock() - started)
     finally:
         torch.set_num_threads(before)
-    return float(np.median(times[1:])) / (batch * ids.shape[1])
+    return min(times[1:]) / (batch * ids.shape[1])
 
 
 def _tokens(clean: Data, student: Shape, config: RunConfig) -> Encoded:

@@ -18,6 +18,7 @@ from distilect.experiments.config import (
     CompareConfig,
     ComparedMethodConfig,
     ComparisonTaskConfig,
+    PartsConfig,
     PoolTeacherConfig,
     ScenarioConfig,
 )
@@ -131,6 +132,12 @@ class Grid:
             return scenario.teachers
         return self.config.teachers if task.teachers is None else task.teachers
 
+    def parts(self, scenario: ScenarioConfig, task: ComparisonTaskConfig) -> PartsConfig | None:
+        """How train is divided between specialists; None where no teacher of the pool learns from a part."""
+        if not any(t.learns is not None and t.learns.part is not None for t in self.pool(scenario, task)):
+            return None
+        return task.parts or scenario.parts
+
     def run_config(
         self, scenario: ScenarioConfig, task: ComparisonTaskConfig, cell: Cell | None = None
     ) -> RunConfig:
@@ -175,9 +182,10 @@ class Grid:
     ) -> Cell:  # fmt: skip
         train = merged(self.config.train, task.train, f"task {task.name}")
         train = merged(train, method.train, f"method {label}")
-        parts = [scenario.name, task.name, _slug(student.init), _slug(label), f"seed={seed}"]
+        key = ".".join([scenario.name, task.name, _slug(student.init), _slug(label), f"seed={seed}"])
+        parts = self.parts(scenario, task)
         depends = {
-            "scenario": _plain(scenario), "teachers": [_plain(t) for t in self.pool(scenario, task)],
+            "scenario": _plain(scenario), "parts": _plain(parts) if parts else None, "teachers": [_plain(t) for t in self.pool(scenario, task)],
             "data": _names_only(_plain(task.data)), "task": _plain(task.task), "student": _plain(student),
             "method": _plain(method.spec()), "tune": method.tune, "train": _plain(train), "seed": seed,
             "split": self.config.split_seed, "equal_tokens": self.config.equal_tokens,
@@ -185,7 +193,7 @@ class Grid:
         if method.tune:
             depends["tuned_with"] = self.seeds(method)[0]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-        return Cell(scenario, task, student, label, method, train, seed, ".".join(parts), digest)
+        return Cell(scenario, task, student, label, method, train, seed, key, digest)
 
 
 def merged(train: TrainConfig, changes: dict[str, Any] | None, where: str) -> TrainConfig:

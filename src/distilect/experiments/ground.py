@@ -19,7 +19,13 @@ from distilect.config import (
 )
 from distilect.data import Data, encode, load_data
 from distilect.errors import ConfigError, MethodError
-from distilect.experiments.config import ComparedMethodConfig, PoolTeacherConfig
+from distilect.experiments.config import (
+    ComparedMethodConfig,
+    ComparisonTaskConfig,
+    PartsConfig,
+    PoolTeacherConfig,
+    ScenarioConfig,
+)
 from distilect.experiments.grid import Cell, Grid, family
 from distilect.experiments.oracle import oracle_knows
 from distilect.experiments.records import (
@@ -56,7 +62,7 @@ class Ground:
     grid: Grid
     name: str
     config: RunConfig
-    scenario: Any
+    scenario: ScenarioConfig
     clean: Data
     teachers: list[Teacher]
     store: SignalStore
@@ -67,8 +73,9 @@ class Ground:
     @classmethod
     def open(cls, grid: Grid, scenario_name: str, task_name: str) -> Ground:
         """Read the data, load the teachers; fine-tune those that no other process has made yet."""
-        config, scenario, clean = read_ground(grid, scenario_name, task_name)
-        specs = make_teachers(grid, config, scenario, clean)
+        config, scenario, task, clean = read_ground(grid, scenario_name, task_name)
+        divided = grid.parts(scenario, task)
+        specs = make_teachers(grid, config, divided, clean)
         teachers = teachers_of(config.model_copy(update={"teachers": specs}), clean, {})
         store = SignalStore(Path(config.output) / config.signals.store)
         name = f"{scenario_name}.{task_name}"
@@ -247,17 +254,19 @@ class Ground:
 # ---- teachers --------------------------------------------------------------------------------------------------------
 
 
-def read_ground(grid: Grid, scenario_name: str, task_name: str) -> tuple[RunConfig, Any, Data]:
-    """(config, scenario, rows as they are) of a ground."""
+def read_ground(
+    grid: Grid, scenario_name: str, task_name: str
+) -> tuple[RunConfig, ScenarioConfig, ComparisonTaskConfig, Data]:
+    """(config, scenario, task, rows as they are) of a ground."""
     scenario = next(s for s in grid.config.scenarios if s.name == scenario_name)
     task = next(t for t in grid.config.tasks if t.name == task_name)
     config = grid.run_config(scenario, task)
     clean = load_data(config.data, config.task, grid.config.split_seed, Path(config.data_dir))
-    return config, scenario, clean
+    return config, scenario, task, clean
 
 
 def make_teachers(
-    grid: Grid, config: RunConfig, scenario: Any, clean: Data, only: str | None = None
+    grid: Grid, config: RunConfig, divided: PartsConfig | None, clean: Data, only: str | None = None
 ) -> list[TeacherConfig]:
     """The pool as checkpoints and tables; teachers that are to be fine-tuned are, once for all processes."""
     parts: Parts | None = None
@@ -269,14 +278,9 @@ def make_teachers(
             continue
         if only is not None and name != only:
             continue
-        if (
-            parts is None
-            and scenario.parts is not None
-            and spec.learns is not None
-            and spec.learns.part is not None
-        ):
+        if parts is None and divided is not None and spec.learns is not None and spec.learns.part is not None:
             with lock(Path(config.output) / LOCKS / "signals.lock", wait=True):
-                parts = parts_of(scenario.parts, clean, config)
+                parts = parts_of(divided, clean, config)
         data = for_teacher(clean, spec.learns, parts, grid.config.split_seed)
         digest = f"{name}-{data.train.fingerprint()}"
         with lock(Path(config.output) / LOCKS / f"teacher-{digest}.lock", wait=True):

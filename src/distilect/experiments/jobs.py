@@ -88,8 +88,8 @@ class Worker:
             return Outcome(job.kind, job.key, "failed", text, "", time.perf_counter() - started)
 
     def _teacher(self, job: Job) -> tuple[str, str]:
-        config, scenario, clean = read_ground(self.grid, job.scenario, job.task)
-        make_teachers(self.grid, config, scenario, clean, only=job.teacher)
+        config, scenario, task, clean = read_ground(self.grid, job.scenario, job.task)
+        make_teachers(self.grid, config, self.grid.parts(scenario, task), clean, only=job.teacher)
         return "done", ""
 
     def _signals(self, job: Job) -> tuple[str, str]:
@@ -134,7 +134,9 @@ def teacher_jobs(grid: Grid, cells: Iterable[Cell]) -> list[Job]:
             if spec.finetune is None:
                 continue
             learns = getattr(spec, "learns", None)
-            parts = of_scenario.parts if learns is not None and learns.part is not None else None
+            parts = (
+                grid.parts(of_scenario, of_task) if learns is not None and learns.part is not None else None
+            )
             recipe = json.dumps(
                 [task, name, spec.model_dump(mode="json"), parts.model_dump(mode="json") if parts else None],
                 sort_keys=True,

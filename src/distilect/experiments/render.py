@@ -37,7 +37,7 @@ def _markdown_table(table: TableData) -> str:
     for number, row in enumerate(table.rows):
         cells = [_cell(text) for text in row]
         if table.code:
-            cells[0] = f"`{cells[0]}`"
+            cells[0] = f"`{_code(row[0])}`"
         shown = [f"**{c}**" if (number, i) in table.best else c for i, c in enumerate(cells)]
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines)
@@ -48,6 +48,11 @@ def _cell(text: str) -> str:
     for sign in ("\\", "|", "*", "<"):
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
+
+
+def _code(text: str) -> str:
+    """Text of a code span: nothing is markup in it but its own sign, and the table's."""
+    return " ".join(text.replace("`", "'").replace("|", "\\|").split())
 
 
 def _latex_table(table: TableData, section: str) -> str:

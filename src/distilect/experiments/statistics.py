@@ -265,7 +265,7 @@ class Cost:
     """What a method costs, averaged over seeds, then over tasks.
 
     Attributes:
-        seconds: of training, as measured, whatever else the machine did.
+        seconds: of training, as measured, whatever else the machine did; `stage_seconds` of stages before, `search_seconds` of searches.
         tokens: of the student in training, in all stages, looks without gradient counted a third; searches excluded.
         search_tokens: of trainings that only chose settings; `forward_tokens`: of looks; `stage_tokens`: of stages before.
         teacher_rows: rows × teachers that have to be run once, on an empty store.
@@ -273,6 +273,7 @@ class Cost:
     """
 
     seconds: float
+    stage_seconds: float
     search_seconds: float
     steps: float
     tokens: float
@@ -288,7 +289,7 @@ class Cost:
 
 
 _COSTS = {
-    "seconds": "train_seconds", "search_seconds": "tuning_seconds", "steps": "steps", "tokens": "student_tokens",
+    "seconds": "train_seconds", "stage_seconds": "selection_seconds", "search_seconds": "tuning_seconds", "steps": "steps", "tokens": "student_tokens",
     "forward_tokens": "forward_tokens", "stage_tokens": "stage_tokens", "search_tokens": "tuning_tokens",
     "teacher_rows": "teacher_rows_scored", "asked": "teacher_rows",
 }  # fmt: skip

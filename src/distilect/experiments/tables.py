@@ -243,12 +243,12 @@ def _costs(board: Board, costs: Mapping[str, Cost], baseline: str) -> TableData:
     base = costs.get(baseline)
     for method, cost in sorted(costs.items(), key=lambda item: item[1].all_tokens):
         rows.append([
-            method, _points(board.average(method)), f"{cost.seconds:,.1f}", _ratio(cost.all_tokens, base),
+            method, _points(board.average(method)), f"{cost.seconds:,.1f}", f"{cost.stage_seconds:,.1f}", f"{cost.search_seconds:,.1f}", _ratio(cost.all_tokens, base),
             f"{cost.steps:,.0f}", words.count(cost.tokens), words.count(cost.forward_tokens), words.count(cost.stage_tokens),
             words.count(cost.search_tokens), words.count(cost.teacher_rows), words.count(cost.asked),
         ])  # fmt: skip
     header = [
-        "method", "average", "seconds", f"tokens, × {baseline}", "steps", "student tokens", "of them looks", "of them stages",
+        "method", "average", "seconds", "stage s", "search s", f"tokens, × {baseline}", "steps", "student tokens", "of them looks", "of them stages",
         "search tokens", "teacher forwards", "rows asked",
     ]  # fmt: skip
     return TableData(

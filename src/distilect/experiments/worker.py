@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -15,11 +16,11 @@ def main() -> None:
     """Work until stdin ends, or the process that started this one is gone."""
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not get between the outcomes
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the comparison ends its workers itself
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    try:
-        serve(Path(sys.argv[1]), source, target)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    serve(Path(sys.argv[1]), source, target)
 
 
 def _leave_with(parent: int) -> None:
