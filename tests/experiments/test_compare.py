@@ -27,6 +27,9 @@ from distilect.experiments.records import Line, Results, lock
 from tests.experiments.helpers import Toy
 
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine may take ten times as long as a free one
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("compare"))
@@ -48,10 +51,10 @@ def finished(toy: Toy) -> Any:
         {"name": "scores", "data": toy.scores},
     ]
     methods = [
-        "finetune",
+        {"name": "finetune", "tasks": ["one"]},
         "kd",
-        {"name": "pkd", "teachers": "confidence"},
-        {"name": "entropy"},  # refuses regressions
+        {"name": "pkd", "teachers": "confidence", "tasks": ["one"]},
+        {"name": "entropy", "tasks": ["scores"]},  # refuses regressions
         {"name": "kd", "label": "kd-tuned", "tune": {"alpha": [0.1, 0.9]}, "tasks": ["one"]},
     ]
     config = toy.config(
@@ -63,7 +66,7 @@ def finished(toy: Toy) -> Any:
 
 def test_a_failed_cell_is_reported_and_does_not_stop_the_rest(finished: Any) -> None:
     config, found = finished
-    assert found.done == 2 * 4 * 2 + 2 - 2 and found.left == 2
+    assert found.done == 2 * (1 + 2 + 1 + 1) and found.left == 2
     assert set(found.failed) == {f"ordinary.scores.x_layers_1.entropy.seed={s}" for s in (0, 1)}
     assert all("entropy, which a regression has not" in error for error in found.failed.values())
     record = json.loads((config.folder / "failed" / f"cell.{next(iter(found.failed))}.json").read_text())
@@ -162,7 +165,7 @@ def test_a_killed_comparison_goes_on_where_it_was(toy: Toy) -> None:
     def in_the_second_cell() -> bool:
         return len(lines_of(config)) >= 1 and any(cells.glob("*.kd.*/checkpoints/checkpoint-*/complete.json"))
 
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not in_the_second_cell() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -309,7 +312,7 @@ def test_an_estimate_learns_from_finished_cells(finished: Any) -> None:
     config, _ = finished
     grid = Grid(config.model_copy(update={"seeds": [0, 1, 2]}))
     found = estimate(grid.config, ["*.one.*", "*.scores.*.kd.*"])
-    assert found.open_cells == 5 + 1 and found.teachers == 0
+    assert found.open_cells == 4 + 1 and found.teachers == 0
     assert any("finished cells of one" in line for line in found.basis)
     lines = lines_of(config)
     longest = max(line["cell_seconds"] for line in lines)
