@@ -30,6 +30,7 @@ from distilect.pipeline.metrics import (
     teacher_size,
     versions,
 )
+from distilect.pipeline.predictions import PREDICTIONS, write_predictions
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
@@ -66,13 +67,18 @@ class RunResult:
 
 @dataclass
 class Workbench:
-    """Everything that the methods of one config share."""
+    """Everything that the methods of one config share.
+
+    Attributes:
+        speeds: speeds by student, measured once for all runs of the same models; None: measured for each run.
+    """
 
     config: RunConfig
     data: Data
     teachers: list[Teacher]
     finetune_seconds: float
     store: SignalStore
+    speeds: dict[str, Any] | None = None
 
     @classmethod
     def open(cls, config: RunConfig, functions: Mapping[str, Outputs]) -> Workbench:
@@ -206,6 +212,7 @@ class Workbench:
             selector.freeze()
         drop_episodes(folder)
         about = artefact.described(place)["about"]
+        selector.spent_tokens = about["student_tokens"]
         console.print(
             f"stage A: {about['episodes']} episodes, {about['steps']:,} steps, {about['seconds']:.0f} s → {place}"
         )
@@ -226,8 +233,11 @@ class Workbench:
 
     # ---- one student -----------------------------------------------------------------------------------------------
 
-    def distil(self, folder: Path, config: RunConfig, overwrite: bool) -> RunResult:
-        """Train one student by one method and write the run's folder; `metrics.json` makes it a finished one."""
+    def distil(self, folder: Path, config: RunConfig, overwrite: bool, *, report: bool = True) -> RunResult:
+        """Train one student by one method and write the run's folder; `metrics.json` makes it a finished one.
+
+        Without `report` no page is written: a comparison has one page for all of its runs.
+        """
         started = datetime.now(timezone.utc)
         student = self.new_student()
         method, prepared = self.prepare(config.method, student)
@@ -267,16 +277,16 @@ class Workbench:
         write_model_card(folder / "student", metrics, config)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         keep_newest_checkpoint(folder)  # not before: a run that is killed until here still needs its best one
-        return RunResult(folder, metrics, build_report(folder))
+        return RunResult(folder, metrics, build_report(folder) if report else None)
 
     def _models(
         self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path
     ) -> dict[str, Any]:
         """Scores, sizes and speeds of student and teachers."""
-        speed = speeds(student, self.teachers, self.data)
+        speed = self._speeds(student)
         return {
             "student": {
-                "scores": self._student_scores(student, trainer),
+                "scores": self._student_scores(student, trainer, folder),
                 "held_out": fitted.held_out,
                 **student_size(student, folder / "student"),
                 **speed["student"],
@@ -302,15 +312,31 @@ class Workbench:
             "tokens": fitted.tokens,
             "teacher_rows": fitted.asked,
             "probed_rows": fitted.probed,
+            "forward_tokens": fitted.forward_tokens,
+            "stage_tokens": fitted.stage_tokens,
+            "student_tokens": fitted.student_tokens,
             "resumed_at_step": fitted.resumed,
             **({f"selection_{k}": selection[k] for k in COSTS if k in selection} if selection else {}),
         }
 
-    def _student_scores(self, student: Student, trainer: DistillationTrainer) -> dict[str, float]:
+    def _speeds(self, student: Student) -> dict[str, Any]:
+        if self.speeds is None:
+            return speeds(student, self.teachers, self.data)
+        shape = f"{student.source['init']} {student.num_layers}"
+        if shape not in self.speeds:
+            self.speeds[shape] = speeds(student, self.teachers, self.data)
+        found: dict[str, Any] = self.speeds[shape]
+        return found
+
+    def _student_scores(
+        self, student: Student, trainer: DistillationTrainer, folder: Path
+    ) -> dict[str, float]:
+        """Scores on dev; the outputs that they are scores of are kept for paired tests."""
         dev = self.data.dev
         if dev is None:
             return {}
         logits = trainer.predict_rows(encode(dev, student.tokenizer, student.max_length))
+        write_predictions(folder / PREDICTIONS, dev, logits)
         return self.data.task.score(logits, dev.labels)
 
     def _teacher_scores(self, teacher: Teacher) -> dict[str, float]:

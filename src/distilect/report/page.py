@@ -38,7 +38,7 @@ def build_report(run_folder: str | Path) -> Path:
     """
     run = read_run(run_folder)
     target = run.folder / "report.html"
-    _write(target, _render("run.html.j2", _run_context(run)))
+    write_page(target, render("run.html.j2", _run_context(run)))
     return target
 
 
@@ -69,7 +69,7 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
             for metrics, path in zip(runs, paths, strict=True)
         ],
     }
-    _write(page, _render("summary.html.j2", context))
+    write_page(page, render("summary.html.j2", context))
     return page
 
 
@@ -311,7 +311,8 @@ def _plain(values: Any) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in mapping(values).items() if value is not None]
 
 
-def _render(template: str, context: Mapping[str, Any]) -> str:
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A page from one of our templates, with plotly inside."""
     page: str = _environment().get_template(template).render(**context, plotly=_plotly())
     return page
 
@@ -336,7 +337,8 @@ def _plotly() -> str:
     return str(get_plotlyjs())
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # "replace": a lone surrogate from a JSON file must not lose the whole page.

@@ -255,6 +255,8 @@ class Selector:
         wants_teacher_cls: its `Look` holds the teachers' last layer; their signals are scored for it.
         wants_losses: `note_losses` is called.
         episodes: it learns from throw-away trainings first (`training/episodes.py`); None: it does not, or not any more.
+        spent_tokens: student tokens, forward and backward, that the selector was trained on before this training (a stage of its
+            own); they are part of the run's cost and of a token budget.
     """
 
     wants_pooled: bool = False
@@ -266,6 +268,7 @@ class Selector:
     chooses_first: bool = False
     asked_share: float = 1.0
     window: int | None = None
+    spent_tokens: float = 0.0
 
     def setup(self, context: SelectionContext) -> None:
         """Called once, before the first step."""

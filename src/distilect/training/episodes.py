@@ -41,6 +41,7 @@ class StageA:
         episodes: how many are done.
         seconds: wall time.
         steps, tokens, rows: optimiser steps, tokens and rows that were trained on.
+        student_tokens: these tokens and a third of those that students were run on beside the steps.
         probed_rows: rows that students were run on beside the steps, for states and rewards; backward passes count double.
         resumed: the episode that this process went on from.
     """
@@ -50,11 +51,15 @@ class StageA:
     steps: int = 0
     tokens: int = 0
     rows: int = 0
+    student_tokens: float = 0.0
     probed_rows: int = 0
     resumed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"seconds": round(self.seconds, 3)}
+        return asdict(self) | {
+            "seconds": round(self.seconds, 3),
+            "student_tokens": round(self.student_tokens),
+        }
 
 
 def run_episodes(
@@ -82,7 +87,9 @@ def run_episodes(
     state = folder / FOLDER / STATE
     done = _resume(state, selector, folder / JOURNAL)
     done.resumed = done.episodes
-    short = config.model_copy(update={"keep": "last", "patience": None, "evaluations": 1})
+    short = config.model_copy(
+        update={"keep": "last", "patience": None, "evaluations": 1, "token_budget": None}
+    )
     bar = _EpisodeBar(f"{description} · stage A", plan.count, done.episodes)
     try:
         for number in range(done.episodes, plan.count):
@@ -163,6 +170,7 @@ def _add(done: StageA, trainer: DistillationTrainer, seconds: float) -> None:
     done.steps += trainer.state.global_step
     done.tokens += trainer.counts.tokens
     done.rows += trainer.counts.rows
+    done.student_tokens += trainer.counts.student_tokens
     done.probed_rows += int(trainer.counts.extra.get("probed_rows", 0))
 
 

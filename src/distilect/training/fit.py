@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilect.config import TrainConfig
+from distilect.errors import RunError
 from distilect.models import Student, quiet
 from distilect.selection import Method
 from distilect.signals import SignalSource
@@ -29,6 +30,9 @@ class Fitted:
         steps, tokens: optimiser steps and tokens (without padding) that were trained on.
         asked: rows that teachers were asked on in the steps, summed over teachers; read from a store or run.
         probed: rows that the student was run on for the selectors' sake, beside the steps.
+        forward_tokens: tokens of these rows.
+        stage_tokens: student tokens that selectors were trained on before this training.
+        student_tokens: all of these as training tokens; a pass without gradient counts a third.
         resumed: the step that this process went on from; 0 for a fresh start.
     """
 
@@ -38,6 +42,9 @@ class Fitted:
     tokens: int
     asked: int
     probed: int
+    forward_tokens: int
+    stage_tokens: int
+    student_tokens: int
     resumed: int
 
 
@@ -59,18 +66,19 @@ def fit(
     """
     if config.dropout is not None:
         set_dropout(student.model, config.dropout)
-    bar = Bar(description)
+    bar = Bar(description, config.token_budget)
     trainer = DistillationTrainer(
         student.model, rows, method, source, config, folder / "checkpoints", seed,
         callbacks=[History(folder / "history.jsonl", folder / "tensorboard"), bar], vectors=vectors,
     )  # fmt: skip
+    bar.tokens = lambda: trainer.spent_tokens
     trainer.add_callback(_Clock(trainer))
     checkpoint = last_checkpoint(folder / "checkpoints")
     if checkpoint is not None:
         trainer.load_extra_state(checkpoint)
     try:
         with quiet():  # a progress bar of our own; transformers would add one for every checkpoint
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            _train(trainer, checkpoint)
     finally:
         bar.close()
     trainer.recorder.write(folder / "selection.parquet")
@@ -83,9 +91,24 @@ def fit(
         tokens=trainer.counts.tokens,
         asked=int(trainer.counts.extra.get("teacher_rows", 0)),
         probed=int(trainer.counts.extra.get("probed_rows", 0)),
+        forward_tokens=int(trainer.counts.extra.get("forward_tokens", 0)),
+        stage_tokens=round(sum(s.spent_tokens for s in method.selectors.values())),
+        student_tokens=round(trainer.spent_tokens),
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
     )
     return trainer, fitted
+
+
+def _train(trainer: DistillationTrainer, checkpoint: Path | None) -> None:
+    if checkpoint is not None and trainer.budget_spent:  # the next step would be one too many
+        trainer.finish_from(checkpoint)
+        return
+    if trainer.budget_spent:
+        raise RunError(
+            f"the selectors were trained on {trainer.spent_tokens:,.0f} student tokens before, train.token_budget is "
+            f"{trainer.config.token_budget:,}: nothing is left for the student"
+        )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def set_dropout(model: Any, probability: float) -> None:

@@ -42,15 +42,14 @@ class TrainerProbe:
 
     @property
     def progress(self) -> float:
-        """Share of the optimiser steps that are done."""
-        state = self.trainer.state
-        return state.global_step / max(state.max_steps, 1)
+        """Share of the training that is done."""
+        return self.trainer.progress
 
     def look(self, rows: Tensor) -> Look:
         """See `selection.Probe`: student, teachers and losses on rows of train, without dropout."""
         trainer = self.trainer
         positions = self.positions(rows)
-        trainer.count("probed_rows", len(positions))
+        trainer.count_probe(trainer.rows.encoded.lengths[positions])
         students, teachers, losses = [], [], []
         with eval_mode(trainer.model, trainer.knowledge), torch.no_grad():
             for part in scoring_batches(trainer.rows.encoded.lengths[positions], self._max_tokens()):
@@ -68,9 +67,8 @@ class TrainerProbe:
         """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory."""
         trainer = self.trainer
         positions, held_out = self.positions(rows), self._held_out_rows(limit)
-        trainer.count(
-            "probed_rows", 3 * (len(positions) + len(held_out))
-        )  # a backward pass costs two forward passes
+        for encoded, some in ((trainer.rows.encoded, positions), (trainer.rows.held_out_encoded, held_out)):
+            trainer.count_probe(encoded.lengths[some], 3)  # a backward pass costs two forward passes
         weights = [p for p in trainer.model.parameters() if p.requires_grad]
         with eval_mode(trainer.model, trainer.knowledge), torch.enable_grad():
             _, _, losses = self._losses(positions)
@@ -124,7 +122,7 @@ class TrainerProbe:
     def run_positions(self, positions: np.ndarray, passes: Passes) -> Tensor:
         """float32 [P, n, C] on rows of the training table, int64 [n]."""
         trainer = self.trainer
-        trainer.count("probed_rows", passes.count * len(positions))
+        trainer.count_probe(trainer.rows.encoded.lengths[positions], passes.count)
         with self._own_draws() if passes.dropout else nullcontext():
             found = [
                 predict(
@@ -155,7 +153,7 @@ class TrainerProbe:
         trainer = self.trainer
         encoded, labels = trainer.rows.held_out_encoded, trainer.rows.held_out.labels
         rows = self._held_out_rows(limit)
-        trainer.count("probed_rows", len(rows))
+        trainer.count_probe(encoded.lengths[rows])
         found = predict(
             trainer.model, encoded, rows=rows,
             max_tokens=2 * trainer.config.max_tokens, precision=trainer.config.precision,

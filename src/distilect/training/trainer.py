@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
+    get_scheduler,
     set_seed,
 )
 
@@ -49,6 +52,7 @@ from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
 
 STATE_FILE = "distilect.safetensors"
+FORWARD_SHARE = 1 / 3  # of a training token's operations: a pass without gradient costs 2 of 6 per parameter
 COMPLETE_FILE = "complete.json"  # written last: a checkpoint without it was cut short and is never read
 
 
@@ -97,6 +101,11 @@ class Counts:
     rows: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def student_tokens(self) -> float:
+        """Tokens that the student was trained on, and a third of those that it was run on without gradient for selectors."""
+        return self.tokens + FORWARD_SHARE * self.extra.get("forward_tokens", 0.0)
+
 
 class DistillationTrainer(Trainer):
     """Train a student by the formula of `training.step`.
@@ -119,6 +128,7 @@ class DistillationTrainer(Trainer):
     """
 
     control: Any  # the Trainer's own
+    lr_scheduler: Any
     loss_is_scaled_for_ga = True  # the loss is a sum divided by the rows of the whole optimiser step
 
     def __init__(
@@ -324,7 +334,7 @@ class DistillationTrainer(Trainer):
             student=logits,
             pooled=pooled,
             teachers=None,
-            progress=self.state.global_step / max(self.state.max_steps, 1),
+            progress=self.progress,
             epoch=self.sampler.epoch,
             step=self.state.global_step,
             seed=self.run_seed,
@@ -395,6 +405,43 @@ class DistillationTrainer(Trainer):
     def count(self, name: str, amount: float) -> None:
         """Add to a count of what training cost beside the steps themselves."""
         self.counts.extra[name] = self.counts.extra.get(name, 0.0) + amount
+
+    def count_probe(self, lengths: np.ndarray, passes: int = 1) -> None:
+        """Count passes without gradient over rows of `lengths` tokens, int [n]."""
+        self.count("probed_rows", passes * len(lengths))
+        self.count("forward_tokens", passes * int(lengths.sum()))
+
+    # ---- how far training is: steps, or tokens of a budget ---------------------------------------------------------
+
+    @property
+    def spent_tokens(self) -> float:
+        """Student tokens so far, those that selectors were trained on before included."""
+        return self.counts.student_tokens + sum(s.spent_tokens for s in self.method.selectors.values())
+
+    @property
+    def progress(self) -> float:
+        """Share of training that is done, in [0, 1]."""
+        if self.config.token_budget is not None:
+            return min(1.0, self.spent_tokens / self.config.token_budget)
+        return self.state.global_step / max(self.state.max_steps, 1)
+
+    @property
+    def budget_spent(self) -> bool:
+        return self.config.token_budget is not None and self.spent_tokens >= self.config.token_budget
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate over steps; over the tokens that are spent where there is a budget of them."""
+        if self.config.token_budget is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = by_progress(self.config, optimizer or self.optimizer, lambda: self.progress)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def finish_from(self, checkpoint: Path) -> None:
+        """Take the weights of a training that had spent its budget when it was stopped."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_weights(best or str(checkpoint))
 
     # ---- parameters beside the student -----------------------------------------------------------------------------
 
@@ -519,6 +566,10 @@ class _Schedule(TrainerCallback):
         self.trainer.tell_losses()
         for selector in self.trainer.method.selectors.values():
             selector.after_step(self.trainer.probe)
+        if self.trainer.budget_spent:
+            control.should_training_stop = True
+            if self.trainer.config.evaluations > 1:  # otherwise the epoch's end evaluates and saves
+                control.should_evaluate = control.should_save = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for parameter in self.trainer.extra_parameters():
@@ -557,6 +608,8 @@ def training_arguments(
     device = default_device()
     precision = resolve_precision(config.precision, device)
     total = max(1, math.ceil(steps * config.epochs))
+    if config.token_budget is not None:  # it stops by tokens; a step trains on one at least
+        total = max(1, config.token_budget)
     when = "epoch" if config.evaluations == 1 else "steps"
     interval = max(1, steps // config.evaluations)
     return TrainingArguments(
@@ -588,6 +641,23 @@ def training_arguments(
         dataloader_pin_memory=device.type == "cuda",
         average_tokens_across_devices=False,
     )
+
+
+def by_progress(config: TrainConfig, optimizer: Any, progress: Callable[[], float]) -> Any:
+    """A learning rate that is a function of `progress` in [0, 1], in the shape that `config.scheduler` has over steps.
+
+    Raises:
+        ConfigError: that scheduler is no function of the step alone.
+    """
+    fine = 100_000  # steps that the shape is read at
+    warmup = math.ceil(config.warmup * fine)
+    shape = get_scheduler(config.scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=fine)
+    if not isinstance(shape, LambdaLR):
+        raise ConfigError(
+            f"train.scheduler: {config.scheduler!r} cannot follow train.token_budget: use linear, cosine or constant"
+        )
+    # all groups have the same shape; plain functions are left out of the scheduler's state
+    return LambdaLR(optimizer, lambda _: shape.lr_lambdas[0](int(progress() * fine)))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
