@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.common import made
@@ -26,6 +26,9 @@ from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.work import Workbench
 from distilect.training import fit
 
+Methods = dict[str, dict[str, Any]]  # name → method; of an experiment
+
+_STAGE_A = ("learned", "fingerprint", "episodes", "seconds", "steps", "rows", "probed_rows")
 _TRAIN = set(TrainConfig.model_fields)  # a method of an experiment may bring its own
 
 
@@ -80,6 +83,7 @@ def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, 
     table = bench.data.distillation if built.teachers is not None else bench.data.train
     rows = training_rows(student, table, bench.data.reward, bench.data.task)
     folder.mkdir(parents=True, exist_ok=True)
+    selection = bench.learn_selection(config, built, prepared, rows, folder)
     trainer, fitted = fit(
         student, rows, built, prepared.source, config.train, folder,
         seed=seed, description=folder.name, vectors=prepared.vectors,
@@ -96,11 +100,37 @@ def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, 
         "method_spec": config.method.model_dump(exclude_none=True),
         "train_seconds": round(fitted.seconds, 1),
         "probed_rows": fitted.probed,
+        "trained_rows": trainer.counts.rows,
+        "teacher_rows": fitted.asked,
+        **({"stage_a": {k: selection.get(k) for k in _STAGE_A}} if selection is not None else {}),
         "wall_seconds": round(time.perf_counter() - started, 1),
         "rows": {"train": len(bench.data.train), "all": len(table), "dev": len(dev)},
         "train": config.train.model_dump(exclude_defaults=True),
         "made": made(),
     }
+
+
+def run_all(
+    config: RunConfig, methods: Methods, results: Results, work: Path, seed: int, ready: Callable[[Workbench], None] | None = None,
+    **key: Any,
+) -> None:  # fmt: skip
+    """Every method with one seed, each in its turn; what has a result, or is being run by another process, is left out."""
+    if all(results.has(method=name, seed=seed, **key) for name in methods):
+        return
+    bench = Workbench.open(config, {})
+    if ready is not None:
+        ready(bench)
+    scores = teacher_scores(bench)
+    for name, method in methods.items():
+        with claimed(results, method=name, seed=seed, **key) as mine:
+            if not mine:
+                continue
+            folder = work / "students" / "-".join([name, str(seed), *map(str, key.values())])
+            shutil.rmtree(folder, ignore_errors=True)
+            line = train_student(bench, method, folder, seed)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            results.add({"method": name, "seed": seed, **key, **line, "teachers": scores})
+            print(name, seed, key, line["scores"], f"{line['wall_seconds']:.0f} s", flush=True)
 
 
 def teacher_scores(bench: Workbench) -> dict[str, dict[str, float]]:
@@ -119,11 +149,5 @@ def _last_health(path: Path) -> dict[str, float]:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     found: dict[str, float] = {}
     for line in lines:
-        found |= {k: round(v, 4) for k, v in line.items() if k.startswith(("policy/", "reward/"))}
+        found |= {k: round(v, 4) for k, v in line.items() if k.startswith(("policy/", "reward/", "actor/"))}
     return found
-
-
-def mean_std(values: list[float]) -> str:
-    """`81.2 ± 0.4` of scores in [0, 1], with the sample's standard deviation."""
-    numbers = 100 * np.asarray(values)
-    return f"{numbers.mean():.1f} ± {numbers.std(ddof=1):.1f}" if len(values) > 1 else f"{numbers.mean():.1f}"

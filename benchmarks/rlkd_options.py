@@ -43,6 +43,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "policy_updates: 600": {"policy_updates": 600},
     "step_size: 0.5": {"step_size": 0.5},
     "step_size: 8": {"step_size": 8.0},
+    "hide: 0.5": {"hide": 0.5},
+    "hide: 1": {"hide": 1.0},
+    "learning_rate: 0.003": {"learning_rate": 0.003},
 }
 
 

@@ -6,57 +6,28 @@ python -m benchmarks.rlkd_summary
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.common import RESULTS
-from benchmarks.lab import Results, mean_std
-
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "rlkd.md"
-Line = dict[str, Any]
+from benchmarks.pages import (
+    Line,
+    by_method,
+    lines_of,
+    mean_std,
+    paired,
+    primary,
+    scores_of,
+    spread,
+    table,
+    teachers_line,
+    write_page,
+)
 
 
 def load(name: str) -> list[Line]:
-    return Results(RESULTS / "rlkd" / f"{name}.jsonl").lines()
-
-
-def primary(line: Line) -> float:
-    """The first metric of the task, in [0, 1]."""
-    return float(next(iter(line["scores"].values())))
-
-
-def by_method(lines: list[Line]) -> dict[str, dict[int, Line]]:
-    """method → seed → its line, in the order of the file's first seed."""
-    found: dict[str, dict[int, Line]] = {}
-    for line in lines:
-        found.setdefault(line["method"], {})[line["seed"]] = line
-    return found
-
-
-def paired(ours: dict[int, Line], theirs: dict[int, Line]) -> list[float]:
-    """Differences of the seeds that both have, in points."""
-    return [100 * (primary(ours[s]) - primary(theirs[s])) for s in sorted(set(ours) & set(theirs))]
-
-
-def spread(values: list[float], unit: str = "") -> str:
-    if not values:
-        return "–"
-    text = f"{np.mean(values):+.1f}"
-    return text + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "") + unit
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def teachers_line(lines: list[Line]) -> str:
-    scores = lines[-1]["teachers"]
-    return ", ".join(f"{name} {100 * next(iter(s.values())):.1f}" for name, s in scores.items())
+    return lines_of(f"rlkd/{name}")
 
 
 def specialists(data: str, title: str) -> str:
@@ -123,16 +94,11 @@ def pool(data: str, title: str) -> str:
         ours = methods.get("rlkd", {})
         over = spread(paired(ours, runs)) if name != "rlkd" else ""
         weights = _weights(runs)
-        rows.append([f"`{name}`", str(len(runs)), _scores(runs), over, weights])
+        rows.append([f"`{name}`", str(len(runs)), scores_of(runs), over, weights])
     about = f"Teachers: {teachers_line(lines)}. Student: {lines[0]['rows']['all']:,} rows."
     best = max(statics, key=lambda m: np.mean([primary(line) for line in methods[m].values()]))
     header = ["method", "seeds", "score", "`rlkd` minus it, paired", "last weights"]
     return f"### {title}\n\n{about} Best static one: `{best}`.\n\n{table(header, rows)}\n"
-
-
-def _scores(runs: dict[int, Line]) -> str:
-    names = next(iter(runs.values()))["scores"]
-    return ", ".join(f"{n} {mean_std([line['scores'][n] for line in runs.values()])}" for n in names)
 
 
 def _weights(runs: dict[int, Line]) -> str:
@@ -206,18 +172,7 @@ def main() -> None:
         ("The paper's Table 1: is a better teacher better for a small student?", lambda: table_1(tasks)),
         ("The price", price),
     ]  # fmt: skip
-    notes = (
-        json.loads((RESULTS / "rlkd" / "notes.json").read_text(encoding="utf-8"))
-        if (RESULTS / "rlkd" / "notes.json").exists()
-        else {}
-    )
-    text = HEAD
-    for title, body in sections:
-        text += f"\n## {title}\n\n" + (notes[title] + "\n\n" if title in notes else "") + body()
-    temporary = PAGE.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, PAGE)
-    print(PAGE)
+    write_page("rlkd", HEAD, sections)
 
 
 if __name__ == "__main__":

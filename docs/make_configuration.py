@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from distilect import config
+from distilect.experiments import config as experiments
 
-PARTS = (
+RUN_PARTS = (
     config.RunConfig,
     config.TaskConfig,
     config.DataConfig,
@@ -21,6 +22,16 @@ PARTS = (
     config.TrainConfig,
     config.SignalConfig,
 )
+COMPARISON_PARTS = (
+    experiments.CompareConfig,
+    experiments.ComparisonTaskConfig,
+    experiments.ComparedMethodConfig,
+    experiments.PoolTeacherConfig,
+    experiments.LearnsConfig,
+    experiments.ScenarioConfig,
+    experiments.PartsConfig,
+)
+PARTS = RUN_PARTS + COMPARISON_PARTS
 
 
 def page() -> str:
@@ -29,7 +40,8 @@ def page() -> str:
         "# Configuration",
         "",
         "Every key of a config file. `distilect run CONFIG key.sub=value` sets one for a run, `--dry-run` prints all of them.",
-        "Made by `python docs/make_configuration.py` from `src/distilect/config.py`.",
+        "The parts from CompareConfig on are those of `distilect compare`.",
+        "Made by `python docs/make_configuration.py` from `src/distilect/config.py` and `src/distilect/experiments/config.py`.",
     ]
     for part in PARTS:
         lines += ["", f"## {part.__name__}", "", (part.__doc__ or "").split("\n")[0], ""]
@@ -55,7 +67,7 @@ def _type(annotation: Any) -> str:
         if isinstance(annotation, type) and not typing.get_args(annotation)
         else str(annotation)
     )
-    text = re.sub(r"typing\.|distilect\.config\.", "", text)
+    text = re.sub(r"typing\.|distilect\.(experiments\.)?config\.", "", text)
     text = re.sub(r"Annotated\[(\w+), .*?\)\]", r"\1", text).replace("NoneType", "None")
     return text.replace("|", "\\|")
 

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -181,6 +181,11 @@ class TrainConfig(Part):
     """How the student is trained."""
 
     epochs: Positive = 3.0
+    token_budget: int | None = Field(
+        None,
+        ge=1,
+        description="in place of `epochs`: stop after so many student tokens, those of selectors' own passes included",
+    )
     batch_size: int = Field(
         32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps"
     )
@@ -276,6 +281,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     Raises:
         ConfigError: the file is missing or no YAML mapping, or a key or value does not fit; one line per fault.
     """
+    return parse_config(read_yaml(path, overrides))
+
+
+def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The plain values of a config file with `key.sub=value` overrides.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
     file = Path(path)
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -287,7 +301,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         raise ConfigError(f"{file}: expected a mapping of settings, got {type(raw).__name__}")
     for override in overrides or []:
         apply_override(raw, override)
-    return parse_config(raw)
+    return raw
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:
@@ -296,14 +310,22 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: names each bad key with the nearest known one, and each bad value with what was expected.
     """
+    return parse_part(RunConfig, raw)
+
+
+P = TypeVar("P", bound=Part)
+
+
+def parse_part(part: type[P], raw: dict[str, Any]) -> P:
+    """The same for any part of a configuration, or another whole one."""
     try:
-        return RunConfig.model_validate(raw)
+        return part.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error.errors()))) from None
+        raise ConfigError("\n".join(_explain(error.errors(), part))) from None
 
 
-def dump_config(config: RunConfig) -> str:
-    """`config` as YAML that `load_config` reads back to an equal value."""
+def dump_config(config: Part) -> str:
+    """`config` as YAML that reads back to an equal value."""
     values = config.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     # Unescaped, U+0085 and U+2028 read back as ends of lines; escape everything in the rare text that holds them.
@@ -367,20 +389,20 @@ def _slot(node: dict[str, Any] | list[Any], key: str, override: str) -> Any:
     return int(key)
 
 
-def _explain(faults: Sequence[Any]) -> list[str]:
+def _explain(faults: Sequence[Any], root: type[Part]) -> list[str]:
     """One line for each place that is wrong: where, what was wrong, what was expected."""
     places: dict[tuple[Any, ...], list[Any]] = {}
     for fault in faults:
         # pydantic tries each type of a union, and tells of each one by itself.
         own = fault["type"] in ("extra_forbidden", "invalid_key", "missing")
-        places.setdefault(fault["loc"] if own else _place(fault["loc"]), []).append(fault)
-    return [_explain_place(place, found) for place, found in places.items()]
+        places.setdefault(fault["loc"] if own else _place(fault["loc"], root), []).append(fault)
+    return [_explain_place(place, found, root) for place, found in places.items()]
 
 
-def _explain_place(place: tuple[Any, ...], faults: Sequence[Any]) -> str:
+def _explain_place(place: tuple[Any, ...], faults: Sequence[Any], root: type[Part]) -> str:
     where, fault = ".".join(str(part) for part in place) or "config", faults[0]
     if fault["type"] in ("extra_forbidden", "invalid_key"):
-        known = sorted(_fields_at(place[:-1]))
+        known = sorted(_fields_at(place[:-1], root))
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"unknown key {where!r}: {hint}"
@@ -396,9 +418,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _place(location: tuple[Any, ...]) -> tuple[Any, ...]:
+def _place(location: tuple[Any, ...], root: type[Part]) -> tuple[Any, ...]:
     """`location` down to the config's own field; below it pydantic names types, not keys."""
-    part: Any = RunConfig
+    part: Any = root
     for depth, key in enumerate(location):
         if isinstance(key, int):
             continue
@@ -408,9 +430,9 @@ def _place(location: tuple[Any, ...]) -> tuple[Any, ...]:
     return location
 
 
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
+def _fields_at(location: tuple[Any, ...], root: type[Part]) -> list[str]:
     """Field names of the config part that lies at `location`."""
-    part: Any = RunConfig
+    part: Any = root
     for key in location:
         if isinstance(key, int):
             continue

@@ -17,7 +17,18 @@ from typer.testing import CliRunner, Result
 from distilect.cli import app
 from distilect.config import load_config
 
-VERBS = ("demo", "finetune", "score", "run", "estimate", "augment", "evaluate", "report", "methods")
+VERBS = (
+    "demo",
+    "finetune",
+    "score",
+    "run",
+    "compare",
+    "estimate",
+    "augment",
+    "evaluate",
+    "report",
+    "methods",
+)
 CONFIG = "name: tiny\ndata: {train: train.csv}\nteachers: [teacher-a]\nstudent: 'teacher-a[layers=1]'\nmethod: kd\n"
 
 

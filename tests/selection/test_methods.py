@@ -116,6 +116,14 @@ def test_alpha_that_would_be_ignored_is_refused():
         mix_of(name="finetune", alpha=0.3)
 
 
+def test_options_of_the_presets_own_knowledge_selector_add_to_it_and_another_one_replaces_it():
+    hard = build(MethodConfig(name="akskd-hard", mix={"name": "actor-critic", "phases": 4})).mix
+    assert hard.hard and hard.design.phases == 4
+    assert not build(MethodConfig(name="akskd", mix="actor-critic")).mix.hard
+    assert build(MethodConfig(name="all-ones", mix="all-ones")).mix.balance.on
+    assert not build(MethodConfig(name="all-ones", mix="random-hard")).mix.balance.on
+
+
 def test_temperature_lands_in_response_knowledge():
     assert build(MethodConfig(name="kd", temperature=7)).knowledge[1].temperature == 7
     assert build(MethodConfig(name="kd")).knowledge[1].temperature == 4

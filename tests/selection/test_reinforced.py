@@ -837,13 +837,14 @@ def test_a_row_without_a_label_is_decided_like_one_whose_label_is_hidden():
     assert torch.equal(selector.weights(view), selector.weights(without_labels(view)))
 
 
-def test_half_of_the_labels_are_hidden_where_some_rows_have_none_and_no_label_else():
-    whole, gaps = make_view(3000), make_view(3000, unlabelled=(0,))
+def test_as_many_labels_are_hidden_as_rows_have_none():
+    whole, gaps = make_view(3000), make_view(3000, unlabelled=tuple(range(750)))
     assert selector_for(whole, hide=None)._visible(whole).all()
     visible = selector_for(gaps, hide=None)._visible(gaps)
-    assert not visible[0] and float(visible.double().mean()) == pytest.approx(0.5, abs=0.03)
-    again = selector_for(gaps, hide=None)._visible(replace(gaps, epoch=1))
-    assert float((visible == again).double().mean()) == pytest.approx(0.5, abs=0.03)  # drawn anew each epoch
+    assert not visible[:750].any() and float(visible[750:].double().mean()) == pytest.approx(0.75, abs=0.03)
+    again = selector_for(gaps, hide=None)._visible(replace(gaps, epoch=1))[750:]
+    same = 0.75**2 + 0.25**2  # drawn anew each epoch
+    assert float((visible[750:] == again).double().mean()) == pytest.approx(same, abs=0.03)
 
 
 # ---- invariance ----------------------------------------------------------------------------------------------------

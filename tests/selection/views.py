@@ -68,6 +68,8 @@ def make_context(
         seed=seed,
         num_labelled=rows,
         num_rows=rows,
+        student_width=6,
+        teacher_widths=(5,) * teachers,
         sample=sample_of(make_view(rows, teachers, classes, seed=seed + 1, regression=regression)),
     )
 

@@ -87,7 +87,7 @@ class Bench:
         context = SelectionContext(
             held_out_logits=None if said is None else said.logits.numpy(),
             teachers=layout.teachers, kinds=built.kinds, held_out_scores=(0.5,) * len(pool), seed=seed,
-            regression=layout.regression, held_out_labels=self.held_out.labels,
+            regression=layout.regression, student_width=layout.student_width, teacher_widths=layout.teacher_widths, held_out_labels=self.held_out.labels,
             teacher_sizes=tuple(range(1, len(pool) + 1)),
             num_labelled=int(self.table.has_label.sum()), num_rows=len(self.table),
             sample=sampler_of(self.table, Prepared(source, vectors=vectors)),

@@ -251,6 +251,76 @@ def estimate(
 
 
 @app.command()
+def compare(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file of the comparison.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run these cells only: a task, scenario, student, method, seed=N, or a pattern such as '*.mrpc.*'; may be repeated."
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="What runs the cells. [default: the config's, local]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Cells that are run at once. [default: the config's, 1]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the config, estimate time and disk; run nothing.")
+    ] = False,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Write tables and page from the lines that are there.")
+    ] = False,
+    docs: Annotated[
+        Path | None,
+        typer.Option(help="Also write tables, page, lines and predictions into this folder."),
+    ] = None,
+    lines: Annotated[
+        Path | None, typer.Option(help="With --page-only: folder that --docs wrote, in place of the output.")
+    ] = None,
+) -> None:
+    """Compare methods: tasks × methods × seeds, one page.
+
+    Teachers are fine-tuned and scored once for all. A comparison that was stopped goes on. Failed cells are
+    listed at the end; the exit code is then 1.
+
+    \b
+    Example: distilect compare configs/compare/demo.yaml --workers 2
+             distilect compare configs/compare/full.yaml data_dir=PATH/TO/glue --only mrpc --only rte
+    """
+    if lines is not None and not page_only:
+        raise typer.BadParameter("goes with --page-only", param_hint="--lines")
+
+    from distilect.demo.compare import with_builtin_data
+    from distilect.experiments.config import load_compare
+
+    extra = [f"engine={engine}"] if engine else []
+    extra += [f"workers={workers}"] if workers is not None else []
+    settings = load_compare(config, [*(overrides or []), *extra])
+    if lines is None:
+        settings = with_builtin_data(settings)
+
+    from distilect import experiments
+
+    if dry_run:
+        for line in experiments.estimate(settings, only or ()).text():
+            typer.echo(line)
+        return
+    if page_only:
+        pages = experiments.publish(settings, docs=docs, source=lines)
+        _print_pages(pages, settings.folder)
+        return
+    found = experiments.compare(settings, only=only or (), docs=docs)
+    _print_pages(found.pages, found.folder)
+    if found.failed:
+        typer.echo(experiments.failed_text(found), err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def augment(
     train: Annotated[str, typer.Argument(help="Table, or a GLUE folder.", show_default=False)],
     output: Annotated[
@@ -380,6 +450,19 @@ def methods() -> None:
     typer.echo("\nparts, for method.KEY in a config:")
     for key, known in parts.items():
         typer.echo(f"  {key:<{width - 2}}  {', '.join(known)}")
+
+
+def _print_pages(pages: Any, folder: Path) -> None:
+    """What was written of a comparison; an error where there is nothing yet."""
+    if pages is None:
+        from distilect.errors import RunError
+
+        raise RunError(f"no cell of this comparison has a result yet in {folder}")
+    for file in (pages.tables, pages.latex):
+        typer.echo(f"tables: {file}")
+    typer.echo(f"report: {pages.page} ({pages.lines} of {pages.expected} cells)")
+    if pages.stale:
+        typer.echo(f"{pages.stale} lines of other settings are left out")
 
 
 def _print_table(metrics: Sequence[Mapping[str, Any]]) -> None:

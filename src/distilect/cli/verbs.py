@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from distilect.errors import DistilectError, Terminated, did_you_mean
 
 MAX_LINES = 8
-RESUMABLE = ("demo", "finetune", "run", "score")
+RESUMABLE = ("compare", "demo", "finetune", "run", "score")
 
 
 class Verbs(TyperGroup):

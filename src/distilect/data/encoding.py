@@ -55,6 +55,18 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> Encoded:
+        """The tokens of `rows`, in their order."""
+        index = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[index]
+        inside = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        flat = np.repeat(self._offsets[index], lengths) + inside
+        columns = {name: column[flat] for name, column in self._columns.items()}
+        return Encoded(
+            columns, lengths, self._padding,
+            left=self._left, truncated=self.truncated, max_length=self.max_length,
+        )  # fmt: skip
+
     def collate(self, rows: Sequence[int] | NDArray[np.integer]) -> dict[str, torch.Tensor]:
         """The model inputs of `rows`, padded to the longest of them on the tokenizer's padding side.
 

@@ -15,8 +15,16 @@ from distilect.evaluation.cost import (
     parameters,
     ratio_to,
 )
+from distilect.evaluation.resampling import labelled, resampled_scores, row_draws
 from distilect.evaluation.scores import evaluate, predict, run_batches
-from distilect.evaluation.significance import Difference, holm, paired_bootstrap
+from distilect.evaluation.significance import (
+    Difference,
+    difference_of,
+    holm,
+    paired_bootstrap,
+    paired_over_seeds,
+    seed_draws,
+)
 
 __all__ = [
     "Difference",
@@ -24,16 +32,22 @@ __all__ = [
     "Speed",
     "brier_score",
     "bytes_on_disk",
+    "difference_of",
     "evaluate",
     "expected_calibration_error",
     "flops_per_token",
     "holm",
+    "labelled",
     "measure_speed",
     "negative_log_likelihood",
     "paired_bootstrap",
+    "paired_over_seeds",
     "parameters",
     "predict",
     "ratio_to",
+    "resampled_scores",
+    "row_draws",
     "run_batches",
+    "seed_draws",
     "softmax",
 ]

@@ -1,4 +1,4 @@
-"""Is one model better, or was it these rows? Paired bootstrap over rows, and Holm's correction."""
+"""Is one model better, or was it these rows, or these seeds? Paired bootstrap over both, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -49,11 +49,41 @@ def paired_bootstrap(
     for index in range(resamples):  # one at a time: all at once would take resamples * rows * classes floats
         chosen = random.integers(0, rows, rows)
         draws[index] = score(first[chosen], labels[chosen]) - score(second[chosen], labels[chosen])
+    return difference_of(float(observed), draws)
+
+
+def seed_draws(seeds: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """[B, S]: weights of S seeds in B bootstrap samples of S seeds; each row sums to 1.
+
+    S things drawn from themselves spread too little, by (S - 1) / S in variance: a third for three seeds. Deviations from equal
+    weights are stretched by sqrt(S / (S - 1)), which makes the spread of a mean s² / S with the sample's s². One seed says nothing
+    of the spread between seeds.
+    """
+    counts = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1.0 / seeds), resamples)
+    stretch = np.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    return np.asarray(1.0 / seeds + stretch * (counts / seeds - 1.0 / seeds))
+
+
+def paired_over_seeds(
+    differences: NDArray[np.float64], resampled: NDArray[np.float64], *, seed: int = 0
+) -> tuple[float, NDArray[np.float64]]:
+    """The mean difference of two methods over the seeds that both have, and its draws over rows and seeds.
+
+    Args:
+        differences: [S], score of the first minus the second, seed by seed, on the rows as they are.
+        resampled: [B, S], the same on B resamples of the rows, the same rows for every seed and for both methods.
+    """
+    weights = seed_draws(len(differences), len(resampled), seed)
+    return float(np.mean(differences)), (weights * resampled).sum(axis=1)
+
+
+def difference_of(observed: float, draws: NDArray[np.float64]) -> Difference:
+    """`Difference` of an observed value and its bootstrap draws [B]; of several tasks: of the means over them."""
     draws = draws[~np.isnan(draws)]
     if not len(draws):
-        return Difference(float(observed), float("nan"), float("nan"), float("nan"))
+        return Difference(observed, float("nan"), float("nan"), float("nan"))
     low, high = np.quantile(draws, (0.025, 0.975))
-    return Difference(float(observed), float(low), float(high), _two_sided(draws))
+    return Difference(observed, float(low), float(high), _two_sided(draws))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -21,17 +21,20 @@ class StudentOutputs:
         mask: bool [B, T], true on real tokens.
         cls: int64 [B], position of the classification token.
         hidden: `hidden_states` of the model, index 0 the embeddings, each [B, T, H]; None if nobody asked for them.
+        attention: `query.L`, `key.L`, `value.L` → [B, T, H] of the layers that somebody asked for.
     """
 
     logits: Tensor
     mask: Tensor
     cls: Tensor
     hidden: tuple[Tensor, ...] | None = None
+    attention: Mapping[str, Tensor] = field(default_factory=dict)
 
     def take(self, rows: Tensor) -> StudentOutputs:
         """The outputs of some rows; `rows` int64 [b]."""
         hidden = None if self.hidden is None else tuple(h[rows] for h in self.hidden)
-        return StudentOutputs(self.logits[rows], self.mask[rows], self.cls[rows], hidden)
+        attention = {name: values[rows] for name, values in self.attention.items()}
+        return StudentOutputs(self.logits[rows], self.mask[rows], self.cls[rows], hidden, attention)
 
     def at_cls(self, layer: int) -> Tensor:
         """[B, H]: the hidden state of `layer` at the classification token."""
@@ -45,9 +48,14 @@ class StudentOutputs:
 
     def tokens(self, layer: int) -> Tensor:
         """[B, T, H] with the real tokens first, whatever side the tokenizer pads on (signals are stored so)."""
-        hidden = self.states(layer)
-        order = self._real_first()
-        return hidden.gather(1, order.unsqueeze(-1).expand_as(hidden))
+        return self._ordered(self.states(layer))
+
+    def attention_tokens(self, name: str) -> Tensor:
+        """[B, T, H]: queries, keys or values of a layer (`query.3`), in the order of `tokens`."""
+        return self._ordered(self.attention[name].float())
+
+    def _ordered(self, values: Tensor) -> Tensor:
+        return values.gather(1, self._real_first().unsqueeze(-1).expand_as(values))
 
     def token_mask(self) -> Tensor:
         """bool [B, T]: the mask that belongs to `tokens`."""
@@ -112,6 +120,10 @@ class Knowledge(nn.Module):
     def needs_hidden(self) -> bool:
         """Whether the student has to return its hidden states."""
         return False
+
+    def attention_layers(self) -> Sequence[int]:
+        """Layers of the student whose queries, keys and values are wanted, counted from 1."""
+        return ()
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
         """float32 [B] or [B, K]; `labels` int64 [B] (-100: none) or float32 [B] (NaN: none)."""

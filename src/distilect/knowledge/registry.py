@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from distilect.knowledge.attention import Attention
 from distilect.knowledge.base import Knowledge, Layout
 from distilect.knowledge.feature import Feature
 from distilect.knowledge.labels import Labels
+from distilect.knowledge.pooled import Pooled
 from distilect.knowledge.relation import Relation, Similarity
 from distilect.knowledge.response import Response
 from distilect.options import construct
 
 KNOWLEDGE: dict[str, type[Knowledge]] = {
-    kind.name: kind for kind in (Labels, Response, Feature, Relation, Similarity)
+    kind.name: kind for kind in (Labels, Response, Feature, Relation, Similarity, Pooled, Attention)
 }
 
 

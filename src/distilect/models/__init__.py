@@ -1,5 +1,6 @@
 """Teachers loaded and frozen, students built, label spaces aligned."""
 
+from distilect.models.attention import attention_maps, captured
 from distilect.models.checkpoints import checkpoint_fingerprint, quiet, resolve_path
 from distilect.models.encoders import EncoderTeacher
 from distilect.models.labels import align_labels
@@ -13,6 +14,7 @@ from distilect.models.teachers import (
     Teacher,
     classification_positions,
     load_teacher,
+    per_token,
     same_tokens,
 )
 
@@ -24,8 +26,10 @@ __all__ = [
     "TableTeacher",
     "Teacher",
     "align_labels",
+    "attention_maps",
     "autocast",
     "build_student",
+    "captured",
     "checkpoint_fingerprint",
     "classification_positions",
     "cut_layers",
@@ -34,6 +38,7 @@ __all__ = [
     "even_layers",
     "load_teacher",
     "parse_spec",
+    "per_token",
     "quiet",
     "resolve_path",
     "resolve_precision",

@@ -57,6 +57,14 @@ def cut_layers(model: Any, kept: Sequence[int]) -> None:
     _cut_config(config, kept, depth)
 
 
+def layer_stack(model: Any) -> nn.ModuleList | None:
+    """The list of a model's layers; None where it has none or several, or one set of weights is run many times."""
+    if getattr(model.config, "num_hidden_groups", None) is not None:
+        return None
+    stacks = [stack for _, _, stack in _stacks(model.base_model, model.config.num_hidden_layers)]
+    return stacks[0] if len(stacks) == 1 else None
+
+
 def _stacks(module: nn.Module, depth: int) -> Iterator[tuple[nn.Module, str, nn.ModuleList]]:
     """(parent, name, list) of every outermost list with `depth` entries; lists inside layers (experts) are no stacks."""
     for name, child in module.named_children():

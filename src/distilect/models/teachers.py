@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from distilect.config import TeacherConfig
 from distilect.data import Table, pad_id, read_columns
-from distilect.errors import DataError, TeacherError
+from distilect.errors import DataError, MethodError, TeacherError
+from distilect.models.attention import PARTS, attention_maps, captured
 from distilect.models.checkpoints import (
     check_checkpoint,
     combine,
@@ -32,6 +33,11 @@ from distilect.tasks import Task
 FORMAT = (
     1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
 )
+
+
+def per_token(field: str) -> bool:
+    """Whether a field has a vector for every token of a row: `hidden.L`, and `query.L`, `key.L`, `value.L` of its attention."""
+    return field.partition(".")[0] in ("hidden", *PARTS)
 
 
 class Teacher:
@@ -51,7 +57,7 @@ class Teacher:
         return combine({**self.parts, "format": FORMAT})
 
     def can(self, field: str) -> bool:
-        """Whether the teacher gives `logits`, `cls.L`, `mean.L` or `hidden.L`."""
+        """Whether the teacher gives `logits`, `cls.L`, `mean.L`, `hidden.L`, or `query.L`, `key.L`, `value.L`."""
         return field == "logits"
 
 
@@ -118,7 +124,14 @@ class CheckpointTeacher(Teacher):
         if field == "logits":
             return True
         kind, _, layer = field.partition(".")
-        return kind in ("cls", "mean", "hidden") and layer.isdigit() and int(layer) <= self.num_layers
+        if not layer.isdigit() or int(layer) > self.num_layers:
+            return False
+        if kind not in PARTS:
+            return kind in ("cls", "mean", "hidden")
+        try:
+            return bool(attention_maps(self.model, int(layer)))
+        except MethodError:
+            return False
 
     @torch.no_grad()  # inference_mode's tensors could not be used in the student's loss
     def forward(self, inputs: Mapping[str, Tensor], fields: Sequence[str]) -> dict[str, Tensor]:
@@ -129,14 +142,16 @@ class CheckpointTeacher(Teacher):
             fields: besides `logits`, which always come.
 
         Returns:
-            logits float32 [B, C] in the teacher's own order; `cls.L` and `mean.L` float32 [B, H]; `hidden.L` float32
-            [B, T, H], padding included.
+            logits float32 [B, C] in the teacher's own order; `cls.L` and `mean.L` float32 [B, H]; `hidden.L`, `query.L`, `key.L`,
+            `value.L` float32 [B, T, H], padding included.
         """
         inputs = {key: value.to(self.device) for key, value in inputs.items()}
-        wanted = [field for field in fields if field != "logits"]
-        with autocast(self.precision, self.device):
+        inner = [field for field in fields if field.partition(".")[0] in PARTS]
+        wanted = [field for field in fields if field != "logits" and field not in inner]
+        layers = sorted({int(field.partition(".")[2]) for field in inner})
+        with autocast(self.precision, self.device), captured(self.model, layers) as attention:
             outputs = self.model(**inputs, output_hidden_states=bool(wanted))
-        found = {"logits": outputs.logits.float()}
+        found = {"logits": outputs.logits.float(), **{field: attention[field].float() for field in inner}}
         if wanted:
             mask = inputs["attention_mask"].bool()
             cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)

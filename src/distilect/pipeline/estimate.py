@@ -145,14 +145,17 @@ def total(
     trained = rows - held if config.data.reward is None else rows
     per_epoch = planned(trained)
     steps = steps_per_epoch(trained if per_epoch is None else per_epoch, train.batch_size, train.accumulation)
+    done = math.ceil(train.epochs * steps)
+    if train.token_budget is not None:
+        done = math.ceil(train.token_budget / (rates.tokens * train.batch_size))
     looks = max(1, round(train.epochs * train.evaluations)) + 1 if held else 0
     return Estimate(
         rows=rows,
         scoring_seconds=sum(rates.scoring.values()) * rows,
-        training_seconds=math.ceil(train.epochs * steps) * rates.step + looks * held * rates.evaluation,
+        training_seconds=done * rates.step + looks * held * rates.evaluation,
         signal_bytes=rates.signal_bytes * rows,
         table_bytes=rates.table_bytes * rows,
-        steps=math.ceil(train.epochs * steps),
+        steps=done,
     )
 
 
@@ -181,7 +184,7 @@ class Pilot:
             }
         )
         train = config.train.model_copy(
-            update={"epochs": 1.0, "evaluations": 1, "keep": "last", "patience": None}
+            update={"epochs": 1.0, "evaluations": 1, "keep": "last", "patience": None, "token_budget": None}
         )
         config = config.model_copy(
             update={"data": data, "train": train, "output": str(folder), "baselines": []}

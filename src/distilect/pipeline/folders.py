@@ -13,6 +13,7 @@ from distilect.config import RunConfig, dump_config
 from distilect.errors import ConfigError, RunError
 from distilect.locks import locked
 from distilect.models import Student, quiet
+from distilect.training import episodes_begun
 
 
 def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
@@ -98,7 +99,7 @@ def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
 
 def _started(folder: Path) -> bool:
     """Whether there is training to lose; a run that stopped before (at a missing file, say) may change its settings."""
-    return any((folder / "checkpoints").glob("checkpoint-*"))
+    return any((folder / "checkpoints").glob("checkpoint-*")) or episodes_begun(folder)
 
 
 def write_text(path: Path, text: str) -> None:

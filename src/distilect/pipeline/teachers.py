@@ -48,7 +48,7 @@ RECORD = "distilect-teacher.json"  # beside the weights: what the teacher was ma
 def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs]) -> list[Teacher]:
     """All teachers of the config, in its order, then the functions; fine-tunes those that do not exist yet."""
     found: list[Teacher] = []
-    for name, spec in _named(config).items():
+    for name, spec in named_teachers(config).items():
         spec = spec.model_copy(update={"name": name})
         if spec.finetune is not None:
             folder = finetuned_teacher(name, spec.finetune, data, config)
@@ -84,7 +84,7 @@ def load_encoder(spec: Encoder, config: RunConfig, teachers: list[Teacher]) -> E
 def backbone_of(config: RunConfig) -> str:
     """Where the student's weights came from before any fine-tuning of this run; the nearest thing to it where that is unknown."""
     name = parse_spec(config.student.init)[0]
-    for teacher, spec in _named(config).items():
+    for teacher, spec in named_teachers(config).items():
         if teacher == name and spec.finetune is not None:
             return parse_spec(spec.finetune.init)[0]
     return name
@@ -93,11 +93,11 @@ def backbone_of(config: RunConfig) -> str:
 def backbone_path(config: RunConfig) -> str:
     """Where the backbone can be loaded from before any teacher is."""
     name = backbone_of(config)
-    spec = _named(config).get(name)
+    spec = named_teachers(config).get(name)
     return spec.path if spec is not None and spec.path is not None else name
 
 
-def _named(config: RunConfig) -> dict[str, TeacherConfig]:
+def named_teachers(config: RunConfig) -> dict[str, TeacherConfig]:
     """Teachers by name; an unnamed one is called after the last part of its path."""
     named: dict[str, TeacherConfig] = {}
     for number, spec in enumerate(config.teachers, start=1):
@@ -116,8 +116,7 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     out of train, so they can be used for rewards and choices. A training that was stopped goes on.
     """
     identity = _identity(spec, data, config)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(config.output) / "teachers" / f"{name}-{digest}"
+    folder = teacher_folder(name, spec, data, config)
     if ranks.from_main(int((folder / RECORD).exists())):
         console.print(f"teacher {name}: reused from {folder}")
         return folder
@@ -150,6 +149,13 @@ def _keep(folder: Path, student: Student, identity: dict[str, Any], fitted: Fitt
     shutil.rmtree(work, ignore_errors=True)
 
 
+def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:
+    """Where `finetuned_teacher` keeps this teacher; there once it holds its record."""
+    identity = json.dumps(_identity(spec, data, config), sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return Path(config.output) / "teachers" / f"{name}-{digest}"
+
+
 def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
     start, _, _ = spec.init.partition("[")
@@ -158,7 +164,7 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
         "init": checkpoint_fingerprint(resolve_path(start)),
         "rows": [data.train.fingerprint(), data.reward.fingerprint()],
         "task": data.task.to_dict(),
-        "train": _settings(spec, config.train).model_dump(),
+        "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}),  # never a teacher's
         "format": 1,
     }
 
@@ -166,7 +172,8 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
 def _settings(spec: FinetuneConfig, train: TrainConfig) -> TrainConfig:
     """A teacher's own epochs, learning rate and batch; the rest as a student's, as far as it can matter."""
     own = {"epochs": spec.epochs, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
-    plain = {"accumulation": 1, "patience": None, "dropout": None, "evaluations": 1, "log_every": 10}
+    plain: dict[str, Any] = {"accumulation": 1, "patience": None, "dropout": None, "evaluations": 1}
+    plain |= {"log_every": 10, "token_budget": None}
     return train.model_copy(update=own | plain)
 
 

@@ -18,7 +18,7 @@ from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, encode, load_data
 from distilect.errors import MethodError
 from distilect.export import write_model_card
-from distilect.knowledge import Response
+from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student
 from distilect.pipeline.assembly import assemble, layout_of, sampler_of, set_up, training_rows
 from distilect.pipeline.folders import claim, save_student, write_text
@@ -31,12 +31,24 @@ from distilect.pipeline.metrics import (
     teacher_size,
     versions,
 )
+from distilect.pipeline.predictions import PREDICTIONS, write_predictions
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import Method, SelectionContext, build_teacher_selector
+from distilect.selection import Method, SelectionContext, artefact, build_teacher_selector
 from distilect.signals import Prepared, SignalStore, prepare_signals
-from distilect.training import DistillationTrainer, Fitted, fit, keep_newest_checkpoint
+from distilect.training import (
+    DistillationTrainer,
+    Fitted,
+    StageA,
+    TrainingRows,
+    drop_episodes,
+    fit,
+    keep_newest_checkpoint,
+    run_episodes,
+)
+
+COSTS = ("seconds", "steps", "tokens", "rows", "probed_rows")  # of stage A; beside those of the run
 
 
 @dataclass(frozen=True)
@@ -56,13 +68,18 @@ class RunResult:
 
 @dataclass
 class Workbench:
-    """Everything that the methods of one config share."""
+    """Everything that the methods of one config share.
+
+    Attributes:
+        speeds: speeds by student, measured once for all runs of the same models; None: measured for each run.
+    """
 
     config: RunConfig
     data: Data
     teachers: list[Teacher]
     finetune_seconds: float
     store: SignalStore
+    speeds: dict[str, Any] | None = None
 
     @classmethod
     def open(cls, config: RunConfig, functions: Mapping[str, Outputs]) -> Workbench:
@@ -77,13 +94,12 @@ class Workbench:
         store = SignalStore(Path(config.output) / config.signals.store)
         return cls(config, data, teachers, time.perf_counter() - started, store)
 
-    def new_student(self) -> Student:
-        """The student as it is before training; the same for every method."""
+    def new_student(self, seed: int | None = None) -> Student:
+        """The student as it is before training; the same for every method. `seed`: of fresh weights; default: the run's."""
         config = self.config
         paths = {t.name: str(t.path) for t in self.teachers if isinstance(t, CheckpointTeacher)}
-        return build_student(
-            config.student, self.data.task, paths, config.seed, max_length=config.train.max_length
-        )
+        seed = config.seed if seed is None else seed
+        return build_student(config.student, self.data.task, paths, seed, max_length=config.train.max_length)
 
     # ---- the method and its signals --------------------------------------------------------------------------------
 
@@ -103,10 +119,11 @@ class Workbench:
             set_up(selector, context)
             kept = selector.keeps()
         pool = self.teachers if kept is None else [self.teachers[k] for k in kept]
-        method = assemble(config, layout_of(student, pool, self.data.task), selector, self.config.seed)
-        prepared = self.signals(pool, self.data.distillation, method.fields(len(pool)))
+        layout = layout_of(student, pool, self.data.task)
+        method = assemble(config, layout, selector, self.config.seed)
+        prepared = self.signals(pool, self.data.distillation, method.looked_at(len(pool)))
         self._add_vectors(method, prepared)
-        context = _narrowed(context, kept, method)
+        context = _narrowed(context, kept, method, layout)
         self._set_up(method, replace(context, sample=sampler_of(self.data.distillation, prepared)))
         prepared.forwards += held_out.forwards + (held_out.source.forwards if held_out.source else 0)
         prepared.seconds += held_out.seconds
@@ -170,10 +187,61 @@ class Workbench:
             num_rows=len(self.data.distillation),
         )
 
+    # ---- learning to select ----------------------------------------------------------------------------------------
+
+    def learn_selection(
+        self, config: RunConfig, method: Method, prepared: Prepared, rows: TrainingRows, folder: Path
+    ) -> dict[str, Any] | None:
+        """Stage A, where the knowledge selector has one, kept in the run's folder; None for every other method.
+
+        Returns:
+            where the selection module is, its fingerprint, and what learning it cost.
+        """
+        selector: Any = method.mix
+        if selector.episodes is None:
+            found: dict[str, Any] | None = selector.origin()
+            return found
+        place = folder / artefact.FOLDER
+        if (place / artefact.DESCRIPTION).exists():  # of this run, which was stopped in stage B
+            selector.adopt(place)
+        else:
+            learned = run_episodes(
+                self.new_student, rows, method, prepared.source, config.train, folder,
+                seed=config.seed, description=config.name, vectors=prepared.vectors,
+            )  # fmt: skip
+            if ranks.is_main():
+                selector.save(place, self._learned_from(config, learned))
+            selector.freeze()
+        ranks.barrier()
+        if ranks.is_main():
+            drop_episodes(folder)
+        about = artefact.described(place)["about"]
+        selector.spent_tokens = about["student_tokens"]
+        console.print(
+            f"stage A: {about['episodes']} episodes, {about['steps']:,} steps, {about['seconds']:.0f} s → {place}"
+        )
+        return {
+            "selector": str(place),
+            "fingerprint": artefact.fingerprint(place),
+            "learned": "in this run",
+        } | about
+
+    def _learned_from(self, config: RunConfig, learned: StageA) -> dict[str, Any]:
+        """What the artefact says of how it was learned."""
+        return {
+            "task": self.data.task.to_dict(), "data_fingerprint": data_fingerprint(self.data), "seed": config.seed,
+            "student": config.student.init, "teachers": [teacher.name for teacher in self.teachers],
+            "method": config.method.model_dump(exclude_none=True), "train": config.train.model_dump(exclude_defaults=True),
+            **learned.to_dict(), "versions": versions(),
+        }  # fmt: skip
+
     # ---- one student -----------------------------------------------------------------------------------------------
 
-    def distil(self, folder: Path, config: RunConfig, overwrite: bool) -> RunResult:
-        """Train one student by one method and write the run's folder; `metrics.json` makes it a finished one."""
+    def distil(self, folder: Path, config: RunConfig, overwrite: bool, *, report: bool = True) -> RunResult:
+        """Train one student by one method and write the run's folder; `metrics.json` makes it a finished one.
+
+        Without `report` no page is written: a comparison has one page for all of its runs.
+        """
         started = datetime.now(timezone.utc)
         student = self.new_student()
         method, prepared = self.prepare(config.method, student)
@@ -185,6 +253,7 @@ class Workbench:
         if ranks.is_main():
             claim(folder, config, overwrite)
         ranks.barrier()
+        selection = self.learn_selection(config, method, prepared, rows, folder)
         trainer, fitted = fit(
             student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name,
             vectors=prepared.vectors,
@@ -200,7 +269,8 @@ class Workbench:
             "seed": config.seed,
             "primary": self.data.task.primary,
             **self._models(student, trainer, fitted, folder),
-            "cost": self._cost(fitted, prepared),
+            "cost": self._cost(fitted, prepared, selection),
+            **({"selection": selection} if selection is not None else {}),
             "rows": row_counts(self.data, rows.encoded.truncated),
             "signals": {
                 "scored_rows": prepared.forwards,
@@ -218,17 +288,17 @@ class Workbench:
         write_model_card(folder / "student", metrics, config)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         keep_newest_checkpoint(folder)  # not before: a run that is killed until here still needs its best one
-        return RunResult(folder, metrics, build_report(folder))
+        return RunResult(folder, metrics, build_report(folder) if report else None)
 
     def _models(
         self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path
     ) -> dict[str, Any]:
         """Scores, sizes and speeds of student and teachers."""
         scores = self._student_scores(
-            student, trainer
+            student, trainer, folder
         )  # before the speeds: several processes make these together
         by_teachers = [self._teacher_scores(teacher) for teacher in self.teachers]
-        speed = speeds(student, self.teachers, self.data) if ranks.is_main() else {"student": {}}
+        speed = self._speeds(student) if ranks.is_main() else {"student": {}}
         return {
             "student": {
                 "scores": scores,
@@ -244,7 +314,9 @@ class Workbench:
             ],
         }
 
-    def _cost(self, fitted: Fitted, prepared: Prepared) -> dict[str, Any]:
+    def _cost(
+        self, fitted: Fitted, prepared: Prepared, selection: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Wall times, teacher rows, steps and tokens; teachers' runs over dev are part of the report, not of the method."""
         return {
             "train_seconds": round(fitted.seconds, 3),
@@ -255,14 +327,32 @@ class Workbench:
             "tokens": fitted.tokens,
             "teacher_rows": fitted.asked,
             "probed_rows": fitted.probed,
+            "forward_tokens": fitted.forward_tokens,
+            "stage_tokens": fitted.stage_tokens,
+            "student_tokens": fitted.student_tokens,
             "resumed_at_step": fitted.resumed,
+            **({f"selection_{k}": selection[k] for k in COSTS if k in selection} if selection else {}),
         }
 
-    def _student_scores(self, student: Student, trainer: DistillationTrainer) -> dict[str, float]:
+    def _speeds(self, student: Student) -> dict[str, Any]:
+        if self.speeds is None:
+            return speeds(student, self.teachers, self.data)
+        shape = f"{student.source['init']} {student.num_layers}"
+        if shape not in self.speeds:
+            self.speeds[shape] = speeds(student, self.teachers, self.data)
+        found: dict[str, Any] = self.speeds[shape]
+        return found
+
+    def _student_scores(
+        self, student: Student, trainer: DistillationTrainer, folder: Path
+    ) -> dict[str, float]:
+        """Scores on dev; the outputs that they are scores of are kept for paired tests."""
         dev = self.data.dev
         if dev is None:
             return {}
         logits = trainer.predict_rows(encode(dev, student.tokenizer, student.max_length))
+        if ranks.is_main():
+            write_predictions(folder / PREDICTIONS, dev, logits)
         return self.data.task.score(logits, dev.labels)
 
     def _teacher_scores(self, teacher: Teacher) -> dict[str, float]:
@@ -290,9 +380,13 @@ def enlarged(data: Data, config: RunConfig) -> Data:
     return replace(data, extra=extra, report=[*data.report, line])
 
 
-def _narrowed(context: SelectionContext, kept: list[int] | None, method: Method) -> SelectionContext:
-    """The context of a pool of which some teachers are kept, with what the method copies filled in."""
-    context = replace(context, kinds=method.kinds)
+def _narrowed(
+    context: SelectionContext, kept: list[int] | None, method: Method, layout: Layout
+) -> SelectionContext:
+    """The context of a pool of which some teachers are kept, with what the method copies and the widths filled in."""
+    context = replace(
+        context, kinds=method.kinds, student_width=layout.student_width, teacher_widths=layout.teacher_widths
+    )
     response = next((kind.distance_to for kind in method.knowledge if isinstance(kind, Response)), None)
     if response is not None:
         context = replace(context, response=response)

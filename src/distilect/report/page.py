@@ -38,7 +38,7 @@ def build_report(run_folder: str | Path) -> Path:
     """
     run = read_run(run_folder)
     target = run.folder / "report.html"
-    _write(target, _render("run.html.j2", _run_context(run)))
+    write_page(target, render("run.html.j2", _run_context(run)))
     return target
 
 
@@ -69,7 +69,7 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
             for metrics, path in zip(runs, paths, strict=True)
         ],
     }
-    _write(page, _render("summary.html.j2", context))
+    write_page(page, render("summary.html.j2", context))
     return page
 
 
@@ -275,6 +275,7 @@ def _cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     cost, signals = mapping(metrics.get("cost")), mapping(metrics.get("signals"))
     lines = [
         ("training the student", words.duration(number(cost.get("train_seconds")))),
+        ("training the selection module", words.duration(number(cost.get("selection_seconds")))),
         ("scoring with the teachers", words.duration(number(cost.get("scoring_seconds")))),
         ("fine-tuning teachers", words.duration(number(cost.get("finetune_seconds")) or None)),
         ("teacher forward passes (rows × teachers)", words.whole(number(cost.get("teacher_forwards")))),
@@ -310,7 +311,8 @@ def _plain(values: Any) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in mapping(values).items() if value is not None]
 
 
-def _render(template: str, context: Mapping[str, Any]) -> str:
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A page from one of our templates, with plotly inside."""
     page: str = _environment().get_template(template).render(**context, plotly=_plotly())
     return page
 
@@ -335,7 +337,8 @@ def _plotly() -> str:
     return str(get_plotlyjs())
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # "replace": a lone surrogate from a JSON file must not lose the whole page.

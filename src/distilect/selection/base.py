@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -110,6 +111,51 @@ class TrainingSample:
     vectors: Tensor | None
 
 
+@dataclass(frozen=True)
+class Look:
+    """Student and teachers on some rows of train at one moment, without dropout: means over these rows, on the CPU.
+
+    Attributes:
+        student: float32 [H], its last layer at the classification token.
+        teachers: float32 [Σ H_k], the same of every teacher, one after the other; empty where nobody wants it.
+        losses: float32 [M], each kind of knowledge, over the rows on which it speaks, all teachers alike; NaN where it never does.
+    """
+
+    student: Tensor
+    teachers: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Where the kinds of knowledge would pull the student, and where rows held out of train would.
+
+    Attributes:
+        gram: float64 [M, M], inner products of the gradients of the kinds' mean losses by the student's weights.
+        toward: float64 [M], their inner products with the gradient of the label loss on held-out rows.
+        length: of that last gradient.
+    """
+
+    gram: Tensor
+    toward: Tensor
+    length: float
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Trainings of throw-away students before the real one, from which a selector learns.
+
+    Attributes:
+        count: how many.
+        share: of the rows of train that each of them is trained on, drawn anew.
+        least_steps: an episode has more rows than that where it would have fewer optimiser steps.
+    """
+
+    count: int
+    share: float
+    least_steps: int = 1
+
+
 class Probe(Protocol):
     """The student as it is at this moment, for selectors that look at what became of their decisions.
 
@@ -118,6 +164,19 @@ class Probe(Protocol):
     """
 
     rows: Tensor
+
+    @property
+    def progress(self) -> float:
+        """Share of training that is done, in [0, 1]; 1 after the last step."""
+        ...
+
+    def look(self, rows: Tensor) -> Look:
+        """Student and teachers on rows of train (int64 [n], identities); costs a forward pass without gradient."""
+        ...
+
+    def pull(self, rows: Tensor, limit: int) -> Pull:
+        """Gradients on rows of train and on at most `limit` held-out rows; costs M + 1 backward passes."""
+        ...
 
     def run(self, rows: Tensor, passes: Passes) -> Tensor:
         """float32 [P, n, C] on rows of train (int64 [n], identities), without gradient."""
@@ -160,6 +219,7 @@ class SelectionContext:
         epochs: of training.
         sample: (limit, labelled only) → signals on at most so many rows of train, drawn by identity.
         response: student logits [B, C], teacher logits [B, K, C] → [B, K]: the response loss of the method.
+        student_width, teacher_widths: numbers per token of their layers; 0 where they are not known (tables, functions).
     """
 
     teachers: tuple[str, ...]
@@ -175,6 +235,8 @@ class SelectionContext:
     num_rows: int = 0
     sample: Callable[..., TrainingSample] = _no_sample
     response: Callable[[Tensor, Tensor], Tensor] = _plain_response
+    student_width: int = 0
+    teacher_widths: tuple[int, ...] = ()
 
 
 class Selector:
@@ -191,23 +253,36 @@ class Selector:
             over the rows that ask: the formula divides it by this share.
         window: of a row selector that plans: the optimiser steps that are planned at once; None: an epoch.
         compares: of a row selector: it compares the rows of a batch with each other. Several processes ask it about those of all.
-        observation: what the items of `observations` are: a dataclass of tensors, or `tuple`.
+        item: what the items of `observations` are: a dataclass of tensors, or `tuple`.
+        wants_teacher_cls: its `Look` holds the teachers' last layer; their signals are scored for it.
+        wants_losses: `note_losses` is called.
+        episodes: it learns from throw-away trainings first (`training/episodes.py`); None: it does not, or not any more.
+        spent_tokens: student tokens, forward and backward, that the selector was trained on before this training (a stage of its
+            own); they are part of the run's cost and of a token budget.
     """
 
     wants_pooled: bool = False
+    wants_teacher_cls: bool = False
+    wants_losses: bool = False
+    episodes: Episodes | None = None
     encoder: Encoder | None = None
     passes: Passes | None = None
     chooses_first: bool = False
     asked_share: float = 1.0
     window: int | None = None
     compares: bool = False
-    observation: type = tuple
+    item: type = tuple
+    spent_tokens: float = 0.0
 
     def setup(self, context: SelectionContext) -> None:
         """Called once, before the first step."""
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
         """Called before the first step of an epoch (int, from 0), and again when a run is resumed within it."""
+
+    def note_losses(self, sums: Tensor, counts: Tensor) -> None:
+        """Called after each optimiser step, before `after_step`: float64 [M], each kind's loss summed over all rows of the step
+        on which it speaks (over all parts and ranks), and how many these are."""
 
     def after_step(self, probe: Probe) -> None:
         """Called after each optimiser step, with the student as the step left it: the moment to measure a reward."""
@@ -218,7 +293,7 @@ class Selector:
     def observations(self) -> list[list[Any]]:
         """The lists in which waits what was seen of rows in steps, until `after_step` or `begin_epoch` takes it in.
 
-        Items are tuples (or `observation`) of tensors whose first axis is rows. With several processes the trainer puts what the others
+        Items are tuples (or `item`) of tensors whose first axis is rows. With several processes the trainer puts what the others
         saw into these very lists before `after_step`, so that all learn the same from the whole step. A selector that remembers
         nothing of its rows has none; one that does and does not say so learns something else on every rank.
         """
@@ -227,6 +302,24 @@ class Selector:
     def health(self) -> dict[str, float]:
         """Values to log, with their full names (`policy/entropy`); reading them resets their averages."""
         return {}
+
+    def begin_episode(self, number: int) -> None:
+        """Called before each throw-away training, from 0; whatever belongs to the one before is forgotten."""
+
+    def freeze(self) -> None:
+        """Called when the episodes are over: from now on the selector decides and does not learn."""
+
+    def origin(self) -> dict[str, Any] | None:
+        """Of a selector that may have been learned elsewhere: where it comes from, for `metrics.json`; None of all others."""
+        return None
+
+    def save(self, folder: Path, about: Mapping[str, Any]) -> str:
+        """Keep what was learned in the episodes, with `about` (plain values) beside it; returns its fingerprint."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to keep")
+
+    def adopt(self, folder: Path) -> None:
+        """Go on as after `freeze`, with what `save` kept."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to adopt")
 
     def state_dict(self) -> dict[str, Any]:
         """Nested mappings of tensors and plain values; what a resumed run needs."""
@@ -306,7 +399,19 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1) / math.log(logits.shape[-1])
 
 
-_NAMES = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample", "ties")
+_NAMES = (
+    "rows",
+    "teachers",
+    "knowledge",
+    "plan",
+    "hide",
+    "reward",
+    "shuffle",
+    "sample",
+    "ties",
+    "look",
+    "episode",
+)
 _STREAMS = {
     name: number for number, name in enumerate(_NAMES, start=1)
 }  # append only: a new number changes all draws
@@ -338,6 +443,12 @@ def step_uniform(shape: tuple[int, ...], seed: int, step: int, stream: str) -> T
     """Uniform float64 draws, a function of (seed, step, stream): the same in every part of one optimiser step."""
     keys = torch.arange(int(np.prod(shape)), dtype=torch.int64)
     return row_uniform(_mix(keys + 1), seed, step, stream).reshape(shape)
+
+
+def draw_rows(rows: Tensor, count: int, seed: int, number: int, stream: str) -> Tensor:
+    """`count` of the rows (int64 [N], identities), drawn by (seed, number, identity); ascending."""
+    draws = row_uniform(rows, seed, number, stream)
+    return rows[draws.topk(min(count, len(rows)), largest=False).indices].sort().values
 
 
 def _key(seed: int, epoch: int, stream: str) -> int:

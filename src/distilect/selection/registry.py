@@ -10,7 +10,7 @@ from distilect.config import MethodConfig
 from distilect.errors import MethodError, did_you_mean
 from distilect.knowledge import Knowledge, Layout, build_knowledge
 from distilect.options import construct
-from distilect.selection import gate, reinforced, static, uncertainty
+from distilect.selection import actor_critic, gate, reinforced, static, uncertainty
 from distilect.selection.base import KnowledgeSelector, RowSelector, TeacherSelector
 
 Spec = Mapping[str, Any] | str
@@ -42,6 +42,7 @@ MIXES: dict[str, Any] = {
         static.RandomSoft,
         static.RandomHard,
         uncertainty.UncertainMix,
+        actor_critic.ActorCriticMix,
     )
 }
 
@@ -118,17 +119,24 @@ _PRESETS = (
         knowledge={"labels": {}, "response": {}, "feature": {"tokens": "cls", "normalize": True}},
     ),
     Preset(
-        "all-ones", "one teacher, all four kinds with weight 1",
-        "control of AKSKD; Wang et al., 2022, arXiv 2302.00444",
-        teachers="single", knowledge=_ALL_KINDS, mix="all-ones",
+        "akskd", "one teacher, an actor-critic weighs the four kinds", "AKSKD; Wang et al., 2022, arXiv 2302.00444",
+        teachers="single", knowledge=_ALL_KINDS, mix="actor-critic",
+    ),
+    Preset(
+        "akskd-hard", "one teacher, an actor-critic picks a subset of the four kinds", "AKSKD; Wang et al., 2022",
+        teachers="single", knowledge=_ALL_KINDS, mix={"name": "actor-critic", "action": "hard"},
+    ),
+    Preset(
+        "all-ones", "one teacher, all four kinds with weight 1, brought to one size", "control of AKSKD; Wang et al., 2022",
+        teachers="single", knowledge=_ALL_KINDS, mix={"name": "all-ones", "balance": "labels"},
     ),
     Preset(
         "random-soft", "one teacher, random weights of the four kinds", "Random-Soft; Wang et al., 2022",
-        teachers="single", knowledge=_ALL_KINDS, mix="random-soft",
+        teachers="single", knowledge=_ALL_KINDS, mix={"name": "random-soft", "balance": "labels"},
     ),
     Preset(
         "random-hard", "one teacher, a random subset of the four kinds", "Random-Hard; Wang et al., 2022",
-        teachers="single", knowledge=_ALL_KINDS, mix="random-hard",
+        teachers="single", knowledge=_ALL_KINDS, mix={"name": "random-hard", "balance": "labels"},
     ),
 )  # fmt: skip
 
@@ -159,6 +167,7 @@ class Method:
     Attributes:
         rows, teachers, mix: the three selectors; `teachers` is None where no teacher is asked.
         knowledge: the kinds in the order of the M axis.
+        teacher_cls: per teacher, its last layer's signal (`cls.L`) for selectors that look at it; empty where nobody does.
     """
 
     name: str
@@ -166,6 +175,7 @@ class Method:
     teachers: TeacherSelector | None
     mix: KnowledgeSelector
     knowledge: list[Knowledge]
+    teacher_cls: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -183,6 +193,14 @@ class Method:
             list(dict.fromkeys(f for kind in self.knowledge for f in kind.teacher_fields(k)))
             for k in range(num_teachers)
         ]
+
+    def looked_at(self, num_teachers: int) -> list[list[str]]:
+        """The same, and what selectors look at between steps: all that has to be there."""
+        wanted = self.fields(num_teachers)
+        for fields, cls in zip(wanted, self.teacher_cls, strict=False):
+            if cls not in fields:
+                fields.append(cls)
+        return wanted
 
 
 def asks_teachers(config: MethodConfig) -> bool:
@@ -204,13 +222,16 @@ def build_method(config: MethodConfig, layout: Layout, teachers: TeacherSelector
     """
     preset = get_preset(config.name)
     kinds = _kinds(config, preset, teachers is not None)
-    return Method(
+    method = Method(
         name=config.name,
         rows=construct(ROWS, config.rows or preset.rows, "row selector"),
         teachers=teachers,
         mix=construct(MIXES, _mix(config, preset, kinds), "knowledge selector"),
         knowledge=build_knowledge(kinds, layout),
     )
+    if any(selector.wants_teacher_cls for selector in method.selectors.values()):
+        method.teacher_cls = tuple(f"cls.{depth}" for depth in layout.teacher_layers)
+    return method
 
 
 def _kinds(config: MethodConfig, preset: Preset, with_teachers: bool) -> dict[str, dict[str, Any]]:
@@ -237,10 +258,19 @@ def _kinds(config: MethodConfig, preset: Preset, with_teachers: bool) -> dict[st
     return kinds
 
 
+def _options(spec: Spec) -> dict[str, Any]:
+    return {"name": spec} if isinstance(spec, str) else dict(spec)
+
+
 def _mix(config: MethodConfig, preset: Preset, kinds: Mapping[str, Any]) -> Spec:
-    """The knowledge selector's spec; a `fixed` one gets 1 - alpha and alpha where it names no weight itself."""
-    spec = config.mix or preset.mix
-    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    """The knowledge selector's spec: the preset's, with the config's options in it if it is the same selector.
+
+    A `fixed` one gets 1 - alpha and alpha where it names no weight itself.
+    """
+    options = _options(preset.mix)
+    if config.mix:
+        given = _options(config.mix)
+        options = options | given if given.get("name") == options["name"] else given
     if options.get("name") != "fixed":
         if config.alpha is not None:
             chosen = options.get("name")

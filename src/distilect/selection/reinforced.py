@@ -358,8 +358,8 @@ class ReinforcedTeachers(Selector):
         update_every: `epoch`, or a number of steps; a history of one epoch is kept in memory and in checkpoints.
         learning_rate, weight_decay: of Adam; `entropy_bonus`: weight of the policy's entropy in its objective.
         batch_size: decisions per policy update, of a shuffled history.
-        hide: share of labelled rows whose label block the policy does not see; null: 0.5 if some rows of train have no label,
-            else 0.
+        hide: share of labelled rows whose label block the policy does not see; null: the share of the rows that have no label,
+            so that the policy learns on what it will decide from.
         warmup_epochs: of the student.
         policy_warmup: `ones`: one pass over labelled rows with all teachers selected (reconstruction); `virtual`: passes with
             sampled actions and virtual steps (ours); `none`. Default: `ones`, and `none` with encoder: student.
@@ -371,7 +371,7 @@ class ReinforcedTeachers(Selector):
 
     name = "reinforced"
     narrows = False
-    observation = Decisions
+    item = Decisions
 
     def __init__(
         self,
@@ -474,7 +474,7 @@ class ReinforcedTeachers(Selector):
         if self.reward == 3 and context.held_out_labels is not None and not len(context.held_out_labels):
             raise ValueError("reward: 3 needs rows held out of train: set data.reward_size or data.reward")
         if self.hide is None:
-            self.hide = 0.5 if context.num_labelled < context.num_rows else 0.0
+            self.hide = 1 - context.num_labelled / context.num_rows if context.num_rows else 0.0
         if self.builder.scale == "standardise":
             self.builder.fit(context.sample(_STATISTICS_ROWS))
 

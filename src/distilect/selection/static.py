@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from distilect.data import Window
 from distilect.errors import did_you_mean
 from distilect.knowledge.labels import label_loss
+from distilect.selection.balance import Balance
 from distilect.selection.base import (
+    Probe,
     SelectionContext,
     Selector,
     StepView,
@@ -359,10 +361,40 @@ class Entropy(_StaticTeachers):
 
 
 class _PerStep(Selector):
+    """Weights of an optimiser step, each times its kind's factor of size (`balance.Balance`).
+
+    Args:
+        balance: `labels`, `unit` or `none`.
+    """
+
     kinds: tuple[str, ...] = ()
 
+    def __init__(self, balance: Literal["labels", "unit", "none"] = "none") -> None:
+        self.balance = Balance(balance)
+        self.wants_losses = self.balance.on
+
     def setup(self, context: SelectionContext) -> None:
-        self.kinds = context.kinds
+        self.kinds = self.balance.kinds = context.kinds
+        self.seed = context.seed
+
+    def begin_epoch(self, probe: Probe, epoch: int) -> None:
+        self.balance.begin(probe, self.seed)
+
+    def note_losses(self, sums: Tensor, counts: Tensor) -> None:
+        self.balance.add(sums, counts)
+
+    def weights(self, view: StepView) -> Tensor:
+        return (self._raw(view) * self.balance.factors()).to(view.student.device)
+
+    def _raw(self, view: StepView) -> Tensor:
+        """float32 [M], on the CPU."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"balance": self.balance.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.balance.load_state_dict(state["balance"])
 
 
 class FixedMix(_PerStep):
@@ -370,11 +402,17 @@ class FixedMix(_PerStep):
 
     Args:
         weights: kind of knowledge → weight; a kind that is not named gets 1.
+        balance: `none`: weights of the losses as they are; `labels` or `unit`: of losses brought to one size.
     """
 
     name = "fixed"
 
-    def __init__(self, weights: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        weights: dict[str, float] | None = None,
+        balance: Literal["labels", "unit", "none"] = "none",
+    ) -> None:
+        super().__init__(balance)
         self.by_kind = dict(weights or {})
         self.fixed = torch.ones(1)
 
@@ -385,8 +423,8 @@ class FixedMix(_PerStep):
             raise ValueError(f"weights name {unknown}, but the method copies {list(context.kinds)}")
         self.fixed = torch.tensor([float(self.by_kind.get(kind, 1.0)) for kind in context.kinds])
 
-    def weights(self, view: StepView) -> Tensor:
-        return self.fixed.to(view.student.device)
+    def _raw(self, view: StepView) -> Tensor:
+        return self.fixed
 
 
 class AllOnes(FixedMix):
@@ -394,8 +432,8 @@ class AllOnes(FixedMix):
 
     name = "all-ones"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, balance: Literal["labels", "unit", "none"] = "none") -> None:
+        super().__init__(None, balance)
 
 
 class RandomSoft(_PerStep):
@@ -403,12 +441,8 @@ class RandomSoft(_PerStep):
 
     name = "random-soft"
 
-    def weights(self, view: StepView) -> Tensor:
-        return (
-            step_uniform((len(self.kinds),), view.seed, view.step, "knowledge")
-            .float()
-            .to(view.student.device)
-        )
+    def _raw(self, view: StepView) -> Tensor:
+        return step_uniform((len(self.kinds),), view.seed, view.step, "knowledge").float()
 
 
 class RandomHard(_PerStep):
@@ -416,7 +450,7 @@ class RandomHard(_PerStep):
 
     name = "random-hard"
 
-    def weights(self, view: StepView) -> Tensor:
+    def _raw(self, view: StepView) -> Tensor:
         draws = step_uniform((len(self.kinds),), view.seed, view.step, "knowledge")
         chosen = (draws < 0.5) | (draws == draws.min())  # an empty subset would be a step without a loss
-        return chosen.float().to(view.student.device)
+        return chosen.float()

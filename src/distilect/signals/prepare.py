@@ -12,7 +12,7 @@ from distilect import ranks
 from distilect.data import Encoded, Table, encode
 from distilect.errors import MethodError, SignalError
 from distilect.locks import locked
-from distilect.models import CheckpointTeacher, TableTeacher, Teacher
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.models.row_index import unique_rows
 from distilect.signals.base import Fields, Pool, SignalSource, Voice
 from distilect.signals.scoring import LiveVoice, Missing, StoredVoice, score_rows
@@ -161,7 +161,8 @@ def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
                 "leave out feature and relation knowledge, or take this teacher out of the pool"
             )
         raise MethodError(
-            f"teacher {teacher.name!r} cannot give {name!r}: expected cls.L, mean.L or hidden.L with L from 0 to {teacher.num_layers}"
+            f"teacher {teacher.name!r} cannot give {name!r}: expected cls.L, mean.L or hidden.L with L from 0 to {teacher.num_layers}, or "
+            "query.L, key.L, value.L of a model that keeps them in linear maps of their own"
         )
 
 
@@ -169,7 +170,7 @@ def _bytes(teacher: Teacher, missing: Missing, names: Sequence[str]) -> int:
     """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row."""
     if not isinstance(teacher, CheckpointTeacher):
         return 0
-    whole = sum(name.startswith("hidden.") for name in names)
+    whole = sum(per_token(name) for name in names)
     vectors = missing.total * (len(names) - 1 - whole) + (missing.lengths() * whole if whole else 0)
     return 2 * teacher.hidden_size * vectors
 

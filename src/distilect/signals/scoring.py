@@ -14,7 +14,7 @@ from torch import Tensor
 from distilect import ranks
 from distilect.data import Encoded, Table, encode, scoring_batches
 from distilect.errors import SignalError, TeacherError
-from distilect.models import CheckpointTeacher, TableTeacher, Teacher
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.models.row_index import unique_rows
 from distilect.progress import bar
 from distilect.signals.store import FieldStore
@@ -46,7 +46,7 @@ def run_teacher(
         half: fields in float16, as they are stored.
 
     Returns:
-        logits float32 [b, C] in the teacher's own order; `cls.L`, `mean.L` [b, H]; `hidden.L` a list of b tensors
+        logits float32 [b, C] in the teacher's own order; `cls.L`, `mean.L` [b, H]; fields `per_token` a list of b tensors
         [tokens, H] without padding.
 
     Raises:
@@ -88,13 +88,11 @@ def _run_batches(
         for name, values in teacher.forward(inputs, fields).items():
             if half and name != "logits":
                 values = values.clamp(-_HALF, _HALF).half()
-            parts[name] += _without_padding(values, mask) if name.startswith("hidden.") else [values.cpu()]
+            parts[name] += _without_padding(values, mask) if per_token(name) else [values.cpu()]
         advance(len(batch))
     back = np.argsort(np.concatenate(batches), kind="stable")
     return {
-        name: [part[i] for i in back]
-        if name.startswith("hidden.")
-        else torch.cat(part)[torch.from_numpy(back)]
+        name: [part[i] for i in back] if per_token(name) else torch.cat(part)[torch.from_numpy(back)]
         for name, part in parts.items()
     }
 
@@ -107,9 +105,7 @@ def _without_padding(values: Tensor, mask: Tensor) -> list[Tensor]:
 def _nothing(teacher: Teacher, fields: Sequence[str]) -> dict[str, Any]:
     """What there is to say about no rows."""
     width = teacher.hidden_size if isinstance(teacher, CheckpointTeacher) else 0
-    fielded: dict[str, Any] = {
-        name: [] if name.startswith("hidden.") else torch.zeros(0, width) for name in fields
-    }
+    fielded: dict[str, Any] = {name: [] if per_token(name) else torch.zeros(0, width) for name in fields}
     return {"logits": torch.zeros(0, len(teacher.order)), **fielded}
 
 
@@ -229,7 +225,7 @@ def chunk_rows(teacher: Teacher, fields: Sequence[str]) -> int:
     """Rows per shard; depends on the teacher and the fields alone, so that a resumed run cuts the same shards."""
     if not fields or not isinstance(teacher, CheckpointTeacher):
         return CHUNK
-    vectors = sum(teacher.max_length if name.startswith("hidden.") else 1 for name in fields)
+    vectors = sum(teacher.max_length if per_token(name) else 1 for name in fields)
     return int(np.clip(CHUNK_BYTES // (2 * teacher.hidden_size * vectors), min(32, CHUNK), CHUNK))
 
 

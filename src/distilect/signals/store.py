@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from distilect.errors import SignalError
+from distilect.models import per_token
 from distilect.models.row_index import Ids, RowIndex
 from distilect.signals.disk_index import INDEX, DiskIndex, Stamp
 
@@ -106,10 +107,9 @@ class FieldStore:
 
     def __init__(self, folder: Path, warnings: list[str]) -> None:
         self.folder, self.warnings = folder, warnings
-        self.ragged = folder.name.startswith("hidden.")
-        self._shards: dict[
-            str, _Shard
-        ] = {}  # by file name; of a large field those that were read, the latest last
+        self.ragged = per_token(folder.name)
+        # by file name; of a large field those that were read, the latest last
+        self._shards: dict[str, _Shard] = {}
         self._verified: dict[str, Stamp] = {}
         self._numbers: set[int] = set()
         self._large: DiskIndex | None = None

@@ -1,5 +1,6 @@
 """The distillation step, its trainer, and training in a folder."""
 
+from distilect.training.episodes import StageA, drop_episodes, episodes_begun, run_episodes
 from distilect.training.fit import Fitted, fit, keep_newest_checkpoint
 from distilect.training.step import StepResult, distillation_loss
 from distilect.training.trainer import DistillationTrainer, TrainingRows
@@ -7,9 +8,13 @@ from distilect.training.trainer import DistillationTrainer, TrainingRows
 __all__ = [
     "DistillationTrainer",
     "Fitted",
+    "StageA",
     "StepResult",
     "TrainingRows",
     "distillation_loss",
+    "drop_episodes",
+    "episodes_begun",
     "fit",
     "keep_newest_checkpoint",
+    "run_episodes",
 ]

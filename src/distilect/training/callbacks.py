@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +105,14 @@ class History(TrainerCallback):
 
 
 class Bar(TrainerCallback):
-    """One progress bar for the whole training, with ETA and the last loss and held-out score."""
+    """One progress bar for the whole training, with ETA and the last loss and held-out score.
 
-    def __init__(self, description: str) -> None:
-        self.description = description
+    It counts steps, or `tokens` where there is a budget of them.
+    """
+
+    def __init__(self, description: str, budget: int | None = None) -> None:
+        self.description, self.budget = description, budget
+        self.tokens: Callable[[], float] = lambda: 0.0
         self.display: Progress | None = None
         self.task = TaskID(0)
 
@@ -117,14 +122,17 @@ class Bar(TrainerCallback):
         self.display = progress.bar()
         self.display.start()
         self.task = self.display.add_task(
-            self.description, total=state.max_steps, completed=state.global_step
+            self.description, total=self.budget or state.max_steps, completed=self._done(state)
         )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if self.display is not None:
-            self.display.update(self.task, completed=state.global_step)
+            self.display.update(self.task, completed=self._done(state))
+
+    def _done(self, state: TrainerState) -> int:
+        return int(self.tokens()) if self.budget else state.global_step
 
     def on_log(
         self,

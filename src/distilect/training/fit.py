@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from distilect import ranks
 from distilect.config import TrainConfig
+from distilect.errors import RunError
 from distilect.models import Student, quiet
 from distilect.selection import Method
 from distilect.signals import SignalSource
@@ -31,6 +32,9 @@ class Fitted:
         steps, tokens: optimiser steps and tokens (without padding) that were trained on.
         asked: rows that teachers were asked on in the steps, summed over teachers; read from a store or run.
         probed: rows that the student was run on for the selectors' sake, beside the steps.
+        forward_tokens: tokens of these rows.
+        stage_tokens: student tokens that selectors were trained on before this training.
+        student_tokens: all of these as training tokens; a pass without gradient counts a third.
         resumed: the step that this process went on from; 0 for a fresh start.
     """
 
@@ -40,6 +44,9 @@ class Fitted:
     tokens: int
     asked: int
     probed: int
+    forward_tokens: int
+    stage_tokens: int
+    student_tokens: int
     resumed: int
 
 
@@ -64,11 +71,12 @@ def fit(
     if config.dropout is not None:
         set_dropout(student.model, config.dropout)
     ranks.start()
-    bar = Bar(description)
+    bar = Bar(description, config.token_budget)
     written = [History(folder / "history.jsonl", folder / "tensorboard"), bar] if ranks.is_main() else []
     trainer = DistillationTrainer(
         student.model, rows, method, source, config, folder / "checkpoints", seed, callbacks=written, vectors=vectors
     )  # fmt: skip
+    bar.tokens = lambda: trainer.spent_tokens
     preemption = Preemption(trainer)
     trainer.add_callback(_Clock(trainer))
     trainer.add_callback(preemption)
@@ -77,7 +85,7 @@ def fit(
         trainer.load_extra_state(checkpoint)
     try:
         with quiet():  # a progress bar of our own; transformers would add one for every checkpoint
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            _train(trainer, checkpoint)
     finally:
         bar.close()
         preemption.close()
@@ -94,6 +102,9 @@ def fit(
         tokens=int(trainer.counts.tokens),
         asked=int(trainer.counts.extra.get("teacher_rows", 0)),
         probed=int(trainer.counts.extra.get("probed_rows", 0)),
+        forward_tokens=int(trainer.counts.extra.get("forward_tokens", 0)),
+        stage_tokens=round(sum(s.spent_tokens for s in method.selectors.values())),
+        student_tokens=round(trainer.spent_tokens),
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
     )
     return trainer, fitted
@@ -104,6 +115,18 @@ def _checkpoint_for_all(folder: Path) -> Path | None:
     found = last_checkpoint(folder) if ranks.is_main() else None
     step = ranks.from_main(int(found.name.rpartition("-")[2]) if found else -1)
     return None if step < 0 else folder / f"checkpoint-{step}"
+
+
+def _train(trainer: DistillationTrainer, checkpoint: Path | None) -> None:
+    if checkpoint is not None and trainer.budget_spent:  # the next step would be one too many
+        trainer.finish_from(checkpoint)
+        return
+    if trainer.budget_spent:
+        raise RunError(
+            f"the selectors were trained on {trainer.spent_tokens:,.0f} student tokens before, train.token_budget is "
+            f"{trainer.config.token_budget:,}: nothing is left for the student"
+        )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def set_dropout(model: Any, probability: float) -> None:

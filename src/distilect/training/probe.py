@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distilect.data import row_keys
-from distilect.selection import Passes
+from distilect.data import Encoded, row_keys, scoring_batches
+from distilect.evaluation.modes import eval_mode
+from distilect.knowledge import StudentOutputs
+from distilect.knowledge.labels import label_loss
+from distilect.models import autocast
+from distilect.selection import Look, Passes, Pull
+from distilect.signals import TeacherSignals
 
 if TYPE_CHECKING:
     from distilect.training.trainer import DistillationTrainer
@@ -43,6 +48,77 @@ class TrainerProbe:
         found: np.ndarray = self.order[np.searchsorted(self.sorted, rows.cpu().numpy())]
         return found
 
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done."""
+        return self.trainer.progress
+
+    def look(self, rows: Tensor) -> Look:
+        """See `selection.Probe`: student, teachers and losses on rows of train, without dropout."""
+        trainer = self.trainer
+        positions = self.positions(rows)
+        trainer.count_probe(trainer.rows.encoded.lengths[positions])
+        students, teachers, losses = [], [], []
+        with eval_mode(trainer.model, trainer.knowledge), torch.no_grad():
+            for part in scoring_batches(trainer.rows.encoded.lengths[positions], self._max_tokens()):
+                student, said, found = self._losses(positions[part])
+                assert student.hidden is not None
+                students.append(student.at_cls(len(student.hidden) - 1).cpu())
+                cls = zip(said.fields, trainer.method.teacher_cls, strict=False) if said is not None else ()
+                teachers.append([fields[name].float().cpu() for fields, name in cls])
+                losses.append(found.cpu())
+        pooled = [torch.cat(one).mean(0) for one in zip(*teachers, strict=True)]
+        means = torch.cat(losses).nanmean(0)
+        return Look(torch.cat(students).mean(0), torch.cat(pooled) if pooled else torch.zeros(0), means)
+
+    def pull(self, rows: Tensor, limit: int) -> Pull:
+        """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory."""
+        trainer = self.trainer
+        positions, held_out = self.positions(rows), self._held_out_rows(limit)
+        for encoded, some in ((trainer.rows.encoded, positions), (trainer.rows.held_out_encoded, held_out)):
+            trainer.count_probe(encoded.lengths[some], 3)  # a backward pass costs two forward passes
+        weights = [p for p in trainer.model.parameters() if p.requires_grad]
+        with eval_mode(trainer.model, trainer.knowledge), torch.enable_grad():
+            _, _, losses = self._losses(positions)
+            means = losses.nanmean(0)
+            kinds = torch.stack([_gradient(mean, weights) for mean in means])  # [M, P]
+            inputs = self._inputs(trainer.rows.held_out_encoded, held_out)
+            _, student = self._forward(inputs, hidden=False)
+            labels = torch.tensor(trainer.rows.held_out.labels[held_out]).to(student.logits.device)
+            known = ~labels.isnan() if labels.is_floating_point() else labels != -100
+            target = _gradient(label_loss(student.logits, labels)[known].mean(), weights)
+        gram, toward = (kinds @ kinds.T).double().cpu(), (kinds @ target).double().cpu()
+        return Pull(gram, toward, float(target.norm()))
+
+    def _losses(self, positions: np.ndarray) -> tuple[StudentOutputs, TeacherSignals | None, Tensor]:
+        """A pass over rows of train: the student, what teachers say, and float32 [n, M]: each kind's loss, NaN where it is silent."""
+        trainer, source = self.trainer, self.trainer.source
+        _, student = self._forward(self._inputs(trainer.rows.encoded, positions), hidden=True)
+        device = student.logits.device
+        labels = trainer.row_labels[torch.from_numpy(positions)].to(device)
+        said = None
+        if source is not None:
+            fields = trainer.method.looked_at(source.num_teachers)
+            said = source.fetch(trainer.rows.table, positions, fields).to(device)
+        silent = labels.isnan() if labels.is_floating_point() else labels == -100
+        columns = []
+        for kind in trainer.method.knowledge:
+            if kind.asks_teachers:
+                columns.append(kind(student, said, labels).mean(1))  # [n, K]: all teachers alike
+            else:
+                columns.append(kind(student, None, labels).masked_fill(silent, torch.nan))
+        return student, said, torch.stack(columns, dim=1)
+
+    def _forward(self, inputs: dict[str, Tensor], hidden: bool) -> tuple[Any, StudentOutputs]:
+        trainer = self.trainer
+        with autocast(trainer.config.precision, trainer.args.device):
+            return trainer.student_outputs(trainer.model, inputs, hidden)
+
+    def _inputs(self, encoded: Encoded, positions: np.ndarray) -> dict[str, Tensor]:
+        return {
+            name: value.to(self.trainer.args.device) for name, value in encoded.collate(positions).items()
+        }
+
     def logits(self, rows: Tensor) -> Tensor:
         """float32 [n, C], on the device of `rows`."""
         return self.run(rows, Passes())[0]
@@ -54,7 +130,7 @@ class TrainerProbe:
     def run_positions(self, positions: np.ndarray, passes: Passes) -> Tensor:
         """float32 [P, n, C] on rows of the training table, int64 [n]."""
         trainer = self.trainer
-        self._count(passes.count * len(positions))
+        trainer.count_probe(trainer.rows.encoded.lengths[positions], passes.count)
         with self._own_draws() if passes.dropout else nullcontext():
             found = [
                 trainer.together.predict(
@@ -64,10 +140,6 @@ class TrainerProbe:
                 for number in range(passes.count)
             ]  # fmt: skip
         return torch.from_numpy(np.stack(found))
-
-    def _count(self, rows: int) -> None:
-        if self.trainer.together.rank == 0:  # several processes share the passes out
-            self.trainer.count("probed_rows", rows)
 
     def _draw_batch(self, number: int, batch: int) -> None:
         """Dropout masks of one batch of one pass, where several processes share the batches out."""
@@ -95,13 +167,30 @@ class TrainerProbe:
         """Logits [n, C] and labels [n] on rows held out of train; the lowest identities, as a file may be sorted by class."""
         trainer = self.trainer
         encoded, labels = trainer.rows.held_out_encoded, trainer.rows.held_out.labels
-        rows = np.argsort(row_keys(trainer.rows.held_out.ids), kind="stable")[:limit]
-        self._count(len(rows))
+        rows = self._held_out_rows(limit)
+        trainer.count_probe(encoded.lengths[rows])
         found = trainer.together.predict(
             trainer.model, encoded, rows, 2 * trainer.config.max_tokens, trainer.config.precision
         )
         return torch.from_numpy(found), torch.tensor(labels[rows])
 
+    def _held_out_rows(self, limit: int | None) -> np.ndarray:
+        """int64 [n]: positions, the same ones at every look."""
+        return np.argsort(row_keys(self.trainer.rows.held_out.ids), kind="stable")[:limit]
+
 
 def _nothing(number: int) -> None:
     """Before a batch without draws."""
+
+
+def _gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
+    """float32 [P]: the gradient of a mean loss by all weights; 0 where it is a constant (a kind without a row that speaks)."""
+    if not value.requires_grad or not bool(torch.isfinite(value)):
+        return torch.zeros(sum(p.numel() for p in weights), device=weights[0].device)
+    found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for p, g in zip(weights, found, strict=True)
+        ]
+    )

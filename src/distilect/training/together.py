@@ -47,20 +47,28 @@ class Together:
         self.world, self.rank = ranks.world(), ranks.rank()
         # by axis, the selector's lists of observations and how many items of each are of all ranks already
         self.taken: dict[str, list[tuple[list[Any], int]]] = {}
+        self.spent = 0.0  # student tokens of all ranks
         self.stop = False  # some rank was asked to stop
         self.bad = ""  # what was wrong with a loss of this rank
 
     # ---- the step --------------------------------------------------------------------------------------------------
 
-    def step_begins(self, rows: int, stop: bool) -> int:
-        """Rows of the step over all ranks; takes note whether any rank was asked to stop."""
+    def step_begins(self, rows: int, stop: bool, tokens: int) -> int:
+        """Rows of the step over all ranks; takes note whether any rank was asked to stop, and of the tokens that it will have cost."""
         if self.world == 1:
             self.stop = stop
             return rows
-        found = ranks.gather({"v": torch.tensor([rows, int(stop)])})
+        spent = self.trainer.counts.student_tokens + tokens
+        found = ranks.gather({"v": torch.tensor([rows, int(stop), spent], dtype=torch.float64)})
         counts = torch.stack([one["v"] for one in found]).sum(0)
-        self.stop = bool(counts[1])
+        self.stop, self.spent = bool(counts[1]), float(counts[2])
         return int(counts[0])
+
+    def count_spent(self) -> None:
+        """Student tokens of all ranks so far, where there is a budget of them."""
+        if self.world > 1 and self.trainer.config.token_budget is not None:
+            own = self.trainer.counts.student_tokens
+            self.spent = ranks.total(own)
 
     def positions(self, own: np.ndarray) -> np.ndarray:
         """Rows of the step on all ranks, ascending; `own` int64 [n] are this rank's."""
@@ -161,7 +169,7 @@ class Together:
                 mine |= {f"{axis}/{number}/{i}": value for i, value in enumerate(_tensors(fresh))}
         found = ranks.gather(mine)
         for axis, waiting in lists.items():
-            kind = self.trainer.method.selectors[axis].observation
+            kind = self.trainer.method.selectors[axis].item
             for number, items in enumerate(waiting):
                 del items[starts[axis][number] :]
                 for one in found:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
+    get_scheduler,
     set_seed,
 )
 
@@ -28,7 +31,14 @@ from distilect.config import TrainConfig
 from distilect.data import Encoded, EpochBatchSampler, Table, Window, row_keys, token_budget_splits
 from distilect.errors import ConfigError, RunError, TeacherError
 from distilect.knowledge import StudentOutputs
-from distilect.models import classification_positions, default_device, quiet, resolve_precision
+from distilect.models import (
+    attention_maps,
+    captured,
+    classification_positions,
+    default_device,
+    quiet,
+    resolve_precision,
+)
 from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
@@ -43,6 +53,7 @@ from distilect.training.step import StepResult, distillation_loss
 from distilect.training.together import IDLE, Together
 
 STATE_FILE = "distilect.safetensors"
+FORWARD_SHARE = 1 / 3  # of a training token's operations: a pass without gradient costs 2 of 6 per parameter
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,10 @@ class TrainingRows:
     held_out_encoded: Encoded
     task: Task
     cls_token_id: int | None = None
+
+    def take(self, rows: np.ndarray) -> TrainingRows:
+        """Training on some of the rows only, int64 [n]; the same rows held out."""
+        return replace(self, table=self.table.take(rows), encoded=self.encoded.take(rows))
 
 
 class _Positions(Dataset[int]):
@@ -86,6 +101,11 @@ class Counts:
     rows: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def student_tokens(self) -> float:
+        """Tokens that the student was trained on, and a third of those that it was run on without gradient for selectors."""
+        return self.tokens + FORWARD_SHARE * self.extra.get("forward_tokens", 0.0)
+
 
 class DistillationTrainer(Trainer):
     """Train a student by the formula of `training.step`.
@@ -104,9 +124,11 @@ class DistillationTrainer(Trainer):
         seed: of data order, dropout and every draw.
         vectors: a frozen encoder's row vectors (as "logits" of its only voice), where a selector wants them.
         callbacks: further `TrainerCallback`s.
+        keeps: evaluate on the reward split and write checkpoints; not so in throw-away trainings.
     """
 
-    control: Any  # the Trainer's own, as the next three
+    control: Any  # the Trainer's own, as the next four
+    lr_scheduler: Any
     model: Any
     model_wrapped: Any
     is_fsdp_enabled: bool
@@ -124,6 +146,7 @@ class DistillationTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         *,
         vectors: SignalSource | None = None,
+        keeps: bool = True,
     ) -> None:
         if isinstance(model, nn.DataParallel):
             refuse_data_parallel(max(2, len(model.device_ids)))
@@ -134,8 +157,15 @@ class DistillationTrainer(Trainer):
         self.keys, self.row_labels = _keys_and_labels(rows.table)
         self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
         self.fields = method.fields(source.num_teachers) if source is not None else []
+        self.wants_losses = any(s.wants_losses for s in method.selectors.values())
+        self.step_losses = torch.zeros(
+            2, len(method.kinds), dtype=torch.float64
+        )  # sums and counts of this step
         self.wants_pooled = any(s.wants_pooled for s in method.selectors.values())
         self.wants_hidden = self.wants_pooled or any(k.needs_hidden() for k in method.knowledge)
+        self.attention_layers = sorted({layer for k in method.knowledge for layer in k.attention_layers()})
+        for layer in self.attention_layers:
+            attention_maps(model, layer)  # tells at once what the student lacks
         self.averages, self.counts = Averages(), Counts()
         names = tuple(source.names) if source is not None else ()
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
@@ -163,11 +193,12 @@ class DistillationTrainer(Trainer):
                 output,
                 seed,
                 held_out=len(rows.held_out) > 0,
+                keeps=keeps,
             ),
             train_dataset=_Positions(len(rows.table)),
             eval_dataset=_Positions(len(rows.held_out)),
             data_collator=self.collate,
-            callbacks=[_Schedule(self), *self._stopping(), *(callbacks or [])],
+            callbacks=[_Schedule(self), *(self._stopping() if keeps else []), *(callbacks or [])],
         )
         refuse_data_parallel(self.args.n_gpu)
         self.remove_callback(PrinterCallback)
@@ -223,10 +254,18 @@ class DistillationTrainer(Trainer):
         """The parts of one optimiser step; counts the rows it trains on over all parts and ranks, the mean's denominator."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self.first_look(batches)
-        rows = self.together.step_begins(self.first_look.trained_rows(batches), self.asked_to_stop)
+        rows = self.together.step_begins(
+            self.first_look.trained_rows(batches), self.asked_to_stop, self._tokens_of(batches)
+        )
         self.rows_in_step = max(rows, 1)
         batches = self.together.in_last_part(batches)
         return batches, torch.tensor(self.rows_in_step)
+
+    def _tokens_of(self, batches: list[dict[str, Tensor]]) -> int:
+        """Tokens that this process is about to train on; counted where several share a budget of them."""
+        if self.together.world == 1 or self.config.token_budget is None:
+            return 0
+        return sum(int(self.rows.encoded.lengths[batch["rows"].numpy()].sum()) for batch in batches)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train from the run's seed, whatever drew random numbers since the trainer was built; each rank drops out by its own."""
@@ -307,15 +346,7 @@ class DistillationTrainer(Trainer):
         """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
         if self.part_is_idle:
             return self._idle_loss(model, inputs)
-        outputs = model(**inputs, output_hidden_states=self.wants_hidden)
-        student = StudentOutputs(
-            logits=outputs.logits.float(),
-            mask=inputs["attention_mask"].bool(),
-            cls=classification_positions(
-                inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id
-            ),
-            hidden=outputs.hidden_states if self.wants_hidden else None,
-        )
+        outputs, student = self.student_outputs(model, inputs, self.wants_hidden)
         view = self.view_of(self.part_rows, student.logits.detach(), self._pooled(student))
         selected = self.first_look.selected(self.part_rows, student.logits.device)
         if selected is None:
@@ -325,6 +356,21 @@ class DistillationTrainer(Trainer):
         self.said_losses.append((self.part_rows, result.losses))
         loss = result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
         return (loss, outputs) if return_outputs else loss
+
+    def student_outputs(
+        self, model: nn.Module, inputs: dict[str, Any], hidden: bool
+    ) -> tuple[Any, StudentOutputs]:
+        """One forward pass: what the model returns, and what the kinds of knowledge want of it."""
+        with captured(self.model, self.attention_layers) as attention:
+            outputs = model(**inputs, output_hidden_states=hidden)
+        cls = classification_positions(inputs["input_ids"], inputs["attention_mask"], self.rows.cls_token_id)
+        return outputs, StudentOutputs(
+            logits=outputs.logits.float(),
+            mask=inputs["attention_mask"].bool(),
+            cls=cls,
+            hidden=outputs.hidden_states if hidden else None,
+            attention=attention,
+        )
 
     def _idle_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """0, with a gradient of zeros: this rank has no rows in this part, and keeps step with the others."""
@@ -350,7 +396,7 @@ class DistillationTrainer(Trainer):
             student=logits,
             pooled=pooled,
             teachers=None,
-            progress=self.state.global_step / max(self.state.max_steps, 1),
+            progress=self.progress,
             epoch=self.sampler.epoch,
             step=self.state.global_step,
             seed=self.run_seed,
@@ -380,6 +426,8 @@ class DistillationTrainer(Trainer):
     def _note(self, view: StepView, result: StepResult) -> None:
         """Add to the running averages and the selection record; no value is read here."""
         self.recorder.add(view.epoch, view.labels, result)
+        if self.wants_losses:
+            self._add_losses(view, result)
         count = len(view.rows)
         for kind, losses in zip(self.method.kinds, result.losses.T, strict=True):
             self.averages.add(f"train/loss_{kind}", losses.sum(), count)
@@ -389,6 +437,25 @@ class DistillationTrainer(Trainer):
         if result.teacher_weights.shape[1]:
             for name, weights in zip(self.recorder.teachers, result.teacher_weights.T, strict=True):
                 self.averages.add(f"teacher/w_{name}", weights.sum(), result.asked.sum())
+
+    def _add_losses(self, view: StepView, result: StepResult) -> None:
+        """Sums over the rows on which each kind speaks; those of kinds that ask as if every row had asked."""
+        asking = torch.tensor([kind.asks_teachers for kind in self.method.knowledge]).to(result.losses.device)
+        spoke = torch.where(asking, result.asked.unsqueeze(1), view.has_label.unsqueeze(1)).double()  # [B, M]
+        raw = torch.where(asking, self.method.rows.asked_share, 1.0) * result.losses.double()
+        self.step_losses = self.step_losses.to(raw.device) + torch.stack([(raw * spoke).sum(0), spoke.sum(0)])
+
+    def tell_losses(self) -> None:
+        """Let selectors know the losses of the step that is over, summed over its parts and ranks."""
+        if not self.wants_losses:
+            return
+        found = self.step_losses
+        if self.args.world_size > 1:
+            found = self.accelerator.reduce(found.to(self.args.device))
+        for selector in self.method.selectors.values():
+            if selector.wants_losses:
+                selector.note_losses(found[0], found[1])
+        self.step_losses = torch.zeros_like(found)
 
     def note_left_out(self, view: StepView, index: Tensor) -> None:
         """Count rows of the step that no pass with gradient will see; `index` bool [B]."""
@@ -407,6 +474,46 @@ class DistillationTrainer(Trainer):
     def count(self, name: str, amount: float) -> None:
         """Add to a count of what training cost beside the steps themselves."""
         self.counts.extra[name] = self.counts.extra.get(name, 0.0) + amount
+
+    def count_probe(self, lengths: np.ndarray, passes: int = 1) -> None:
+        """Count passes without gradient over rows of `lengths` tokens, int [n]; several processes share them out, and count them once."""
+        if self.together.rank:
+            return
+        self.count("probed_rows", passes * len(lengths))
+        self.count("forward_tokens", passes * int(lengths.sum()))
+
+    # ---- how far training is: steps, or tokens of a budget ---------------------------------------------------------
+
+    @property
+    def spent_tokens(self) -> float:
+        """Student tokens so far, those that selectors were trained on before included."""
+        own = self.counts.student_tokens if self.together.world == 1 else self.together.spent
+        return own + sum(s.spent_tokens for s in self.method.selectors.values())
+
+    @property
+    def progress(self) -> float:
+        """Share of training that is done, in [0, 1]."""
+        if self.config.token_budget is not None:
+            return min(1.0, self.spent_tokens / self.config.token_budget)
+        return self.state.global_step / max(self.state.max_steps, 1)
+
+    @property
+    def budget_spent(self) -> bool:
+        return self.config.token_budget is not None and self.spent_tokens >= self.config.token_budget
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate over steps; over the tokens that are spent where there is a budget of them."""
+        if self.config.token_budget is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = by_progress(self.config, optimizer or self.optimizer, lambda: self.progress)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def finish_from(self, checkpoint: Path) -> None:
+        """Take the weights of a training that had spent its budget when it was stopped."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_weights(best or str(checkpoint))
 
     # ---- parameters beside the student -----------------------------------------------------------------------------
 
@@ -454,17 +561,29 @@ class DistillationTrainer(Trainer):
             self.model, encoded, None, 2 * self.config.max_tokens, self.config.precision
         )
 
+    def _whole_state(self) -> dict[str, Any]:
+        """Rank 0: all parameters of a sharded model, on the CPU; nothing on the others, who have to call it too."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state: dict[str, Any] = get_model_state_dict(self.model, options=options)
+        return state if ranks.is_main() else {}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A plain checkpoint, also of a sharded model."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = self._whole_state()
+        if self.args.should_save:
+            self._save(output_dir, state_dict=state)
+
     def whole_model(self) -> PreTrainedModel:
         """The student after training, as a plain model on every rank: parameters that were sharded (FSDP2) are put together."""
         model = self.model
         if not self.is_fsdp_enabled:
             return model  # type: ignore[no-any-return]
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=False)
-        state = get_model_state_dict(model, options=options)  # rank 0's; the others get nothing
-        whole: dict[str, Any] = state if ranks.is_main() else {}
-        found = ranks.gather(whole)[0]
+        found = ranks.gather(self._whole_state())[0]
         kind = next(k for k in type(model).__mro__ if not k.__name__.startswith("FSDP"))
         with torch.device(self.args.device):
             plain: PreTrainedModel = kind(model.config)
@@ -541,6 +660,7 @@ class DistillationTrainer(Trainer):
         self.counts = Counts(**state["counts"])
         self.averages = Averages(**state["averages"])
         self.together.forget_sums()
+        self.together.count_spent()
         self.together.taken_in()
 
 
@@ -559,10 +679,16 @@ class _Schedule(TrainerCallback):
         self.trainer.together.taken_in()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.tell_losses()
         self.trainer.together.complete()
         for selector in self.trainer.method.selectors.values():
             selector.after_step(self.trainer.probe)
         self.trainer.together.taken_in()
+        self.trainer.together.count_spent()
+        if self.trainer.budget_spent:
+            control.should_training_stop = True
+            if self.trainer.config.evaluations > 1:  # otherwise the epoch's end evaluates and saves
+                control.should_evaluate = control.should_save = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for parameter in self.trainer.extra_parameters():
@@ -600,12 +726,15 @@ def refuse_data_parallel(gpus: int) -> None:
 
 
 def training_arguments(
-    config: TrainConfig, task: Task, steps: int, output: Path, seed: int, held_out: bool
+    config: TrainConfig, task: Task, steps: int, output: Path, seed: int, held_out: bool, keeps: bool = True
 ) -> TrainingArguments:
-    """The Trainer's arguments; `steps` optimiser steps per epoch, `held_out`: there are rows to evaluate on."""
+    """The Trainer's arguments; `steps` optimiser steps per epoch, `held_out`: there are rows to evaluate on; `keeps`: see above."""
+    held_out = held_out and keeps
     device = default_device()
     precision = resolve_precision(config.precision, device)
     total = max(1, math.ceil(steps * config.epochs))
+    if config.token_budget is not None:  # it stops by tokens; a step trains on one at least
+        total = max(1, config.token_budget)
     when = "epoch" if config.evaluations == 1 else "steps"
     interval = max(1, steps // config.evaluations)
     return TrainingArguments(
@@ -626,7 +755,7 @@ def training_arguments(
         logging_nan_inf_filter=False,
         eval_strategy=when if held_out else "no",
         eval_steps=interval,
-        save_strategy=when,
+        save_strategy=when if keeps else "no",
         save_steps=interval,
         load_best_model_at_end=config.keep == "best" and held_out,
         metric_for_best_model=f"eval_{task.primary}",
@@ -637,3 +766,20 @@ def training_arguments(
         dataloader_pin_memory=device.type == "cuda",
         average_tokens_across_devices=False,
     )
+
+
+def by_progress(config: TrainConfig, optimizer: Any, progress: Callable[[], float]) -> Any:
+    """A learning rate that is a function of `progress` in [0, 1], in the shape that `config.scheduler` has over steps.
+
+    Raises:
+        ConfigError: that scheduler is no function of the step alone.
+    """
+    fine = 100_000  # steps that the shape is read at
+    warmup = math.ceil(config.warmup * fine)
+    shape = get_scheduler(config.scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=fine)
+    if not isinstance(shape, LambdaLR):
+        raise ConfigError(
+            f"train.scheduler: {config.scheduler!r} cannot follow train.token_budget: use linear, cosine or constant"
+        )
+    # all groups have the same shape; plain functions are left out of the scheduler's state
+    return LambdaLR(optimizer, lambda _: shape.lr_lambdas[0](int(progress() * fine)))

@@ -1,0 +1,150 @@
+"""Scores of many resamples of the same rows at once: every metric of a task is a function of sums over rows.
+
+A resample is a vector of counts, how often each row was drawn. The sums that a metric needs (cells of the confusion matrix,
+moments) are then one matrix product for all resamples, instead of a call of the metric for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilect.tasks import NO_LABEL, Task
+
+Floats = NDArray[np.float64]
+
+
+def row_draws(rows: int, resamples: int, seed: int) -> NDArray[np.float32]:
+    """float32 [B, N]: how often each of N rows is in each of B bootstrap samples of N rows."""
+    return (
+        np.random.default_rng(seed).multinomial(rows, np.full(rows, 1.0 / rows), resamples).astype(np.float32)
+    )
+
+
+def resampled_scores(
+    task: Task, outputs: NDArray[np.float32], labels: NDArray[np.generic], draws: NDArray[np.float32]
+) -> Floats:
+    """The task's primary metric on each resample, float64 [B]; on the rows as they are where `draws` is [[1, …, 1]].
+
+    Args:
+        outputs: [N, C], the student's on rows that all have labels.
+        labels: [N], class indexes or scores.
+        draws: [B, N], as `row_draws` gives them.
+    """
+    if task.kind == "regression":
+        return _REGRESSION[task.primary](outputs[:, 0].astype(np.float64), labels.astype(np.float64), draws)
+    classes = len(task.labels)
+    broken = np.isnan(outputs).any(axis=1)
+    predicted = np.where(
+        broken, classes, np.nan_to_num(outputs).argmax(axis=1)
+    )  # a class of its own: always wrong
+    cell = labels.astype(np.int64) * (classes + 1) + predicted
+    found = np.unique(cell)
+    sums = draws @ (cell[:, None] == found).astype(np.float32)  # [B, cells that occur]
+    confusion = np.zeros((len(draws), classes * (classes + 1)))
+    confusion[:, found] = sums
+    return _CLASSIFICATION[task.primary](confusion.reshape(len(draws), classes, classes + 1))
+
+
+def labelled(task: Task, labels: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """bool [N]: rows that can be scored."""
+    return ~np.isnan(labels) if task.kind == "regression" else labels != NO_LABEL
+
+
+def _accuracy(confusion: Floats) -> Floats:
+    """`confusion` [B, gold, predicted]; its last column is "no class"."""
+    return np.einsum("bcc->b", confusion[:, :, :-1]) / confusion.sum(axis=(1, 2))
+
+
+def _f1(confusion: Floats) -> Floats:
+    return _per_class_f1(confusion)[:, 1]
+
+
+def _macro_f1(confusion: Floats) -> Floats:
+    """Mean over the classes that occur in the resample, in labels or predictions."""
+    values = _per_class_f1(confusion)
+    occurs = (confusion.sum(axis=2) + confusion[:, :, :-1].sum(axis=1)) > 0
+    return np.asarray((values * occurs).sum(axis=1) / occurs.sum(axis=1))
+
+
+def _per_class_f1(confusion: Floats) -> Floats:
+    """[B, C]; 0 where a class occurs nowhere."""
+    hits = np.einsum("bcc->bc", confusion[:, :, :-1])
+    both = confusion.sum(axis=2) + confusion[:, :, :-1].sum(axis=1)
+    return np.asarray(2 * hits / np.maximum(both, 1))
+
+
+def _matthews(confusion: Floats) -> Floats:
+    """Gorodkin's correlation for any number of classes; 0 where labels or predictions are constant."""
+    total = confusion.sum(axis=(1, 2))
+    hits = np.einsum("bcc->b", confusion[:, :, :-1])
+    gold, said = confusion.sum(axis=2), confusion.sum(axis=1)  # [B, C], [B, C + 1]
+    covariance = hits * total - (gold * said[:, :-1]).sum(axis=1)
+    spread = (total**2 - (gold**2).sum(axis=1)) * (total**2 - (said**2).sum(axis=1))
+    return _ratio(covariance, np.sqrt(np.maximum(spread, 0)))
+
+
+def _pearson(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> Floats:
+    if not np.isfinite(predicted).all():
+        return np.zeros(len(draws))
+    x, y = (
+        predicted - predicted.mean(),
+        scores - scores.mean(),
+    )  # sums of squares of large numbers would cancel
+    sums = draws.astype(np.float64) @ np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+    n, sx, sy, sxx, syy, sxy = sums.T
+    spread = np.maximum(n * sxx - sx**2, 0) * np.maximum(n * syy - sy**2, 0)
+    return _ratio(n * sxy - sx * sy, np.sqrt(spread))
+
+
+def _spearman(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> Floats:
+    """Ranks change with every resample, so they are made for each: with counts c, a value's mean rank is the number of draws below
+    it plus (c + 1) / 2."""
+    if not np.isfinite(predicted).all():
+        return np.zeros(len(draws))
+    found = np.empty(len(draws))
+    order_x, order_y = _Ties(predicted), _Ties(scores)
+    for index, counts in enumerate(draws.astype(np.float64)):
+        found[index] = _pearson(
+            order_x.ranks(counts), order_y.ranks(counts), counts[None].astype(np.float32)
+        )[0]
+    return found
+
+
+class _Ties:
+    """Values sorted once, with equal ones as one group."""
+
+    def __init__(self, values: Floats) -> None:
+        _, self.group = np.unique(values, return_inverse=True)
+
+    def ranks(self, counts: Floats) -> Floats:
+        """[N]: mean rank of each row among the draws."""
+        sizes = np.bincount(self.group, weights=counts)
+        ranks: Floats = (np.cumsum(sizes) - sizes + (sizes + 1) / 2)[self.group]
+        return ranks
+
+
+def _neg_mse(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> Floats:
+    weights = draws.astype(np.float64)
+    return np.asarray(-(weights @ (predicted - scores) ** 2) / weights.sum(axis=1))
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """0 where `below` is 0 within rounding."""
+    tiny = below <= 1e-9 * max(1.0, float(np.max(below, initial=0.0)))
+    return np.where(tiny, 0.0, above / np.where(tiny, 1.0, below))
+
+
+_CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "matthews": _matthews,
+}
+_REGRESSION: dict[str, Callable[[Floats, Floats, NDArray[np.float32]], Floats]] = {
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "neg_mse": _neg_mse,
+}

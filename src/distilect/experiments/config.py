@@ -1,0 +1,212 @@
+"""What a comparison is made of: tasks × scenarios × students × methods × seeds."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from distilect.config import (
+    DataConfig,
+    Fraction,
+    MethodConfig,
+    Options,
+    Part,
+    SignalConfig,
+    StudentConfig,
+    TaskConfig,
+    TeacherConfig,
+    TrainConfig,
+    parse_part,
+    read_yaml,
+)
+from distilect.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+    Grid = dict[str, list[Any]]
+else:
+    Grid = dict[str, list[JsonValue]]
+
+Noise = Literal["flip", "shuffle"]
+
+
+class LearnsConfig(Part):
+    """What a teacher that is fine-tuned here learns from, where that is not the whole of train as it is."""
+
+    part: int | None = Field(None, ge=0, description="number of the scenario's part that it is fine-tuned on")
+    noise: Fraction = Field(0.0, description="share of its rows with a wrong label")
+    noise_kind: Noise = Field(
+        "flip", description="flip: another class (regression: mirrored); shuffle: labels permuted among rows"
+    )
+
+
+class PoolTeacherConfig(TeacherConfig):
+    """A teacher of the comparison's pool; fine-tuned once for all methods and seeds."""
+
+    learns: LearnsConfig | None = Field(
+        None, description="with `finetune`: on changed labels or a part of train"
+    )
+
+
+class PartsConfig(Part):
+    """How train is divided between specialists."""
+
+    by: Literal["class", "cluster", "length", "column"] = Field(
+        "cluster",
+        description="class: labels dealt out in turn; cluster: k-means of a frozen encoder's vectors",
+    )
+    count: int = Field(3, ge=2, description="parts")
+    encoder: str | None = Field(
+        None,
+        description="checkpoint for clusters; default: the pre-trained model that the student was cut from",
+    )
+    column: str | None = Field(None, description="of the training table, with by: column (such as a genre)")
+
+
+class ScenarioConfig(Part):
+    """What is done to the data and to the teachers. Draws depend on a seed and on a row's text, on nothing else."""
+
+    name: str = Field("ordinary", description="in results and tables", pattern=r"^[\w+-]+$")
+    label_noise: Fraction = Field(
+        0.0, description="share of the student's training labels that are wrong; drawn anew for each seed"
+    )
+    noise_kind: Noise = Field("flip", description="as in `learns`")
+    labelled: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="share of the rows whose label the student sees; the others stay as text",
+    )
+    parts: PartsConfig | None = Field(None, description="how `learns.part` of the teachers is meant")
+    teachers: list[PoolTeacherConfig] | None = Field(
+        None, description="the pool of this scenario, in place of the task's or the comparison's"
+    )
+
+
+class ComparisonTaskConfig(Part):
+    """One task of a comparison."""
+
+    name: str = Field(description="in results and tables", pattern=r"^[\w+-]+$")
+    data: DataConfig
+    task: TaskConfig = TaskConfig()
+    teachers: list[PoolTeacherConfig] | None = Field(
+        None, description="its pool, in place of the comparison's"
+    )
+    parts: PartsConfig | None = Field(None, description="how it is divided, in place of the scenario's way")
+    train: Options | None = Field(None, description="settings that replace the comparison's for this task")
+
+
+class ComparedMethodConfig(MethodConfig):
+    """One method of a comparison: a preset, or a mix of parts."""
+
+    label: str | None = Field(
+        None,
+        description="its name in results and tables; a mix of several methods' parts gets `mix-` before it",
+    )
+    seeds: list[int] | None = Field(
+        None, description="in place of the comparison's: more for contenders, say"
+    )
+    students: list[str] | None = Field(None, description="only these, as they are named in `students`")
+    tasks: list[str] | None = Field(None, description="only these tasks")
+    scenarios: list[str] | None = Field(None, description="only these scenarios")
+    train: Options | None = Field(None, description="settings that replace the task's for this method")
+    tune: Grid | None = Field(
+        None,
+        description="settings to try, such as alpha: [0.2, 0.5, 0.9]; the rows held out of train choose, with the first seed",
+    )
+
+    def spec(self) -> MethodConfig:
+        """The method alone, without its place in the comparison."""
+        return MethodConfig.model_validate({key: getattr(self, key) for key in MethodConfig.model_fields})
+
+
+class CompareConfig(Part):
+    """A whole comparison; `distilect compare FILE key=value …` reads this."""
+
+    name: str = Field("comparison", description="of the comparison and its folder", pattern=r"^[\w+-]+$")
+    output: str = Field(
+        "runs/compare", description="folder that holds teachers, signals and the comparison's folder"
+    )
+    data_dir: str = Field(".", description="relative data paths start here")
+    tasks: list[ComparisonTaskConfig] = Field(min_length=1)
+    scenarios: list[ScenarioConfig] = Field(
+        [], description="what is done to rows and teachers; default: nothing, called `ordinary`"
+    )
+    teachers: list[PoolTeacherConfig] = Field(default_factory=list)
+    students: list[StudentConfig] = Field(min_length=1)
+    methods: list[ComparedMethodConfig] = Field(min_length=1)
+    seeds: list[int] = Field(
+        [0, 1, 2], min_length=1, description="of data order, dropout and every draw of a student's training"
+    )
+    split_seed: int = Field(0, description="of the rows held out of train; one for all, as teachers are")
+    train: TrainConfig = TrainConfig()
+    signals: SignalConfig = SignalConfig()
+    equal_tokens: bool | int = Field(
+        False,
+        description="every method gets the same student tokens, selectors' passes, stages and searches included; "
+        "true: as many as `epochs` over all rows",
+    )
+    baseline: str | None = Field(
+        None, description="method that all others are tested against; default: `kd`, else the first"
+    )
+    contenders: list[str] = Field(
+        default_factory=list, description="methods that are tested against each other, pair by pair"
+    )
+    resamples: int = Field(2000, ge=100, description="of rows and seeds in each test")
+    engine: str = Field("local", description="what runs the cells: `local`, processes on this machine")
+    workers: int = Field(1, ge=1, description="cells that are run at once")
+    threads: int | None = Field(
+        None, ge=1, description="of each worker; default: 1 with several workers, else torch's choice"
+    )
+    keep_students: bool = Field(
+        False, description="keep each student's checkpoint, about 70 MB each for MiniLM"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_of_a_folder(cls, value: str) -> str:
+        if value in (".", "..", "teachers", "signals", "locks"):
+            raise ValueError("expected another name: this one is kept")
+        return value
+
+    @field_validator("scenarios")
+    @classmethod
+    def _ordinary(cls, value: list[ScenarioConfig]) -> list[ScenarioConfig]:
+        return value or [ScenarioConfig()]
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods_from_strings(cls, value: Any) -> Any:
+        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _teachers_from_strings(cls, value: Any) -> Any:
+        return [{"path": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @field_validator("students", mode="before")
+    @classmethod
+    def _students_from_strings(cls, value: Any) -> Any:
+        found = [value] if isinstance(value, str | dict) else value
+        return [{"init": v} if isinstance(v, str) else v for v in found] if isinstance(found, list) else found
+
+    @property
+    def folder(self) -> Path:
+        """Where results, locks and pages of this comparison are."""
+        return Path(self.output) / self.name
+
+
+def load_compare(path: str | Path, overrides: list[str] | None = None) -> CompareConfig:
+    """Read the YAML file of a comparison and apply `key.sub=value` overrides.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    raw = read_yaml(path, overrides)
+    if "tasks" not in raw and "data" in raw:
+        raise ConfigError(
+            f"{path} is the config of a run, not of a comparison: it has data: and no tasks:. Use: distilect run {path}"
+        )
+    return parse_part(CompareConfig, raw)

@@ -1,0 +1,58 @@
+"""The upper end of every choice of teachers: whoever is nearest to a label that no method may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from distilect.knowledge.labels import label_loss
+from distilect.selection import SelectionContext, Selector, StepView
+from distilect.selection.registry import TEACHERS
+
+ORACLE = "oracle"
+
+
+class OracleTeachers(Selector):
+    """Per row, the teacher with the lowest loss on the row's true label, also where the student sees none or a wrong one.
+
+    For comparisons only: it says how much a perfect choice would be worth. `distilect compare` tells it the labels; elsewhere
+    it does not exist.
+    """
+
+    name = ORACLE
+    narrows = False
+    truth: ClassVar[Mapping[int, float]] = {}  # row key → label
+
+    def setup(self, context: SelectionContext) -> None:
+        if not self.truth:
+            raise ValueError(
+                "knows the hidden labels of a comparison's scenario only: expected distilect compare"
+            )
+
+    def keeps(self) -> list[int] | None:
+        return None
+
+    def weights(self, view: StepView) -> Tensor:
+        assert view.teachers is not None
+        labels = torch.tensor(
+            [self.truth[int(key)] for key in view.rows], dtype=view.labels.dtype, device=view.student.device
+        )
+        batch, count = view.teachers.shape[:2]
+        losses = label_loss(view.teachers.flatten(0, 1), labels.repeat_interleave(count)).view(batch, count)
+        return torch.nn.functional.one_hot(losses.argmin(1), count).float()
+
+
+@contextmanager
+def oracle_knows(truth: Mapping[int, float]) -> Iterator[None]:
+    """Inside, the oracle is a teacher selector like any other and knows `truth`, row key → label."""
+    OracleTeachers.truth = truth
+    TEACHERS[ORACLE] = OracleTeachers
+    try:
+        yield
+    finally:
+        OracleTeachers.truth = {}
+        TEACHERS.pop(ORACLE, None)

@@ -1,0 +1,50 @@
+"""The built-in data set stands in a comparison by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distilect.config import parse_part
+from distilect.demo import compare
+from distilect.demo.docstrings import DocstringData
+from distilect.experiments.config import CompareConfig
+from distilect.experiments.grid import Grid
+
+
+def config(train: str, output: Path) -> CompareConfig:
+    data = {"train": train, "max_train_rows": 9}
+    return parse_part(
+        CompareConfig,
+        {
+            "tasks": [{"name": "t", "data": data}],
+            "students": ["x"],
+            "methods": ["finetune"],
+            "output": str(output),
+        },
+    )
+
+
+def test_its_name_becomes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(folder: Path) -> Any:
+        assert folder == tmp_path / "data"
+        return DocstringData(folder / "train.csv", folder / "dev.csv", {}, ["built"])
+
+    monkeypatch.setattr(compare, "build_docstrings", build)
+    found = compare.with_builtin_data(config("builtin:docstrings", tmp_path))
+    data = found.tasks[0].data
+    assert (data.train, data.dev) == (str(tmp_path / "data/train.csv"), str(tmp_path / "data/dev.csv"))
+    assert data.max_train_rows == 9
+    elsewhere = config("builtin:docstrings", tmp_path / "elsewhere")
+    monkeypatch.setattr(compare, "build_docstrings", lambda folder: DocstringData(
+        folder / "train.csv", folder / "dev.csv", {}, ["built"]
+    ))  # fmt: skip
+    other = compare.with_builtin_data(elsewhere)
+    assert Grid(other).cells[0].settings == Grid(found).cells[0].settings
+
+
+def test_other_tables_are_left_alone(tmp_path: Path) -> None:
+    plain = config("train.csv", tmp_path)
+    assert compare.with_builtin_data(plain) is plain

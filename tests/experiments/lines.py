@@ -1,0 +1,52 @@
+"""Lines and predictions of comparisons that never ran."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distilect.experiments.records import Line
+
+LABELS = np.arange(200) % 2
+
+
+def predicted(share: float, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Classes of which that share is right, the first rows."""
+    return np.where(np.arange(200) < round(share * 200), LABELS, 1 - LABELS)
+
+
+class Made:
+    """Collects lines of runs with a given accuracy."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.predictions: dict[str, np.ndarray[Any, Any]] = {}
+
+    def add(
+        self, method: str, accuracy: float, *, task: str = "one", seed: int = 0, scenario: str = "ordinary", teacher: float = 0.9,
+        family: str = "static", tokens: int = 1000, **cost: float,
+    ) -> Made:  # fmt: skip
+        values = predicted(accuracy)
+        exact = float((values == LABELS).mean())
+        cell = f"{scenario}.{task}.s.{method}.seed={seed}"
+        rows = f"{scenario}.{task} dev"
+        self.predictions[f"{cell} x"] = values.astype(float)
+        self.predictions[f"labels {rows}"] = LABELS.astype(float)
+        label_space = {
+            "name": task,
+            "kind": "classification",
+            "labels": ["0", "1"],
+            "metrics": ["accuracy"],
+            "num_texts": 1,
+        }
+        self.lines.append({
+            "cell": cell, "settings": "x", "scenario": scenario, "task_name": task, "student_name": "s", "method": method,
+            "family": family, "seed": seed, "primary": "accuracy", "task": label_space, "dev_fingerprint": "dev",
+            "student": {"scores": {"accuracy": exact}, "held_out": {}, "layers": 3, "parameters": 17_000_000},
+            "teachers": [{"name": "t", "scores": {"accuracy": teacher}, "layers": 6}, {"name": "table", "scores": {}}],
+            "cost": {"train_seconds": 2.0, "steps": 10, "student_tokens": tokens, **cost},
+            "rows": {"train": 100, "reward": 10, "dev": 200, "extra": 0},
+            "versions": {"distilect": "0", "torch": "2"}, "machine": {"platform": "here", "device": "cpu"},
+        })  # fmt: skip
+        return self

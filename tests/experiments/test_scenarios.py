@@ -1,0 +1,176 @@
+"""What scenarios do to rows: the right share, the same rows for the same seed, nothing else touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distilect.config import parse_config
+from distilect.data import Data, Table, load_data
+from distilect.errors import ConfigError, MethodError
+from distilect.experiments.config import LearnsConfig, PartsConfig, ScenarioConfig
+from distilect.experiments.oracle import oracle_knows
+from distilect.experiments.scenarios import (
+    for_student,
+    for_teacher,
+    parts_of,
+    truth_of,
+    with_few_labels,
+    with_noise,
+)
+from distilect.options import construct
+from distilect.selection.registry import TEACHERS
+from distilect.tasks import Task
+from tests.selection.views import make_view
+from tests.tiny import SENTENCES, tiny_bert
+
+TASK = Task("toy", "classification", ("a", "b", "c"), ("accuracy",), 1)
+SCORES = Task("toy", "regression", (), ("pearson",), 1)
+
+
+def table(rows: int, regression: bool = False, seed: int = 0) -> Table:
+    rng = np.random.default_rng(seed)
+    words = " ".join(SENTENCES).split()
+    texts = [" ".join([f"w{i}", *rng.choice(words, size=int(rng.integers(3, 14)))]) for i in range(rows)]
+    labels = rng.uniform(0, 5, rows).astype(np.float32) if regression else rng.integers(0, 3, rows)
+    return Table.from_texts(texts, labels)
+
+
+def data(regression: bool = False) -> Data:
+    task = SCORES if regression else TASK
+    return Data(task, table(200, regression), table(40, regression, 1), table(30, regression, 2))
+
+
+def by_text(rows: Table) -> dict[str, Any]:
+    return {
+        text[0]: label
+        for text, label in zip(rows.text(np.arange(len(rows))), rows.labels.tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 1.0])
+def test_flips_change_that_share_of_the_labels_to_other_classes(share: float) -> None:
+    rows = table(200)
+    found = with_noise(rows, share, "flip", TASK, 0, "x")
+    changed = found.labels != rows.labels
+    assert changed.sum() == round(share * 200)
+    assert set(np.unique(found.labels)) <= {0, 1, 2}
+    for label in range(3):  # stratified: each class loses its share
+        assert changed[rows.labels == label].mean() == pytest.approx(share, abs=0.03)
+
+
+def test_noise_is_a_function_of_seed_and_text() -> None:
+    rows = table(200)
+    shuffled = rows.take(np.random.default_rng(9).permutation(200))
+    one, other = (with_noise(t, 0.3, "flip", TASK, 5, "x") for t in (rows, shuffled))
+    assert by_text(one) == by_text(other)
+    assert by_text(with_noise(rows, 0.3, "flip", TASK, 6, "x")) != by_text(one)
+    assert by_text(with_noise(rows, 0.3, "flip", TASK, 5, "y")) != by_text(one)
+
+
+def test_scores_are_mirrored_and_shuffled_labels_are_the_same_labels() -> None:
+    rows = table(100, regression=True)
+    mirrored = with_noise(rows, 1.0, "flip", SCORES, 0, "x").labels
+    assert np.corrcoef(mirrored, rows.labels)[0, 1] == pytest.approx(-1)
+    assert mirrored.min() == pytest.approx(rows.labels.min(), abs=1e-5)
+    shuffled = with_noise(rows, 1.0, "shuffle", SCORES, 0, "x").labels
+    assert sorted(shuffled) == sorted(rows.labels) and abs(np.corrcoef(shuffled, rows.labels)[0, 1]) < 0.4
+
+
+def test_few_labels_hide_the_others_and_lose_no_text() -> None:
+    clean = data()
+    found = with_few_labels(clean, 0.1, 0)
+    assert (len(found.train), len(found.reward)) == (20, 4)
+    assert found.extra is not None and not found.extra.has_label.any()
+    texts = {*by_text(found.train), *by_text(found.reward), *by_text(found.extra)}
+    assert texts == {*by_text(clean.train), *by_text(clean.reward)}
+    assert set(by_text(found.reward)) <= set(by_text(clean.reward))  # teachers never saw these
+    assert set(np.unique(found.train.labels)) == {0, 1, 2}
+    assert by_text(with_few_labels(clean, 0.1, 0).train) == by_text(found.train)
+    assert by_text(with_few_labels(clean, 0.1, 1).train) != by_text(found.train)
+
+
+def test_the_student_s_noise_leaves_teachers_and_dev_alone() -> None:
+    clean = data()
+    seen = for_student(clean, ScenarioConfig(label_noise=0.4), 0)
+    assert (seen.train.labels != clean.train.labels).sum() == 80
+    assert (seen.reward.labels != clean.reward.labels).sum() == 16
+    assert seen.dev is clean.dev
+    assert for_teacher(clean, None, None, 0) is clean
+
+
+def test_a_bad_teacher_learns_wrong_labels_and_a_specialist_its_part() -> None:
+    clean = data()
+    bad = for_teacher(clean, LearnsConfig(noise=1.0), None, 0)
+    assert (bad.train.labels != clean.train.labels).all() and (bad.reward.labels != clean.reward.labels).all()
+    parts = parts_of(PartsConfig(by="class", count=3), clean, _config("x"))
+    found = [for_teacher(clean, LearnsConfig(part=k), parts, 0) for k in range(3)]
+    assert sum(len(d.train) for d in found) == 200 and sum(len(d.reward) for d in found) == 40
+    assert all(set(np.unique(d.train.labels)) == {k} for k, d in enumerate(found))
+    with pytest.raises(ConfigError, match="sets no parts"):
+        for_teacher(clean, LearnsConfig(part=0), None, 0)
+
+
+def _config(student: str, **more: Any) -> Any:
+    return parse_config({"data": {"train": "x"}, "student": student, "signals": {"precision": "fp32"}} | more)
+
+
+def test_parts_by_length_are_of_similar_size_and_ordered() -> None:
+    clean = data()
+    parts = parts_of(PartsConfig(by="length", count=3), clean, _config("x"))(clean.train)
+    words = np.array([len(text[0].split()) for text in clean.train.text(np.arange(200))])
+    assert words[parts == 0].max() <= words[parts == 1].min() <= words[parts == 2].max()
+    assert np.bincount(parts).min() > 30
+
+
+def test_parts_by_cluster_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    clean = data()
+    backbone = tiny_bert(tmp_path / "backbone", 2, 3)
+    config = _config(backbone, output=str(tmp_path))
+    parts = parts_of(PartsConfig(by="cluster", count=3), clean, config)
+    order = np.random.default_rng(1).permutation(200)
+    again = parts_of(
+        PartsConfig(by="cluster", count=3), replace(clean, train=clean.train.take(order)), config
+    )
+    assert (parts(clean.train)[order] == again(clean.train.take(order))).all()
+    assert len(np.unique(parts(clean.train))) == 3
+
+
+def test_parts_by_a_column_of_the_table(tmp_path: Path) -> None:
+    rows = [(f"text {i} of it", ("news", "forum", "captions", "forum")[i % 4], i % 2) for i in range(40)]
+    file = tmp_path / "train.csv"
+    file.write_text("text,genre,label\n" + "".join(f"{t},{g},{y}\n" for t, g, y in rows), encoding="utf-8")
+    config = parse_config({"data": {"train": str(file)}, "student": "x"})
+    clean = load_data(config.data, config.task, 0)
+    parts = parts_of(PartsConfig(by="column", column="genre", count=2), clean, config)
+    genre = dict((text, g) for text, g, _ in rows)
+    found = {genre[text]: int(p) for text, p in zip(by_text(clean.train), parts(clean.train), strict=True)}
+    assert found == {"forum": 0, "news": 1, "captions": 1}
+
+
+def test_a_task_that_cannot_be_divided_by_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is a regression, expected 3 or more"):
+        parts_of(PartsConfig(by="class"), data(regression=True), _config("x"))
+
+
+def test_the_oracle_believes_whoever_is_nearest_to_the_hidden_label() -> None:
+    clean = data()
+    truth = truth_of(clean)
+    rows = torch.tensor(list(truth)[:20])
+    labels = torch.tensor([int(truth[int(r)]) for r in rows])
+    right = torch.nn.functional.one_hot(labels, 3).float() * 4
+    wrong = torch.nn.functional.one_hot((labels + 1) % 3, 3).float() * 4
+    teachers = torch.stack([wrong, right], dim=1)
+    teachers[::2] = teachers[::2].flip(1)
+    hidden = torch.full((20,), -100)
+    view = replace(make_view(20, 2, 3), rows=rows, labels=hidden, teachers=teachers)
+    with oracle_knows(truth):
+        weights = construct(TEACHERS, "oracle", "teacher selector").weights(view)
+    assert weights[::2].tolist() == [[1.0, 0.0]] * 10 and weights[1::2].tolist() == [[0.0, 1.0]] * 10
+    with pytest.raises(MethodError, match="no teacher selector is called 'oracle'"):
+        construct(TEACHERS, "oracle", "teacher selector")

@@ -1,0 +1,89 @@
+"""The tables say what the lines say, in Markdown, LaTeX and HTML, whatever the names hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distilect.experiments.render import latex, markdown
+from distilect.experiments.tables import Section, sections
+from distilect.report import build_comparison
+from tests.experiments.lines import Made
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Section]:
+    made = Made()
+    for seed in (0, 1, 2):
+        for task in ("one", "two"):
+            made.add("kd", 0.70 + 0.01 * seed, task=task, seed=seed)
+            made.add("a|b_<i>", 0.80 + 0.01 * seed, task=task, seed=seed, family="adaptive", tokens=2000)
+            made.add("wasteful", 0.75, task=task, seed=seed, tokens=9000, tuning_tokens=1000)
+            made.add("oracle", 0.90, task=task, seed=seed, family="oracle")
+    made.add("half", 0.99, task="one")
+    return sections(made.lines, made.predictions, baseline="kd", contenders=["kd", "a|b_<i>"], resamples=500)
+
+
+def test_scores_are_sorted_and_the_best_is_set_off(found: list[Section]) -> None:
+    table = found[0].tables[0]
+    assert [row[0] for row in table.rows] == ["oracle", "a|b_<i>", "wasteful", "kd", "half"]
+    row = table.rows[1]
+    assert row == ["a|b_<i>", "adaptive", "81.0 ± 1.0", "81.0 ± 1.0", "81.0 ± 1.0", "90.0", "2.0", "3"]
+    assert table.rows[-1][2:] == ["99.0", "–", "–", "–", "–", "1"]
+    assert table.best == {(4, 2), (0, 3), (0, 4)}
+
+
+def test_differences_carry_adjusted_p_values(found: list[Section]) -> None:
+    table = found[0].tables[1]
+    assert table.title == "Minus kd"
+    row = next(row for row in table.rows if row[0] == "a|b_<i>")
+    assert row[1].startswith("+10.0 (") and row[1].endswith("*") and row[3].startswith("+10.0 [+")
+    assert row[-2:] == ["2 / 0 / 0", "6 / 0 / 0"]
+
+
+def test_findings_name_the_best_and_what_is_missing(found: list[Section]) -> None:
+    text = "\n".join(found[0].findings)
+    assert "Best static method on the average: wasteful, 75.0, 83.3 %" in text
+    assert "Best adaptive method on the average: a|b_<i>" in text
+    assert "a|b_<i> minus wasteful: +6.0 points" in text
+    assert "without average and rank: half" in text and "Some runs have 1 seed(s) only" in text
+
+
+def test_the_front_leaves_out_who_costs_more_for_less_and_the_oracle(found: list[Section]) -> None:
+    front = found[0].figures[0].data[0]
+    assert front["name"] == "Pareto front" and front["x"] == [1000, 2000]
+    names = {trace["name"]: trace["hovertext"] for trace in found[0].figures[0].data[1:]}
+    assert names["adaptive"] == ["a|b_&lt;i&gt;"] and names["static"] == ["kd", "wasteful"]
+
+
+def test_searches_are_part_of_the_cost(found: list[Section]) -> None:
+    table = found[0].tables[3]
+    assert table.title == "Cost of a run"
+    ratio = {row[0]: row[table.header.index("tokens, × kd")] for row in table.rows}
+    assert (ratio["kd"], ratio["wasteful"]) == ("1.00×", "10.0×")
+
+
+def test_markdown_and_latex_are_not_broken_by_names(found: list[Section]) -> None:
+    text = markdown("t", ["intro"], found)
+    for line in text.splitlines():
+        if line.startswith("| `a"):
+            assert line.startswith(("| `a\\|b_<i>` |", "| `a\\|b_<i> − kd` |"))
+    widths = {
+        line.replace("\\|", "").count("|")
+        for line in text.splitlines()
+        if "adaptive" in line and line[0] == "|"
+    }
+    assert widths == {9}
+    tex = latex(found)
+    assert r"\texttt{a|b\_$<$i$>$}" in tex and "81.0 $\\pm$ 1.0" in tex
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == len(found[0].tables)
+    assert "%" not in tex.partition("\n")[2].replace(r"\%", "")
+
+
+def test_the_page_is_self_contained_and_escaped(found: list[Section], tmp_path: Path) -> None:
+    page = build_comparison("a <b>", ["of `kd`"], found, tmp_path / "comparison.html").read_text()
+    assert "<title>a &lt;b&gt;" in page and "a|b_<i>" not in page
+    assert "a|b_&lt;i&gt;" in page and "Quality against cost" in page
+    assert 'http-equiv="Content-Security-Policy"' in page and 'src="http' not in page
+    assert page.count("<table>") == len(found[0].tables)
