@@ -30,10 +30,11 @@ from distilect.pipeline.metrics import (
     teacher_size,
     versions,
 )
+from distilect.pipeline.predictions import write_predictions
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import Method, SelectionContext, build_teacher_selector
+from distilect.selection import Method, SelectionContext, asks_teachers, build_teacher_selector
 from distilect.signals import Prepared, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer, Fitted, fit, keep_newest_checkpoint
 
@@ -193,7 +194,7 @@ class Workbench:
             "method": config.method.name,
             "seed": config.seed,
             "primary": self.data.task.primary,
-            **self._models(student, trainer, fitted, folder),
+            **self._models(student, trainer, fitted, folder, config.method),
             "cost": self._cost(fitted, prepared),
             "rows": row_counts(self.data, rows.encoded.truncated),
             "signals": {
@@ -213,19 +214,31 @@ class Workbench:
         return RunResult(folder, metrics, build_report(folder))
 
     def _models(
-        self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path
+        self,
+        student: Student,
+        trainer: DistillationTrainer,
+        fitted: Fitted,
+        folder: Path,
+        method: MethodConfig,
     ) -> dict[str, Any]:
-        """Scores, sizes and speeds of student and teachers."""
+        """Scores, sizes and speeds of student and teachers; what they say goes to `predictions.parquet`."""
+        split, table, said = self._outputs(student, trainer, method)
+        if table is not None:
+            teachers = {name: logits for name, logits in said.items() if name is not None}
+            write_predictions(
+                folder / "predictions.parquet", split, table, self.data.task, said[None], teachers
+            )
+        scored = table if split == "dev" else None  # held-out rows chose the checkpoint: no score to report
         speed = speeds(student, self.teachers, self.data)
         return {
             "student": {
-                "scores": self._student_scores(student, trainer),
+                "scores": self._scores(said[None], scored),
                 "held_out": fitted.held_out,
                 **student_size(student, folder / "student"),
                 **speed["student"],
             },
             "teachers": [
-                {"name": teacher.name, "scores": self._teacher_scores(teacher)}
+                {"name": teacher.name, "scores": self._scores(said.get(teacher.name), scored)}
                 | teacher_size(teacher)
                 | speed.get(f"teacher {teacher.name}", {})
                 for teacher in self.teachers
@@ -246,22 +259,30 @@ class Workbench:
             "resumed_at_step": fitted.resumed,
         }
 
-    def _student_scores(self, student: Student, trainer: DistillationTrainer) -> dict[str, float]:
-        dev = self.data.dev
-        if dev is None:
-            return {}
-        logits = trainer.predict_rows(encode(dev, student.tokenizer, student.max_length))
-        return self.data.task.score(logits, dev.labels)
+    def _outputs(
+        self, student: Student, trainer: DistillationTrainer, method: MethodConfig
+    ) -> tuple[str, Table | None, dict[str | None, Any]]:
+        """Which split is reported on, its rows, and the logits [N, C] on them: of the student under None, of teachers by name.
 
-    def _teacher_scores(self, teacher: Teacher) -> dict[str, float]:
+        Without dev these are the held-out rows, on which only teachers that the method asks have been run already.
+        """
+        split, table = ("dev", self.data.dev) if self.data.dev is not None else ("held_out", self.data.reward)
+        if not len(table):
+            return split, None, {None: None}
+        encoded = encode(table, student.tokenizer, student.max_length)
+        said: dict[str | None, Any] = {None: trainer.predict_rows(encoded)}
+        if split == "dev" or asks_teachers(method):
+            said |= {teacher.name: self._teacher_outputs(teacher, table) for teacher in self.teachers}
+        return split, table, said
+
+    def _teacher_outputs(self, teacher: Teacher, table: Table) -> Any:
         """Through the store: a teacher runs once over dev, whatever the number of methods."""
-        dev = self.data.dev
-        if dev is None:
-            return {}
-        source = self.signals([teacher], dev, [[]]).source
+        source = self.signals([teacher], table, [[]]).source
         assert source is not None
-        logits = source.fetch(dev, np.arange(len(dev)), [[]]).logits[:, 0].cpu().numpy()
-        return self.data.task.score(logits, dev.labels)
+        return source.fetch(table, np.arange(len(table)), [[]]).logits[:, 0].cpu().numpy()
+
+    def _scores(self, logits: Any, table: Table | None) -> dict[str, float]:
+        return {} if table is None else self.data.task.score(logits, table.labels)
 
 
 def enlarged(data: Data, config: RunConfig) -> Data:

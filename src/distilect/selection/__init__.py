@@ -12,6 +12,7 @@ from distilect.selection.base import (
     StepView,
     TeacherSelector,
     TrainingSample,
+    normalised_entropy,
     row_uniform,
     step_uniform,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "build_method",
     "build_teacher_selector",
     "get_preset",
+    "normalised_entropy",
     "presets",
     "row_uniform",
     "step_uniform",

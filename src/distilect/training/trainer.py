@@ -38,6 +38,7 @@ from distilect.training.callbacks import LastStepEvaluation, Patience
 from distilect.training.first_look import FirstLook
 from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
+from distilect.training.row_sample import RowSample
 from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
 
@@ -134,6 +135,7 @@ class DistillationTrainer(Trainer):
         self.averages, self.counts = Averages(), Counts()
         names = tuple(source.names) if source is not None else ()
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
+        self.row_sample = RowSample(self.keys.numpy(), names, method.kinds)
         self.sampler = self._batch_sampler()
         self.rows_in_step = 0
         self.part_rows = torch.empty(0, dtype=torch.int64)
@@ -320,6 +322,7 @@ class DistillationTrainer(Trainer):
     def _note(self, view: StepView, result: StepResult) -> None:
         """Add to the running averages and the selection record; no value is read here."""
         self.recorder.add(view.epoch, view.labels, result)
+        self.row_sample.add(view.epoch, self.part_rows, view.student, result)
         count = len(view.rows)
         for kind, losses in zip(self.method.kinds, result.losses.T, strict=True):
             self.averages.add(f"train/loss_{kind}", losses.sum(), count)
@@ -330,9 +333,10 @@ class DistillationTrainer(Trainer):
             for name, weights in zip(self.recorder.teachers, result.teacher_weights.T, strict=True):
                 self.averages.add(f"teacher/w_{name}", weights.sum(), result.asked.sum())
 
-    def note_left_out(self, view: StepView, index: Tensor) -> None:
-        """Count rows of the step that no pass with gradient will see; `index` bool [B]."""
+    def note_left_out(self, view: StepView, index: Tensor, positions: Tensor) -> None:
+        """Count rows of the step that no pass with gradient will see; `index` bool [B], `positions` int64 [B]."""
         self.recorder.leave_out(view.epoch, view.labels[index].to(self.args.device))
+        self.row_sample.leave_out(view.epoch, positions[index])
         self.averages.add("rows/asked", torch.zeros(()), int(index.sum()))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -431,6 +435,7 @@ class DistillationTrainer(Trainer):
             "selectors": {axis: selector.state_dict() for axis, selector in self.method.selectors.items()},
             "knowledge": dict(self.knowledge.state_dict()),
             "recorder": self.recorder.state_dict(),
+            "row_sample": self.row_sample.state_dict(),
             "counts": {
                 "tokens": self.counts.tokens,
                 "rows": self.counts.rows,
@@ -446,6 +451,7 @@ class DistillationTrainer(Trainer):
             selector.load_state_dict(state["selectors"][axis])
         self.knowledge.load_state_dict(state["knowledge"])
         self.recorder.load_state_dict(state["recorder"])
+        self.row_sample.load_state_dict(state.get("row_sample", {"epochs": {}}))
         self.counts = Counts(**state["counts"])
         self.averages = Averages(**state["averages"])
 

@@ -1,0 +1,46 @@
+"""What student and teachers say on the rows that a run reports on: the content of `predictions.parquet`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distilect.data import Table
+from distilect.tasks import Task
+from distilect.training.row_sample import MAX_TEXT, shorten
+
+Logits = NDArray[np.float32]
+
+
+def write_predictions(
+    path: Path, split: str, table: Table, task: Task, student: Logits, teachers: Mapping[str, Logits]
+) -> None:
+    """One line per row, in the order of the file that they come from; whole or not at all.
+
+    Columns: row, text[, text_2] (cut after some hundred characters), label (int64, or float32 in regression; null without one),
+    `student` and `teacher/NAME`: lists of outputs (logits in the order of the task's labels, or one score). The schema's metadata
+    say which `split` it is (`dev`, or `held_out` where a run has no dev rows) and name the `labels` (a JSON list).
+    """
+    known = table.has_label
+    columns: dict[str, Any] = {"row": pa.array(np.arange(len(table)))}
+    for name, texts in zip(("text", "text_2"), table.texts, strict=False):
+        columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
+    columns["label"] = pa.array(table.labels, mask=~known)
+    for name, logits in {
+        "student": student,
+        **{f"teacher/{key}": value for key, value in teachers.items()},
+    }.items():
+        flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
+    metadata = {"split": split, "labels": json.dumps(task.labels)}
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
+    os.replace(temporary, path)
