@@ -3,6 +3,14 @@
 from distilect.report.page import build_report
 from distilect.report.rows import ModelRow, best_teacher, model_rows
 from distilect.report.summary import build_summary
-from distilect.report.table import summary_table
+from distilect.report.table import speed_table, summary_table
 
-__all__ = ["ModelRow", "best_teacher", "build_report", "build_summary", "model_rows", "summary_table"]
+__all__ = [
+    "ModelRow",
+    "best_teacher",
+    "build_report",
+    "build_summary",
+    "model_rows",
+    "speed_table",
+    "summary_table",
+]
