@@ -22,6 +22,9 @@ from tests.tiny import FAMILIES
 
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 
+pytestmark = pytest.mark.timeout(
+    900
+)  # the exporter takes ten seconds of a processor: minutes on a busy machine
 ROUNDS = {1: 3, 4: 2}
 
 

@@ -120,7 +120,11 @@ def check(command: str, block: Block) -> None:
 def check_config(block: Block) -> None:
     """A whole config is one that parses; a part is one that parses in a whole one. Its methods must be buildable."""
     raw = yaml.safe_load(block.text)
-    base = {"data": {"train": "train.csv"}, "teachers": ["teacher-a", "teacher-b"], "student": "teacher-a[layers=1]"}
+    base = {
+        "data": {"train": "train.csv"},
+        "teachers": ["teacher-a", "teacher-b"],
+        "student": "teacher-a[layers=1]",
+    }
     if "data" in raw:
         raw["data"] = {**base["data"], **raw["data"]}
     config = parse_config({**base, **raw})
@@ -156,7 +160,9 @@ def test_every_command_in_the_prose_exists(page: str) -> None:
 
 def test_the_parser_of_blocks_sees_languages_titles_and_marks() -> None:
     found = {(b.language, b.title, b.mark) for b in blocks("tutorial/own-data.md")}
-    assert ("yaml", "reviews.yaml", "") in found and ("bash", "", "hub") in found and ("text", "", "") in found
+    assert (
+        ("yaml", "reviews.yaml", "") in found and ("bash", "", "hub") in found and ("text", "", "") in found
+    )
     assert set(MARKS) >= {b.mark for page in pages() for b in blocks(page) if b.mark}
 
 

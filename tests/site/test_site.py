@@ -29,9 +29,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pages_tutorials_and_reference_are_there(site: Path) -> None:
     for name in ("index", "tutorial/demo", "methods/extend", "reference/library", "troubleshooting"):
         assert (site / f"{name}.html").is_file()
-    assert "Distil" in (site / "reference" / "library.html").read_text() and 'id="distilect.distill"' in (
-        site / "reference" / "library.html"
-    ).read_text()
+    assert (
+        "Distil" in (site / "reference" / "library.html").read_text()
+        and 'id="distilect.distill"' in (site / "reference" / "library.html").read_text()
+    )
 
 
 def test_what_is_made_from_the_code_is_filled_in(site: Path) -> None:

@@ -68,7 +68,10 @@ def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path
     inputs = {
         name: example[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in example
     }
-    named = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)  # older exporters know no names of axes
+    named = tuple(map(int, torch.__version__.split(".")[:2])) >= (
+        2,
+        7,
+    )  # older exporters know no names of axes
     free = {0: "batch", 1: "length"} if named else dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     model.config.use_cache = False  # a decoder's file shall not hand out its keys and values
     try:
@@ -88,7 +91,9 @@ def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path
     large = sum(p.numel() * p.element_size() for p in model.parameters()) > TWO_GB
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as folder:
-        program.save(str(Path(folder) / target.name), external_data=large)  # the file names the one with its weights
+        program.save(
+            str(Path(folder) / target.name), external_data=large
+        )  # the file names the one with its weights
         for file in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
             os.replace(file, target.parent / file.name)
     return target
@@ -100,12 +105,17 @@ def quantise(source: Path, target: Path) -> Path:
     Weights of matrix products get one scale per output channel, embeddings one for all. Where this processor has no instructions
     for 8-bit products (VNNI), weights keep 7 bits, since sums of 8-bit products would overflow there.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(source)
+    # The exporter turns weights round after it has written down their shapes, which the quantiser then takes for a contradiction;
+    # it infers them anew.
+    del model.graph.value_info[:]
     temporary = target.with_name(f".{target.name}.tmp")
     with _silent():
         quantize_dynamic(
-            source,
+            model,
             temporary,
             per_channel=True,
             reduce_range=not _has_vnni(),

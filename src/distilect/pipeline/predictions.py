@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distilect.data import Table
-from distilect.tasks import Task
+from distilect.errors import RunError
+from distilect.tasks import NO_LABEL, Task
 from distilect.training.row_sample import MAX_TEXT, shorten
 
 Logits = NDArray[np.float32]
+PREDICTIONS = "predictions.parquet"
 
 
 def write_predictions(
@@ -25,12 +27,13 @@ def write_predictions(
 ) -> None:
     """One line per row, in the order of the file that they come from; whole or not at all.
 
-    Columns: row, text[, text_2] (cut after some hundred characters), label (int64, or float32 in regression; null without one),
+    Columns: row, id_high, id_low (the row's identity, uint64), text[, text_2] (cut after some hundred characters), label (int64, or float32 in regression; null without one),
     `student` and `teacher/NAME`: lists of outputs (logits in the order of the task's labels, or one score). The schema's metadata
     say which `split` it is (`dev`, or `held_out` where a run has no dev rows) and name the `labels` (a JSON list).
     """
     known = table.has_label
     columns: dict[str, Any] = {"row": pa.array(np.arange(len(table)))}
+    columns |= {"id_high": pa.array(table.ids[:, 0]), "id_low": pa.array(table.ids[:, 1])}
     for name, texts in zip(("text", "text_2"), table.texts, strict=False):
         columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
     columns["label"] = pa.array(table.labels, mask=~known)
@@ -41,6 +44,25 @@ def write_predictions(
         flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
     metadata = {"split": split, "labels": json.dumps(task.labels)}
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
     os.replace(temporary, path)
+
+
+def read_predictions(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any], Logits]:
+    """(ids uint64 [N, 2], labels [N] with -100 or NaN where there is none, the student's outputs float32 [N, C]).
+
+    Raises:
+        RunError: no such file, or not one of these.
+    """
+    try:
+        table = pq.read_table(path, columns=["id_high", "id_low", "label", "student"])
+        ids = np.stack([table[name].to_numpy() for name in ("id_high", "id_low")], axis=1)
+        label = table["label"].combine_chunks()
+        missing = np.nan if pa.types.is_floating(label.type) else NO_LABEL
+        outputs = table["student"].combine_chunks()
+        values = outputs.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        return ids, label.fill_null(missing).to_numpy(zero_copy_only=False), values
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise RunError(f"cannot read predictions from {path}: {' '.join(str(error).split())[:120]}") from None

@@ -30,7 +30,7 @@ from distilect.pipeline.metrics import (
     teacher_size,
     versions,
 )
-from distilect.pipeline.predictions import write_predictions
+from distilect.pipeline.predictions import PREDICTIONS, write_predictions
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
@@ -225,9 +225,7 @@ class Workbench:
         split, table, said = self._outputs(student, trainer, method)
         if table is not None:
             teachers = {name: logits for name, logits in said.items() if name is not None}
-            write_predictions(
-                folder / "predictions.parquet", split, table, self.data.task, said[None], teachers
-            )
+            write_predictions(folder / PREDICTIONS, split, table, self.data.task, said[None], teachers)
         scored = table if split == "dev" else None  # held-out rows chose the checkpoint: no score to report
         speed = speeds(student, self.teachers, self.data)
         return {
@@ -280,6 +278,10 @@ class Workbench:
         source = self.signals([teacher], table, [[]]).source
         assert source is not None
         return source.fetch(table, np.arange(len(table)), [[]]).logits[:, 0].cpu().numpy()
+
+    def _teacher_scores(self, teacher: Teacher) -> dict[str, float]:
+        dev = self.data.dev
+        return {} if dev is None else self._scores(self._teacher_outputs(teacher, dev), dev)
 
     def _scores(self, logits: Any, table: Table | None) -> dict[str, float]:
         return {} if table is None else self.data.task.score(logits, table.labels)

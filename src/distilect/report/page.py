@@ -21,7 +21,7 @@ from distilect.report.figures import (
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
 from distilect.report.rows import ModelRow, best_teacher, model_rows, primary_metric, share_kept
 from distilect.report.shared import facts, models_table
-from distilect.report.shell import Cell, DataTable, write_page
+from distilect.report.shell import Cell, DataTable, render, write_page
 
 _MAX_GROUPS = 30
 
@@ -33,7 +33,7 @@ def build_report(run_folder: str | Path) -> Path:
         RunError: there is no readable `metrics.json`.
     """
     run = read_run(run_folder)
-    return write_page(run.folder / "report.html", "run.html.j2", _context(run))
+    return write_page(run.folder / "report.html", render("run.html.j2", _context(run)))
 
 
 def _context(run: RunFiles) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What all pages share: the template environment, one style and script for light, dark, phone and paper, tables, writing.
 
 A page is a template that extends `base.html.j2`, fills its block `content` with the macros of `parts.html.j2` (plots, tables that
-can be sorted and searched, lists of facts), and is made by `write_page`. Everything in a context is escaped; nothing is loaded.
+can be sorted and searched, lists of facts), and is made by `render` and `write_page`. Everything in a context is escaped; nothing
+is loaded.
 """
 
 from __future__ import annotations
@@ -46,16 +47,20 @@ class DataTable:
     words: frozenset[int] = field(default_factory=frozenset)
 
 
-def write_page(target: str | Path, template: str, context: Mapping[str, Any]) -> Path:
-    """Render `template` with `context` into the file `target`, whole or not at all; returns its path."""
-    path = Path(target)
-    text = _environment().get_template(template).render(**context)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A page from one of our templates; every value of `context` is escaped."""
+    return _environment().get_template(template).render(**context)
+
+
+def write_page(path: str | Path, text: str) -> Path:
+    """Write a page, whole or not at all; returns its path."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     # "replace": a lone surrogate from a JSON file must not lose the whole page.
     temporary.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(temporary, path)
-    return path
+    os.replace(temporary, target)
+    return target
 
 
 def link(target: str | Path, page: str | Path) -> str:

@@ -22,7 +22,7 @@ from distilect.report.rows import (
     side_by_side,
 )
 from distilect.report.shared import facts, models_table
-from distilect.report.shell import Cell, DataTable, link, shorten, write_page
+from distilect.report.shell import Cell, DataTable, link, render, shorten, write_page
 
 _MAX_SETTINGS = 60
 _OWN = ("name", "output", "baselines")  # differ from run to run without changing what is trained
@@ -57,7 +57,7 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
         ],
         "notes": [f"{name}: {note}" for run, name in zip(runs, names, strict=True) for note in run.notes],
     }
-    return write_page(page, "summary.html.j2", context)
+    return write_page(page, render("summary.html.j2", context))
 
 
 def _names(runs: Sequence[RunFiles]) -> list[str]:
