@@ -251,7 +251,7 @@ def _name(answers: Answers, index: int) -> str:
 
 def _distinct(names: list[str]) -> list[str]:
     """Names for an axis, which would put two equal ones in one place."""
-    short = [label(name, 28) for name in names]
+    short = [label(name, 20) for name in names]
     return [
         name if short.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(short, start=1)
     ]

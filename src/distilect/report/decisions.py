@@ -120,13 +120,14 @@ def _cloud(rows: Rows, prefix: str, name: str, title: str) -> Figure:
                     "marker": {"size": 7, "color": colour, "symbol": symbol, "opacity": 0.75},
                 }
             )
-    what = "the student's uncertainty (0 sure, 1 no idea)" if unsure else "the row's label"
+    what = "the student's uncertainty" if unsure else "the row's label"
+    note = "a sample of the rows in the last epoch; hover to read them"
     layout = {
         "xaxis": {"title": {"text": what}},
         "yaxis": {"title": {"text": "weight"}, "rangemode": "tozero"},
         "showlegend": len(groups) > 1,
     }
-    return Figure(title, "a sample of the rows in the last epoch; hover to read them", data, layout)
+    return Figure(title, note + ("; uncertainty: 0 sure, 1 no idea" if unsure else ""), data, layout)
 
 
 def _asked_by_uncertainty(rows: Rows) -> Figure | None:

@@ -124,6 +124,9 @@ def _by_class(selection: Sequence[dict[str, Any]], prefix: str, title: str) -> l
     groups = _largest_groups(rows)
     epochs = sorted({number(row.get("epoch")) or 0.0 for row in rows})
     columns = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
+    largest = max(
+        (value for row in rows for c in columns if (value := number(row.get(c))) is not None), default=0.0
+    )
     figures = []
     for column in columns[:_MAX_MAPS]:
         found = {(row.get("group"), number(row.get("epoch"))): number(row.get(column)) for row in rows}
@@ -138,7 +141,7 @@ def _by_class(selection: Sequence[dict[str, Any]], prefix: str, title: str) -> l
                 "y": [label(str(group), 24) for group in groups],
                 "z": [[None if value is None else round(value, 4) for value in line] for line in values],
                 "zmin": 0,
-                "zmax": max(1.0, max(known)) if max(known) > 0.5 else max(known),
+                "zmax": largest,  # one scale for all maps
                 "colorscale": [[0, "--card"], [1, "--accent"]],
                 "colorbar": {"thickness": 10, "outlinewidth": 0},
                 "xgap": 1,

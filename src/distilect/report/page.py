@@ -225,6 +225,12 @@ def _groups(selection: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         key for key in chosen[0] if key.startswith(("teacher/", "knowledge/")) or key in ("asked", "trained")
     ]
     columns = [key for key in columns if any(number(row.get(key)) is not None for row in chosen)]
+    # Shares that are 1 everywhere say nothing: no rows were selected.
+    columns = [
+        key
+        for key in columns
+        if key not in ("asked", "trained") or any((number(row.get(key)) or 0.0) < 0.9995 for row in chosen)
+    ]
     body = [
         {
             "name": str(row.get("group")),

@@ -14,7 +14,7 @@
     const ink = colour("--ink"), soft = colour("--soft"), line = colour("--line");
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickfont: { color: soft }, automargin: true };
     const layout = Object.assign({
-      showlegend: true, legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" }, hovermode: "closest",
+      showlegend: true, legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", traceorder: "normal" }, hovermode: "closest",
     }, own, {
       autosize: true, height: own.height || height, margin: { l: 8, r: 8, t: 8, b: 8 },
       font: { color: ink, family: "system-ui, sans-serif", size: 12 },
@@ -31,6 +31,8 @@
       if (plot.closest("details:not([open])")) continue;
       const figure = coloured(JSON.parse(plot.nextElementSibling.textContent));
       const layout = theme(figure.layout, width ? 230 : 300);
+      // numbers in the cells of a map would run into each other on a phone
+      for (const trace of figure.data) if (plot.clientWidth < 420 && trace.x && trace.x.length > 5) delete trace.texttemplate;
       if (figure.layout.height) plot.style.height = figure.layout.height + "px";
       if (width) { layout.width = Math.min(width, plot.clientWidth || width); layout.autosize = false; }
       Plotly.react(plot, figure.data, layout, { displayModeBar: false, responsive: true });
