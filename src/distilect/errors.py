@@ -38,6 +38,10 @@ class RunError(DistilectError):
     """A run's folder that cannot be used, or a training that had to stop."""
 
 
+class ExportError(DistilectError):
+    """A student that cannot be exported or pushed."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest of `choices`, or `""` when nothing is near."""
     near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)

@@ -34,7 +34,7 @@ from distilect.pipeline.predictions import PREDICTIONS, write_predictions
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import Method, SelectionContext, artefact, build_teacher_selector
+from distilect.selection import Method, SelectionContext, artefact, asks_teachers, build_teacher_selector
 from distilect.signals import Prepared, SignalStore, prepare_signals
 from distilect.training import (
     DistillationTrainer,
@@ -259,7 +259,7 @@ class Workbench:
             "method": config.method.name,
             "seed": config.seed,
             "primary": self.data.task.primary,
-            **self._models(student, trainer, fitted, folder),
+            **self._models(student, trainer, fitted, folder, config.method),
             "cost": self._cost(fitted, prepared, selection),
             **({"selection": selection} if selection is not None else {}),
             "rows": row_counts(self.data, rows.encoded.truncated),
@@ -280,19 +280,29 @@ class Workbench:
         return RunResult(folder, metrics, build_report(folder) if report else None)
 
     def _models(
-        self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path
+        self,
+        student: Student,
+        trainer: DistillationTrainer,
+        fitted: Fitted,
+        folder: Path,
+        method: MethodConfig,
     ) -> dict[str, Any]:
-        """Scores, sizes and speeds of student and teachers."""
+        """Scores, sizes and speeds of student and teachers; what they say goes to `predictions.parquet`."""
+        split, table, said = self._outputs(student, trainer, method)
+        if table is not None:
+            teachers = {name: logits for name, logits in said.items() if name is not None}
+            write_predictions(folder / PREDICTIONS, split, table, self.data.task, said[None], teachers)
+        scored = table if split == "dev" else None  # held-out rows chose the checkpoint: no score to report
         speed = self._speeds(student)
         return {
             "student": {
-                "scores": self._student_scores(student, trainer, folder),
+                "scores": self._scores(said[None], scored),
                 "held_out": fitted.held_out,
                 **student_size(student, folder / "student"),
                 **speed["student"],
             },
             "teachers": [
-                {"name": teacher.name, "scores": self._teacher_scores(teacher)}
+                {"name": teacher.name, "scores": self._scores(said.get(teacher.name), scored)}
                 | teacher_size(teacher)
                 | speed.get(f"teacher {teacher.name}", {})
                 for teacher in self.teachers
@@ -328,26 +338,34 @@ class Workbench:
         found: dict[str, Any] = self.speeds[shape]
         return found
 
-    def _student_scores(
-        self, student: Student, trainer: DistillationTrainer, folder: Path
-    ) -> dict[str, float]:
-        """Scores on dev; the outputs that they are scores of are kept for paired tests."""
-        dev = self.data.dev
-        if dev is None:
-            return {}
-        logits = trainer.predict_rows(encode(dev, student.tokenizer, student.max_length))
-        write_predictions(folder / PREDICTIONS, dev, logits)
-        return self.data.task.score(logits, dev.labels)
+    def _outputs(
+        self, student: Student, trainer: DistillationTrainer, method: MethodConfig
+    ) -> tuple[str, Table | None, dict[str | None, Any]]:
+        """Which split is reported on, its rows, and the logits [N, C] on them: of the student under None, of teachers by name.
+
+        Without dev these are the held-out rows, on which only teachers that the method asks have been run already.
+        """
+        split, table = ("dev", self.data.dev) if self.data.dev is not None else ("held_out", self.data.reward)
+        if not len(table):
+            return split, None, {None: None}
+        encoded = encode(table, student.tokenizer, student.max_length)
+        said: dict[str | None, Any] = {None: trainer.predict_rows(encoded)}
+        if split == "dev" or asks_teachers(method):
+            said |= {teacher.name: self._teacher_outputs(teacher, table) for teacher in self.teachers}
+        return split, table, said
+
+    def _teacher_outputs(self, teacher: Teacher, table: Table) -> Any:
+        """Through the store: a teacher runs once over dev, whatever the number of methods."""
+        source = self.signals([teacher], table, [[]]).source
+        assert source is not None
+        return source.fetch(table, np.arange(len(table)), [[]]).logits[:, 0].cpu().numpy()
 
     def _teacher_scores(self, teacher: Teacher) -> dict[str, float]:
-        """Through the store: a teacher runs once over dev, whatever the number of methods."""
         dev = self.data.dev
-        if dev is None:
-            return {}
-        source = self.signals([teacher], dev, [[]]).source
-        assert source is not None
-        logits = source.fetch(dev, np.arange(len(dev)), [[]]).logits[:, 0].cpu().numpy()
-        return self.data.task.score(logits, dev.labels)
+        return {} if dev is None else self._scores(self._teacher_outputs(teacher, dev), dev)
+
+    def _scores(self, logits: Any, table: Table | None) -> dict[str, float]:
+        return {} if table is None else self.data.task.score(logits, table.labels)
 
 
 def enlarged(data: Data, config: RunConfig) -> Data:

@@ -47,7 +47,7 @@ class FirstLook:
         self.chosen = self.positions[mask]
         if self.keeps_rest:
             return batches
-        self.trainer.note_left_out(view, torch.from_numpy(~mask))
+        self.trainer.note_left_out(view, torch.from_numpy(~mask), torch.from_numpy(self.positions))
         return self._cut(batches)
 
     def passes(self, positions: Tensor, device: torch.device) -> dict[Passes, Tensor]:

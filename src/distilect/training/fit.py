@@ -62,7 +62,7 @@ def fit(
 ) -> tuple[DistillationTrainer, Fitted]:
     """Train `student.model` in place; goes on from the last complete checkpoint in `folder`.
 
-    Writes `history.jsonl`, `tensorboard/`, `selection.parquet` and `checkpoints/` into `folder`.
+    Writes `history.jsonl`, `tensorboard/`, `selection.parquet`, `rows.parquet` and `checkpoints/` into `folder`.
     """
     if config.dropout is not None:
         set_dropout(student.model, config.dropout)
@@ -82,6 +82,7 @@ def fit(
     finally:
         bar.close()
     trainer.recorder.write(folder / "selection.parquet")
+    trainer.row_sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
     logits = trainer.predict_rows(rows.held_out_encoded)
     held_out = rows.task.score(logits, rows.held_out.labels) if len(logits) else {}
     fitted = Fitted(

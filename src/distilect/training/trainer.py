@@ -48,6 +48,7 @@ from distilect.training.callbacks import LastStepEvaluation, Patience
 from distilect.training.first_look import FirstLook
 from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
+from distilect.training.row_sample import RowSample
 from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
 
@@ -164,6 +165,7 @@ class DistillationTrainer(Trainer):
         self.averages, self.counts = Averages(), Counts()
         names = tuple(source.names) if source is not None else ()
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
+        self.row_sample = RowSample(self.keys.numpy(), names, method.kinds)
         self.sampler = self._batch_sampler()
         self.rows_in_step = 0
         self.part_rows = torch.empty(0, dtype=torch.int64)
@@ -358,6 +360,7 @@ class DistillationTrainer(Trainer):
     def _note(self, view: StepView, result: StepResult) -> None:
         """Add to the running averages and the selection record; no value is read here."""
         self.recorder.add(view.epoch, view.labels, result)
+        self.row_sample.add(view.epoch, self.part_rows, view.student, result)
         if self.wants_losses:
             self._add_losses(view, result)
         count = len(view.rows)
@@ -389,9 +392,10 @@ class DistillationTrainer(Trainer):
                 selector.note_losses(found[0], found[1])
         self.step_losses = torch.zeros_like(found)
 
-    def note_left_out(self, view: StepView, index: Tensor) -> None:
-        """Count rows of the step that no pass with gradient will see; `index` bool [B]."""
+    def note_left_out(self, view: StepView, index: Tensor, positions: Tensor) -> None:
+        """Count rows of the step that no pass with gradient will see; `index` bool [B], `positions` int64 [B]."""
         self.recorder.leave_out(view.epoch, view.labels[index].to(self.args.device))
+        self.row_sample.leave_out(view.epoch, positions[index])
         self.averages.add("rows/asked", torch.zeros(()), int(index.sum()))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -530,6 +534,7 @@ class DistillationTrainer(Trainer):
             "selectors": {axis: selector.state_dict() for axis, selector in self.method.selectors.items()},
             "knowledge": dict(self.knowledge.state_dict()),
             "recorder": self.recorder.state_dict(),
+            "row_sample": self.row_sample.state_dict(),
             "counts": {
                 "tokens": self.counts.tokens,
                 "rows": self.counts.rows,
@@ -545,6 +550,7 @@ class DistillationTrainer(Trainer):
             selector.load_state_dict(state["selectors"][axis])
         self.knowledge.load_state_dict(state["knowledge"])
         self.recorder.load_state_dict(state["recorder"])
+        self.row_sample.load_state_dict(state.get("row_sample", {"epochs": {}}))
         self.counts = Counts(**state["counts"])
         self.averages = Averages(**state["averages"])
 
