@@ -26,7 +26,6 @@ from distilect.experiments.jobs import Job, Outcome, Worker, teacher_jobs
 from distilect.experiments.records import Line, Results, lock
 from tests.experiments.helpers import Toy
 
-
 pytestmark = pytest.mark.timeout(900)  # a busy machine may take ten times as long as a free one
 
 
