@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow lint venv clean
+.PHONY: demo test test-slow lint site venv clean
 
 demo: venv
 	@$(BIN)/distilect demo
@@ -25,13 +25,18 @@ lint: venv
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+# The documentation, in build/site.
+site: venv
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "documentation: build/site/index.html"
+
 venv: .venv/.installed
 
 # Installed again only when what is to be installed has changed.
 .venv/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (minutes the first time)"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,dev]'
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,onnx,docs,dev]'
 	@touch $@
 
 clean:

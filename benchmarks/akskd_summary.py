@@ -196,8 +196,8 @@ of three, cut from it unless said otherwise. All methods with the four kinds bri
 def main() -> None:
     tasks = ("mrpc", "cola")
     sections: list[tuple[str, Callable[[], str]]] = [
-        ("Is all knowledge needed, and always the same?", lambda: "\n".join(f(data) for data in tasks for f in (subsets, thirds))),
-        ("Against its rivals", lambda: "\n".join(against(data) for data in tasks)),
+        ("Is all knowledge needed, and always the same?", lambda: "\n".join(t for d in tasks for f in (subsets, thirds) if (t := f(d)))),
+        ("Against its rivals", lambda: "\n".join(t for data in tasks if (t := against(data)))),
         ("Half of the layers", headline),
     ]  # fmt: skip
     path = RESULTS / "akskd" / "notes.json"

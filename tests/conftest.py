@@ -10,6 +10,7 @@ os.environ["DISTILECT_QUIET"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -32,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "glue_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.glue)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say loudly what nobody looked at; pytest alone shows skipped tests as a letter."""
+    reasons = {str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())}
+    if any("NO BROWSER" in reason for reason in reasons):
+        terminalreporter.section("NO BROWSER", sep="!", red=True, bold=True)
+        terminalreporter.line("The pages were not looked at in a real browser: apt-get install chromium")
 
 
 @pytest.fixture(scope="session")

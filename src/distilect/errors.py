@@ -42,6 +42,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: this process has to go (a preempted machine); what is finished is kept."""
 
 
+class ExportError(DistilectError):
+    """A student that cannot be exported or pushed."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest of `choices`, or `""` when nothing is near."""
     near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)

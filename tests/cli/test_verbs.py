@@ -27,6 +27,7 @@ VERBS = (
     "augment",
     "evaluate",
     "report",
+    "export",
     "methods",
 )
 CONFIG = "name: tiny\ndata: {train: train.csv}\nteachers: [teacher-a]\nstudent: 'teacher-a[layers=1]'\nmethod: kd\n"

@@ -15,6 +15,7 @@ import pytest
 from distilect.config import load_config, parse_config
 from distilect.errors import DistilectError, MethodError, RunError
 from distilect.pipeline import distill, evaluate, finetune, run, score
+from distilect.pipeline.predictions import read_predictions
 from distilect.selection import presets
 from tests.pipeline.helpers import Job, write_scores, write_table
 from tests.tiny import tiny_bert, tiny_distilbert, tiny_roberta
@@ -39,6 +40,8 @@ def test_a_runs_folder_is_as_documented(finished: Any) -> None:
         "metrics.json",
         "history.jsonl",
         "selection.parquet",
+        "rows.parquet",
+        "predictions.parquet",
         "report.html",
         "checkpoints",
     } <= names
@@ -99,6 +102,32 @@ def test_selection_says_what_was_used(finished: Any) -> None:
     assert [line["epoch"] for line in whole] == [0, 1] and all(line["rows"] == 72 for line in whole)
     assert whole[0]["teacher/a"] == whole[0]["teacher/b"] == 0.5 and whole[0]["knowledge/response"] == 0.5
     assert sum(line["rows"] for line in table if line["epoch"] == 0 and line["group"] in ("no", "yes")) == 72
+
+
+def test_predictions_are_those_that_were_scored(finished: Any) -> None:
+    ids, labels, student = read_predictions(finished.folder / "predictions.parquet")
+    assert float((student.argmax(1) == labels).mean()) == pytest.approx(
+        finished.metrics["student"]["scores"]["accuracy"]
+    )
+    table = pq.read_table(finished.folder / "predictions.parquet")
+    for teacher in finished.metrics["teachers"]:
+        said = np.array(table[f"teacher/{teacher['name']}"].to_pylist())
+        assert float((said.argmax(1) == labels).mean()) == pytest.approx(teacher["scores"]["accuracy"])
+    assert len(ids) == 30 and table.schema.metadata[b"split"] == b"dev"
+
+
+def test_without_dev_the_held_out_rows_are_kept_and_called_so(job: Job) -> None:
+    before = json.dumps(job.raw())
+    result = run(job.config(name="no-dev", data={"train": str(job.train)}))[0]
+    table = pq.read_table(result.folder / "predictions.parquet")
+    assert table.schema.metadata[b"split"] == b"held_out" and table.num_rows == 8
+    assert result.metrics["student"]["scores"] == {} and json.dumps(job.raw()) == before
+
+
+def test_damaged_predictions_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "predictions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="cannot read predictions from"):
+        read_predictions(tmp_path / "predictions.parquet")
 
 
 @pytest.mark.parametrize("method", [name for name in presets() if name != "uniform"])

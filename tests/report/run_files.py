@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -90,3 +92,36 @@ def write_run(
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "selection.parquet")
     return folder
+
+
+def write_rows(
+    folder: Path, count: int = 40, *, teachers: Sequence[str] = ("weak", "strong"), text: str = "row {row} of train",
+    epochs: int = 2, asked: float = 1.0,
+) -> None:  # fmt: skip
+    """`rows.parquet`: weights that differ from row to row, the first teacher right on even rows; `asked` of the rows ask."""
+    lines = []
+    for epoch in range(epochs):
+        for row in range(count):
+            line: dict[str, Any] = {"epoch": epoch, "row": 3 * row, "text": text.format(row=row)}
+            line |= {"label": ("no", "yes")[row % 2], "asked": row < asked * count, "trained": True}
+            line["uncertainty"] = row / count
+            line |= {f"teacher/{name}": (row + k) % 3 / 2 for k, name in enumerate(teachers)}
+            line |= {f"right/{name}": float(row % 2 == k % 2) for k, name in enumerate(teachers)}
+            lines.append(line | {"knowledge/labels": 0.5, "knowledge/response": 0.5})
+    pq.write_table(pa.Table.from_pylist(lines), folder / "rows.parquet")
+
+
+def write_answers(
+    folder: Path, count: int = 60, *, labels: Sequence[str] = ("no", "yes"), teachers: Sequence[str] = ("weak", "strong"),
+    text: str = "row {row} of dev", split: str = "dev", seed: int = 0,
+) -> None:  # fmt: skip
+    """`predictions.parquet` with random answers; no labels: a regression."""
+    random, width = np.random.default_rng(seed), max(1, len(labels))
+    gold = random.integers(0, width, count) if labels else random.normal(size=count).astype(np.float32)
+    columns: dict[str, Any] = {"row": np.arange(count), "text": [text.format(row=i) for i in range(count)]}
+    columns["label"] = pa.array(gold, mask=np.arange(count) == 0)  # the first row has none
+    for name in ("student", *(f"teacher/{name}" for name in teachers)):
+        logits = random.normal(size=count * width).astype(np.float32)
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(logits), width)
+    metadata = {"split": split, "labels": json.dumps(list(labels))}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), folder / "predictions.parquet")

@@ -11,7 +11,7 @@ import pytest
 from distilect.errors import RunError
 from distilect.report import build_report, build_summary
 from distilect.report.figures import selection_over_time
-from tests.report.run_files import metrics, write_run
+from tests.report.run_files import metrics, write_answers, write_rows, write_run
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -47,8 +47,20 @@ class Page(HTMLParser):
         return [json.loads(source) for source in self.scripts if source.startswith("{")]
 
 
+def whole_run(folder: Path, **options: Any) -> Path:
+    """A run with all of its files."""
+    write_run(folder, **options)
+    write_rows(folder)
+    write_answers(folder)
+    return folder
+
+
+def titles(page: Page) -> list[str]:
+    return [str(attrs["aria-label"]) for _, attrs in page.elements if attrs.get("class") == "plot"]
+
+
 def names(page: Page) -> list[str]:
-    return [trace["name"] for figure in page.figures for trace in figure["data"]]
+    return [trace.get("name", "") for figure in page.figures for trace in figure["data"]]
 
 
 def test_the_verdict_comes_first_and_is_against_the_best_teacher(tmp_path: Path) -> None:
@@ -88,7 +100,8 @@ def test_the_page_stands_alone_loads_nothing_and_is_small_enough_to_mail(tmp_pat
     page = Page(path)
     assert path.stat().st_size <= 6e6
     assert sum("Plotly" in source and len(source) > 1e6 for source in page.scripts) == 1
-    assert not [attrs for _, attrs in page.elements if attrs.get("src") or attrs.get("href")]
+    addresses = [attrs.get("src") or attrs.get("href") or "#" for _, attrs in page.elements]
+    assert {address[0] for address in addresses} == {"#"}, "an address outside the page"
     policy = next(attrs["content"] for _, attrs in page.elements if "http-equiv" in attrs)
     assert policy is not None and policy.startswith("default-src 'none'")
 
@@ -101,7 +114,10 @@ def test_a_script_in_any_name_or_label_stays_text(tmp_path: Path) -> None:
     values["student"]["scores"][EVIL] = 0.7
     values["teachers"][0]["name"] = EVIL
     values["teachers"][0]["scores"][EVIL] = 0.7
-    page = Page(build_report(write_run(tmp_path / "evil", values, name=EVIL, group=EVIL)))
+    folder = write_run(tmp_path / "evil", values, name=EVIL, group=EVIL)
+    write_rows(folder, teachers=(EVIL, "b"), text=EVIL)
+    write_answers(folder, teachers=(EVIL, "b"), text=EVIL, labels=(EVIL, "b"))
+    page = Page(build_report(folder))
     assert EVIL in page.text
     assert not [tag for tag, attrs in page.elements if tag == "img" or "onerror" in attrs]
     assert len([tag for tag, _ in page.elements if tag == "script"]) - len(page.figures) == len(
@@ -110,6 +126,12 @@ def test_a_script_in_any_name_or_label_stays_text(tmp_path: Path) -> None:
     assert not [source for source in page.scripts if source.startswith("alert")]
     # plotly reads HTML in its labels: there a name has to be escaped once more
     assert not [name for name in names(page) if "<" in name]
+    hovers = [text for figure in page.figures for trace in figure["data"] for text in trace.get("text", [])]
+    assert hovers and not [text for text in hovers if "<" in str(text).replace("<br>", "")]
+    axes = [
+        name for figure in page.figures for name in figure["data"][0].get("y", []) if isinstance(name, str)
+    ]
+    assert axes and not [name for name in axes if "<" in name]
 
 
 def test_a_script_in_the_summary_page_stays_text(tmp_path: Path) -> None:
@@ -142,9 +164,11 @@ def test_each_part_of_metrics_may_be_missing(tmp_path: Path, missing: str) -> No
     assert "Models" in Page(build_report(write_run(tmp_path, values))).text
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", "history.jsonl", "selection.parquet"])
+@pytest.mark.parametrize(
+    "missing", ["config.yaml", "history.jsonl", "selection.parquet", "rows.parquet", "predictions.parquet"]
+)
 def test_each_other_file_may_be_missing(tmp_path: Path, missing: str) -> None:
-    (write_run(tmp_path) / missing).unlink()
+    (whole_run(tmp_path) / missing).unlink()
     assert "90.0 %" in Page(build_report(tmp_path)).text
 
 
@@ -152,10 +176,13 @@ def test_half_a_line_of_history_and_a_damaged_table_are_told_not_fatal(tmp_path:
     write_run(tmp_path)
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"step": 50, "train/l')
-    (tmp_path / "selection.parquet").write_bytes(b"PAR1 no")
+    damaged = ("selection.parquet", "rows.parquet", "predictions.parquet")
+    for name in damaged:
+        (tmp_path / name).write_bytes(b"PAR1 no")
     page = Page(build_report(tmp_path))
     assert "left out: 1" in page.text
-    assert "selection.parquet could not be read" in page.text
+    for name in damaged:
+        assert f"{name} could not be read" in page.text
     assert "training" in names(page)
 
 
@@ -227,3 +254,36 @@ def test_a_teacher_that_is_believed_where_it_is_right_gets_a_figure():
     assert [trace["name"] for trace in figure.data][:2] == ["a, right", "a, wrong"]
     assert figure.data[0]["y"] == [0.9, 0.9] and figure.data[1]["y"] == [0.2, 0.2]
     assert not selection_over_time(rows(0.5, 0.5)) and not selection_over_time(rows(None, 0.5))
+
+
+def test_the_page_rebuilds_from_the_run_s_files_alone(tmp_path: Path) -> None:
+    first = build_report(whole_run(tmp_path / "run")).read_bytes()
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "run").rename(moved)
+    (moved / "report.html").unlink()
+    assert build_report(moved).read_bytes() == first
+
+
+def test_sections_that_a_run_has_are_listed_and_led_to(tmp_path: Path) -> None:
+    page = Page(build_report(whole_run(tmp_path)))
+    targets = [attrs["href"] for tag, attrs in page.elements if tag == "a"]
+    ids = {f"#{attrs['id']}" for _, attrs in page.elements if attrs.get("id")}
+    assert targets == ["#models", "#learning", "#selection", "#health", "#answers", "#differences", "#cost"]
+    assert set(targets) <= ids
+
+
+def test_selectors_health_is_apart_from_learning_and_selection(tmp_path: Path) -> None:
+    page = Page(build_report(write_run(tmp_path)))
+    assert "Policy" in titles(page)
+    assert page.text.index("Selectors' health") > page.text.index("What was selected")
+
+
+def test_a_run_over_sst_2_stays_below_six_megabytes(tmp_path: Path) -> None:
+    """67,349 rows, long texts, three teachers, a long history, dev as large as train: sampled, not dumped."""
+    write_run(tmp_path)
+    long = "an awkwardly long review of row {row} " * 12
+    write_rows(tmp_path, 400, epochs=3, teachers=("a", "b", "c"), text=long, asked=0.5)
+    write_answers(tmp_path, 67_349, teachers=("a", "b", "c"), text=long)
+    lines = ({"step": s, **{f"policy/p_{k}": (s + k) % 7 / 7 for k in range(8)}} for s in range(1, 6316))
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert build_report(tmp_path).stat().st_size <= 6e6

@@ -30,6 +30,10 @@ def reinforced(**options: Any) -> dict[str, Any]:
     return {"name": "uniform", "teachers": {"name": "reinforced", **options}}
 
 
+def acting_mix(**options: Any) -> dict[str, Any]:
+    return {"name": "akskd", "mix": {"name": "actor-critic", "hidden": 16, "width": 8, "updates": 4, **options}}
+
+
 def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
     """Name → method and settings: every preset, and what presets do not reach."""
     found: dict[str, tuple[Any, dict[str, Any]]] = {name: (name, {}) for name in presets()}
@@ -51,6 +55,12 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
         ),
         "rows by epoch": ({"name": "dynamic-data", "rows": rows | {"by": "epoch"}}, {}),
         "random rows skipped": ({"name": "uniform", "rows": {"name": "random", "rest": "skip"}}, {}),
+        "akskd, virtual": (acting_mix(measure="virtual", virtual_actions=4, normalise="scale"), {}),
+        "akskd, tokens": (acting_mix(normalise="scale", phases=4), {"token_budget": 700}),
+        "rows skipped, tokens": (
+            {"name": "dynamic-data", "rows": rows | {"rest": "skip", "ratio": 0.5}},
+            {"token_budget": 500, "accumulation": 2},
+        ),
         "parts": ("uniform", {"max_tokens": 24, "accumulation": 2}),
         "projections": ({"name": "pkd", "teachers": "uniform"}, {}),
     }
@@ -82,6 +92,8 @@ def train(bench: Bench, name: str, spec: Any, settings: dict[str, Any]) -> dict[
             if "loss" in line
         ],
         "selection": trainer.recorder.table().to_pylist() if ranks.is_main() else [],
+        "rows": rows_decided(trainer) if ranks.is_main() else [],
+        "spent": trainer.spent_tokens,
         "states": states,
         "weights": [float(p.detach().double().sum()) for p in trainer.model.parameters()],
         "beside": [float(p.detach().double().sum()) for p in trainer.extra_parameters()],
@@ -89,6 +101,12 @@ def train(bench: Bench, name: str, spec: Any, settings: dict[str, Any]) -> dict[
         "asked": trainer.counts.extra.get("teacher_rows", 0.0),
         "trained": trainer.counts.rows,
     }
+
+
+def rows_decided(trainer: Any) -> list[dict[str, Any]]:
+    """Row by row, what `rows.parquet` would hold; numbers only."""
+    lines = trainer.row_sample.table(trainer.rows.table, trainer.rows.task.labels).to_pylist()
+    return [{k: v for k, v in line.items() if not isinstance(v, str) and v is not None} for line in lines]
 
 
 def narrow_student(bench: Bench) -> None:

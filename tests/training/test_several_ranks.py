@@ -46,8 +46,12 @@ def test_two_ranks_train_as_one(trained: list[Found], name: str) -> None:
     assert len(first["selection"]) == len(one["selection"]) > 0
     for line, other in zip(first["selection"], one["selection"], strict=True):
         assert line == pytest.approx(other, abs=2e-4)
-    for key in ("probed", "asked", "trained"):
+    assert len(first["rows"]) == len(one["rows"]) > 0
+    for line, other in zip(first["rows"], one["rows"], strict=True):
+        assert line == pytest.approx(other, abs=1e-3)
+    for key in ("probed", "asked", "trained", "spent"):
         assert first[key] == one[key]
+    assert second["spent"] == one["spent"]
 
 
 @pytest.mark.parametrize("name", methods())

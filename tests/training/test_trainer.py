@@ -92,6 +92,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same(weights(whole), weights(resumed))
     assert whole.recorder.table().equals(resumed.recorder.table())
+    rows = (bench.table, ("no", "yes"))
+    assert whole.row_sample.table(*rows).equals(resumed.row_sample.table(*rows))
     assert whole.counts.tokens == resumed.counts.tokens
     lines = [[json.loads(x) for x in f.read_text().splitlines()] for f in (tmp_path / "whole.jsonl", history)]
     assert [x["step"] for x in lines[0]] == [x["step"] for x in lines[1]]

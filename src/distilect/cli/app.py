@@ -426,6 +426,51 @@ def report(
 
 
 @app.command()
+def export(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)
+    ],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, check it on dev, time it.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Write ONNX with 8-bit weights too.")] = False,
+    dev: Annotated[
+        str | None, typer.Option(help="Labelled table to check on. [default: the config's]")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload to the Hub, with your own login.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="For all to see, when the upload makes it.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="For the model card: apache-2.0, mit, …")] = None,
+    base_model: Annotated[str | None, typer.Option(help="For the model card: hub id.")] = None,
+    language: Annotated[str | None, typer.Option(help="For the model card: en, de, …")] = None,
+) -> None:
+    """Make a run's student ready to ship: model card, ONNX, Hub.
+
+    ONNX files go into student/onnx/, checked against PyTorch on the dev rows and timed beside the best teacher.
+
+    \b
+    Example: distilect export runs/mrpc --onnx --int8 --license apache-2.0
+    """
+    from distilect.export import export_run
+
+    done = export_run(
+        folder, onnx=onnx, int8=int8, dev=dev, repository=push, public=public, license=license, base_model=base_model,
+        language=language,
+    )  # fmt: skip
+    if done.speed:
+        from rich.console import Console
+
+        from distilect.report import speed_table
+
+        Console().print(speed_table(done.speed))
+    for line in done.lines:
+        typer.echo(line)
+    if done.address:
+        typer.echo(f"pushed: {done.address}")
+
+
+@app.command()
 def methods() -> None:
     """List the methods, and the parts that a config may mix.
 

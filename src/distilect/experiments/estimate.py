@@ -33,7 +33,7 @@ from distilect.selection import asks_teachers, get_preset
 OVERHEAD_SECONDS = (
     10.0  # of a cell beside its training: building, scoring on dev, files; until lines say better
 )
-STEPS = 3  # timed ones, after one that is thrown away
+STEPS = 2  # timed ones, after one that is thrown away
 TRAINING_COPIES = (
     1 + 2 * 3
 )  # a student and two checkpoints of weights and two moments of Adam, 4 bytes per parameter each
@@ -205,10 +205,13 @@ class _Rates:
         return self.calibrated(shape, length)
 
     def calibrated(self, shape: Shape, length: int) -> float:
+        length = min(
+            512, 2 ** math.ceil(math.log2(length))
+        )  # a token costs nearly the same in rows of similar length
         workers = self.config.workers
         threads = self.config.threads or (1 if workers > 1 else torch.get_num_threads())
         seconds = timed_steps(
-            shape, min(length, 512), self.config.train.batch_size, self.config.train.precision, threads
+            shape, length, self.config.train.batch_size, self.config.train.precision, threads
         )
         self.basis.append(
             f"{STEPS} timed steps of {self.config.train.batch_size} rows × {length} tokens, {shape.layers} layers, {threads} thread(s): "

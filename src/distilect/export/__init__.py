@@ -1,5 +1,7 @@
-"""What makes a student ready to ship: its model card."""
+"""What makes a student ready to ship: its model card, ONNX files, the Hub."""
 
+from distilect.export.hub import check_card
 from distilect.export.model_card import write_model_card
+from distilect.export.ship import Exported, export_run
 
-__all__ = ["write_model_card"]
+__all__ = ["Exported", "check_card", "export_run", "write_model_card"]

@@ -67,6 +67,7 @@ def write_model_card(
     license: str | None = None,
     base_model: str | None = None,
     language: str | None = None,
+    export: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `README.md` into the student's folder and return its path; nothing is sent or fetched.
 
@@ -74,6 +75,7 @@ def write_model_card(
         metrics: the run's `metrics.json`; what it lacks is left out
         config: the run's configuration; adds the selectors that differ from the preset's
         license, base_model, language: as the Hub names them; left out unless given: only the user knows them
+        export: what `export.json` holds; adds the ONNX files with how they were checked
     Raises:
         RunError: there is no such folder.
     """
@@ -84,7 +86,7 @@ def write_model_card(
     data = card_data(metrics, license=license, base_model=base_model, language=language)
     target = folder / "README.md"
     temporary = target.with_name(f".README.md.{os.getpid()}.tmp")
-    page = f"---\n{data.to_yaml()}\n---\n\n{_body(metrics, settings)}"
+    page = f"---\n{data.to_yaml()}\n---\n\n{_body(metrics, settings, export or {})}"
     temporary.write_bytes(page.encode("utf-8", "replace"))
     os.replace(temporary, target)
     return target
@@ -130,11 +132,14 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _body(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _body(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
+    files = records(export.get("files"))
     sections = [
         f"# {_plain(_name(metrics))}",
         _introduction(metrics),
-        f"## Use\n\n{_use(metrics)}",
+        f"## How to load it\n\n{_use(metrics)}",
+        *([f"## ONNX\n\n{_onnx(files)}"] if files else []),
+        f"## Intended use\n\n{_intended(metrics)}",
         f"## Scores and cost\n\n{_table(metrics)}",
         f"## Method\n\n{_method(metrics, config)}",
         f"## Limits\n\n{_limits(metrics)}",
@@ -170,6 +175,34 @@ def _use(metrics: Mapping[str, Any]) -> str:
         f"print(model({call}{score}))",
     ]
     return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _onnx(files: Sequence[Mapping[str, Any]]) -> str:
+    """The files with what was checked, and how to run the first one."""
+    listed = "\n".join(
+        f"- `{_code(str(file.get('file')).removeprefix('student/'))}`: {_plain(str(file.get('text')))}"
+        for file in files
+    )
+    path = _code(str(files[0].get("file")).removeprefix("student/"))
+    lines = [
+        "import onnxruntime",
+        "from transformers import AutoTokenizer",
+        f'session = onnxruntime.InferenceSession("path/to/this/folder/{path}")',
+        'inputs = AutoTokenizer.from_pretrained("path/to/this/folder")(["A text."], return_tensors="np")',
+        "logits = session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})[0]",
+    ]
+    return listed + "\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def _intended(metrics: Mapping[str, Any]) -> str:
+    data = mapping(metrics.get("rows"))
+    rows = number(data.get("train"))
+    trained = f" (it was trained on {words.whole(rows)} of them)" if rows else ""
+    return (
+        f"For {_task(metrics)}, on texts like those of its training data{trained}, in the place of larger models where time, memory"
+        " or cost matter. Before use on other texts, languages or labels, measure it on some rows of yours:"
+        " `distilect evaluate path/to/this/folder rows.csv`. It should not decide about people by itself."
+    )
 
 
 def _table(metrics: Mapping[str, Any]) -> str:

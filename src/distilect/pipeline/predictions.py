@@ -1,8 +1,10 @@
-"""A student's outputs on dev, kept small: what paired tests between runs are computed from."""
+"""What student and teachers say on the rows that a run reports on: the content of `predictions.parquet`."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +15,54 @@ from numpy.typing import NDArray
 
 from distilect.data import Table
 from distilect.errors import RunError
+from distilect.tasks import NO_LABEL, Task
+from distilect.training.row_sample import MAX_TEXT, shorten
 
+Logits = NDArray[np.float32]
 PREDICTIONS = "predictions.parquet"
 
 
-def write_predictions(path: Path, table: Table, logits: NDArray[np.float32]) -> None:
-    """Columns `id_high`, `id_low` (a row's identity), `label`, `output_0`, …; whole or not at all.
+def write_predictions(
+    path: Path, split: str, table: Table, task: Task, student: Logits, teachers: Mapping[str, Logits]
+) -> None:
+    """One line per row, in the order of the file that they come from; whole or not at all.
 
-    Args:
-        logits: float32 [N, C], in the task's label order.
+    Columns: row, id_high, id_low (the row's identity, uint64), text[, text_2] (cut after some hundred characters), label (int64, or float32 in regression; null without one),
+    `student` and `teacher/NAME`: lists of outputs (logits in the order of the task's labels, or one score). The schema's metadata
+    say which `split` it is (`dev`, or `held_out` where a run has no dev rows) and name the `labels` (a JSON list).
     """
-    columns: dict[str, Any] = {
-        "id_high": table.ids[:, 0],
-        "id_low": table.ids[:, 1],
-        "label": np.asarray(table.labels),
-    }
-    columns |= {f"output_{c}": logits[:, c] for c in range(logits.shape[1])}
+    known = table.has_label
+    columns: dict[str, Any] = {"row": pa.array(np.arange(len(table)))}
+    columns |= {"id_high": pa.array(table.ids[:, 0]), "id_low": pa.array(table.ids[:, 1])}
+    for name, texts in zip(("text", "text_2"), table.texts, strict=False):
+        columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
+    columns["label"] = pa.array(table.labels, mask=~known)
+    for name, logits in {
+        "student": student,
+        **{f"teacher/{key}": value for key, value in teachers.items()},
+    }.items():
+        flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
+    metadata = {"split": split, "labels": json.dumps(task.labels)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), temporary, compression="zstd")
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
     os.replace(temporary, path)
 
 
-def read_predictions(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any], NDArray[np.float32]]:
-    """(ids uint64 [N, 2], labels [N], outputs float32 [N, C]) as they were written.
+def read_predictions(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any], Logits]:
+    """(ids uint64 [N, 2], labels [N] with -100 or NaN where there is none, the student's outputs float32 [N, C]).
 
     Raises:
         RunError: no such file, or not one of these.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=["id_high", "id_low", "label", "student"])
         ids = np.stack([table[name].to_numpy() for name in ("id_high", "id_low")], axis=1)
-        outputs = [name for name in table.column_names if name.startswith("output_")]
-        values = np.stack([table[name].to_numpy() for name in outputs], axis=1)
-        return ids, table["label"].to_numpy(), values
+        label = table["label"].combine_chunks()
+        missing = np.nan if pa.types.is_floating(label.type) else NO_LABEL
+        outputs = table["student"].combine_chunks()
+        values = outputs.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        return ids, label.fill_null(missing).to_numpy(zero_copy_only=False), values
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(f"cannot read predictions from {path}: {' '.join(str(error).split())[:120]}") from None

@@ -35,7 +35,7 @@ from distilect.pipeline.predictions import PREDICTIONS, write_predictions
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import Method, SelectionContext, artefact, build_teacher_selector
+from distilect.selection import Method, SelectionContext, artefact, asks_teachers, build_teacher_selector
 from distilect.signals import Prepared, SignalStore, prepare_signals
 from distilect.training import (
     DistillationTrainer,
@@ -202,7 +202,9 @@ class Workbench:
             found: dict[str, Any] | None = selector.origin()
             return found
         place = folder / artefact.FOLDER
-        if (place / artefact.DESCRIPTION).exists():  # of this run, which was stopped in stage B
+        if ranks.from_main(
+            int((place / artefact.DESCRIPTION).exists())
+        ):  # of this run, which was stopped in stage B
             selector.adopt(place)
         else:
             learned = run_episodes(
@@ -268,7 +270,7 @@ class Workbench:
             "method": config.method.name,
             "seed": config.seed,
             "primary": self.data.task.primary,
-            **self._models(student, trainer, fitted, folder),
+            **self._models(student, trainer, fitted, folder, config.method),
             "cost": self._cost(fitted, prepared, selection),
             **({"selection": selection} if selection is not None else {}),
             "rows": row_counts(self.data, rows.encoded.truncated),
@@ -291,26 +293,33 @@ class Workbench:
         return RunResult(folder, metrics, build_report(folder) if report else None)
 
     def _models(
-        self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path
+        self,
+        student: Student,
+        trainer: DistillationTrainer,
+        fitted: Fitted,
+        folder: Path,
+        method: MethodConfig,
     ) -> dict[str, Any]:
-        """Scores, sizes and speeds of student and teachers."""
-        scores = self._student_scores(
-            student, trainer, folder
-        )  # before the speeds: several processes make these together
-        by_teachers = [self._teacher_scores(teacher) for teacher in self.teachers]
+        """Scores, sizes and speeds of student and teachers; what they say goes to `predictions.parquet`."""
+        # before the speeds: several processes make these together
+        split, table, said = self._outputs(student, trainer, method)
+        if table is not None and ranks.is_main():
+            teachers = {name: logits for name, logits in said.items() if name is not None}
+            write_predictions(folder / PREDICTIONS, split, table, self.data.task, said[None], teachers)
+        scored = table if split == "dev" else None  # held-out rows chose the checkpoint: no score to report
         speed = self._speeds(student) if ranks.is_main() else {"student": {}}
         return {
             "student": {
-                "scores": scores,
+                "scores": self._scores(said[None], scored),
                 "held_out": fitted.held_out,
                 **student_size(student, folder / "student"),
                 **speed["student"],
             },
             "teachers": [
-                {"name": teacher.name, "scores": found}
+                {"name": teacher.name, "scores": self._scores(said.get(teacher.name), scored)}
                 | teacher_size(teacher)
                 | speed.get(f"teacher {teacher.name}", {})
-                for teacher, found in zip(self.teachers, by_teachers, strict=True)
+                for teacher in self.teachers
             ],
         }
 
@@ -343,27 +352,34 @@ class Workbench:
         found: dict[str, Any] = self.speeds[shape]
         return found
 
-    def _student_scores(
-        self, student: Student, trainer: DistillationTrainer, folder: Path
-    ) -> dict[str, float]:
-        """Scores on dev; the outputs that they are scores of are kept for paired tests."""
-        dev = self.data.dev
-        if dev is None:
-            return {}
-        logits = trainer.predict_rows(encode(dev, student.tokenizer, student.max_length))
-        if ranks.is_main():
-            write_predictions(folder / PREDICTIONS, dev, logits)
-        return self.data.task.score(logits, dev.labels)
+    def _outputs(
+        self, student: Student, trainer: DistillationTrainer, method: MethodConfig
+    ) -> tuple[str, Table | None, dict[str | None, Any]]:
+        """Which split is reported on, its rows, and the logits [N, C] on them: of the student under None, of teachers by name.
+
+        Without dev these are the held-out rows, on which only teachers that the method asks have been run already.
+        """
+        split, table = ("dev", self.data.dev) if self.data.dev is not None else ("held_out", self.data.reward)
+        if not len(table):
+            return split, None, {None: None}
+        encoded = encode(table, student.tokenizer, student.max_length)
+        said: dict[str | None, Any] = {None: trainer.predict_rows(encoded)}
+        if split == "dev" or asks_teachers(method):
+            said |= {teacher.name: self._teacher_outputs(teacher, table) for teacher in self.teachers}
+        return split, table, said
+
+    def _teacher_outputs(self, teacher: Teacher, table: Table) -> Any:
+        """Through the store: a teacher runs once over dev, whatever the number of methods."""
+        source = self.signals([teacher], table, [[]]).source
+        assert source is not None
+        return source.fetch(table, np.arange(len(table)), [[]]).logits[:, 0].cpu().numpy()
 
     def _teacher_scores(self, teacher: Teacher) -> dict[str, float]:
-        """Through the store: a teacher runs once over dev, whatever the number of methods."""
         dev = self.data.dev
-        if dev is None:
-            return {}
-        source = self.signals([teacher], dev, [[]]).source
-        assert source is not None
-        logits = source.fetch(dev, np.arange(len(dev)), [[]]).logits[:, 0].cpu().numpy()
-        return self.data.task.score(logits, dev.labels)
+        return {} if dev is None else self._scores(self._teacher_outputs(teacher, dev), dev)
+
+    def _scores(self, logits: Any, table: Table | None) -> dict[str, float]:
+        return {} if table is None else self.data.task.score(logits, table.labels)
 
 
 def enlarged(data: Data, config: RunConfig) -> Data:

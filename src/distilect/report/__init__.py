@@ -1,9 +1,10 @@
 """Plots and pages that a person looks at."""
 
 from distilect.report.comparison import build_comparison
-from distilect.report.page import build_report, build_summary
+from distilect.report.page import build_report
 from distilect.report.rows import ModelRow, best_teacher, model_rows
-from distilect.report.table import summary_table
+from distilect.report.summary import build_summary
+from distilect.report.table import speed_table, summary_table
 
 __all__ = [
     "ModelRow",
@@ -12,5 +13,6 @@ __all__ = [
     "build_report",
     "build_summary",
     "model_rows",
+    "speed_table",
     "summary_table",
 ]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distilect.report.page import render, write_page
+from distilect.report.shell import render, write_page
 
 
 def build_comparison(title: str, intro: Sequence[str], sections: Sequence[Any], target: Path) -> Path:

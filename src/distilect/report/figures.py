@@ -5,13 +5,15 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distilect.report.files import number
 from distilect.report.rows import ModelRow
 
 _MAX_POINTS = 1500  # per curve; more cannot be seen, and would make pages of long runs heavy
+_MAX_MAPS = 8  # teachers, or kinds of knowledge, that get a map of their weights by class
+_MAX_CLASSES = 25  # lines of such a map
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,53 @@ class Figure:
     note: str
     data: list[dict[str, Any]]
     layout: dict[str, Any]
-    folded: bool = False
 
 
-def learning_curves(history: Sequence[dict[str, Any]]) -> list[Figure]:
-    """Curves over the steps, one figure per namespace of the history; the optimiser's come last, folded."""
+@dataclass(frozen=True)
+class Curves:
+    """What a run logged, over its steps: how it learned, what was selected, the selectors' health, and the optimiser."""
+
+    learning: list[Figure] = field(default_factory=list)
+    selection: list[Figure] = field(default_factory=list)
+    health: list[Figure] = field(default_factory=list)
+    optimiser: list[Figure] = field(default_factory=list)
+
+
+def curves_of(history: Sequence[dict[str, Any]]) -> Curves:
+    """One figure per namespace of the history; a namespace that is not known is a selector's health.
+
+    Values of one selector that differ by orders of magnitude (a loss beside an entropy) get figures of their own.
+    """
     groups: dict[str, list[str]] = {}
     for name in _names(history):
         groups.setdefault(_group(name), []).append(name)
-    order = sorted(groups, key=lambda group: (_RANK.get(group, 50), group))
-    return [figure for group in order if (figure := _curves(history, group, groups[group])) is not None]
+    curves = Curves()
+    for group in sorted(groups, key=lambda group: (_RANK.get(group, 50), group)):
+        section = {"eval": curves.learning, "loss": curves.learning, "optimiser": curves.optimiser}.get(
+            group, curves.selection if group in _WEIGHTS else curves.health
+        )
+        parts = _by_magnitude(history, groups[group]) if section is curves.health else [groups[group]]
+        for names in parts:
+            figure = _curves(history, group, names, alone=len(parts) > 1)
+            if figure is not None:
+                section.append(figure)
+    return curves
+
+
+def _by_magnitude(history: Sequence[dict[str, Any]], names: list[str]) -> list[list[str]]:
+    """Names in groups that share an axis well: sizes within about 20 ×."""
+    parts: list[tuple[float, list[str]]] = []
+    sizes = {
+        name: max((abs(v) for e in history if (v := number(e.get(name))) is not None), default=0.0)
+        for name in names
+    }
+    for name in sorted(names, key=lambda name: -sizes[name]):
+        place = next((part for size, part in parts if sizes[name] == 0 or size <= 20 * sizes[name]), None)
+        if place is None:
+            parts.append((sizes[name], [name]))
+        else:
+            place.append(name)
+    return [sorted(part, key=names.index) for _, part in parts]
 
 
 def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
@@ -46,7 +85,7 @@ def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
         ("knowledge/", "Kinds of knowledge by epoch"),
     ):
         columns = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
-        data = [_trace(rows, "epoch", column, column.removeprefix(prefix), kind="bar") for column in columns]
+        data = [curve(rows, "epoch", column, column.removeprefix(prefix), kind="bar") for column in columns]
         if any(_filled(trace) for trace in data):
             layout = {
                 "barmode": "stack",
@@ -55,8 +94,10 @@ def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
             }
             figures.append(Figure(title, "mean over all rows of the epoch", data, layout))
     figures += _right_and_wrong(rows)
+    figures += _by_class(selection, "teacher/", "Weight of teacher")
+    figures += _by_class(selection, "knowledge/", "Weight of")
     shares = [
-        _trace(rows, "epoch", key, label)
+        curve(rows, "epoch", key, label)
         for key, label in (("asked", "asked teachers"), ("trained", "trained on"))
     ]
     shares = [trace for trace in shares if _filled(trace)]
@@ -77,13 +118,104 @@ def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
     return figures
 
 
+def _by_class(selection: Sequence[dict[str, Any]], prefix: str, title: str) -> list[Figure]:
+    """A map of epochs × groups of rows for each weight; nothing where it is the same everywhere."""
+    rows = [row for row in selection if row.get("group") != "all" and number(row.get("epoch")) is not None]
+    groups = _largest_groups(rows)
+    epochs = sorted({number(row.get("epoch")) or 0.0 for row in rows})
+    columns = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
+    largest = max(
+        (value for row in rows for c in columns if (value := number(row.get(c))) is not None), default=0.0
+    )
+    figures = []
+    for column in columns[:_MAX_MAPS]:
+        found = {(row.get("group"), number(row.get("epoch"))): number(row.get(column)) for row in rows}
+        values = [[found.get((group, epoch)) for epoch in epochs] for group in groups]
+        known = [value for line in values for value in line if value is not None]
+        if len(groups) < 2 or not known or max(known) - min(known) < 0.02:
+            continue
+        data = [
+            {
+                "type": "heatmap",
+                "x": epochs,
+                "y": [label(str(group), 24) for group in groups],
+                "z": [[None if value is None else round(value, 4) for value in line] for line in values],
+                "zmin": 0,
+                "zmax": largest,  # one scale for all maps
+                "colorscale": [[0, "--card"], [1, "--accent"]],
+                "colorbar": {"thickness": 10, "outlinewidth": 0},
+                "xgap": 1,
+                "ygap": 1,
+                "hovertemplate": "%{y}, epoch %{x}: %{z:.2f}<extra></extra>",
+            }
+        ]
+        layout = {
+            "xaxis": {**_epochs(epochs), "showgrid": False},
+            "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
+            "height": max(300, 110 + 22 * len(groups)),
+            "showlegend": False,
+        }
+        name = column.removeprefix(prefix)
+        figures.append(
+            Figure(f"{title} {name} by label and epoch", "mean over the rows of a label", data, layout)
+        )
+    return figures
+
+
+def _largest_groups(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    sizes: dict[Any, float] = {}
+    for row in rows:
+        sizes[row.get("group")] = max(sizes.get(row.get("group"), 0.0), number(row.get("rows")) or 0.0)
+    return sorted(sizes, key=lambda group: -sizes[group])[:_MAX_CLASSES]
+
+
+def knowledge_by_phase(history: Sequence[dict[str, Any]]) -> Figure | None:
+    """Mean weight of each kind of knowledge in the first, middle and last third of training; None where none changes."""
+    names = [name for name in _names(history) if name.startswith("knowledge/v_")]
+    lines = [entry for entry in history if any(number(entry.get(name)) is not None for name in names)]
+    last = max((number(entry.get("step")) or 0.0 for entry in lines), default=0.0)
+    if len(lines) < 3 or not last:
+        return None
+    phases: list[list[dict[str, Any]]] = [[], [], []]
+    for entry in lines:
+        phases[min(2, int(3 * (number(entry.get("step")) or 0.0) / (last + 1e-9)))].append(entry)
+    data, changes = [], False
+    for name in names:
+        means = [_mean([number(entry.get(name)) for entry in phase]) for phase in phases]
+        known = [mean for mean in means if mean is not None]
+        changes |= bool(known) and max(known) - min(known) > 0.01
+        data.append(
+            {
+                "type": "bar",
+                "name": label(name.removeprefix("knowledge/v_")),
+                "x": ["first third", "middle", "last third"],
+                "y": means,
+            }
+        )
+    if not changes:
+        return None
+    layout = {
+        "barmode": "group",
+        "xaxis": {"type": "category"},
+        "yaxis": {"title": {"text": "mean weight"}, "rangemode": "tozero"},
+    }
+    return Figure(
+        "Kinds of knowledge by phase of training", "mean weights in thirds of the steps", data, layout
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def _right_and_wrong(rows: Sequence[dict[str, Any]]) -> list[Figure]:
     """Each teacher's weight on rows where it is right, beside that where it is wrong; nothing where the two never differ."""
     data, differ = [], False
-    for name in _teachers(rows):
+    for index, name in enumerate(_teachers(rows)):
         for word, dash in (("right", "solid"), ("wrong", "dot")):
-            trace = _trace(rows, "epoch", f"{word}/{name}", f"{name}, {word}")
-            data.append(trace | {"mode": "lines+markers", "line": {"dash": dash}})
+            trace = curve(rows, "epoch", f"{word}/{name}", f"{name}, {word}")
+            data.append(trace | {"mode": "lines+markers", "line": {"dash": dash, "color": f"--c{index % 8}"}})
         pairs = [(number(row.get(f"right/{name}")), number(row.get(f"wrong/{name}"))) for row in rows]
         differ |= any(a is not None and b is not None and abs(a - b) > 0.005 for a, b in pairs)
     if not differ:
@@ -159,6 +291,13 @@ _TITLES = {
     "knowledge": ("Knowledge while training", "mean weights of the kinds of knowledge"),
     "rows": ("Rows while training", "share that asked the teachers"),
     "uncertainty": ("Uncertainty while training", "of the student, and where its choices are cut"),
+    "policy": (
+        "Policy",
+        "entropy: 1 is a coin's throw, 0 is decided (early zeros: the policy collapsed); p: chance to be chosen",
+    ),
+    "reward": ("Rewards", "their mean, the baseline that they are compared with, and their spread"),
+    "critic": ("Critic", "its loss should fall; its values should come near the rewards"),
+    "actor": ("Actor", "mean actions per kind of knowledge, and its loss"),
     "optimiser": ("Learning rate and gradients", ""),
 }
 _RANK = {"eval": 0, "loss": 1, "teacher": 2, "knowledge": 3, "optimiser": 90}
@@ -179,18 +318,27 @@ def _group(name: str) -> str:
     return "optimiser" if name in _OPTIMISER or space == "train" else space
 
 
-def _curves(history: Sequence[dict[str, Any]], group: str, names: list[str]) -> Figure | None:
+def _curves(
+    history: Sequence[dict[str, Any]], group: str, names: list[str], alone: bool = False
+) -> Figure | None:
+    """One figure; `alone`: it shows a part of its group, and says which."""
     title, note = _TITLES.get(group, (group.replace("_", " ").capitalize(), ""))
-    data = [_trace(history, "step", name, _short(name, group)) for name in names]
+    if alone:
+        title = f"{title}: {', '.join(_short(name, group) for name in names[:3])}{', …' if len(names) > 3 else ''}"
+    data = [curve(history, "step", name, _short(name, group)) for name in names]
     data = [trace for trace in data if _filled(trace)]
-    if not data:
-        return None
+    if not data or (group in _WEIGHTS and all(_constant(trace["y"]) for trace in data)):
+        return None  # weights that never change are in the figures by epoch
     layout: dict[str, Any] = {"xaxis": {"title": {"text": "step"}}, "yaxis": {}}
     if group == "optimiser" and len(data) > 1:  # they differ by orders of magnitude
         layout["yaxis"] = {"type": "log", "exponentformat": "power", "dtick": 1}
     if group in _WEIGHTS:  # equal weights are a flat line, not the rounding of their last digit
         layout["yaxis"] = {"rangemode": "tozero", "range": [0, 1.05 * max(1.0, *(max(t["y"]) for t in data))]}
-    return Figure(title, note, data, layout, folded=group == "optimiser")
+    return Figure(title, note, data, layout)
+
+
+def _constant(values: Sequence[float]) -> bool:
+    return max(values) - min(values) < 0.002
 
 
 def _short(name: str, group: str) -> str:
@@ -202,9 +350,8 @@ def _short(name: str, group: str) -> str:
     return rest.removeprefix({"teacher": "w_", "knowledge": "v_"}.get(group, ""))
 
 
-def _trace(
-    rows: Sequence[dict[str, Any]], x: str, y: str, name: str, kind: str = "scatter"
-) -> dict[str, Any]:
+def curve(rows: Sequence[dict[str, Any]], x: str, y: str, name: str, kind: str = "scatter") -> dict[str, Any]:
+    """A plotly trace of the entries that hold both numbers, thinned to what can be seen; `name` is escaped."""
     points = [(number(row.get(x)), number(row.get(y))) for row in rows if row.get(y) is not None]
     pairs = [(a, b) for a, b in points if a is not None and b is not None]
     pairs = pairs[:: max(1, -(-len(pairs) // _MAX_POINTS))]
@@ -223,7 +370,7 @@ def _filled(trace: dict[str, Any]) -> bool:
     return bool(trace["y"])
 
 
-def _epochs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _epochs(rows: Sequence[Any]) -> dict[str, Any]:
     """An x axis with one tick per epoch, or plotly's own choice when there are many."""
     axis: dict[str, Any] = {"title": {"text": "epoch"}}
     return axis | ({"dtick": 1} if len(rows) <= 15 else {})

@@ -1,31 +1,27 @@
-"""Self-contained HTML pages of one run, or of several side by side, made from their files alone."""
+"""The page of one run, made from its files alone; self-contained."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from distilect.errors import RunError
 from distilect.report import words
-from distilect.report.figures import Figure, learning_curves, score_against_cost, selection_over_time
-from distilect.report.files import RunFiles, mapping, number, part, read_metrics, read_run
-from distilect.report.rows import (
-    ModelRow,
-    best_teacher,
-    method_name,
-    model_rows,
-    primary_metric,
-    share_kept,
-    side_by_side,
+from distilect.report.answers import agreement, answer_figures, calibration_table, differences
+from distilect.report.decisions import decision_figures, decision_table
+from distilect.report.figures import (
+    Figure,
+    curves_of,
+    knowledge_by_phase,
+    score_against_cost,
+    selection_over_time,
 )
+from distilect.report.files import RunFiles, mapping, number, part, read_run, records
+from distilect.report.rows import ModelRow, best_teacher, model_rows, primary_metric, share_kept
+from distilect.report.shared import facts, models_table
+from distilect.report.shell import Cell, DataTable, render, write_page
 
 _MAX_GROUPS = 30
 
@@ -37,66 +33,35 @@ def build_report(run_folder: str | Path) -> Path:
         RunError: there is no readable `metrics.json`.
     """
     run = read_run(run_folder)
-    target = run.folder / "report.html"
-    write_page(target, render("run.html.j2", _run_context(run)))
-    return target
+    return write_page(run.folder / "report.html", render("run.html.j2", _context(run)))
 
 
-def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
-    """Write a page that shows the runs in `folders` side by side; returns `target`.
-
-    Raises:
-        RunError: no folders were given, or one of them has no readable `metrics.json`.
-    """
-    paths = [Path(folder) for folder in folders]
-    runs = [read_metrics(path) for path in paths]
-    if not runs:
-        raise RunError("no runs to compare: give at least one run folder")
-    page, primary = Path(target), primary_metric(runs[0])
-    rows = side_by_side(runs)
-    figure = score_against_cost(rows, primary)
-    context = {
-        "title": f"{len(runs)} runs side by side" if len(runs) > 1 else str(runs[0].get("name", "run")),
-        "primary": primary or "score",
-        "table": _table(rows, primary),
-        "figures": [asdict(figure)] if figure else [],
-        "runs": [
-            {
-                "name": str(metrics.get("name") or path.name),
-                "link": _link(path, page),
-                "facts": _facts(metrics),
-            }
-            for metrics, path in zip(runs, paths, strict=True)
-        ],
-    }
-    write_page(page, render("summary.html.j2", context))
-    return page
-
-
-def _link(folder: Path, page: Path) -> str:
-    """Relative address of a run's own page, "" when it has none."""
-    report = folder / "report.html"
-    if not report.is_file():
-        return ""
-    return "./" + quote(Path(os.path.relpath(report.resolve(), page.parent.resolve())).as_posix())
-
-
-def _run_context(run: RunFiles) -> dict[str, Any]:
+def _context(run: RunFiles) -> dict[str, Any]:
     metrics, rows = run.metrics, model_rows(run.metrics)
-    primary = primary_metric(metrics)
-    scatter = score_against_cost(rows, primary)
-    curves = learning_curves(run.history)
-    return {
+    primary, best = primary_metric(metrics), best_teacher(rows)
+    scatter, phases = score_against_cost(rows, primary), knowledge_by_phase(run.history)
+    curves = curves_of(run.history)
+    selected = [
+        *selection_over_time(run.selection),
+        *([phases] if phases else []),
+        *decision_figures(run.rows),
+        *curves.selection,
+    ]
+    found = {
         "title": str(metrics.get("name") or run.folder.name),
-        "facts": _facts(metrics),
+        "facts": facts(metrics),
         "verdict": _verdict(metrics, rows, primary),
         "primary": primary or "score",
-        "table": _table(rows, primary),
-        "figures": [asdict(figure) for figure in ([scatter] if scatter else [])],
-        "curves": [asdict(figure) for figure in curves if not figure.folded],
-        "folded": [asdict(figure) for figure in curves if figure.folded],
-        "selection": [asdict(figure) for figure in selection_over_time(run.selection)],
+        "table": models_table(rows, primary),
+        "figures": _dicts([scatter] if scatter else []),
+        "curves": _dicts(curves.learning),
+        "folded": _dicts(curves.optimiser),
+        "selection": _dicts(selected),
+        "health": _dicts(curves.health),
         "groups": _groups(run.selection),
+        "decisions": decision_table(run.rows),
+        "answers": _answers(run, best),
+        "export": _export(run.export),
         "cost": _cost(metrics),
         "rows": _counts(metrics),
         "held_out": _scores(part(metrics, "student", "held_out")),
@@ -105,6 +70,76 @@ def _run_context(run: RunFiles) -> dict[str, Any]:
         "config": run.config,
         "notes": run.notes,
     }
+    return found | {"contents": _contents(found)}
+
+
+def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Ids and titles of the sections that the page has."""
+    answers = context["answers"] or {}
+    sections = (
+        ("models", "Models", True),
+        ("learning", "Learning", context["curves"]),
+        ("selection", "What was selected", context["selection"] or context["groups"] or context["decisions"]),
+        ("health", "Selectors' health", context["health"]),
+        ("answers", "Right and wrong", answers),
+        ("differences", "Student against teacher", answers.get("differences")),
+        ("export", "Exported", context["export"]),
+        ("cost", "Cost and circumstances", True),
+    )
+    return [(place, title) for place, title, there in sections if there]
+
+
+def _dicts(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    return [asdict(figure) for figure in figures]
+
+
+def _answers(run: RunFiles, best: ModelRow | None) -> dict[str, Any] | None:
+    """What the models said row by row: plots, calibration, and where student and teacher differ most."""
+    answers = run.answers
+    if answers is None:
+        return None
+    teacher = (
+        best.name
+        if best is not None and best.name in answers.teachers
+        else next(iter(answers.teachers), None)
+    )
+    where = (
+        "on the dev rows"
+        if answers.split == "dev"
+        else "on rows held out of train, which chose the checkpoint"
+    )
+    return {
+        "where": f"{words.whole(len(answers.gold))} {where.removeprefix('on the ').removeprefix('on ')}",
+        "figures": _dicts(answer_figures(answers, teacher)),
+        "calibration": calibration_table(answers),
+        "agreement": agreement(answers, teacher),
+        "differences": differences(answers, teacher),
+        "teacher": teacher,
+    }
+
+
+def _export(export: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `distilect export` checked and timed; None before it ran."""
+    times = records(export.get("speed"))
+    if not times:
+        return None
+    titles = ["model", "threads", "batch", "ms p50", "ms p95", "rows/s"]
+    body = [
+        [
+            Cell(str(line.get("model"))),
+            *(_number(line.get(key), words.whole) for key in ("threads", "batch")),
+            *(_number(line.get(key), words.milliseconds) for key in ("p50_ms", "p95_ms")),
+            _number(line.get("rows_per_second"), words.rate),
+        ]
+        for line in times
+    ]
+    checks = [(str(check.get("file")), str(check.get("text"))) for check in records(export.get("files"))]
+    return {"checks": checks, "table": DataTable("speed", titles, body)}
+
+
+def _number(value: Any, shown: Any) -> Cell:
+    known = number(value)
+    return Cell(shown(known), known)
 
 
 def _verdict(metrics: Mapping[str, Any], rows: Sequence[ModelRow], primary: str) -> dict[str, Any]:
@@ -178,40 +213,6 @@ def _tiles(
     ]
 
 
-def _table(rows: Sequence[ModelRow], primary: str) -> dict[str, Any]:
-    """Column titles and cells; further metrics of the task follow the primary one."""
-    others = list(dict.fromkeys(name for row in rows for name in row.scores if name != primary))
-    titles = [
-        primary or "score",
-        *others,
-        "parameters",
-        "MB on disk",
-        "ms/row p50",
-        "ms/row p95",
-        "rows/s",
-    ]
-    best = best_teacher(rows)
-    body = [
-        {"name": row.name, "role": row.role, "best": row is best, "cells": _cells(row, others)}
-        for row in rows
-    ]
-    return {"titles": [*titles, "×\u00a0smaller", "×\u00a0faster"], "rows": body}
-
-
-def _cells(row: ModelRow, others: Sequence[str]) -> list[str]:
-    return [
-        words.score(row.score),
-        *(words.score(row.scores.get(name)) for name in others),
-        words.count(row.parameters),
-        words.megabytes(row.bytes),
-        words.milliseconds(row.latency_ms),
-        words.milliseconds(row.latency_p95_ms),
-        words.rate(row.rows_per_second),
-        words.times(row.smaller),
-        words.times(row.faster),
-    ]
-
-
 def _groups(selection: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What was selected in the last epoch, per group of rows; None when there is one group only."""
     rows = [row for row in selection if row.get("group") != "all"]
@@ -224,6 +225,12 @@ def _groups(selection: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         key for key in chosen[0] if key.startswith(("teacher/", "knowledge/")) or key in ("asked", "trained")
     ]
     columns = [key for key in columns if any(number(row.get(key)) is not None for row in chosen)]
+    # Shares that are 1 everywhere say nothing: no rows were selected.
+    columns = [
+        key
+        for key in columns
+        if key not in ("asked", "trained") or any((number(row.get(key)) or 0.0) < 0.9995 for row in chosen)
+    ]
     body = [
         {
             "name": str(row.get("group")),
@@ -245,30 +252,6 @@ def _share(value: float | None) -> dict[str, Any]:
     """A weight as text, and as the percentage of its cell that is filled."""
     filled = 0 if value is None else round(100 * min(max(value, 0.0), 1.0))
     return {"text": words.NONE if value is None else f"{value:.2f}", "filled": filled}
-
-
-def _facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One line under the title: what was run."""
-    kind, labels = part(metrics, "task", "kind"), part(metrics, "task", "labels")
-    task = " ".join(str(value) for value in (part(metrics, "task", "name"), kind) if value)
-    if isinstance(labels, (list, tuple)) and labels:
-        task += f", {len(labels)} labels"
-    facts = [
-        ("task", task),
-        ("method", method_name(metrics)),
-        ("student from", _source(part(metrics, "student", "source"))),
-        ("seed", metrics.get("seed")),
-        ("finished", metrics.get("finished")),
-    ]
-    return [(title, str(value)) for title, value in facts if value not in (None, "")]
-
-
-def _source(source: Any) -> str:
-    if not isinstance(source, dict):
-        return str(source or "")
-    layers = source.get("layers")
-    chosen = f", layers {', '.join(map(str, layers))}" if isinstance(layers, (list, tuple)) else ""
-    return f"{source.get('path', '')}{chosen}"
 
 
 def _cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -311,39 +294,4 @@ def _plain(values: Any) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in mapping(values).items() if value is not None]
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """A page from one of our templates, with plotly inside."""
-    page: str = _environment().get_template(template).render(**context, plotly=_plotly())
-    return page
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    """Everything is escaped unless the template says otherwise, and it does so for plotly's source only."""
-    folder = Path(__file__).parent / "templates"
-    return Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-@lru_cache(maxsize=1)
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # here: it reads 5 MB
-
-    return str(get_plotlyjs())
-
-
-def write_page(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # "replace": a lone surrogate from a JSON file must not lose the whole page.
-    temporary.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(temporary, path)
-
-
-__all__ = ["Figure", "build_report", "build_summary"]
+__all__ = ["build_report"]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distilect.report import words
+from distilect.report.files import number
 from distilect.report.rows import ModelRow, best_teacher, primary_metric, side_by_side
 
 
@@ -30,6 +31,29 @@ def summary_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
     for index, row in enumerate(rows):
         last_teacher = row.role == "teacher" and (index + 1 == len(rows) or rows[index + 1].role == "student")
         table.add_row(*_cells(row, best), end_section=last_teacher)
+    return table
+
+
+def speed_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Times of a model's forms side by side, as `distilect export` measured them."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption="ms: of one batch's forward pass, in turns on the same texts",
+        caption_justify="left",
+    )
+    table.add_column("model", overflow="fold", min_width=10)
+    for column in ("threads", "batch", "ms p50", "ms p95", "rows/s"):
+        table.add_column(Text(column), justify="right")
+    for index, line in enumerate(lines):
+        values = [
+            number(line.get(key)) for key in ("threads", "batch", "p50_ms", "p95_ms", "rows_per_second")
+        ]
+        shown = (words.whole, words.whole, words.milliseconds, words.milliseconds, words.rate)
+        cells = [Text(show(value)) for show, value in zip(shown, values, strict=True)]
+        following = lines[index + 1] if index + 1 < len(lines) else {}
+        last = (line.get("threads"), line.get("batch")) != (following.get("threads"), following.get("batch"))
+        table.add_row(Text(str(line.get("model"))), *cells, end_section=last)
     return table
 
 

@@ -15,6 +15,7 @@ from distilect.selection.base import (
     StepView,
     TeacherSelector,
     TrainingSample,
+    normalised_entropy,
     row_uniform,
     step_uniform,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "build_method",
     "build_teacher_selector",
     "get_preset",
+    "normalised_entropy",
     "presets",
     "row_uniform",
     "step_uniform",

@@ -213,7 +213,8 @@ class Preemption(TrainerCallback):
         if together.stop or (together.world == 1 and self.trainer.asked_to_stop):
             together.stop = control.should_training_stop = True
             steps = len(self.trainer.sampler) // self.trainer.config.accumulation
-            self.mid_epoch = state.global_step % steps > 0 and state.global_step < state.max_steps
+            over = self.trainer.budget_spent or state.global_step >= state.max_steps
+            self.mid_epoch = state.global_step % steps > 0 and not over
             control.should_save = control.should_save or self.mid_epoch
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

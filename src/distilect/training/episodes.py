@@ -104,7 +104,7 @@ def run_episodes(
             selector.begin_episode(number)
             trainer = DistillationTrainer(
                 student.model, some, fresh, source, short, folder / FOLDER, fresh_seed,
-                callbacks=[bar], vectors=vectors, keeps=False,
+                callbacks=[bar] if ranks.is_main() else [], vectors=vectors, keeps=False,
             )  # fmt: skip
             with quiet():
                 trainer.train()

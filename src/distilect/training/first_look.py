@@ -51,7 +51,8 @@ class FirstLook:
         self.own_chosen = int(np.isin(own, self.chosen).sum())
         if self.keeps_rest:
             return batches
-        self.trainer.note_left_out(view, torch.from_numpy(~mask & np.isin(self.positions, own)))
+        left = torch.from_numpy(~mask & np.isin(self.positions, own))
+        self.trainer.note_left_out(view, left, torch.from_numpy(self.positions))
         return self._cut(batches)
 
     def passes(self, positions: Tensor, device: torch.device) -> dict[Passes, Tensor]:

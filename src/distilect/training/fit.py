@@ -66,7 +66,7 @@ def fit(
 
     With several processes all of them call it with the same arguments; rank 0 writes, and holds the sums of `Fitted`.
 
-    Writes `history.jsonl`, `tensorboard/`, `selection.parquet` and `checkpoints/` into `folder`.
+    Writes `history.jsonl`, `tensorboard/`, `selection.parquet`, `rows.parquet` and `checkpoints/` into `folder`.
     """
     if config.dropout is not None:
         set_dropout(student.model, config.dropout)
@@ -92,6 +92,7 @@ def fit(
     trainer.together.collect()
     if ranks.is_main():
         trainer.recorder.write(folder / "selection.parquet")
+        trainer.row_sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
     student.model = trainer.whole_model()
     logits = trainer.predict_rows(rows.held_out_encoded)
     held_out = rows.task.score(logits, rows.held_out.labels) if len(logits) else {}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distilect.data import Encoded, row_keys, scoring_batches
+from distilect.errors import RunError
 from distilect.evaluation.modes import eval_mode
 from distilect.knowledge import StudentOutputs
 from distilect.knowledge.labels import label_loss
@@ -58,25 +59,49 @@ class TrainerProbe:
         trainer = self.trainer
         positions = self.positions(rows)
         trainer.count_probe(trainer.rows.encoded.lengths[positions])
-        students, teachers, losses = [], [], []
+        parts = scoring_batches(trainer.rows.encoded.lengths[positions], self._max_tokens())
         with eval_mode(trainer.model, trainer.knowledge), torch.no_grad():
-            for part in scoring_batches(trainer.rows.encoded.lengths[positions], self._max_tokens()):
-                student, said, found = self._losses(positions[part])
-                assert student.hidden is not None
-                students.append(student.at_cls(len(student.hidden) - 1).cpu())
-                cls = zip(said.fields, trainer.method.teacher_cls, strict=False) if said is not None else ()
-                teachers.append([fields[name].float().cpu() for fields, name in cls])
-                losses.append(found.cpu())
-        pooled = [torch.cat(one).mean(0) for one in zip(*teachers, strict=True)]
-        means = torch.cat(losses).nanmean(0)
-        return Look(torch.cat(students).mean(0), torch.cat(pooled) if pooled else torch.zeros(0), means)
+            found = trainer.together.share_out(len(parts), lambda n: self._seen(positions[parts[n]]))
+        whole = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        pooled = [whole[f"teacher {k}"].mean(0) for k in range(len(whole) - 2)]
+        return Look(
+            student=whole["student"].mean(0),
+            teachers=torch.cat(pooled) if pooled else torch.zeros(0),
+            losses=whole["losses"].nanmean(0),
+        )
+
+    def _seen(self, positions: np.ndarray) -> dict[str, Tensor]:
+        """What a look wants of some rows, [n, …] each, on the CPU: `student`, `losses`, and `teacher K` where a selector wants it."""
+        student, said, losses = self._losses(positions)
+        assert student.hidden is not None
+        cls = zip(said.fields, self.trainer.method.teacher_cls, strict=False) if said is not None else ()
+        return {
+            "student": student.at_cls(len(student.hidden) - 1).cpu(),
+            "losses": losses.cpu(),
+            **{f"teacher {k}": fields[name].float().cpu() for k, (fields, name) in enumerate(cls)},
+        }
 
     def pull(self, rows: Tensor, limit: int) -> Pull:
-        """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory."""
+        """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory, on rank 0 alone.
+
+        Raises:
+            RunError: the student is sharded: no process holds a whole gradient.
+        """
         trainer = self.trainer
+        if trainer.is_fsdp_enabled:
+            raise RunError(
+                "this method compares gradients of the whole student (measure: virtual), which is sharded by FSDP: "
+                "set measure: phase, or launch without FSDP"
+            )
         positions, held_out = self.positions(rows), self._held_out_rows(limit)
         for encoded, some in ((trainer.rows.encoded, positions), (trainer.rows.held_out_encoded, held_out)):
             trainer.count_probe(encoded.lengths[some], 3)  # a backward pass costs two forward passes
+        found = trainer.together.by_main(lambda: self._products(positions, held_out))
+        return Pull(found["gram"], found["toward"], float(found["length"]))
+
+    def _products(self, positions: np.ndarray, held_out: np.ndarray) -> dict[str, Tensor]:
+        """What a `Pull` holds; int64 [n] each: rows of train, and held-out ones."""
+        trainer = self.trainer
         weights = [p for p in trainer.model.parameters() if p.requires_grad]
         with eval_mode(trainer.model, trainer.knowledge), torch.enable_grad():
             _, _, losses = self._losses(positions)
@@ -88,7 +113,7 @@ class TrainerProbe:
             known = ~labels.isnan() if labels.is_floating_point() else labels != -100
             target = _gradient(label_loss(student.logits, labels)[known].mean(), weights)
         gram, toward = (kinds @ kinds.T).double().cpu(), (kinds @ target).double().cpu()
-        return Pull(gram, toward, float(target.norm()))
+        return {"gram": gram, "toward": toward, "length": target.norm().double().cpu()}
 
     def _losses(self, positions: np.ndarray) -> tuple[StudentOutputs, TeacherSignals | None, Tensor]:
         """A pass over rows of train: the student, what teachers say, and float32 [n, M]: each kind's loss, NaN where it is silent."""

@@ -47,28 +47,20 @@ class Together:
         self.world, self.rank = ranks.world(), ranks.rank()
         # by axis, the selector's lists of observations and how many items of each are of all ranks already
         self.taken: dict[str, list[tuple[list[Any], int]]] = {}
-        self.spent = 0.0  # student tokens of all ranks
         self.stop = False  # some rank was asked to stop
         self.bad = ""  # what was wrong with a loss of this rank
 
     # ---- the step --------------------------------------------------------------------------------------------------
 
-    def step_begins(self, rows: int, stop: bool, tokens: int) -> int:
-        """Rows of the step over all ranks; takes note whether any rank was asked to stop, and of the tokens that it will have cost."""
+    def step_begins(self, rows: int, tokens: int, stop: bool) -> tuple[int, int]:
+        """Rows and tokens of the step over all ranks; takes note whether any rank was asked to stop."""
         if self.world == 1:
             self.stop = stop
-            return rows
-        spent = self.trainer.counts.student_tokens + tokens
-        found = ranks.gather({"v": torch.tensor([rows, int(stop), spent], dtype=torch.float64)})
+            return rows, tokens
+        found = ranks.gather({"v": torch.tensor([rows, tokens, int(stop)])})
         counts = torch.stack([one["v"] for one in found]).sum(0)
-        self.stop, self.spent = bool(counts[1]), float(counts[2])
-        return int(counts[0])
-
-    def count_spent(self) -> None:
-        """Student tokens of all ranks so far, where there is a budget of them."""
-        if self.world > 1 and self.trainer.config.token_budget is not None:
-            own = self.trainer.counts.student_tokens
-            self.spent = ranks.total(own)
+        self.stop = bool(counts[2])
+        return int(counts[0]), int(counts[1])
 
     def positions(self, own: np.ndarray) -> np.ndarray:
         """Rows of the step on all ranks, ascending; `own` int64 [n] are this rank's."""
@@ -224,12 +216,24 @@ class Together:
         recorder = trainer.recorder
         sums = self._summed({str(epoch): value for epoch, value in recorder.epochs.items()})
         recorder.epochs = {int(epoch): value for epoch, value in sums.items()}
+        self._collect_row_sample()
         counts = trainer.counts
         seconds = counts.extra.pop("seconds", 0.0)  # wall time is no sum over ranks
         own = {"tokens": counts.tokens, "rows": counts.rows, **{f"+{k}": v for k, v in counts.extra.items()}}
         found = self._summed({k: torch.tensor(v, dtype=torch.float64) for k, v in own.items()})
         counts.tokens, counts.rows = int(found.pop("tokens", 0)), int(found.pop("rows", 0))
         counts.extra = {"seconds": seconds, **{key[1:]: float(value) for key, value in found.items()}}
+
+    def _collect_row_sample(self) -> None:
+        sample = self.trainer.row_sample
+        found = ranks.gather(
+            {str(epoch): values for epoch, values in sample.epochs.items()} if self.rank else {}
+        )
+        if self.rank:
+            sample.epochs = {}
+        else:
+            for one in found[1:]:
+                sample.join({int(epoch): values for epoch, values in one.items()})
 
     def _averages(self) -> list[Averages]:
         held = [getattr(s, "averages", None) for s in self.trainer.method.selectors.values()]
@@ -267,12 +271,32 @@ class Together:
         if self.rank == 0:
             return
         trainer = self.trainer
-        trainer.recorder.epochs = {}
+        trainer.recorder.epochs, trainer.row_sample.epochs = {}, {}
         trainer.counts = type(trainer.counts)(extra={"seconds": trainer.counts.extra.get("seconds", 0.0)})
         for averages in self._averages():
             averages.sums, averages.counts = {}, {}
 
     # ---- passes without gradient -----------------------------------------------------------------------------------
+
+    def share_out(self, count: int, work: Callable[[int], dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """`work(n)` for n of so many batches, each done by one rank; all results, in the order of n, on all ranks."""
+        if self.world == 1:
+            return [work(n) for n in range(count)]
+        done: dict[str, Tensor] = {}
+        for n in range(self.rank, count, self.world):
+            done |= {f"{n}/{name}": value for name, value in work(n).items()}
+        if self.trainer.is_fsdp_enabled and count % self.world and self.rank >= count % self.world:
+            work(count - 1)  # sharded models have to run in step
+        results: list[dict[str, Tensor]] = [{} for _ in range(count)]
+        for one in ranks.gather(done):
+            for key, value in one.items():
+                number, _, name = key.partition("/")
+                results[int(number)][name] = value
+        return results
+
+    def by_main(self, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What rank 0 finds, on all ranks: the same to the last bit, whatever their processors."""
+        return ranks.gather(work() if self.rank == 0 else {})[0]
 
     def predict(
         self, model: Any, encoded: Encoded, rows: np.ndarray | None, max_tokens: int, precision: str,

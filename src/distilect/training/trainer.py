@@ -48,6 +48,7 @@ from distilect.training.checkpoints import last_checkpoint as last_checkpoint
 from distilect.training.first_look import FirstLook
 from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
+from distilect.training.row_sample import RowSample
 from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
 from distilect.training.together import IDLE, Together
@@ -100,6 +101,9 @@ class Counts:
     tokens: int = 0
     rows: int = 0
     extra: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, amount: float) -> None:
+        self.extra[name] = self.extra.get(name, 0.0) + amount
 
     @property
     def student_tokens(self) -> float:
@@ -167,8 +171,10 @@ class DistillationTrainer(Trainer):
         for layer in self.attention_layers:
             attention_maps(model, layer)  # tells at once what the student lacks
         self.averages, self.counts = Averages(), Counts()
+        self.of_all = Counts()  # tokens of all ranks, the running step's included; the same on each
         names = tuple(source.names) if source is not None else ()
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
+        self.row_sample = RowSample(self.keys.numpy(), names, method.kinds)
         self.sampler = self._batch_sampler()
         self.rows_in_step = 0
         self.part_rows, self.part_is_idle = torch.empty(0, dtype=torch.int64), False
@@ -254,18 +260,14 @@ class DistillationTrainer(Trainer):
         """The parts of one optimiser step; counts the rows it trains on over all parts and ranks, the mean's denominator."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self.first_look(batches)
-        rows = self.together.step_begins(
-            self.first_look.trained_rows(batches), self.asked_to_stop, self._tokens_of(batches)
+        own = sum(int(self.rows.encoded.lengths[batch["rows"].numpy()].sum()) for batch in batches)
+        rows, tokens = self.together.step_begins(
+            self.first_look.trained_rows(batches), own, self.asked_to_stop
         )
+        self.of_all.tokens += tokens
         self.rows_in_step = max(rows, 1)
         batches = self.together.in_last_part(batches)
         return batches, torch.tensor(self.rows_in_step)
-
-    def _tokens_of(self, batches: list[dict[str, Tensor]]) -> int:
-        """Tokens that this process is about to train on; counted where several share a budget of them."""
-        if self.together.world == 1 or self.config.token_budget is None:
-            return 0
-        return sum(int(self.rows.encoded.lengths[batch["rows"].numpy()].sum()) for batch in batches)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train from the run's seed, whatever drew random numbers since the trainer was built; each rank drops out by its own."""
@@ -426,6 +428,7 @@ class DistillationTrainer(Trainer):
     def _note(self, view: StepView, result: StepResult) -> None:
         """Add to the running averages and the selection record; no value is read here."""
         self.recorder.add(view.epoch, view.labels, result)
+        self.row_sample.add(view.epoch, self.part_rows, view.student, result)
         if self.wants_losses:
             self._add_losses(view, result)
         count = len(view.rows)
@@ -457,9 +460,10 @@ class DistillationTrainer(Trainer):
                 selector.note_losses(found[0], found[1])
         self.step_losses = torch.zeros_like(found)
 
-    def note_left_out(self, view: StepView, index: Tensor) -> None:
-        """Count rows of the step that no pass with gradient will see; `index` bool [B]."""
+    def note_left_out(self, view: StepView, index: Tensor, positions: Tensor) -> None:
+        """Count rows of the step that no pass with gradient will see; `index` bool [B], `positions` int64 [B]."""
         self.recorder.leave_out(view.epoch, view.labels[index].to(self.args.device))
+        self.row_sample.leave_out(view.epoch, positions[index])
         self.averages.add("rows/asked", torch.zeros(()), int(index.sum()))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -473,22 +477,22 @@ class DistillationTrainer(Trainer):
 
     def count(self, name: str, amount: float) -> None:
         """Add to a count of what training cost beside the steps themselves."""
-        self.counts.extra[name] = self.counts.extra.get(name, 0.0) + amount
+        self.counts.add(name, amount)
 
     def count_probe(self, lengths: np.ndarray, passes: int = 1) -> None:
-        """Count passes without gradient over rows of `lengths` tokens, int [n]; several processes share them out, and count them once."""
-        if self.together.rank:
-            return
-        self.count("probed_rows", passes * len(lengths))
-        self.count("forward_tokens", passes * int(lengths.sum()))
+        """Count passes without gradient over rows of `lengths` tokens, int [n], of all processes together: each of them says the same."""
+        tokens = passes * int(lengths.sum())
+        self.of_all.add("forward_tokens", tokens)
+        if self.together.rank == 0:  # whose sums are those of all in the end
+            self.count("probed_rows", passes * len(lengths))
+            self.count("forward_tokens", tokens)
 
     # ---- how far training is: steps, or tokens of a budget ---------------------------------------------------------
 
     @property
     def spent_tokens(self) -> float:
-        """Student tokens so far, those that selectors were trained on before included."""
-        own = self.counts.student_tokens if self.together.world == 1 else self.together.spent
-        return own + sum(s.spent_tokens for s in self.method.selectors.values())
+        """Student tokens so far, of all processes; those that selectors were trained on before included."""
+        return self.of_all.student_tokens + sum(s.spent_tokens for s in self.method.selectors.values())
 
     @property
     def progress(self) -> float:
@@ -641,6 +645,7 @@ class DistillationTrainer(Trainer):
             "knowledge": dict(self.knowledge.state_dict()),
             "beside": None if self.beside is None else self.beside.state_dict(),
             "recorder": self.recorder.state_dict(),
+            "row_sample": self.row_sample.state_dict(),
             "counts": {
                 "tokens": self.counts.tokens,
                 "rows": self.counts.rows,
@@ -657,10 +662,11 @@ class DistillationTrainer(Trainer):
         self.knowledge.load_state_dict(state["knowledge"])
         self.state_beside = state.get("beside")
         self.recorder.load_state_dict(state["recorder"])
+        self.row_sample.load_state_dict(state.get("row_sample", {"epochs": {}}))
         self.counts = Counts(**state["counts"])
+        self.of_all = Counts(self.counts.tokens, self.counts.rows, dict(self.counts.extra))
         self.averages = Averages(**state["averages"])
         self.together.forget_sums()
-        self.together.count_spent()
         self.together.taken_in()
 
 
@@ -684,7 +690,6 @@ class _Schedule(TrainerCallback):
         for selector in self.trainer.method.selectors.values():
             selector.after_step(self.trainer.probe)
         self.trainer.together.taken_in()
-        self.trainer.together.count_spent()
         if self.trainer.budget_spent:
             control.should_training_stop = True
             if self.trainer.config.evaluations > 1:  # otherwise the epoch's end evaluates and saves

@@ -1,0 +1,183 @@
+"""A checkpoint as ONNX, in fp32 and in int8, and how it is run: torch's own exporter, onnxruntime's own quantiser.
+
+torch.onnx with dynamo rather than optimum: it is maintained with the torch that trained the model, needs no list of known
+architectures, and optimum's exporter still depends on the TorchScript path that torch has retired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distilect.data import Encoded, scoring_batches
+from distilect.errors import ExportError
+from distilect.models import quiet
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TWO_GB = 1_900_000_000  # an ONNX file is a protocol buffer, which ends at 2 GB: larger weights go to a file beside it
+
+
+def check_packages() -> None:
+    """Refuse before any work is done.
+
+    Raises:
+        ExportError: a package is missing.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"--onnx needs {', '.join(missing)}: pip install 'distilect[onnx]'")
+
+
+class _Logits(nn.Module):
+    """A classifier that returns its logits alone: what the file shall give."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
+        return logits
+
+
+def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path:
+    """Write `model` (on the CPU, fp32) as ONNX, whole or not at all.
+
+    Args:
+        example: inputs of two rows or more, int64 [B, T]; batch and length are free in the file.
+
+    Raises:
+        ExportError: torch cannot export this architecture.
+    """
+    inputs = {
+        name: example[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in example
+    }
+    named = tuple(map(int, torch.__version__.split(".")[:2])) >= (
+        2,
+        7,
+    )  # older exporters know no names of axes
+    free = {0: "batch", 1: "length"} if named else dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
+    model.config.use_cache = False  # a decoder's file shall not hand out its keys and values
+    try:
+        with torch.no_grad(), _silent():
+            program = torch.onnx.export(
+                _Logits(model).eval(), args=(), kwargs=inputs, dynamo=True, dynamic_shapes=dict.fromkeys(inputs, free),
+                input_names=list(inputs), output_names=["logits"], verbose=False,
+            )  # fmt: skip
+    except Exception as error:
+        kind = getattr(model.config, "model_type", type(model).__name__)
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ExportError(
+            f"torch {torch.__version__} cannot export {kind} to ONNX ({type(error.__cause__ or error).__name__}: {reason}): try another "
+            "version of torch, or ship the checkpoint itself"
+        ) from error
+    assert program is not None
+    large = sum(p.numel() * p.element_size() for p in model.parameters()) > TWO_GB
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as folder:
+        program.save(
+            str(Path(folder) / target.name), external_data=large
+        )  # the file names the one with its weights
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
+            os.replace(file, target.parent / file.name)
+    return target
+
+
+def quantise(source: Path, target: Path) -> Path:
+    """int8 weights by onnxruntime's dynamic quantisation; activations are quantised as they come.
+
+    Weights of matrix products get one scale per output channel, embeddings one for all. Where this processor has no instructions
+    for 8-bit products (VNNI), weights keep 7 bits, since sums of 8-bit products would overflow there.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    # The exporter turns weights round after it has written down their shapes, which the quantiser then takes for a contradiction;
+    # it infers them anew.
+    del model.graph.value_info[:]
+    temporary = target.with_name(f".{target.name}.tmp")
+    with _silent():
+        quantize_dynamic(
+            model,
+            temporary,
+            per_channel=True,
+            reduce_range=not _has_vnni(),
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": 1},  # float, where the exporter wrote no type beside a value
+        )
+    os.replace(temporary, target)
+    return target
+
+
+class OnnxModel:
+    """An ONNX file, ready to run on the CPU.
+
+    Args:
+        threads: for one operator; None: onnxruntime's choice, one per core.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        # its threads would otherwise go on turning between two runs, and slow down whatever is timed in turns with it
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.names = [value.name for value in self.session.get_inputs()]
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """Logits float32 [B, C]; inputs that the file does not know are left out."""
+        feed = {name: inputs[name].numpy() for name in self.names}
+        return np.asarray(self.session.run(["logits"], feed)[0], dtype=np.float32)
+
+    def predict(self, encoded: Encoded, max_tokens: int = 16384) -> NDArray[np.float32]:
+        """Logits float32 [N, C] of all rows, in batches by length as `evaluation.predict` runs them."""
+        batches = scoring_batches(encoded.lengths, max_tokens)
+        parts = [self(encoded.collate(rows)) for rows in batches]
+        logits = np.empty_like(np.concatenate(parts))
+        logits[np.concatenate(batches)] = np.concatenate(parts)
+        return logits
+
+
+def example_of(encoded: Encoded, rows: Sequence[int] = (0, 1)) -> dict[str, Tensor]:
+    """Inputs of two rows, or of one row twice: a size of 1 would be taken for a constant."""
+    return encoded.collate([row % len(encoded) for row in rows])
+
+
+def _has_vnni() -> bool:
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter and the quantiser print steps and warn of packages that they could use."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

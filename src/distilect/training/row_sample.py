@@ -1,0 +1,164 @@
+"""What was decided for some rows of train, row by row: the content of `rows.parquet`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distilect.data import Table
+from distilect.selection import normalised_entropy
+from distilect.training.step import StepResult
+
+ROWS = 400  # enough to see a pattern, few enough that a page can hold their texts
+_STRETCH = 1 << 20  # rows whose keys are compared at once
+MAX_TEXT = 600  # characters; the page shows less
+
+
+class RowSample:
+    """Decisions on the rows with the smallest keys: a random sample, since keys are hashes, and the same one in every run over
+    the same rows, whatever their order.
+
+    Args:
+        keys: int64 [N], the identities of all rows of train.
+        teachers, kinds: names, in the order of the K and M axes.
+    """
+
+    def __init__(
+        self, keys: NDArray[np.int64], teachers: tuple[str, ...], kinds: tuple[str, ...], rows: int = ROWS
+    ) -> None:
+        self.teachers, self.kinds = teachers, kinds
+        self.positions = np.sort(_smallest(keys, rows))  # ascending: looked up by bisection
+        # epoch → [S, 4 + 2K + M]: seen, asked, trained, uncertainty, teacher weights, right, knowledge weights; NaN where a row
+        # did not come
+        self.epochs: dict[int, Tensor] = {}
+
+    def add(self, epoch: int, positions: Tensor, student: Tensor, result: StepResult) -> None:
+        """Keep what one batch decided; `positions` int64 [B] on the CPU, `student` its logits [B, C] in this pass.
+
+        Stays on the device: nothing is waited for.
+        """
+        found, slots = self._find(positions)
+        if not len(found):
+            return
+        device = result.asked.device
+        index = torch.from_numpy(found).to(device)
+        weights, right = result.teacher_weights[index], result.right[index]
+        if weights.shape[1] != len(self.teachers):  # no row of this batch asked
+            weights = weights.new_zeros(len(found), len(self.teachers))
+            right = torch.full_like(weights, torch.nan)
+        logits = student[index]
+        unsure = (
+            normalised_entropy(logits) if logits.shape[1] > 1 else logits.new_full((len(found),), torch.nan)
+        )
+        decided = [torch.ones_like(unsure), result.asked[index], result.trained[index], unsure]
+        values = torch.cat(
+            [
+                torch.stack([column.float() for column in decided], dim=1),
+                weights,
+                right,
+                result.knowledge_weights[index],
+            ],
+            dim=1,
+        ).float()
+        self._keep(epoch, slots, values)
+
+    def leave_out(self, epoch: int, positions: Tensor) -> None:
+        """Keep that rows left the step before its pass: neither asked nor trained on."""
+        found, slots = self._find(positions)
+        if len(found):
+            values = torch.full((len(found), 4 + 2 * len(self.teachers) + len(self.kinds)), torch.nan)
+            values[:, 0], values[:, 1:3] = 1, 0
+            self._keep(epoch, slots, values)
+
+    def _find(self, positions: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of some rows (int64 [B]) are in the sample, as indexes into them, and their places in it."""
+        rows = positions.numpy()
+        if not len(self.positions):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        slots = np.searchsorted(self.positions, rows).clip(max=len(self.positions) - 1)
+        found = np.flatnonzero(self.positions[slots] == rows)
+        return found, slots[found]
+
+    def _keep(self, epoch: int, slots: NDArray[np.int64], values: Tensor) -> None:
+        if epoch not in self.epochs:
+            self.epochs[epoch] = values.new_full((len(self.positions), values.shape[1]), torch.nan)
+        kept = self.epochs[epoch] = self.epochs[epoch].to(values.device)  # a resumed one comes from the CPU
+        kept[torch.from_numpy(slots).to(values.device)] = values
+
+    def table(self, rows: Table, labels: Sequence[str]) -> pa.Table:
+        """One line per epoch and sampled row that a pass saw: its text, label, and what was decided.
+
+        Columns: epoch, row (position in train), text[, text_2], label (a name, or a number), asked, trained, uncertainty (the
+        student's normalised entropy when it learned from the row), `teacher/NAME`, `right/NAME` (1 where the teacher's best class
+        is the label), `knowledge/NAME`. Null where it is not known.
+        """
+        texts = [tuple(map(shorten, row)) for row in rows.text(self.positions)]
+        gold = [label_name(value, labels) for value in rows.labels[self.positions]]
+        lines: list[dict[str, Any]] = []
+        for epoch, values in sorted(self.epochs.items()):
+            for slot, line in enumerate(values.tolist()):
+                if line[0] == 1:
+                    told = dict(zip(("text", "text_2"), texts[slot], strict=False))
+                    row = {"epoch": epoch, "row": int(self.positions[slot])}
+                    lines.append(row | told | {"label": gold[slot]} | self._decisions(line))
+        return pa.Table.from_pylist(lines)
+
+    def _decisions(self, line: list[float]) -> dict[str, Any]:
+        names = [f"{word}/{name}" for word in ("teacher", "right") for name in self.teachers]
+        names += [f"knowledge/{name}" for name in self.kinds]
+        values = [None if value != value else value for value in line[3:]]
+        decided = {"asked": bool(line[1]), "trained": bool(line[2])}
+        return decided | dict(zip(["uncertainty", *names], values, strict=True))
+
+    def write(self, path: Path, rows: Table, labels: Sequence[str]) -> None:
+        """Whole or not at all."""
+        temporary = path.with_name(path.name + ".tmp")
+        pq.write_table(self.table(rows, labels), temporary, compression="zstd")
+        os.replace(temporary, path)
+
+    def join(self, other: dict[int, Tensor]) -> None:
+        """Take in what another process saw: each row of a step is seen by one of them."""
+        for epoch, values in other.items():
+            kept = self.epochs.get(epoch)
+            if kept is None:
+                self.epochs[epoch] = values
+            else:
+                self.epochs[epoch] = torch.where(values[:, :1] == 1, values.to(kept.device), kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": dict(self.epochs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs = {int(epoch): values for epoch, values in state["epochs"].items()}
+
+
+def _smallest(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """int64 [≤ count]: where the smallest keys stand; read in stretches, as they may lie on disk."""
+    found = np.empty(0, np.int64)
+    for start in range(0, len(keys), _STRETCH):
+        own = np.arange(start, min(start + _STRETCH, len(keys)))
+        found = np.concatenate([found, own])
+        if len(found) > count:
+            found = found[np.argpartition(keys[found], count - 1)[:count]]
+    return found
+
+
+def shorten(text: str, limit: int = MAX_TEXT) -> str:
+    """`text`, cut to `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def label_name(value: Any, labels: Sequence[str]) -> str | None:
+    """A label as it is shown: its name, a number in regression, None where there is none."""
+    if not labels:
+        return None if value != value else f"{float(value):.4g}"
+    return labels[int(value)] if int(value) >= 0 else None
