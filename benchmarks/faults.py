@@ -40,7 +40,13 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ.setdefault("DISTILECT_QUIET", "1")
 
-    from tests.faults.attempts import Trial, can_mount, flipped_checkpoint, flipped_store
+    from tests.faults.attempts import (
+        Trial,
+        can_mount,
+        flipped_checkpoint,
+        flipped_selector,
+        flipped_store,
+    )
     from tests.faults.harness import warm_up
     from tests.faults.places import PLACES, Scene
 
@@ -67,9 +73,11 @@ def main() -> None:
                 write(found, asked.output)
                 print(name, kind, attempt, result["wrong"] or "survived", flush=True)
     if asked.flips and not asked.places:
-        for name, flipped in (("store", flipped_store), ("checkpoint", flipped_checkpoint)):
-            if found["flips"].get(name, {}).get("positions", 0) < asked.flips // 2:
-                found["flips"][name] = flipped(scene, asked.folder, asked.flips // 2, random.Random(name))
+        kinds = {"store": flipped_store, "checkpoint": flipped_checkpoint, "selector": flipped_selector}
+        for name, flipped in kinds.items():
+            if found["flips"].get(name, {}).get("positions", 0) < asked.flips // 3:
+                count = 2 * (asked.flips // 6 + 1)
+                found["flips"][name] = flipped(scene, asked.folder, count, random.Random(name))
                 write(found, asked.output)
     page(found, asked.output.with_suffix(".md"))
 

@@ -69,31 +69,30 @@ def start_ranks(world: int, work: Callable[[], Any], folder: Path) -> list[int]:
     return [fork(work, folder / f"rank-{rank}.log", ranked(rank, world, port)) for rank in range(world)]
 
 
-def wait(children: list[int], timeout: float = 280) -> list[int]:
-    """Exit codes, -9 for kill -9; when one has failed the others are ended, as a launcher does."""
+def wait(children: list[int]) -> list[int]:
+    """Exit codes, -9 for kill -9; when one has failed the others are ended, as a launcher does. The test's own timeout ends all."""
     codes: dict[int, int] = {}
-    deadline = time.monotonic() + timeout
-    while len(codes) < len(children):
-        for child in children:
-            if child not in codes:
+    try:
+        while len(codes) < len(children) and not any(codes.values()):
+            for child in set(children) - set(codes):
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
                     codes[child] = os.waitstatus_to_exitcode(status)
-        if any(codes.values()) or time.monotonic() > deadline:
-            for child in set(children) - set(codes):
-                os.kill(child, signal.SIGKILL)
-                codes[child] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        time.sleep(0.01)
+            time.sleep(0.01)
+    finally:
+        for child in set(children) - set(codes):
+            os.kill(child, signal.SIGKILL)
+            codes[child] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return [codes[child] for child in children]
 
 
-def run_ranks(world: int, work: Callable[[], Any], folder: Path, timeout: float = 280) -> list[str]:
+def run_ranks(world: int, work: Callable[[], Any], folder: Path) -> list[str]:
     """Run to the end; the outputs.
 
     Raises:
         AssertionError: a rank failed; with its output.
     """
-    codes = wait(start_ranks(world, work, folder), timeout)
+    codes = wait(start_ranks(world, work, folder))
     said = [(folder / f"rank-{rank}.log").read_text(encoding="utf-8") for rank in range(world)]
     for rank, code in enumerate(codes):
         assert code == 0, f"rank {rank} ended with {code}:\n" + "\n".join(s[-3000:] for s in said)

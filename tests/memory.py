@@ -30,9 +30,7 @@ def growth(work: Callable[[], Any], folder: Path) -> float:
         thread.join()
         out.write_text(str(max(peak[0], _anonymous()) - start), encoding="utf-8")
 
-    assert wait([fork(watched, folder / "log")], timeout=3000) == [0], (folder / "log").read_text(
-        encoding="utf-8"
-    )[-3000:]
+    assert wait([fork(watched, folder / "log")]) == [0], (folder / "log").read_text(encoding="utf-8")[-3000:]
     return float(out.read_text(encoding="utf-8")) / 1024
 
 

@@ -273,3 +273,28 @@ def flipped_checkpoint(scene: Scene, folder: Path, count: int, draw: random.Rand
         now = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))
         tried["harmless" if path.name == COMPLETE_FILE and now["files"] == content["files"] else "wrong"] += 1
     return {**tried, "positions": sum(tried.values())}
+
+
+def flipped_selector(scene: Scene, folder: Path, count: int, draw: random.Random) -> dict[str, Any]:
+    """Bytes of a learned selection module: refused, or read as it was."""
+    import torch
+
+    from distilect.selection import artefact
+
+    place = PLACES["train akskd"]
+    output = folder / "flip-selector"
+    scene.start(place, output)
+    ended = forked(lambda: place.work(scene.config(place, output)), folder / "log")
+    assert ended.code == 0, ended.said
+    selector = output / "toy" / artefact.FOLDER
+    about, tensors = artefact.read(selector)
+    tried = {"detected": 0, "harmless": 0, "wrong": 0}
+    for _ in flips(selector, "*", count, draw):
+        try:
+            now, found = artefact.read(selector)
+        except ValueError:
+            tried["detected"] += 1
+            continue
+        same = now == about and all(torch.equal(found[name], value) for name, value in tensors.items())
+        tried["harmless" if same else "wrong"] += 1
+    return {**tried, "positions": sum(tried.values())}

@@ -61,6 +61,8 @@ def _run_folder(output: Path) -> dict[str, str]:
         name: _hash(folder / name)
         for name in ("history.jsonl", "selection.parquet", "student/model.safetensors")
     }
+    artefact = folder / "selector" / "selector.safetensors"
+    found |= {"selector": _hash(artefact)} if artefact.exists() else {}
     costs = {k: metrics["cost"][k] for k in ("steps", "tokens", "teacher_rows", "probed_rows")}
     return found | {
         "scores": json.dumps([metrics["student"]["scores"], metrics["student"]["held_out"], costs])
@@ -93,6 +95,8 @@ RLKD = {
         "policy_warmup": "virtual", "policy_updates": 60, "batch_size": 128, "entropy_bonus": 0.1, "weight_decay": 0.1,
     },
 }  # fmt: skip
+SMALL = {"episodes": 3, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8}
+AKSKD = {"name": "akskd", "mix": {"name": "actor-critic", **SMALL}}  # stage A, then stage B
 DATA = {"name": "dynamic-data", "rows": {"name": "uncertainty", "rest": "plan", "refresh": 2, "every": 2}}
 
 PLACES: dict[str, Place] = {
@@ -102,6 +106,7 @@ PLACES: dict[str, Place] = {
         train_by("rlkd", RLKD),
         train_by("dynamic-data", "dynamic-data"),
         train_by("dynamic-data, planned", DATA),
+        train_by("akskd", AKSKD),
     )
 }
 

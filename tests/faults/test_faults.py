@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.attempts import Trial, can_mount, flipped_checkpoint, flipped_store
+from tests.faults.attempts import Trial, can_mount, flipped_checkpoint, flipped_selector, flipped_store
 from tests.faults.harness import warm_up
 from tests.faults.places import PLACES, Scene
 
@@ -86,3 +86,8 @@ def test_a_flipped_bit_in_a_store_is_found_or_harmless(scene: Scene, tmp_path: P
 def test_a_flipped_bit_in_a_checkpoint_is_found_or_harmless(scene: Scene, tmp_path: Path) -> None:
     found = flipped_checkpoint(scene, tmp_path, 60, random.Random(0))
     assert found["wrong"] == 0 and found["detected"] > 40
+
+
+def test_a_flipped_bit_in_a_selector_is_found_or_harmless(scene: Scene, tmp_path: Path) -> None:
+    found = flipped_selector(scene, tmp_path, 60, random.Random(0))
+    assert found["wrong"] == 0 and found["detected"] > 50

@@ -31,7 +31,10 @@ def reinforced(**options: Any) -> dict[str, Any]:
 
 
 def acting_mix(**options: Any) -> dict[str, Any]:
-    return {"name": "akskd", "mix": {"name": "actor-critic", "hidden": 16, "width": 8, "updates": 4, **options}}
+    return {
+        "name": "akskd",
+        "mix": {"name": "actor-critic", "hidden": 16, "width": 8, "updates": 4, **options},
+    }
 
 
 def methods() -> dict[str, tuple[Any, dict[str, Any]]]:

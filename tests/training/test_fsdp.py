@@ -71,7 +71,7 @@ def test_sharded_students_train_as_one_process(tmp_path: Path) -> None:
         main(tmp_path, METHODS)
         assert all(seen) and len(seen) == len(METHODS)
 
-    run_ranks(2, sharded, tmp_path, timeout=1500)
+    run_ranks(2, sharded, tmp_path)
     one, first, second = (
         json.loads((tmp_path / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )

@@ -38,17 +38,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
 def test_two_ranks_train_as_one(trained: list[Found], name: str) -> None:
     """PITFALLS 5, 30 and invariance 1: same selections, losses within fp32 rounding, gradients really synchronised."""
     one, first, second = (found[name] for found in trained)
-    assert first["losses"] == pytest.approx(one["losses"], rel=2e-4, abs=1e-5)
+    # a kind that is brought to the size of another may weigh a thousand: its rounding does too
+    heaviest = max(
+        [1.0, *(v for line in one["selection"] for k, v in line.items() if k.startswith("knowledge/"))]
+    )
+    assert first["losses"] == pytest.approx(one["losses"], rel=1e-5, abs=1e-6 * heaviest)
     assert first["scores"] == pytest.approx(one["scores"])
     assert first["weights"] == pytest.approx(one["weights"], rel=1e-3, abs=2e-3)
     assert first["weights"] == second["weights"] and first["beside"] == second["beside"]
     assert first["beside"] == pytest.approx(one["beside"], abs=2e-3)
     assert len(first["selection"]) == len(one["selection"]) > 0
     for line, other in zip(first["selection"], one["selection"], strict=True):
-        assert line == pytest.approx(other, abs=2e-4)
+        assert line == pytest.approx(other, rel=1e-4, abs=2e-5)
     assert len(first["rows"]) == len(one["rows"]) > 0
     for line, other in zip(first["rows"], one["rows"], strict=True):
-        assert line == pytest.approx(other, abs=1e-3)
+        assert line == pytest.approx(other, rel=1e-3, abs=1e-3)
     for key in ("probed", "asked", "trained", "spent"):
         assert first[key] == one[key]
     assert second["spent"] == one["spent"]
@@ -62,7 +66,7 @@ def test_selectors_are_the_same_on_both_ranks_and_their_health_is_that_of_all_ro
     assert first["states"] == second["states"]
     for line, other in zip(first["health"], one["health"], strict=True):
         assert line.keys() == other.keys()
-        assert line == pytest.approx(other, rel=1e-2, abs=2e-3)
+        assert line == pytest.approx(other, rel=1e-3, abs=2e-4)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from distilect import ranks
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, encode, load_data
-from distilect.errors import MethodError
+from distilect.errors import MethodError, RunError
 from distilect.export import write_model_card
 from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student
@@ -202,10 +202,12 @@ class Workbench:
             found: dict[str, Any] | None = selector.origin()
             return found
         place = folder / artefact.FOLDER
-        if ranks.from_main(
-            int((place / artefact.DESCRIPTION).exists())
-        ):  # of this run, which was stopped in stage B
-            selector.adopt(place)
+        there = ranks.from_main(int((place / artefact.DESCRIPTION).exists()))
+        if there:  # of this run, which was stopped in stage B
+            try:
+                selector.adopt(place)
+            except ValueError as error:
+                raise RunError(f"{error}, or remove {place} to learn it again in this run") from None
         else:
             learned = run_episodes(
                 self.new_student, rows, method, prepared.source, config.train, folder,
