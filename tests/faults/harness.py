@@ -43,6 +43,7 @@ def warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)
+    import distilect.experiments
     import distilect.pipeline
     import distilect.report
     import distilect.training.trainer  # noqa: F401

@@ -73,6 +73,28 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _compare(config: Any) -> None:
+    from distilect.errors import RunError
+    from distilect.experiments import compare
+
+    found = compare(config)
+    if found.failed:
+        raise RunError(f"cells failed: {found.failed}")
+
+
+def _comparison(output: Path) -> dict[str, str]:
+    """One line for each cell, with its scores and costs, and its predictions; what was measured in seconds is left out."""
+    from distilect.experiments.records import RESULTS, Results
+
+    found: dict[str, str] = {}
+    for line in Results(output / "toy" / RESULTS).lines():
+        student, cost = line["student"], line["cost"]
+        told = [student["scores"], student["held_out"], cost["steps"], cost["student_tokens"]]
+        found[line["cell"]] = found.get(line["cell"], "") + json.dumps(told)  # a second line would show
+    predictions = (output / "toy" / "predictions").glob("*.parquet")
+    return found | {path.name: _hash(path) for path in predictions}
+
+
 def train_by(name: str, method: Any, **train: Any) -> Place:
     """Training by a method, with a checkpoint twice per epoch."""
     settings = {
@@ -97,6 +119,11 @@ RLKD = {
 }  # fmt: skip
 SMALL = {"episodes": 3, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8}
 AKSKD = {"name": "akskd", "mix": {"name": "actor-critic", **SMALL}}  # stage A, then stage B
+# a teacher made on the way, three students, one of them with a stage of its own
+COMPARED = {
+    "methods": ["finetune", "kd", AKSKD | {"label": "akskd"}], "students": ["own[layers=1,3]"], "seeds": [0], "resamples": 100,
+    "train": {"epochs": 2, "batch_size": 16, "max_length": 32, "precision": "fp32", "log_every": 1, "evaluations": 2},
+}  # fmt: skip
 DATA = {"name": "dynamic-data", "rows": {"name": "uncertainty", "rest": "plan", "refresh": 2, "every": 2}}
 
 PLACES: dict[str, Place] = {
@@ -107,6 +134,7 @@ PLACES: dict[str, Place] = {
         train_by("dynamic-data", "dynamic-data"),
         train_by("dynamic-data, planned", DATA),
         train_by("akskd", AKSKD),
+        Place("compare", COMPARED, _compare, _comparison),
     )
 }
 
@@ -120,6 +148,8 @@ class Scene:
 
     def config(self, place: Place, output: Path) -> Any:
         changes = dict(place.config)
+        if place.work is _compare:
+            return self._comparison(changes, output)
         if place.name in ROWS:
             from tests.pipeline.helpers import write_table
 
@@ -128,6 +158,20 @@ class Scene:
                 write_table(many, ROWS[place.name])
             changes["data"] = {"train": str(many), "dev": str(self.job.dev)}
         return self.job.config(output=str(output), **changes)
+
+    def _comparison(self, changes: dict[str, Any], output: Path) -> Any:
+        from distilect.config import parse_part
+        from distilect.experiments.config import CompareConfig
+
+        own = {"name": "own", "finetune": {"init": self.job.teachers[0], "epochs": 1, "seed": 4}}
+        tables = {"train": str(self.job.train), "dev": str(self.job.dev)}
+        raw = {
+            "name": "toy",
+            "output": str(output),
+            "tasks": [{"name": "one", "data": tables}],
+            "teachers": [own],
+        }
+        return parse_part(CompareConfig, raw | {"signals": {"precision": "fp32"}} | changes)
 
     def start(self, place: Place, output: Path) -> None:
         """The output as it is before the work that is killed: training finds its signals scored."""
