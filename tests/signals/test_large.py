@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data import EpochBatchSampler, arrow_files, batches, encode, load_data, loading
+from distilect.data import EpochBatchSampler, arrow_files, batches, encode, encoding, load_data, loading
 from distilect.errors import SignalError
 from distilect.models import CallableTeacher
 from distilect.signals import FieldStore, SignalStore, disk_index, prepare_signals, scoring, store
@@ -28,6 +28,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is held at a time is small, so that a few thousand rows are many."""
     monkeypatch.setattr(arrow_files, "_TOGETHER", 1 << 10)
     monkeypatch.setattr(loading, "_PEEK", 1 << 10)
+    monkeypatch.setattr(encoding, "LARGE", 0)  # with a progress bar, which takes some megabytes once
     monkeypatch.setattr(batches, "LARGE", 1 << 10)
     monkeypatch.setattr(batches, "_STRETCH", 1 << 5)
     monkeypatch.setattr(scoring, "BLOCK", 1 << 11)
