@@ -95,6 +95,7 @@ class Browser:
 
     def pdf(self, path: Path) -> Path:
         """The page as it would be printed."""
+        self._call("Emulation.setEmulatedMedia", media="print")
         data = self._call("Page.printToPDF", preferCSSPageSize=True, printBackground=False)["data"]
         path.write_bytes(base64.b64decode(data))
         return path

@@ -117,9 +117,16 @@ def test_dark_and_light_differ_in_page_and_plots(browser: Browser, folder: Path)
     assert colours[0][0] != colours[1][0] and colours[0][1] != colours[1][1]
 
 
-def test_it_prints(page: Browser, tmp_path: Path) -> None:
-    paper = page.pdf(tmp_path / "report.pdf").read_bytes()
+def test_it_prints_tables_whole_and_without_what_paper_cannot_do(page: Browser, tmp_path: Path) -> None:
+    paper = page.pdf(tmp_path / "report.pdf").read_bytes()  # leaves the page as it is printed
     assert paper.startswith(b"%PDF") and paper.count(b"/Type /Page") >= 3
+    assert page.run("document.querySelector('.tools input').offsetParent") is None
+    shown = page.run(
+        "(() => { const box = document.querySelector('#table-differences .rows');"
+        " return [box.scrollHeight <= box.clientHeight + 1,"
+        " [...box.querySelectorAll('tbody tr')].filter(row => row.offsetParent).length] })()"
+    )
+    assert shown == [True, 25]
 
 
 def test_a_browser_that_is_required_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

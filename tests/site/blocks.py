@@ -10,6 +10,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 LANGUAGES = ("bash", "python", "yaml", "text")
 MARKS = {
     "hub": "needs a model hub or the internet: checked, not run",
+    "long": "takes minutes with models of any size: checked, not run",
     "server": "goes on until it is stopped: not run",
 }
 

@@ -18,8 +18,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from distilect.cli import app
-from distilect.config import parse_config
+from distilect.config import parse_config, parse_part
 from distilect.data import load_table
+from distilect.experiments.config import CompareConfig
 from distilect.knowledge import Layout
 from distilect.selection import build_method, build_teacher_selector
 from tests.export.runs import finished_run
@@ -120,6 +121,9 @@ def check(command: str, block: Block) -> None:
 def check_config(block: Block) -> None:
     """A whole config is one that parses; a part is one that parses in a whole one. Its methods must be buildable."""
     raw = yaml.safe_load(block.text)
+    if "tasks" in raw:
+        parse_part(CompareConfig, raw)
+        return
     base = {
         "data": {"train": "train.csv"},
         "teachers": ["teacher-a", "teacher-b"],

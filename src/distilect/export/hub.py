@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
 
 from distilect.errors import ExportError
 

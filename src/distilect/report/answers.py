@@ -157,7 +157,12 @@ def _confusion(answers: Answers, name: str | None, logits: NDArray[np.float64]) 
         }
     ]
     layout = {
-        "xaxis": {"title": {"text": "said"}, "type": "category", "tickangle": -40, "showgrid": False},
+        "xaxis": {
+            "title": {"text": "said"},
+            "type": "category",
+            "tickangle": -40 if len(names) > 4 else 0,
+            "showgrid": False,
+        },
         "yaxis": {
             "title": {"text": "label"},
             "type": "category",

@@ -48,13 +48,14 @@ def decision_table(rows: Rows) -> DataTable | None:
     columns = [(f"teacher/{name}", name) for name in teachers] + [
         (f"knowledge/{name}", name) for name in kinds
     ]
-    titles = ["text", "label", *(["asked in"] if chosen else []), "uncertainty"]
+    unsure = any(number(row.get("uncertainty")) is not None for row in rows)  # never in regression
+    titles = ["text", "label", *(["asked in"] if chosen else []), *(["uncertainty"] if unsure else [])]
     body = [
         [
             Cell(row_text(row, _SHOWN)),
             Cell(shorten(str(row.get("label") or words.NONE), 40)),
             *([_percent(shares.get(row.get("row")))] if chosen else []),
-            _weight(number(row.get("uncertainty"))),
+            *([_weight(number(row.get("uncertainty")))] if unsure else []),
             *(_weight(number(row.get(key)), _mark(row, key)) for key, _ in columns),
         ]
         for row in list(latest.values())[:_MAX_EXAMPLES]

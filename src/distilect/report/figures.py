@@ -239,6 +239,9 @@ def score_against_cost(rows: Sequence[ModelRow], primary: str) -> Figure | None:
         return None
     times = [math.log10(milliseconds) for _, milliseconds, _ in known]
     middle = 10 ** ((min(times) + max(times)) / 2)
+    scores = [score for _, _, score in known]
+    wide, high = max(max(times) - min(times), 0.2), max(max(scores) - min(scores), 0.02)
+    places = _label_places([(math.log10(x) / wide, y / high) for _, x, y in known], math.log10(middle) / wide)
     data = []
     for role, symbol in (("teacher", "diamond"), ("student", "circle")):
         chosen = [point for point in known if point[0].role == role]
@@ -250,15 +253,12 @@ def score_against_cost(rows: Sequence[ModelRow], primary: str) -> Figure | None:
                 "x": [milliseconds for _, milliseconds, _ in chosen],
                 "y": [score for _, _, score in chosen],
                 "text": [label(row.name) for row, _, _ in chosen],
-                # Towards the middle of the plot, where there is room for names.
                 "textposition": [
-                    f"middle {'right' if milliseconds < middle else 'left'}" for _, milliseconds, _ in chosen
+                    place for place, (row, _, _) in zip(places, known, strict=True) if row.role == role
                 ],
                 "marker": {"size": 11, "symbol": symbol},
             }
         )
-    scores = [score for _, _, score in known]
-    wide, high = max(max(times) - min(times), 0.2), max(max(scores) - min(scores), 0.02)
     layout = {
         "xaxis": {
             "title": {"text": "ms per row, batch 1"},
@@ -272,6 +272,22 @@ def score_against_cost(rows: Sequence[ModelRow], primary: str) -> Figure | None:
         },
     }
     return Figure("Score against time", "further up is better, further left is faster", data, layout)
+
+
+def _label_places(points: Sequence[tuple[float, float]], middle: float) -> list[str]:
+    """Where each name stands beside its point (in units of the plot): towards the middle, where there is room; of two points that
+    are close to each other one has its name above, the other below."""
+    places: list[str] = []
+    for index, (x, y) in enumerate(points):
+        near = [
+            places[i] for i in range(index) if abs(points[i][0] - x) < 0.25 and abs(points[i][1] - y) < 0.12
+        ]
+        level = next(
+            (level for level in ("middle", "top", "bottom") if not any(p.startswith(level) for p in near)),
+            "top",
+        )
+        places.append(f"{level} {'right' if x < middle else 'left'}")
+    return places
 
 
 def label(text: str, limit: int = 40) -> str:

@@ -46,6 +46,11 @@ class DataTable:
     wide: frozenset[int] = field(default_factory=frozenset)
     words: frozenset[int] = field(default_factory=frozenset)
 
+    @property
+    def marked(self) -> bool:
+        """Whether colours say something in it."""
+        return any(cell.mark for row in self.rows for cell in row)
+
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """A page from one of our templates; every value of `context` is escaped."""

@@ -55,9 +55,18 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
             {"name": name, "link": link(run.folder / "report.html", page), "facts": facts(run.metrics)}
             for run, name in zip(runs, names, strict=True)
         ],
-        "notes": [f"{name}: {note}" for run, name in zip(runs, names, strict=True) for note in run.notes],
+        "notes": _notes(runs, names),
     }
     return write_page(page, render("summary.html.j2", context))
+
+
+def _notes(runs: Sequence[RunFiles], names: Sequence[str]) -> list[str]:
+    notes = [f"{name}: {note}" for run, name in zip(runs, names, strict=True) for note in run.notes]
+    if len({str(part(run.metrics, "task", "name")) for run in runs}) > 1:
+        notes.insert(
+            0, "these runs are of different tasks, so their scores cannot be compared with each other"
+        )
+    return notes
 
 
 def _names(runs: Sequence[RunFiles]) -> list[str]:
@@ -156,14 +165,19 @@ def _yaml(text: str) -> dict[str, Any]:
         return {}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """`{"a": {"b": 1}}` → `{"a.b": "1"}`; lists stay whole."""
+def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, str]:
+    """`{"a": {"b": 1}}` → `{"a.b": "1"}`; lists of plain values stay whole."""
     found: dict[str, str] = {}
     for key, value in values.items():
         if not prefix and key in _OWN:
             continue
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{key}.")
+        inner = (
+            dict(enumerate(value))
+            if isinstance(value, list) and any(isinstance(v, dict) for v in value)
+            else value
+        )
+        if isinstance(inner, dict) and inner:
+            found |= _flat(inner, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = words.NONE if value is None else str(value)
     return found
