@@ -30,6 +30,7 @@ COMPARISON_PARTS = (
     experiments.LearnsConfig,
     experiments.ScenarioConfig,
     experiments.PartsConfig,
+    experiments.RayConfig,
 )
 PARTS = RUN_PARTS + COMPARISON_PARTS
 

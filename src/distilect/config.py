@@ -105,6 +105,10 @@ class DataConfig(Part):
     )
     max_train_rows: int | None = Field(None, ge=1, description="use only the first rows of train")
     name: str | None = Field(None, description="hub config name, when train is a hub id")
+    cache: str | None = Field(
+        None,
+        description="folder for a train table larger than memory (Parquet or `datasets`): it is streamed there once, then mapped",
+    )
     augment: AugmentConfig | None = Field(None, description="enlarge train by changed copies of its rows")
 
 

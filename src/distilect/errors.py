@@ -38,6 +38,10 @@ class RunError(DistilectError):
     """A run's folder that cannot be used, or a training that had to stop."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: this process has to go (a preempted machine); what is finished is kept."""
+
+
 class ExportError(DistilectError):
     """A student that cannot be exported or pushed."""
 

@@ -18,7 +18,7 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
 
 
 def bar() -> Progress:

@@ -17,7 +17,19 @@ from typer.testing import CliRunner, Result
 from distilect.cli import app
 from distilect.config import load_config
 
-VERBS = ("demo", "finetune", "score", "run", "compare", "augment", "evaluate", "report", "export", "methods")
+VERBS = (
+    "demo",
+    "finetune",
+    "score",
+    "run",
+    "compare",
+    "estimate",
+    "augment",
+    "evaluate",
+    "report",
+    "export",
+    "methods",
+)
 CONFIG = "name: tiny\ndata: {train: train.csv}\nteachers: [teacher-a]\nstudent: 'teacher-a[layers=1]'\nmethod: kd\n"
 
 

@@ -40,20 +40,20 @@ def test_an_epoch_is_a_partition_into_batches_of_the_right_size(lengths, size, s
 @given(lengths_of, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), epochs)
 def test_ranks_and_parts_split_every_batch_of_the_same_epoch(lengths, size, micro, world, epoch) -> None:
     parts = micro * world
-    if min(size, len(lengths)) < parts:
+    if size < parts or len(lengths) < micro:
         with pytest.raises(ConfigError, match=f"cannot be split into {parts} parts"):
             epoch_batches(lengths, size, 0, epoch, micro=micro, world=world)
         return
     shares = [epoch_batches(lengths, size, 0, epoch, micro=micro, world=world, rank=r) for r in range(world)]
-    steps = steps_per_epoch(len(lengths), size, parts)
+    steps = steps_per_epoch(len(lengths), size, micro)  # more ranks make neither more nor fewer of them
     assert [len(share) for share in shares] == [steps * micro] * world
-    assert all(len(part) for share in shares for part in share)
+    assert world > 1 or all(len(part) for share in shares for part in share)
     assert flat([part for share in shares for part in share]) == list(range(len(lengths)))
     for step in range(steps):
         rows = [part for share in shares for part in share[step * micro : (step + 1) * micro]]
         counts = [len(part) for part in rows]
         assert max(counts) - min(counts) <= 1
-        assert size <= sum(counts) < size + parts or parts <= sum(counts) < size or steps == 1
+        assert size <= sum(counts) < size + micro or micro <= sum(counts) < size or steps == 1
 
 
 def test_splitting_a_batch_does_not_change_which_rows_make_the_step() -> None:

@@ -39,8 +39,14 @@ class Bench:
         self.folder = folder
         self.task = SCORES if regression else TASK
         labels: Any = 1 if regression else ["no", "yes"]
-        self.teacher_paths = [tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4) for i in (1, 2)]
-        self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2)
+        if (folder / "student").exists():  # made by another process
+            self.teacher_paths = [str(folder / f"teacher-{i}") for i in (1, 2)]
+            self.student_path = str(folder / "student")
+        else:
+            self.teacher_paths = [
+                tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4) for i in (1, 2)
+            ]
+            self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2)
         self.table = toy_table(rows, regression=regression)
         self.held_out = toy_table(12, seed=1, regression=regression)
         self.teachers: list[Teacher] = [
@@ -76,7 +82,10 @@ class Bench:
         if source is None and pool:
             source = LiveSignals(pool)
         vectors = self.vectors(built)
+        nobody: list[list[str]] = [[] for _ in pool]
+        said = LiveSignals(pool).fetch(self.held_out, np.arange(len(self.held_out)), nobody) if pool else None
         context = SelectionContext(
+            held_out_logits=None if said is None else said.logits.numpy(),
             teachers=layout.teachers, kinds=built.kinds, held_out_scores=(0.5,) * len(pool), seed=seed,
             regression=layout.regression, student_width=layout.student_width, teacher_widths=layout.teacher_widths, held_out_labels=self.held_out.labels,
             teacher_sizes=tuple(range(1, len(pool) + 1)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer
 
 import distilect
 from distilect.cli.verbs import Verbs
+from distilect.errors import Terminated
 
 # No rich markup in help: "[layers=1,3,5]" would be read as a tag.
 app = typer.Typer(
@@ -54,7 +57,12 @@ class Precision(str, Enum):
 
 def main() -> None:
     """The `distilect` command."""
+    signal.signal(signal.SIGTERM, _terminated)
     app(prog_name="distilect")
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise Terminated
 
 
 def _version(asked: bool) -> None:
@@ -152,10 +160,11 @@ def score(config: ConfigFile, overrides: Overrides = None) -> None:
 
     settings = load_config(config, overrides)
 
-    from distilect import pipeline
+    from distilect import pipeline, ranks
 
     for line in pipeline.score(settings):
-        typer.echo(line)
+        if ranks.is_main():
+            typer.echo(line)
 
 
 @app.command()
@@ -187,9 +196,11 @@ def run(
         typer.echo(dump_config(settings), nl=False)
         return
 
-    from distilect import pipeline
+    from distilect import pipeline, ranks
 
     results = pipeline.run(settings, overwrite=overwrite)
+    if not ranks.is_main():
+        return
     _print_table([result.metrics for result in results])
     reports = [result.report for result in results if result.report]
     if len(results) > 1:
@@ -199,6 +210,44 @@ def run(
         reports.insert(0, build_summary([result.folder for result in results], summary))
     for page in reports:
         typer.echo(f"report: {page}")
+
+
+@app.command()
+def estimate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    rows: Annotated[
+        list[float] | None,
+        typer.Option(help="So many rows like the table's first ones, such as 1e6; may be repeated."),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="t4, v100, l4, a100, h100 or h200: from its data sheet. [default: a pilot here]"),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a run will cost: hours of scoring and training, bytes.
+
+    \b
+    Example: distilect estimate CONFIG --rows 1e6 --rows 1e8 --gpu h100
+    """
+    from distilect.config import load_config
+
+    settings = load_config(config, overrides)
+
+    from distilect.pipeline.estimate import estimate as estimate_costs
+
+    found = estimate_costs(settings, [int(count) for count in rows or ()], gpu)
+    if json_output:
+        typer.echo(json.dumps([each.to_dict() for each in found]))
+        return
+    unit = f"{gpu} hours" if gpu else "hours here"
+    for each in found:
+        typer.echo(f"{each.rows:,} rows, {each.steps:,} steps")
+        typer.echo(f"  teachers, once   {each.scoring_seconds / 3600:>12,.2f} {unit}")
+        typer.echo(f"  student          {each.training_seconds / 3600:>12,.2f} {unit}")
+        typer.echo(f"  signals          {each.signal_bytes / 1e9:>12,.2f} GB")
+        typer.echo(f"  table, if mapped {each.table_bytes / 1e9:>12,.2f} GB")
 
 
 @app.command()

@@ -8,14 +8,14 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from distilect.errors import DistilectError, did_you_mean
+from distilect.errors import DistilectError, Terminated, did_you_mean
 
 MAX_LINES = 8
 RESUMABLE = ("compare", "demo", "finetune", "run", "score")
 
 
 class Verbs(TyperGroup):
-    """The group of all verbs. Exit codes: 0 success, 1 failed, 2 wrong usage, 130 stopped by the keyboard."""
+    """The group of all verbs. Exit codes: 0 success, 1 failed, 2 wrong usage, 130 stopped by the keyboard, 143 by SIGTERM."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # --debug may stand anywhere on the line; its place is before the verb.
@@ -32,9 +32,9 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             _say(_stopped(ctx.invoked_subcommand))
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
         except Exception as error:
             if _is_typers(error) or ctx.params.get("debug"):
                 raise
@@ -62,7 +62,8 @@ def explain(error: Exception) -> str:
 def _is_disk_full(error: Exception) -> bool:
     # safetensors (Rust) and torch (C++) have their own exceptions for it, without an errno.
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or "no space left on device" in str(error).lower()
+    signs = ("no space left on device", "file write failed", "unexpected pos")
+    return full or any(sign in str(error).lower() for sign in signs)
 
 
 def _is_typers(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from distilect.data.source import Rows, check_columns, listed
 from distilect.errors import DataError
 
 VALIDATION = ("validation", "dev", "valid", "val", "validation_matched")
+_TOGETHER = 1 << 16  # rows that are streamed at a time
 SPLITS = {"train": ("train",), "dev": VALIDATION}  # which split of a data set plays which role
 
 
@@ -26,10 +27,34 @@ class ArrowSource:
         schema: pa.Schema,
         load: Callable[[Sequence[str], int | None], pa.Table],
         class_names: dict[str, list[str]],
+        stream: Callable[[Sequence[str]], Iterator[pa.RecordBatch]] | None = None,
+        num_rows: int = 0,
     ) -> None:
         self.label = label
         self.columns = list(schema.names)
-        self._load, self._class_names = load, class_names
+        self.num_rows = num_rows
+        self._load, self._class_names, self._stream = load, class_names, stream
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[Rows] | None:
+        """The rows some ten thousand at a time, without ever holding all of them; None where only `read` can."""
+        if self._stream is None:
+            return None
+        check_columns(columns, self.columns, self.label)
+        return self._blocks(columns, self._stream)
+
+    def _blocks(
+        self, columns: Sequence[str], stream: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+    ) -> Iterator[Rows]:
+        start = 0
+        try:
+            for batch in stream(columns):
+                if len(batch):
+                    label = f"{self.label} (from row {start + 1:,})" if start else self.label
+                    yield Rows(pa.Table.from_batches([batch]), label, class_names=self._class_names)
+                    start += len(batch)
+                    pa.default_memory_pool().release_unused()  # else it keeps what every block needed
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.label} cannot be read: {_first_line(error)}") from None
 
     def read(self, columns: Sequence[str], limit: int | None = None) -> Rows:
         check_columns(columns, self.columns, self.label)
@@ -65,7 +90,12 @@ def parquet_file(path: Path) -> ArrowSource:
         empty = pa.schema([schema.field(name) for name in columns]).empty_table()
         return pa.Table.from_batches(batches).slice(0, limit) if batches else empty
 
-    return ArrowSource(path.name, schema, load, _names_in_schema(schema))
+    def stream(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=_TOGETHER, columns=list(columns))
+
+    rows = pq.read_metadata(path).num_rows
+    return ArrowSource(path.name, schema, load, _names_in_schema(schema), stream, rows)
 
 
 def datasets_folder(path: Path, role: str, split: str | None) -> ArrowSource:
@@ -145,8 +175,9 @@ def choose_split(splits: Sequence[str], role: str, split: str | None, name: str)
 
 def _from_table(label: str, table: pa.Table, class_names: dict[str, list[str]]) -> ArrowSource:
     return ArrowSource(
-        label, table.schema, lambda columns, limit: table.select(columns).slice(0, limit), class_names
-    )
+        label, table.schema, lambda columns, limit: table.select(columns).slice(0, limit), class_names,
+        lambda columns: iter(table.select(columns).to_batches(max_chunksize=_TOGETHER)), table.num_rows,
+    )  # fmt: skip
 
 
 def _mapped(file: Path) -> pa.Table:

@@ -15,6 +15,11 @@ Rows = NDArray[np.int64]
 Lengths = Sequence[int] | NDArray[np.integer]
 
 
+LARGE = 1 << 21  # rows from which on an epoch is drawn stretch by stretch
+_STRETCH = 1 << 13  # neighbouring rows
+_TOGETHER = 64  # stretches among which rows are shuffled
+
+
 class Window(NamedTuple):
     """Consecutive optimiser steps of an epoch whose rows are planned at once.
 
@@ -62,7 +67,8 @@ def epoch_batches(
         window: number of the window that `rows` were planned for.
 
     Returns:
-        steps × micro arrays of row numbers. The number of steps depends on the number of rows only.
+        steps × micro arrays of row numbers. Steps and their rows do not depend on `world`; of a step with fewer rows than parts
+        some ranks get empty arrays.
 
     Raises:
         ConfigError: a batch has too few rows to give every part one.
@@ -73,7 +79,7 @@ def epoch_batches(
     if not len(drawn):
         return []
     parts = micro * world
-    if min(batch_size, len(drawn)) < parts:
+    if batch_size < parts or len(drawn) < micro:
         raise ConfigError(
             f"batches of {min(batch_size, len(drawn))} rows cannot be split into {parts} parts "
             f"({micro} accumulation steps x {world} ranks): raise train.batch_size or lower train.accumulation"
@@ -82,11 +88,60 @@ def epoch_batches(
     order = rng.permutation(drawn)
     if group:
         order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
-    steps = steps_per_epoch(len(order), batch_size, parts)
+    steps = steps_per_epoch(len(order), batch_size, micro)
     batches = np.split(order, np.arange(1, steps) * batch_size)
     return [
         batches[step][part::parts] for step in rng.permutation(steps) for part in range(rank, parts, world)
     ]
+
+
+def streamed_batches(
+    lengths: Lengths,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    group: bool = True,
+    pool: int = 50,
+    micro: int = 1,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Rows]:
+    """`epoch_batches` for tables of many millions of rows: nothing of the table's size is held, and reading goes forward.
+
+    Stretches of neighbouring rows are drawn in random order; rows are shuffled among `_TOGETHER` stretches at a time (half a
+    million rows), which are then cut into batches as above. As many steps, and each row once, as there.
+    """
+    parts = micro * world
+    if batch_size < parts:
+        raise ConfigError(
+            f"batches of {batch_size} rows cannot be split into {parts} parts ({micro} accumulation steps x {world} ranks): "
+            "raise train.batch_size or lower train.accumulation"
+        )
+    rng = np.random.default_rng([seed % 2**64, epoch])
+    stretches = rng.permutation(-(-len(lengths) // _STRETCH))
+    rest, start = np.empty(0, np.int64), 0
+    while start < len(stretches):
+        stop = start + _TOGETHER
+        stop = (
+            len(stretches) if len(stretches) - stop < _TOGETHER else stop
+        )  # the last window is never a small one
+        rows = [
+            np.arange(n * _STRETCH, min((n + 1) * _STRETCH, len(lengths)))
+            for n in np.sort(stretches[start:stop])
+        ]
+        order = np.concatenate([rest, rng.permutation(np.concatenate(rows))])
+        start = stop
+        last = start == len(stretches)
+        steps = steps_per_epoch(len(order), batch_size, micro) if last else len(order) // batch_size
+        end = len(order) if last else steps * batch_size
+        order, rest = order[:end], order[end:]
+        if group:
+            order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
+        batches = np.split(order, np.arange(1, steps) * batch_size)
+        for step in rng.permutation(steps):
+            for part in range(rank, parts, world):
+                yield batches[step][part::parts]
 
 
 def token_budget_splits(lengths: Lengths, max_tokens: int) -> list[Rows]:
@@ -170,6 +225,14 @@ class EpochBatchSampler(Sampler[list[int]]):
                 yield from ([] for _ in range(self._micro * self._steps(window.rows)))
                 continue
             rows = self._rows(window)
+            if rows is None and len(self.lengths) > LARGE:
+                yield from (
+                    batch.tolist()
+                    for batch in streamed_batches(
+                        self.lengths, self.batch_size, self.seed, self.epoch, **self.options
+                    )
+                )
+                continue
             for batch in epoch_batches(
                 self.lengths, self.batch_size, self.seed, self.epoch,
                 rows=rows, window=window.number, **self.options,
@@ -196,7 +259,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         return int(self.options.get("micro", 1))
 
     def _steps(self, rows: int) -> int:
-        return steps_per_epoch(rows, self.batch_size, self._micro * int(self.options.get("world", 1)))
+        return steps_per_epoch(rows, self.batch_size, self._micro)
 
 
 def _sort_pools(order: Rows, lengths: NDArray[Any], size: int) -> Rows:

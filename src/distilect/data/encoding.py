@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distilect import ranks
+from distilect.data.on_disk import Columns, mapped, whole_folder
 from distilect.data.table import Table
 from distilect.progress import track
 
@@ -35,12 +40,15 @@ class Encoded:
         left: bool = False,
         truncated: int = 0,
         max_length: int = 0,
+        offsets: NDArray[np.int64] | None = None,
     ) -> None:
         self.lengths = lengths
         self.truncated = truncated
         self.max_length = max_length
         self._columns = columns  # flat, all rows one after the other
-        self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._offsets = (
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) if offsets is None else offsets
+        )
         self._padding = padding
         self._left = left
 
@@ -92,6 +100,8 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
     """
     typed = "token_type_ids" in (getattr(tokenizer, "model_input_names", None) or ())
     names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
+    if table.folder is not None:
+        return _encode_on_disk(table, table.folder, tokenizer, max_length, description, names)
     flat: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in names}
     lengths: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     truncated = 0
@@ -102,14 +112,60 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         for name in names:
             flat[name].append(np.fromiter(chain.from_iterable(rows[name]), np.int32))
     columns = {name: np.concatenate(parts) for name, parts in flat.items()}
-    padding = {
-        "input_ids": pad_id(tokenizer),
-        "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0) or 0,
-    }
+    sizes = np.concatenate(lengths)
+    return Encoded(columns, sizes, **_form(tokenizer), truncated=truncated, max_length=max_length)
+
+
+def _form(tokenizer: Any) -> dict[str, Any]:
+    """How a tokenizer pads."""
+    types = getattr(tokenizer, "pad_token_type_id", 0) or 0
     left = getattr(tokenizer, "padding_side", "right") == "left"
-    return Encoded(
-        columns, np.concatenate(lengths), padding, left=left, truncated=truncated, max_length=max_length
+    return {"padding": {"input_ids": pad_id(tokenizer), "token_type_ids": types}, "left": left}
+
+
+def _encode_on_disk(
+    table: Table, parent: Path, tokenizer: Any, max_length: int, description: str, names: list[str]
+) -> Encoded:
+    """The same for a table larger than memory: tokens are files beside it, made once for each tokenizer and length."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    what = (
+        f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
     )
+    folder = parent / f"tokens-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    if ranks.is_main() and not (folder / "tokens.json").is_file():
+        with whole_folder(folder) as work:
+            _write_tokens(table, work, tokenizer, max_length, description, names)
+    ranks.barrier()
+    content = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    tokens, rows = (int(content["tokens"]),), len(table)
+    return Encoded(
+        {name: mapped(folder / f"{name}.bin", np.dtype(np.int32), tokens) for name in names},
+        mapped(folder / "lengths.bin", np.dtype(np.int32), (rows,)),
+        **_form(tokenizer),
+        truncated=int(content["truncated"]),
+        max_length=max_length,
+        offsets=mapped(folder / "offsets.bin", np.dtype(np.int64), (rows + 1,)),
+    )
+
+
+def _write_tokens(
+    table: Table, folder: Path, tokenizer: Any, max_length: int, description: str, names: list[str]
+) -> None:
+    kinds = {**dict.fromkeys(names, np.int32), "lengths": np.int32, "offsets": np.int64}
+    files, truncated, end = Columns(folder, kinds), 0, 0
+    files.add("offsets", np.zeros(1, np.int64))
+    for block in _watched(table, description):
+        rows, cut = _tokenise(block, tokenizer, max_length, "token_type_ids" in names)
+        truncated += cut
+        sizes = np.fromiter(map(len, rows["input_ids"]), np.int64)
+        files.add("lengths", sizes)
+        files.add("offsets", end + np.cumsum(sizes))
+        end += int(sizes.sum())
+        for name in names:
+            files.add(name, np.fromiter(chain.from_iterable(rows[name]), np.int32))
+    files.close()
+    content = {"tokens": end, "truncated": truncated, "rows": len(table)}
+    (folder / "tokens.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -20,10 +20,12 @@ from distilect.data.labels import LabelColumn
 from distilect.data.readers import locate, open_source
 from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.data.splits import hold_out
+from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
 from distilect.errors import DataError
 from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics
 
+_PEEK = 100_000  # rows of a streamed table that its task is inferred from
 MANY = 100  # labels from which on "as many labels as rows" is surely the wrong column
 
 
@@ -227,12 +229,18 @@ class _Loader:
         source = self._open("train")
         assert source is not None
         self.columns = self._columns(source)
-        rows, column = _read_labelled(source, self.columns, "train", self.config.max_train_rows)
+        limit = self.config.max_train_rows
+        cached = self.config.cache is not None
+        rows, column = _read_labelled(
+            source, self.columns, "train", min(limit or _PEEK, _PEEK) if cached else limit
+        )
         self.task = infer_task(column, self.columns, self.settings, self.glue, self._task_name())
         if self.task.kind == "classification":
             column.require_classes()
         origin = "task.labels" if self.settings.labels else f"the labels of {source.label}"
-        self.origin = origin + (f" (its first {len(rows)} rows)" if self.config.max_train_rows else "")
+        self.origin = origin + (f" (its first {len(rows)} rows)" if limit or cached else "")
+        if cached:
+            return self._load_streamed(source, seed)
         train = _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
         self._told("train", train, rows.label, str(self.columns))
         train, reward = self._reward(train, seed)
@@ -240,6 +248,29 @@ class _Loader:
         self._told_overlap(train, reward, "held-out")
         self._told_overlap(train, dev, "dev")
         return Data(self.task, train, reward, dev, extra, None, [self._task_line(), *self.report])
+
+    def _load_streamed(self, source: Source, seed: int) -> Data:
+        """Train, and the rows held out of it, as mapped files in `data.cache`; what labels mean is known from the first rows."""
+        config = self.config
+        for key in ("extra", "augment"):
+            if getattr(config, key) is not None:
+                raise DataError(f"data.{key} cannot be used with data.cache: leave one of them away")
+        train, held = streamed_tables(source, self.columns, config, seed, self._block)
+        reward = self._labelled("reward", "held-out")
+        self.report.append(
+            f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}"
+        )
+        if reward is None:
+            reward = held
+            self.report.append(f"held out of train: {len(held):,} rows, drawn by text")
+        return Data(self.task, train, reward, self._dev(), None, None, [self._task_line(), *self.report])
+
+    def _block(self, rows: Rows) -> Table:
+        """One block of train as a table."""
+        assert self.columns.label is not None
+        column = LabelColumn(rows, self.columns.label)
+        column.require_all("train")
+        return _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
 
     def _open(self, role: str) -> Source | None:
         """The source that plays `role`; None where the config names none."""

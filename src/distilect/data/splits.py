@@ -55,6 +55,14 @@ def hold_out(table: Table, size: float, seed: int) -> tuple[Indexes, Indexes]:
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def held_out_by_draw(ids: NDArray[np.uint64], share: float, seed: int) -> NDArray[np.bool_]:
+    """bool [N]: rows of a table that is too large to be compared with itself; about `share` of its different texts.
+
+    Repeats stay on one side here too; classes keep their shares on average.
+    """
+    return (_draw(ids, seed) >> np.uint64(11)).astype(np.float64) < share * 2.0**53
+
+
 def _strata(table: Table, group: Indexes, num_texts: int) -> list[Indexes]:
     """Numbers of different texts by class; one stratum for scores.
 

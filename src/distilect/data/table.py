@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from distilect.errors import DataError
 from distilect.tasks import NO_LABEL
 
+_STRETCH = 1 << 20  # rows, a multiple of 8, whose labels are looked at together
 CHUNK = 16_384  # rows that exist as Python strings at a time
 
 
@@ -25,11 +27,13 @@ class Table:
         texts: one or two arrow arrays of strings, [N] each.
         labels: int64 [N] class indexes, -100 = no label; or float32 [N] scores, NaN = none.
         ids: uint64 [N, 2], `row_identity` of each row. Rows with equal texts have equal ids, whatever their labels.
+        folder: of the mapped files behind it, where it is larger than memory (`data.on_disk`).
     """
 
     texts: tuple[pa.Array, ...]
     labels: NDArray[Any]
     ids: NDArray[np.uint64]
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         texts = tuple(_flat(column) for column in self.texts)
@@ -78,7 +82,16 @@ class Table:
     @property
     def has_label(self) -> NDArray[np.bool_]:
         """bool [N]."""
-        return ~np.isnan(self.labels) if self.labels.dtype.kind == "f" else self.labels != NO_LABEL
+        return _has_label(np.asarray(self.labels))
+
+    @property
+    def num_labelled(self) -> int:
+        """How many rows have a label."""
+        return sum(int(self._known(start).sum()) for start in range(0, len(self), _STRETCH))
+
+    def _known(self, start: int) -> NDArray[np.bool_]:
+        """Of a stretch of rows, so that a mapped table stays on disk."""
+        return _has_label(np.asarray(self.labels[start : start + _STRETCH]))
 
     def text(self, rows: Sequence[int] | NDArray[np.integer]) -> list[tuple[str, ...]]:
         """The texts of `rows`, a tuple of one or two strings each."""
@@ -121,11 +134,17 @@ class Table:
         """16 hex digits over texts, labels and the order of the rows."""
         digest = hashlib.sha256(f"{self.labels.dtype} {len(self)} ".encode())
         digest.update(np.ascontiguousarray(self.ids).data)
-        digest.update(
-            np.ascontiguousarray(np.where(self.has_label, self.labels, self.labels.dtype.type(0))).data
-        )
-        digest.update(np.packbits(self.has_label).data)
+        zero = self.labels.dtype.type(0)
+        for start in range(0, len(self), _STRETCH):
+            known, labels = self._known(start), self.labels[start : start + _STRETCH]
+            digest.update(np.ascontiguousarray(np.where(known, labels, zero)).data)
+        for start in range(0, len(self), _STRETCH):
+            digest.update(np.packbits(self._known(start)).data)
         return digest.hexdigest()[:16]
+
+
+def _has_label(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != NO_LABEL
 
 
 def row_identity(texts: Sequence[str]) -> tuple[int, int]:

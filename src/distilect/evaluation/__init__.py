@@ -16,7 +16,7 @@ from distilect.evaluation.cost import (
     ratio_to,
 )
 from distilect.evaluation.resampling import labelled, resampled_scores, row_draws
-from distilect.evaluation.scores import evaluate, predict
+from distilect.evaluation.scores import evaluate, predict, run_batches
 from distilect.evaluation.significance import (
     Difference,
     difference_of,
@@ -47,6 +47,7 @@ __all__ = [
     "ratio_to",
     "resampled_scores",
     "row_draws",
+    "run_batches",
     "seed_draws",
     "softmax",
 ]

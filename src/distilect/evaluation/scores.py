@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,21 +33,41 @@ def predict(
 
     Rows are run by length, in batches of at most `max_tokens` padded tokens: hardly any padding is computed.
     """
-    device = next(model.parameters()).device
     rows = np.arange(len(encoded)) if rows is None else rows
     batches = scoring_batches(encoded.lengths[rows], max_tokens)
-    parts: list[torch.Tensor] = []
-    mode = train_mode if dropout else eval_mode
-    with mode(model), torch.inference_mode(), autocast(precision, device):
-        for batch in batches:
-            inputs = {key: value.to(device) for key, value in encoded.collate(rows[batch]).items()}
-            parts.append(model(**inputs).logits.float())
+    parts = run_batches(model, encoded, [rows[batch] for batch in batches], precision, dropout)
     if not parts:
         return np.zeros((0, _outputs(model)), dtype=np.float32)
     values = torch.cat(parts).cpu().numpy()  # one transfer, after all batches
     logits = np.empty_like(values)
     logits[np.concatenate(batches)] = values
     return logits
+
+
+def run_batches(
+    model: nn.Module,
+    encoded: Encoded,
+    batches: Sequence[NDArray[np.int64]],
+    precision: str,
+    dropout: bool = False,
+    before: Callable[[int], object] = lambda number: None,
+) -> list[torch.Tensor]:
+    """Logits float32 [b, C] of each batch of rows, without gradient; `before` is told its number.
+
+    The model's device and training mode are left as they were.
+    """
+    device = next(model.parameters()).device
+    mode = train_mode if dropout else eval_mode
+    # parameters that are sharded (FSDP2) are put together in each pass; inference tensors cannot be
+    sharded = hasattr(next(model.parameters()), "full_tensor")
+    off = torch.no_grad if sharded else torch.inference_mode
+    parts: list[torch.Tensor] = []
+    with mode(model), off(), autocast(precision, device):
+        for number, batch in enumerate(batches):
+            before(number)
+            inputs = {key: value.to(device) for key, value in encoded.collate(batch).items()}
+            parts.append(model(**inputs).logits.float())
+    return parts
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distilect.config import dump_config
+from distilect.errors import RunError
 from distilect.experiments.config import CompareConfig
 from distilect.experiments.engines import Engine, engine_of
 from distilect.experiments.grid import Cell, Grid
@@ -63,6 +65,10 @@ def compare(config: CompareConfig, *, only: Sequence[str] = (), docs: Path | Non
     Raises:
         DistilectError: the config cannot be run. A cell that fails is no error: see `Comparison.failed`.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            "a comparison starts its own processes: run it without torchrun or accelerate launch, with --workers"
+        )
     grid = Grid(config)
     cells = grid.only(only)
     folder = folder_of(config)

@@ -122,6 +122,16 @@ class ComparedMethodConfig(MethodConfig):
         return MethodConfig.model_validate({key: getattr(self, key) for key in MethodConfig.model_fields})
 
 
+class RayConfig(Part):
+    """The Ray cluster of `engine: ray`; its nodes share a disk."""
+
+    address: str | None = Field(
+        None,
+        description="HOST:PORT of its head; default: RAY_ADDRESS, else the cluster that runs on this machine",
+    )
+    gpus: float = Field(0.0, ge=0.0, description="of each worker; half a one lets two workers share it")
+
+
 class CompareConfig(Part):
     """A whole comparison; `distilect compare FILE key=value …` reads this."""
 
@@ -155,7 +165,10 @@ class CompareConfig(Part):
         default_factory=list, description="methods that are tested against each other, pair by pair"
     )
     resamples: int = Field(2000, ge=100, description="of rows and seeds in each test")
-    engine: str = Field("local", description="what runs the cells: `local`, processes on this machine")
+    engine: str = Field(
+        "local", description="what runs the cells: `local`, processes on this machine; `ray`, a Ray cluster"
+    )
+    ray: RayConfig = RayConfig()
     workers: int = Field(1, ge=1, description="cells that are run at once")
     threads: int | None = Field(
         None, ge=1, description="of each worker; default: 1 with several workers, else torch's choice"

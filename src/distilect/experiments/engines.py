@@ -18,6 +18,7 @@ from distilect.config import dump_config
 from distilect.errors import ConfigError, did_you_mean
 from distilect.experiments.config import CompareConfig
 from distilect.experiments.jobs import Job, Outcome, Worker, record_failure
+from distilect.experiments.ray_engine import RayEngine
 
 _QUIET = {"DISTILECT_QUIET": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -157,7 +158,7 @@ def _how(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-ENGINES: dict[str, type[Engine]] = {"local": LocalEngine}
+ENGINES: dict[str, type[Engine]] = {"local": LocalEngine, "ray": RayEngine}
 
 
 def engine_of(config: CompareConfig) -> Engine:

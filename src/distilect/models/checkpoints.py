@@ -72,6 +72,7 @@ def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> N
     if not folder.is_dir() or not (folder / "config.json").is_file():
         raise error(f"{path} is no checkpoint: expected a folder with config.json and model.safetensors")
     if any(folder.glob("*.safetensors")):
+        _check_index(folder, error)
         return
     if any((folder / name).exists() for name in _PICKLES) or any(folder.glob("*.bin")):
         raise error(
@@ -79,6 +80,18 @@ def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> N
             "with model.save_pretrained(folder) of transformers"
         )
     raise error(f"{path} is no checkpoint: it has config.json but no model.safetensors")
+
+
+def _check_index(folder: Path, error: type[DistilectError]) -> None:
+    """Shards are files of this folder: an index that names others would have any file of the machine read as weights."""
+    for index in folder.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            outside = [name for name in names if Path(name).name != name or "\\" in name]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+            raise error(f"{index} is no readable index of shards: {type(fault).__name__}") from None
+        if outside:
+            raise error(f"{index} names files outside its folder ({sorted(outside)[0]!r}): refused")
 
 
 def load_pretrained(

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distilect import ranks
 from distilect.config import RunConfig, TeacherConfig, parse_config, set_value
 from distilect.data import encode, load_table
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
-from distilect.pipeline.folders import check_free, plan_folders
+from distilect.pipeline.folders import check_free, owned, plan_folders
 from distilect.pipeline.metrics import score_text, versions
 from distilect.pipeline.teachers import Outputs
 from distilect.pipeline.work import RunResult, Workbench
@@ -93,6 +94,8 @@ def run(
 ) -> list[RunResult]:
     """Do all that `config` asks for: teachers, signals, the method's student and one for each baseline.
 
+    Several processes (`torchrun`, `accelerate launch`) all call it and train one student together; rank 0 writes.
+
     A run that was stopped goes on from its last checkpoint; teachers and signals that exist are reused.
 
     Args:
@@ -105,20 +108,27 @@ def run(
     plans = plan_folders(config)
     for method in (config.method, *config.baselines):
         get_preset(method.name)
-    for folder, single in plans:
-        check_free(folder, single, overwrite)
-    bench = Workbench.open(config, functions or {})
+    ranks.start()
     results = []
-    for folder, single in plans:
-        results.append(bench.distil(folder, single, overwrite))
-        student = results[-1].metrics["student"]
-        scores = score_text(student["scores"] or student["held_out"])
-        console.print(f"[green]done[/green] {single.name}: {scores} → {results[-1].folder}")
+    with owned([folder for folder, _ in plans]):
+        for folder, single in plans:
+            if ranks.is_main():
+                check_free(folder, single, overwrite)
+        bench = Workbench.open(config, functions or {})
+        for folder, single in plans:
+            results.append(bench.distil(folder, single, overwrite))
+            student = results[-1].metrics["student"]
+            scores = score_text(student["scores"] or student["held_out"])
+            console.print(f"[green]done[/green] {single.name}: {scores} → {results[-1].folder}")
     return results
 
 
 def score(config: RunConfig) -> list[str]:
-    """Fill the store with the teacher signals that the run would need; returns what was done, a line each."""
+    """Fill the store with the teacher signals that the run would need; returns what was done, a line each.
+
+    Several processes share the rows out; all of them call this.
+    """
+    ranks.start()
     bench = Workbench.open(config, {})
     lines = []
     for method in (config.method, *config.baselines):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from distilect import ranks
 from distilect.config import RunConfig, dump_config
 from distilect.errors import ConfigError, RunError
+from distilect.locks import locked
 from distilect.models import Student, quiet
 from distilect.training import episodes_begun
 
@@ -61,6 +65,20 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
             f"output folder {folder} holds an unfinished run with other settings: use --overwrite, or another name= "
             f"(to go on with it: distilect run {recorded})"
         )
+
+
+@contextmanager
+def owned(folders: Sequence[Path]) -> Iterator[None]:
+    """Hold these run folders against other commands; their lock files stand beside them.
+
+    Raises:
+        RunError: another process works in one of them, or nothing can be written there.
+    """
+    with ExitStack() as locks:
+        for folder in folders if ranks.is_main() else ():
+            busy = f"another process is working in {folder}: wait for it, or choose another name="
+            locks.enter_context(locked(folder.parent / f".{folder.name}.lock", RunError, busy, wait=False))
+        yield
 
 
 def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:

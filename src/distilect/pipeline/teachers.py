@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distilect import ranks
 from distilect.config import (
     FinetuneConfig,
     MethodConfig,
@@ -116,7 +117,7 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     """
     identity = _identity(spec, data, config)
     folder = teacher_folder(name, spec, data, config)
-    if (folder / RECORD).exists():
+    if ranks.from_main(int((folder / RECORD).exists())):
         console.print(f"teacher {name}: reused from {folder}")
         return folder
     work = folder.with_name(folder.name + ".partial")
@@ -125,6 +126,17 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
         StudentConfig(init=spec.init), data.task, {}, spec.seed, max_length=config.train.max_length
     )
     fitted = _finetune(student, data, _settings(spec, config.train), work, spec.seed, f"teacher {name}")
+    if ranks.is_main():
+        _keep(folder, student, identity, fitted)
+    ranks.barrier()
+    seconds, scores = fitted.seconds, score_text(fitted.held_out)
+    console.print(f"teacher {name}: fine-tuned in {seconds:.0f} s, held out {scores} → {folder}")
+    return folder
+
+
+def _keep(folder: Path, student: Student, identity: dict[str, Any], fitted: Fitted) -> None:
+    """The folder of a fine-tuned teacher, whole or not at all."""
+    work = folder.with_name(folder.name + ".partial")
     save_student(student, work / "model")
     record = {
         "identity": identity,
@@ -135,9 +147,6 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     (work / "model" / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
     os.replace(work / "model", folder)
     shutil.rmtree(work, ignore_errors=True)
-    seconds, scores = fitted.seconds, score_text(fitted.held_out)
-    console.print(f"teacher {name}: fine-tuned in {seconds:.0f} s, held out {scores} → {folder}")
-    return folder
 
 
 def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:

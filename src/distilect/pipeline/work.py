@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from distilect import ranks
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, encode, load_data
-from distilect.errors import MethodError
+from distilect.errors import MethodError, RunError
 from distilect.export import write_model_card
 from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student
@@ -182,7 +183,7 @@ class Workbench:
             teacher_sizes=tuple(teacher_size(t)["parameters"] or 0 for t in pool),
             seed=self.config.seed,
             epochs=self.config.train.epochs,
-            num_labelled=int(self.data.distillation.has_label.sum()),
+            num_labelled=self.data.distillation.num_labelled,
             num_rows=len(self.data.distillation),
         )
 
@@ -201,16 +202,23 @@ class Workbench:
             found: dict[str, Any] | None = selector.origin()
             return found
         place = folder / artefact.FOLDER
-        if (place / artefact.DESCRIPTION).exists():  # of this run, which was stopped in stage B
-            selector.adopt(place)
+        there = ranks.from_main(int((place / artefact.DESCRIPTION).exists()))
+        if there:  # of this run, which was stopped in stage B
+            try:
+                selector.adopt(place)
+            except ValueError as error:
+                raise RunError(f"{error}, or remove {place} to learn it again in this run") from None
         else:
             learned = run_episodes(
                 self.new_student, rows, method, prepared.source, config.train, folder,
                 seed=config.seed, description=config.name, vectors=prepared.vectors,
             )  # fmt: skip
-            selector.save(place, self._learned_from(config, learned))
+            if ranks.is_main():
+                selector.save(place, self._learned_from(config, learned))
             selector.freeze()
-        drop_episodes(folder)
+        ranks.barrier()
+        if ranks.is_main():
+            drop_episodes(folder)
         about = artefact.described(place)["about"]
         selector.spent_tokens = about["student_tokens"]
         console.print(
@@ -246,13 +254,18 @@ class Workbench:
         # a method without teachers has nothing to learn on rows that only teachers can label
         table = self.data.distillation if method.teachers is not None else self.data.train
         rows = training_rows(student, table, self.data.reward, self.data.task)
-        claim(folder, config, overwrite)
+        if ranks.is_main():
+            claim(folder, config, overwrite)
+        ranks.barrier()
         selection = self.learn_selection(config, method, prepared, rows, folder)
         trainer, fitted = fit(
             student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name,
             vectors=prepared.vectors,
         )  # fmt: skip
-        save_student(student, folder / "student")
+        prepared.live = int(ranks.total(prepared.source.forwards if prepared.source else 0))
+        if ranks.is_main():
+            save_student(student, folder / "student")
+        ranks.barrier()
         metrics = {
             "name": config.name,
             "task": self.data.task.to_dict(),
@@ -274,6 +287,8 @@ class Workbench:
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+        if not ranks.is_main():
+            return RunResult(folder, metrics, None)
         write_model_card(folder / "student", metrics, config)
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         keep_newest_checkpoint(folder)  # not before: a run that is killed until here still needs its best one
@@ -288,12 +303,13 @@ class Workbench:
         method: MethodConfig,
     ) -> dict[str, Any]:
         """Scores, sizes and speeds of student and teachers; what they say goes to `predictions.parquet`."""
+        # before the speeds: several processes make these together
         split, table, said = self._outputs(student, trainer, method)
-        if table is not None:
+        if table is not None and ranks.is_main():
             teachers = {name: logits for name, logits in said.items() if name is not None}
             write_predictions(folder / PREDICTIONS, split, table, self.data.task, said[None], teachers)
         scored = table if split == "dev" else None  # held-out rows chose the checkpoint: no score to report
-        speed = self._speeds(student)
+        speed = self._speeds(student) if ranks.is_main() else {"student": {}}
         return {
             "student": {
                 "scores": self._scores(said[None], scored),
@@ -317,7 +333,7 @@ class Workbench:
             "train_seconds": round(fitted.seconds, 3),
             "scoring_seconds": round(prepared.seconds, 3),
             "finetune_seconds": round(self.finetune_seconds, 3),
-            "teacher_forwards": prepared.forwards + (prepared.source.forwards if prepared.source else 0),
+            "teacher_forwards": prepared.forwards + prepared.live,
             "steps": fitted.steps,
             "tokens": fitted.tokens,
             "teacher_rows": fitted.asked,

@@ -27,7 +27,9 @@ def write(folder: Path, described: Mapping[str, Any], tensors: Mapping[str, Tens
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     (temporary / WEIGHTS).write_bytes(content)
-    text = json.dumps({"format": FORMAT, "sha256": digest, **described}, indent=2, ensure_ascii=False)
+    content_of = {"format": FORMAT, "sha256": digest, **described}
+    content_of["checksum"] = _checksum(content_of)
+    text = json.dumps(content_of, indent=2, ensure_ascii=False)
     (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
@@ -57,12 +59,29 @@ def described(path: Path) -> dict[str, Any]:
     file = locate(path) / DESCRIPTION
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+        if not _is_whole(found):
+            raise ValueError("its content does not match its checksum")
         fits = isinstance(found, dict) and {"format", "sha256", "kinds", "state", "widths"} <= set(found)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged ({error}): learn it anew") from None
     if not fits or found["format"] != FORMAT:
         raise ValueError(f"{file} is no selection module of format {FORMAT}: learn it anew with this version")
     return dict(found)
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """64 hex digits over everything that the description says."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_whole(found: Any) -> bool:
+    """Whether the description is as it was written; those of before checksums have one digest only."""
+    if not isinstance(found, dict):
+        return True  # told below as no selection module
+    rest = {key: value for key, value in found.items() if key != "checksum"}
+    if "checksum" in found:
+        return bool(found["checksum"] == _checksum(rest))
+    return sum(isinstance(value, str) and len(value) == 64 for value in rest.values()) <= 1
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

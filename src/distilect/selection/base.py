@@ -252,6 +252,8 @@ class Selector:
         asked_share: of a row selector that trains the rest: the share of rows that ask, on average. What the teachers say is a mean
             over the rows that ask: the formula divides it by this share.
         window: of a row selector that plans: the optimiser steps that are planned at once; None: an epoch.
+        compares: of a row selector: it compares the rows of a batch with each other. Several processes ask it about those of all.
+        item: what the items of `observations` are: a dataclass of tensors, or `tuple`.
         wants_teacher_cls: its `Look` holds the teachers' last layer; their signals are scored for it.
         wants_losses: `note_losses` is called.
         episodes: it learns from throw-away trainings first (`training/episodes.py`); None: it does not, or not any more.
@@ -268,6 +270,8 @@ class Selector:
     chooses_first: bool = False
     asked_share: float = 1.0
     window: int | None = None
+    compares: bool = False
+    item: type = tuple
     spent_tokens: float = 0.0
 
     def setup(self, context: SelectionContext) -> None:
@@ -285,6 +289,15 @@ class Selector:
 
     def observe(self, reward: Tensor) -> None:
         """Take the rewards of the decisions since the last call; float32 [B], or a single value for all of them."""
+
+    def observations(self) -> list[list[Any]]:
+        """The lists in which waits what was seen of rows in steps, until `after_step` or `begin_epoch` takes it in.
+
+        Items are tuples (or `item`) of tensors whose first axis is rows. With several processes the trainer puts what the others
+        saw into these very lists before `after_step`, so that all learn the same from the whole step. A selector that remembers
+        nothing of its rows has none; one that does and does not say so learns something else on every rank.
+        """
+        return []
 
     def health(self) -> dict[str, float]:
         """Values to log, with their full names (`policy/entropy`); reading them resets their averages."""
@@ -330,6 +343,7 @@ class RowSelector(Protocol):
     chooses_first: bool
     asked_share: float
     window: int | None
+    compares: bool
 
     def select(self, view: StepView) -> Tensor:
         """bool [B]."""

@@ -371,6 +371,7 @@ class ReinforcedTeachers(Selector):
 
     name = "reinforced"
     narrows = False
+    item = Decisions
 
     def __init__(
         self,
@@ -518,6 +519,9 @@ class ReinforcedTeachers(Selector):
         if bool(learns.any()):
             decisions = Decisions.of(view, state, self.builder.common, actions)
             self.pending.append(decisions.take(learns.nonzero().squeeze(1)))
+
+    def observations(self) -> list[list[Any]]:
+        return [self.pending]
 
     # ---- rewards ---------------------------------------------------------------------------------------------------
 

@@ -133,10 +133,7 @@ class Recent:
 
 
 class Stored:
-    """Each row's last score, by identity; 12 bytes a row. What an epoch adds counts from the next one on.
-
-    With several processes each knows the rows that it has visited itself.
-    """
+    """Each row's last score, by identity; 12 bytes a row. What an epoch adds counts from the next one on."""
 
     def __init__(self) -> None:
         self.keys = torch.empty(0, dtype=torch.int64)  # ascending, on the CPU
@@ -363,6 +360,9 @@ class UncertainTeachers(Selector):
         rows = some_rows(probe.rows, limit, self.seed)
         return rows, entropy(probe.run(rows, self.first_passes)[0])
 
+    def observations(self) -> list[list[Any]]:
+        return [] if self.memory is None else [self.memory.pending]
+
     def after_step(self, probe: Probe) -> None:
         if self.memory is not None:
             self.memory.end_step()
@@ -504,6 +504,9 @@ class UncertainRows(Selector):
         self.own_passes = Passes(self.count if score == "spread" else 1, self._drops())
         self.passes = self.own_passes if self._looks_first() else None
         self.chooses_first = self.rest == "skip" or (self.rest == "labels" and self.passes is not None)
+        self.compares = (
+            self.rest == "labels" and self.by == "batch" and self.ratio < 1 and not self.chooses_first
+        )
 
     def _drops(self) -> bool:
         return self.score == "spread" or self.forward == "train"
@@ -632,6 +635,9 @@ class UncertainRows(Selector):
             self.memory.add(rows, self.sign * self._uncertainty(probe.run(rows, self.own_passes)))
             self.memory.end_step()
         self.memory.begin_epoch()
+
+    def observations(self) -> list[list[Any]]:
+        return [] if self.memory is None else [self.memory.pending]
 
     def after_step(self, probe: Probe) -> None:
         if self.memory is not None:
@@ -782,6 +788,9 @@ class UncertainMix(Selector):
         return relative(
             distances, memory.quantiles(0.5)
         )  # in the first step the median is that of its own rows
+
+    def observations(self) -> list[list[Any]]:
+        return [self.memory.pending] if self.regression else []
 
     def after_step(self, probe: Probe) -> None:
         self.memory.end_step()

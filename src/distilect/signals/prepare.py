@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
+from distilect import ranks
 from distilect.data import Encoded, Table, encode
-from distilect.errors import MethodError
+from distilect.errors import MethodError, SignalError
+from distilect.locks import locked
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.models.row_index import unique_rows
 from distilect.signals.base import Fields, Pool, SignalSource, Voice
-from distilect.signals.scoring import LiveVoice, StoredVoice, missing_rows, score_rows
-from distilect.signals.store import SignalStore
+from distilect.signals.scoring import LiveVoice, Missing, StoredVoice, score_rows
+from distilect.signals.store import FieldStore, SignalStore
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Prepared:
         forwards: rows that teachers were run on, summed over teachers.
         reused: rows that were in the store already, summed over teachers.
         vectors: a frozen encoder's vectors, where a selector wants them.
+        live: rows that teachers were run on in the steps, over all processes; known after training.
     """
 
     source: SignalSource | None
@@ -34,6 +39,7 @@ class Prepared:
     forwards: int = 0
     reused: int = 0
     vectors: SignalSource | None = None
+    live: int = 0
 
     @classmethod
     def none(cls) -> Prepared:
@@ -97,39 +103,51 @@ def _voice(
         return LiveVoice(teacher, max_tokens)
     fingerprint = teacher.fingerprint
     names = ["logits", *(name for name in wanted if name != "logits")]
-    stores = {name: store.field(fingerprint, name) for name in names}
-    missing = missing_rows(table, stores)
-    todo = table.take(missing)
-    encoded = None
-    if len(todo):
-        encoded = _tokens(teacher, todo)
-        size, used = _bytes(teacher, encoded, names), store.size()
+    tokens = partial(_tokens, teacher) if isinstance(teacher, CheckpointTeacher) else None
+    missing = Missing(table, _fields_of(store, fingerprint, names), tokens)
+    if not ranks.any_of(missing.total > 0):
+        found.reused += missing.different
+        found.report.append(
+            f"teacher {teacher.name}: 0 rows scored; {missing.different:,} reused from {store.root}"
+        )
+        return StoredVoice(teacher, missing.stores)
+    lock = store.root / fingerprint[:16] / ".lock"
+    busy = f"another process scores by {teacher.name} into {store.root}"
+    lock_for_all = locked(lock, SignalError, busy, wait=True, what="teacher signals ")
+    with lock_for_all if ranks.is_main() else nullcontext():
+        ranks.barrier()  # the first one holds the lock for all
+        missing = Missing(
+            table, _fields_of(store, fingerprint, names), tokens
+        )  # another may have scored meanwhile
+        size = _bytes(teacher, missing, names)
+        used = store.size() if size else 0
         if size and used + size > budget:
             found.report.append(
                 f"teacher {teacher.name}: run live in every step; its hidden states would take {_gb(size)} beside the {_gb(used)} in "
                 f"{store.root}, the budget is {_gb(budget)} (signals.disk_budget_gb; old folders there may be deleted)"
             )
             return LiveVoice(teacher, max_tokens)
-        store.register(teacher.name, fingerprint, teacher.parts)
-        score_rows(teacher, todo, encoded, stores, max_tokens, f"scoring by {teacher.name}")
-        stores = {name: store.field(fingerprint, name) for name in names}
-    reused = len(unique_rows(table.ids)) - len(missing)
-    found.forwards += len(missing)
+        ranks.barrier()  # none has written before all have looked
+        if ranks.is_main():
+            store.register(teacher.name, fingerprint, teacher.parts)
+        truncated = score_rows(teacher, missing, max_tokens, f"scoring by {teacher.name}")
+        stores = _fields_of(store, fingerprint, names)
+        ranks.barrier()
+    reused = missing.different - missing.total
+    found.forwards += missing.total
     found.reused += reused
-    cut = (
-        f", {encoded.truncated:,} of them cut at {encoded.max_length} tokens"
-        if encoded and encoded.truncated
-        else ""
-    )
+    cut = f", {truncated:,} of them cut at {getattr(teacher, 'max_length', 0)} tokens" if truncated else ""
     found.report.append(
-        f"teacher {teacher.name}: {len(missing):,} rows scored{cut}; {reused:,} reused from {store.root}"
+        f"teacher {teacher.name}: {missing.total:,} rows scored{cut}; {reused:,} reused from {store.root}"
     )
     return StoredVoice(teacher, stores)
 
 
-def _tokens(teacher: Teacher, table: Table) -> Encoded | None:
-    if not isinstance(teacher, CheckpointTeacher):
-        return None
+def _fields_of(store: SignalStore, fingerprint: str, names: Sequence[str]) -> dict[str, FieldStore]:
+    return {name: store.field(fingerprint, name) for name in names}
+
+
+def _tokens(teacher: CheckpointTeacher, table: Table) -> Encoded:
     return encode(table, teacher.tokenizer, teacher.max_length, f"tokenising for {teacher.name}")
 
 
@@ -148,12 +166,12 @@ def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
         )
 
 
-def _bytes(teacher: Teacher, encoded: Encoded | None, names: Sequence[str]) -> int:
+def _bytes(teacher: Teacher, missing: Missing, names: Sequence[str]) -> int:
     """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row."""
-    if encoded is None or not isinstance(teacher, CheckpointTeacher):
+    if not isinstance(teacher, CheckpointTeacher):
         return 0
     whole = sum(per_token(name) for name in names)
-    vectors = len(encoded) * (len(names) - 1 - whole) + int(encoded.lengths.sum(dtype="int64")) * whole
+    vectors = missing.total * (len(names) - 1 - whole) + (missing.lengths() * whole if whole else 0)
     return 2 * teacher.hidden_size * vectors
 
 

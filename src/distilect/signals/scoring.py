@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distilect import ranks
 from distilect.data import Encoded, Table, encode, scoring_batches
 from distilect.errors import SignalError, TeacherError
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
@@ -19,6 +20,7 @@ from distilect.progress import bar
 from distilect.signals.store import FieldStore
 
 CHUNK = 4096  # rows per shard at most: what a kill can cost
+BLOCK = 1 << 18  # rows that are looked up, tokenised and sorted by length at a time
 CHUNK_BYTES = 1 << 28  # of hidden states that are held in memory before they are written
 _HALF = float(np.finfo(np.float16).max)
 
@@ -107,47 +109,116 @@ def _nothing(teacher: Teacher, fields: Sequence[str]) -> dict[str, Any]:
     return {"logits": torch.zeros(0, len(teacher.order)), **fielded}
 
 
-def missing_rows(table: Table, stores: dict[str, FieldStore]) -> Rows:
-    """One row number per identity that some store lacks, in the table's order: duplicates share signals."""
-    rows = np.sort(unique_rows(table.ids))
-    ids = table.ids[rows]
-    return rows[np.logical_or.reduce([store.locate(ids) < 0 for store in stores.values()])]
+class Missing:
+    """The rows of a table that some store lacks, block by block, so that a table of any size needs the memory of one block.
 
-
-def score_rows(
-    teacher: Teacher,
-    todo: Table,
-    encoded: Encoded | None,
-    stores: dict[str, FieldStore],
-    max_tokens: int,
-    description: str,
-) -> None:
-    """Run the teacher on all rows of `todo` and add to each store what it lacks of them.
-
-    Rows are sorted by length and cut into chunks, a shard per field each. A run that was killed and goes on with the rows
-    that are still missing cuts the same chunks into the same batches: the result is identical.
+    Args:
+        table: any rows; of equal texts within a block one is scored.
+        stores: the fields that are wanted of each.
+        tokens: a table → its tokens for the teacher; None for a teacher that is no checkpoint.
     """
+
+    def __init__(
+        self, table: Table, stores: dict[str, FieldStore], tokens: Callable[[Table], Encoded] | None
+    ) -> None:
+        self.table, self.stores, self.tokens = table, stores, tokens
+        self.starts = range(0, max(1, len(table)), BLOCK)
+        self.counts = [len(self.rows(block)) for block in range(len(self.starts))]
+        self.total = sum(self.counts)
+        self.different = len(unique_rows(table.ids)) if len(self.starts) == 1 else len(table)
+        self._block: tuple[int, Table, Encoded | None] | None = None
+
+    def rows(self, block: int) -> Rows:
+        """Row numbers, ascending: one per identity that some store lacks."""
+        start = self.starts[block]
+        ids = np.asarray(self.table.ids[start : start + BLOCK])
+        rows = np.sort(unique_rows(ids))
+        ids = ids[rows]
+        lacks = np.logical_or.reduce([store.locate(ids) < 0 for store in self.stores.values()])
+        return rows[lacks] + start
+
+    def block(self, number: int) -> tuple[Table, Encoded | None]:
+        """These rows and their tokens; the last block is kept."""
+        if self._block is None or self._block[0] != number:
+            part = self.table.take(self.rows(number))
+            self._block = number, part, self.tokens(part) if self.tokens is not None else None
+        return self._block[1:]
+
+    def writes(self, number: int, size: int) -> dict[str, list[bool]]:
+        """By field, which of a block's chunks of `size` rows hold rows that it lacks.
+
+        All, as a rule; a kill between two fields of a chunk, or fields of another method, make the difference.
+        """
+        rows = self.rows(number)
+        ids = np.asarray(self.table.ids[rows])
+        lacks = {name: store.locate(ids) < 0 for name, store in self.stores.items()}
+        if all(found.all() or not found.any() for found in lacks.values()):
+            chunks = -(-len(rows) // size)
+            return {name: [bool(found.any())] * chunks for name, found in lacks.items()}
+        order = _by_length(*self.block(number))
+        return {name: [bool(found[c].any()) for c in _chunks(order, size)] for name, found in lacks.items()}
+
+    def lengths(self) -> int:
+        """Tokens of all missing rows; tokenises them."""
+        parts = [self.block(n)[1] for n, count in enumerate(self.counts) if count]
+        return sum(int(part.lengths.sum(dtype="int64")) for part in parts if part is not None)
+
+
+def score_rows(teacher: Teacher, missing: Missing, max_tokens: int, description: str) -> int:
+    """Run the teacher on all missing rows and add to each store what it lacks of them; returns how many were cut.
+
+    The rows of a block are sorted by length and cut into chunks, a shard per field each. With several processes each writes the
+    chunks that are its own, under the names that a single process would give them. A run that was killed, or one of whose ranks was,
+    goes on with the rows that are still missing: it cuts the same chunks into the same batches, and the store ends up the same.
+    """
+    stores, world = missing.stores, ranks.world()
     fields = [name for name in stores if name != "logits"]
-    order = (
-        np.arange(len(todo))
-        if encoded is None
-        else np.argsort(-encoded.lengths.astype(np.int64), kind="stable")
-    )
+    size = chunk_rows(teacher, fields)
+    chunks = [-(-count // size) for count in missing.counts]
+    numbers = _shard_numbers(missing, size)
+    whole_blocks = (
+        len(chunks) >= 4 * world
+    )  # else a block's chunks are shared out, and every rank tokenises it
+    first, cut = 0, 0
     with bar() as progress:
-        task = progress.add_task(description, total=len(todo))
-        for chunk in _chunks(order, chunk_rows(teacher, fields)):
-            said = run_teacher(
-                teacher,
-                todo,
-                encoded,
-                chunk,
-                fields,
-                max_tokens,
-                half=True,
-                advance=lambda rows: progress.advance(task, rows),
-            )
-            for name, store in stores.items():
-                _add(store, todo.ids[chunk], said[name])
+        task = progress.add_task(description, total=missing.total)
+        for block, count in enumerate(chunks):
+            owners = [(block if whole_blocks else first + n) % world for n in range(count)]
+            if ranks.rank() in owners:
+                todo, encoded = missing.block(block)
+                if encoded is not None and owners[0] == ranks.rank():
+                    cut += encoded.truncated
+                for number, chunk in enumerate(_chunks(_by_length(todo, encoded), size)):
+                    if owners[number] != ranks.rank():
+                        progress.advance(task, len(chunk))
+                        continue
+                    said = run_teacher(
+                        teacher, todo, encoded, chunk, fields, max_tokens, half=True,
+                        advance=lambda rows: progress.advance(task, rows),
+                    )  # fmt: skip
+                    for name, store in stores.items():
+                        if (block, number) in numbers[name]:
+                            _add(store, todo.ids[chunk], said[name], numbers[name][block, number])
+            first += count
+    return int(ranks.total(cut))  # waits for all ranks
+
+
+def _shard_numbers(missing: Missing, size: int) -> dict[str, dict[tuple[int, int], int]]:
+    """By field: (block, chunk) → number of its shard. The same on every rank, and for a run that goes on where one was killed."""
+    places: dict[str, list[tuple[int, int]]] = {name: [] for name in missing.stores}
+    for block, count in enumerate(missing.counts):
+        for name, written in (missing.writes(block, size) if count else {}).items():
+            places[name] += [(block, chunk) for chunk, writes in enumerate(written) if writes]
+    return {
+        name: dict(zip(found, missing.stores[name].free_numbers(len(found)), strict=True))
+        for name, found in places.items()
+    }
+
+
+def _by_length(todo: Table, encoded: Encoded | None) -> Rows:
+    if encoded is None:
+        return np.arange(len(todo))
+    return np.argsort(-encoded.lengths.astype(np.int64), kind="stable")
 
 
 def chunk_rows(teacher: Teacher, fields: Sequence[str]) -> int:
@@ -163,17 +234,15 @@ def _chunks(order: Rows, size: int) -> Iterator[Rows]:
         yield order[start : start + size]
 
 
-def _add(store: FieldStore, ids: NDArray[np.uint64], values: Any) -> None:
-    """Write what the store lacks of one chunk."""
+def _add(store: FieldStore, ids: NDArray[np.uint64], values: Any, number: int) -> None:
+    """Write what the store lacks of one chunk, as the shard of that number."""
     new = np.flatnonzero(store.locate(ids) < 0)
-    if not len(new):
-        return
     if isinstance(values, list):
         kept = [values[i] for i in new]
         offsets = np.cumsum([0, *map(len, kept)]).astype(np.int64)
-        store.add(ids[new], torch.cat(kept).numpy(), offsets)
+        store.add(ids[new], torch.cat(kept).numpy(), offsets, number=number)
     else:
-        store.add(ids[new], values.numpy()[new])
+        store.add(ids[new], values.numpy()[new], number=number)
 
 
 class StoredVoice:

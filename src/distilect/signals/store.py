@@ -4,7 +4,7 @@
     ROOT/<teacher fingerprint>/<field>/shard-<n>-<sha256>.safetensors
 
 A shard appears whole or not at all (temporary name, then rename), and its name holds the hash of its bytes: a kill at any
-moment leaves only finished shards, and a flipped byte is found when the shard is opened.
+moment leaves only finished shards, and a flipped byte is found when the shard is read first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,13 +30,18 @@ from safetensors.numpy import save
 from distilect.errors import SignalError
 from distilect.models import per_token
 from distilect.models.row_index import Ids, RowIndex
+from distilect.signals.disk_index import INDEX, DiskIndex, Stamp
 
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"shard-(\d+)-([0-9a-f]{16})\.safetensors")
 _IN_MEMORY = (
-    1 << 29
+    1 << 26
 )  # bytes: logits and smaller fields are gathered from memory, larger ones from mapped files
+_EAGER = (
+    1 << 28
+)  # bytes of a field that are verified when it is opened, a quarter of a second; beyond, shard by shard
+_MAPPED = 8192  # shards of a large field that are mapped at a time
 _ABANDONED = 3600.0  # seconds: a temporary file that old belongs to a process that was killed
 _TYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "U64": np.uint64}
 
@@ -94,23 +100,35 @@ class FieldStore:
     """All shards of one field, as one index from row identity to value.
 
     Dense fields hold `value` [n, …] per shard, ragged ones `value` [tokens, H] and `offsets` int64 [n + 1].
+
+    A small field is verified when it is opened, and indexed in memory. One of more than `_EAGER` bytes is opened in constant time,
+    through an index on disk, and each of its shards is verified when it is first read; memory stays bounded.
     """
 
     def __init__(self, folder: Path, warnings: list[str]) -> None:
         self.folder, self.warnings = folder, warnings
         self.ragged = per_token(folder.name)
-        self._shards: dict[str, _Shard] = {}  # by file name
-        self._next_index = 0
+        # by file name; of a large field those that were read, the latest last
+        self._shards: dict[str, _Shard] = {}
+        self._verified: dict[str, Stamp] = {}
+        self._numbers: set[int] = set()
+        self._large: DiskIndex | None = None
         self._rebuild()
 
     def refresh(self) -> None:
         """Open shards that are new, verify those whose file has changed, forget those that are gone."""
-        found = {path.name: path for path in sorted(self.folder.glob("shard-*.safetensors"))}
-        stale = [
-            name
-            for name, shard in self._shards.items()
-            if name not in found or shard.stamp != _stamp(found[name])
-        ]
+        self._clean()
+        if self._large is not None and self._large.is_of_now():
+            return
+        found = {entry.name: Path(entry.path) for entry in _shard_files(self.folder)}
+        stamps = {name: _stamp(path) for name, path in found.items()}
+        self._numbers = {number for name in found if (number := _number(name)) is not None}
+        self._verified = {name: stamp for name, stamp in self._verified.items() if stamps.get(name) == stamp}
+        if sum(size for size, _ in stamps.values()) > _EAGER:
+            self._open_large(found, stamps)
+            return
+        self._large = None
+        stale = [name for name, shard in self._shards.items() if stamps.get(name) != shard.stamp]
         for name in stale:
             del self._shards[name]
         fresh = [path for name, path in found.items() if name not in self._shards]
@@ -118,9 +136,30 @@ class FieldStore:
             self._open(path)
         if stale or fresh:
             self._rebuild()
-        self._clean()
+
+    def _open_large(self, found: Mapping[str, Path], stamps: Mapping[str, Stamp]) -> None:
+        """Use the index on disk; made anew, shard by shard and each of them verified, where it is not of these files."""
+        self._shards = {}
+        self._large = DiskIndex.open(self.folder, stamps)
+        if self._large is None:
+            try:
+                with DiskIndex.writer(self.folder) as writer:
+                    for name in sorted(found):
+                        tensors = self._read(found[name])
+                        if tensors is not None:
+                            writer.add(name, stamps[name], np.array(tensors["ids"]))
+            except OSError as error:
+                raise SignalError(
+                    f"cannot write the index of {self.folder}: {error.strerror or error}"
+                ) from None
+            self._large = writer.index
 
     def _open(self, path: Path) -> None:
+        tensors = self._read(path)
+        if tensors is not None:
+            self._shards[path.name] = _Shard(tensors, _stamp(path))
+
+    def _read(self, path: Path) -> dict[str, NDArray[Any]] | None:
         """Verify one shard and map it; a damaged one is put aside under another name, never used.
 
         Raises:
@@ -128,18 +167,22 @@ class FieldStore:
         """
         match = _SHARD.fullmatch(path.name)
         try:
-            stamp = _stamp(path)
             try:
-                if match is None or _digest(path) != match.group(2):
+                stamp = _stamp(path)
+                if match is None or (
+                    self._verified.get(path.name) != stamp and _digest(path) != match.group(2)
+                ):
                     raise ValueError("checksum")
-                self._shards[path.name] = _Shard(_mapped(path), stamp)
-                self._next_index = max(self._next_index, int(match.group(1)) + 1)
+                tensors = _mapped(path)
+                self._verified[path.name] = stamp
+                return tensors
             except (ValueError, KeyError):
                 path.rename(path.with_name(path.name + ".damaged"))
                 self.warnings.append(
                     f"{path} is damaged (its bytes do not match its checksum): put aside, its rows are computed anew"
                 )
                 logger.warning(self.warnings[-1])
+                return None
         except OSError as error:
             raise SignalError(f"cannot read teacher signals in {path}: {error.strerror or error}") from None
 
@@ -153,33 +196,64 @@ class FieldStore:
         self._dense: NDArray[Any] | None = None
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._index if self._large is None else self._large)
 
     def locate(self, ids: Ids) -> NDArray[np.int64]:
         """Places of rows, int64 [n]; -1 where a row is not stored. `ids` uint64 [n, 2]."""
-        return self._index.find(ids)
+        return (self._index if self._large is None else self._large).find(ids)
 
     def get(self, ids: Ids) -> NDArray[Any] | list[NDArray[Any]]:
         """Values of rows: an array [n, …], or for ragged fields a list of [tokens, H]; a copy.
 
         Raises:
-            SignalError: some rows are not stored.
+            SignalError: some rows are not stored, or their shard was damaged since.
         """
         places = self._places(ids)
-        dense = None if self.ragged else self._gathered()
+        dense = None if self.ragged or self._large is not None else self._gathered()
         if dense is not None:
             return dense[places]
-        shards = np.searchsorted(self._starts, places, side="right") - 1
-        rows = [
-            self._row(s, p)
-            for s, p in zip(shards.tolist(), (places - self._starts[shards]).tolist(), strict=True)
-        ]
+        starts = self._starts if self._large is None else self._large.starts
+        shards = np.searchsorted(starts, places, side="right") - 1
+        within = places - starts[shards]
+        rows: list[Any] = [None] * len(places)
+        for shard in np.unique(shards).tolist():  # one shard after the other, not to and fro
+            here = np.flatnonzero(shards == shard)
+            found = self._shard(shard) if shard < len(starts) - 1 else None
+            if found is None or not (found["ids"][within[here]] == ids[here]).all():
+                raise SignalError(
+                    f"the index of {self.folder} is damaged: delete {self.folder / INDEX}, it is made anew"
+                )
+            tensors = found
+            for place, row in zip(here.tolist(), within[here].tolist(), strict=True):
+                rows[place] = self._row(tensors, row)
         return rows if self.ragged else np.stack(rows)
+
+    def _shard(self, number: int) -> dict[str, NDArray[Any]]:
+        """The tensors of one shard; of a large field verified now, where this process has not read it before.
+
+        Raises:
+            SignalError: it is damaged.
+        """
+        if self._large is None:
+            return self._tensors[number]
+        name = self._large.names[number]
+        shard = self._shards.pop(name, None)
+        if shard is None:
+            if len(self._shards) >= _MAPPED:  # the kernel maps some ten thousand files per process
+                del self._shards[next(iter(self._shards))]
+            tensors = self._read(self.folder / name)
+            if tensors is None:
+                raise SignalError(
+                    f"{self.folder / name} was damaged on disk and is put aside: run again, its rows are computed anew"
+                )
+            shard = _Shard(tensors, self._verified[name])
+        self._shards[name] = shard
+        return shard.tensors
 
     def _places(self, ids: Ids) -> NDArray[np.int64]:
         places = self.locate(ids)
         missing = int((places < 0).sum())
-        if missing or not self._tensors:
+        if missing or not len(self):
             raise SignalError(
                 f"{self.folder} lacks {missing} of {len(ids)} rows: they were not scored, or their shard was removed since; "
                 "run distilect score again"
@@ -192,15 +266,33 @@ class FieldStore:
             self._dense = np.concatenate([tensors["value"] for tensors in self._tensors])
         return self._dense
 
-    def _row(self, shard: int, row: int) -> NDArray[Any]:
-        tensors = self._tensors[shard]
+    def _row(self, tensors: dict[str, NDArray[Any]], row: int) -> NDArray[Any]:
         if not self.ragged:
             return np.array(tensors["value"][row])
         start, stop = tensors["offsets"][row], tensors["offsets"][row + 1]
         return np.array(tensors["value"][start:stop])  # out of the mapped file
 
-    def add(self, ids: Ids, value: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> None:
+    def free_numbers(self, count: int) -> list[int]:
+        """The first so many shard numbers that no file has: holes that a killed rank left are filled first."""
+        found: list[int] = []
+        number = 0
+        while len(found) < count:
+            if number not in self._numbers:
+                found.append(number)
+            number += 1
+        return found
+
+    def add(
+        self,
+        ids: Ids,
+        value: NDArray[Any],
+        offsets: NDArray[np.int64] | None = None,
+        number: int | None = None,
+    ) -> None:
         """Write one more shard; `SignalStore.field` opens it.
+
+        Args:
+            number: of the shard, in its name; default: the first free one.
 
         Raises:
             SignalError: the disk is full or cannot be written; earlier shards are kept.
@@ -210,15 +302,16 @@ class FieldStore:
             tensors["offsets"] = np.ascontiguousarray(offsets)
         content = save(tensors)
         digest = hashlib.sha256(content).hexdigest()[:16]
-        _write(self.folder / f"shard-{self._next_index:06d}-{digest}.safetensors", content)
-        self._next_index += 1
+        number = self.free_numbers(1)[0] if number is None else number
+        _write(self.folder / f"shard-{number:06d}-{digest}.safetensors", content)
+        self._numbers.add(number)
 
     def _clean(self) -> None:
         """Remove what killed processes left half-written."""
-        for path in self.folder.glob("shard-*.tmp"):
+        for path in self.folder.glob("*.tmp"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED:
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @dataclass
@@ -226,10 +319,25 @@ class _Shard:
     """One open shard: its tensors, mapped, and size and time of the file when it was verified."""
 
     tensors: dict[str, NDArray[Any]]
-    stamp: tuple[int, int]
+    stamp: Stamp
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _shard_files(folder: Path) -> list[os.DirEntry[str]]:
+    """In the order of their names; [] where there is no folder yet."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [e for e in entries if e.name.startswith("shard-") and e.name.endswith(".safetensors")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _number(name: str) -> int | None:
+    match = _SHARD.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
+def _stamp(path: Path) -> Stamp:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilect import progress
+from distilect.errors import Terminated
+
+if TYPE_CHECKING:
+    from distilect.training.trainer import DistillationTrainer
+
+_GRACE = 8.0  # seconds from SIGTERM until a step that does not end is given up: machines are taken away after 10 and more
 
 _NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
 _SKIPPED = (
@@ -173,3 +181,55 @@ class Patience(TrainerCallback):
         scores = [line[self.key] for line in state.log_history if self.key in line]
         if scores and len(scores) - 1 - scores.index(max(scores)) >= self.patience:
             control.should_training_stop = True
+
+
+class Preemption(TrainerCallback):
+    """On SIGTERM: finish the step, keep a checkpoint, stop; with several processes all of them, if any is asked to.
+
+    A second signal, or a step of more than 8 s, stops at once: the last checkpoint is kept. A checkpoint within an epoch is no
+    occasion to evaluate: the run that goes on from it shall choose among the same weights as one that was never stopped.
+    """
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+        self.before: Any = None
+        self.timer: threading.Timer | None = None
+        self.mid_epoch = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+            self.before = signal.signal(signal.SIGTERM, self._asked)
+
+    def _asked(self, number: int, frame: Any) -> None:
+        if self.trainer.asked_to_stop:
+            raise Terminated
+        self.trainer.asked_to_stop = True
+        self.timer = threading.Timer(_GRACE, os.kill, (os.getpid(), signal.SIGTERM))
+        self.timer.daemon = True
+        self.timer.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        together = self.trainer.together
+        if together.stop or (together.world == 1 and self.trainer.asked_to_stop):
+            together.stop = control.should_training_stop = True
+            steps = len(self.trainer.sampler) // self.trainer.config.accumulation
+            over = self.trainer.budget_spent or state.global_step >= state.max_steps
+            self.mid_epoch = state.global_step % steps > 0 and not over
+            control.should_save = control.should_save or self.mid_epoch
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.mid_epoch:
+            control.should_evaluate = control.should_save = False
+
+    def close(self) -> None:
+        """Give the signal back.
+
+        Raises:
+            Terminated: it came.
+        """
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+        if self.trainer.together.stop:
+            raise Terminated

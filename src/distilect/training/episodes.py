@@ -18,7 +18,7 @@ import torch
 from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from distilect import progress
+from distilect import progress, ranks
 from distilect.config import TrainConfig
 from distilect.data import row_keys
 from distilect.errors import RunError
@@ -104,10 +104,11 @@ def run_episodes(
             selector.begin_episode(number)
             trainer = DistillationTrainer(
                 student.model, some, fresh, source, short, folder / FOLDER, fresh_seed,
-                callbacks=[bar], vectors=vectors, keeps=False,
+                callbacks=[bar] if ranks.is_main() else [], vectors=vectors, keeps=False,
             )  # fmt: skip
             with quiet():
                 trainer.train()
+            trainer.together.same_everywhere()
             _add(done, trainer, time.perf_counter() - started)
             if trainer.is_world_process_zero():
                 _keep(state, selector, folder / JOURNAL, done)
@@ -143,6 +144,7 @@ def drop_episodes(folder: Path) -> None:
 def _resume(state: Path, selector: Any, journal: Path) -> StageA:
     """What was done before; the selector as it was then."""
     state.parent.mkdir(parents=True, exist_ok=True)
+    ranks.barrier()
     if not state.exists():
         _write_lines(journal, [])
         return StageA()
@@ -152,8 +154,9 @@ def _resume(state: Path, selector: Any, journal: Path) -> StageA:
         raise RunError(f"{error}; or remove {state.parent} to begin stage A anew") from None
     selector.load_state_dict(found["selector"])
     done = StageA(**{f.name: found["done"][f.name] for f in fields(StageA)})
-    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-    _write_lines(journal, [line for line in lines if line["episode"] < done.episodes])
+    if ranks.is_main():
+        lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+        _write_lines(journal, [line for line in lines if line["episode"] < done.episodes])
     return done
 
 
@@ -168,13 +171,15 @@ def _add(done: StageA, trainer: DistillationTrainer, seconds: float) -> None:
     done.episodes += 1
     done.seconds += seconds
     done.steps += trainer.state.global_step
-    done.tokens += trainer.counts.tokens
-    done.rows += trainer.counts.rows
-    done.student_tokens += trainer.counts.student_tokens
-    done.probed_rows += int(trainer.counts.extra.get("probed_rows", 0))
+    done.tokens += int(ranks.total(trainer.counts.tokens))
+    done.rows += int(ranks.total(trainer.counts.rows))
+    done.student_tokens += ranks.total(trainer.counts.student_tokens)
+    done.probed_rows += int(ranks.total(trainer.counts.extra.get("probed_rows", 0)))
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    if not ranks.is_main():
+        return
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     os.replace(temporary, path)

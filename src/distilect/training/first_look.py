@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class FirstLook:
     """Passes without gradient over all rows of an optimiser step, and the choice among them.
 
-    Both see the whole step at once, so that neither accumulation nor the token budget changes a score or a choice. Rows that are
+    Both see the whole step at once, of all processes, so that neither they nor accumulation nor the token budget change a score
+    or a choice. Rows that are
     not chosen cost what the passes cost (nothing, for a selector that needs none); the training pass never sees them, unless the
     selector trains the rest.
     """
@@ -29,6 +30,7 @@ class FirstLook:
         self.chooses, self.keeps_rest = trainer.method.rows.chooses_first, trainer.method.rows.trains_rest
         self.positions = np.empty(0, np.int64)  # of the step's rows, ascending
         self.said: dict[Passes, Tensor] = {}  # [P, rows of the step, C]
+        self.own_chosen = 0
         self.chosen: np.ndarray | None = (
             None  # positions, ascending; None: every row asks its selector in the step
         )
@@ -37,7 +39,8 @@ class FirstLook:
         """The parts of a step, cut down to the rows that stay in it."""
         if not batches or not (self.wanted or self.chooses):
             return batches
-        self.positions = np.sort(np.concatenate([batch["rows"].numpy() for batch in batches]))
+        own = np.concatenate([batch["rows"].numpy() for batch in batches])
+        self.positions = self.trainer.together.positions(own)
         probe = self.trainer.probe
         self.said = {passes: probe.run_positions(self.positions, passes) for passes in self.wanted}
         if not self.chooses:
@@ -45,9 +48,11 @@ class FirstLook:
         view = self.trainer.view_of(torch.from_numpy(self.positions), self._nothing())
         mask = self.trainer.method.rows.select(view).cpu().numpy()
         self.chosen = self.positions[mask]
+        self.own_chosen = int(np.isin(own, self.chosen).sum())
         if self.keeps_rest:
             return batches
-        self.trainer.note_left_out(view, torch.from_numpy(~mask), torch.from_numpy(self.positions))
+        left = torch.from_numpy(~mask & np.isin(self.positions, own))
+        self.trainer.note_left_out(view, left, torch.from_numpy(self.positions))
         return self._cut(batches)
 
     def passes(self, positions: Tensor, device: torch.device) -> dict[Passes, Tensor]:
@@ -62,22 +67,19 @@ class FirstLook:
         return torch.from_numpy(np.isin(positions.numpy(), self.chosen)).to(device)
 
     def trained_rows(self, batches: list[dict[str, Tensor]]) -> int:
-        """How many rows the step's loss is a mean over."""
+        """How many of this process' rows the step's loss is a mean over."""
         if self.chosen is None or self.keeps_rest:
             return sum(len(batch["rows"]) for batch in batches)
-        return len(self.chosen)
+        return self.own_chosen
 
     def _nothing(self) -> Tensor:
         """There is no training pass yet: whoever looks at its outputs shall notice."""
         return torch.full((len(self.positions), self.trainer.rows.task.num_outputs), torch.nan)
 
     def _cut(self, batches: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
-        """The parts without the rows that were not chosen; empty ones come first.
-
-        Where no row at all was chosen one stays, with weight 0: its pass gives the optimiser and other ranks their zeros.
-        """
+        """The parts without the rows that were not chosen; empty ones come first."""
         assert self.chosen is not None
-        kept = self.chosen if len(self.chosen) else self.positions[:1]
+        kept = self.chosen
         if len(kept) == len(self.positions):
             return batches
         parts = [rows[np.isin(rows, kept)] for rows in (batch["rows"].numpy() for batch in batches)]

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from distilect import ranks
 from distilect.config import TrainConfig
 from distilect.errors import RunError
 from distilect.models import Student, quiet
 from distilect.selection import Method
 from distilect.signals import SignalSource
-from distilect.training.callbacks import Bar, History
-from distilect.training.trainer import DistillationTrainer, TrainingRows, last_checkpoint
+from distilect.training.callbacks import Bar, History, Preemption
+from distilect.training.checkpoints import last_checkpoint
+from distilect.training.trainer import DistillationTrainer, TrainingRows
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,23 @@ def fit(
 ) -> tuple[DistillationTrainer, Fitted]:
     """Train `student.model` in place; goes on from the last complete checkpoint in `folder`.
 
+    With several processes all of them call it with the same arguments; rank 0 writes, and holds the sums of `Fitted`.
+
     Writes `history.jsonl`, `tensorboard/`, `selection.parquet`, `rows.parquet` and `checkpoints/` into `folder`.
     """
     if config.dropout is not None:
         set_dropout(student.model, config.dropout)
+    ranks.start()
     bar = Bar(description, config.token_budget)
+    written = [History(folder / "history.jsonl", folder / "tensorboard"), bar] if ranks.is_main() else []
     trainer = DistillationTrainer(
-        student.model, rows, method, source, config, folder / "checkpoints", seed,
-        callbacks=[History(folder / "history.jsonl", folder / "tensorboard"), bar], vectors=vectors,
+        student.model, rows, method, source, config, folder / "checkpoints", seed, callbacks=written, vectors=vectors
     )  # fmt: skip
     bar.tokens = lambda: trainer.spent_tokens
+    preemption = Preemption(trainer)
     trainer.add_callback(_Clock(trainer))
-    checkpoint = last_checkpoint(folder / "checkpoints")
+    trainer.add_callback(preemption)
+    checkpoint = _checkpoint_for_all(folder / "checkpoints")
     if checkpoint is not None:
         trainer.load_extra_state(checkpoint)
     try:
@@ -81,15 +88,19 @@ def fit(
             _train(trainer, checkpoint)
     finally:
         bar.close()
-    trainer.recorder.write(folder / "selection.parquet")
-    trainer.row_sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
+        preemption.close()
+    trainer.together.collect()
+    if ranks.is_main():
+        trainer.recorder.write(folder / "selection.parquet")
+        trainer.row_sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
+    student.model = trainer.whole_model()
     logits = trainer.predict_rows(rows.held_out_encoded)
     held_out = rows.task.score(logits, rows.held_out.labels) if len(logits) else {}
     fitted = Fitted(
         held_out=held_out,
         seconds=trainer.counts.extra["seconds"],
         steps=trainer.state.global_step,
-        tokens=trainer.counts.tokens,
+        tokens=int(trainer.counts.tokens),
         asked=int(trainer.counts.extra.get("teacher_rows", 0)),
         probed=int(trainer.counts.extra.get("probed_rows", 0)),
         forward_tokens=int(trainer.counts.extra.get("forward_tokens", 0)),
@@ -98,6 +109,13 @@ def fit(
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
     )
     return trainer, fitted
+
+
+def _checkpoint_for_all(folder: Path) -> Path | None:
+    """The one that all ranks go on from: rank 0 looks, and removes what is damaged."""
+    found = last_checkpoint(folder) if ranks.is_main() else None
+    step = ranks.from_main(int(found.name.rpartition("-")[2]) if found else -1)
+    return None if step < 0 else folder / f"checkpoint-{step}"
 
 
 def _train(trainer: DistillationTrainer, checkpoint: Path | None) -> None:

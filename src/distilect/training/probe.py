@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distilect.data import Encoded, row_keys, scoring_batches
-from distilect.evaluation import predict
+from distilect.errors import RunError
 from distilect.evaluation.modes import eval_mode
 from distilect.knowledge import StudentOutputs
 from distilect.knowledge.labels import label_loss
@@ -32,13 +33,21 @@ class TrainerProbe:
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
         self.rows = trainer.keys
-        keys = trainer.keys.numpy()
-        self.order = np.argsort(keys, kind="stable")
-        self.sorted = keys[self.order]
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """int64 [N]: positions by ascending identity; 16 bytes a row that only selectors which look at rows ask for."""
+        return np.argsort(self.rows.numpy(), kind="stable")
+
+    @cached_property
+    def sorted(self) -> np.ndarray:
+        """int64 [N]."""
+        return self.rows.numpy()[self.order]
 
     def positions(self, rows: Tensor) -> np.ndarray:
         """int64 [n]: where the rows stand in the training table."""
-        return self.order[np.searchsorted(self.sorted, rows.cpu().numpy())]
+        found: np.ndarray = self.order[np.searchsorted(self.sorted, rows.cpu().numpy())]
+        return found
 
     @property
     def progress(self) -> float:
@@ -50,25 +59,49 @@ class TrainerProbe:
         trainer = self.trainer
         positions = self.positions(rows)
         trainer.count_probe(trainer.rows.encoded.lengths[positions])
-        students, teachers, losses = [], [], []
+        parts = scoring_batches(trainer.rows.encoded.lengths[positions], self._max_tokens())
         with eval_mode(trainer.model, trainer.knowledge), torch.no_grad():
-            for part in scoring_batches(trainer.rows.encoded.lengths[positions], self._max_tokens()):
-                student, said, found = self._losses(positions[part])
-                assert student.hidden is not None
-                students.append(student.at_cls(len(student.hidden) - 1).cpu())
-                cls = zip(said.fields, trainer.method.teacher_cls, strict=False) if said is not None else ()
-                teachers.append([fields[name].float().cpu() for fields, name in cls])
-                losses.append(found.cpu())
-        pooled = [torch.cat(one).mean(0) for one in zip(*teachers, strict=True)]
-        means = torch.cat(losses).nanmean(0)
-        return Look(torch.cat(students).mean(0), torch.cat(pooled) if pooled else torch.zeros(0), means)
+            found = trainer.together.share_out(len(parts), lambda n: self._seen(positions[parts[n]]))
+        whole = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        pooled = [whole[f"teacher {k}"].mean(0) for k in range(len(whole) - 2)]
+        return Look(
+            student=whole["student"].mean(0),
+            teachers=torch.cat(pooled) if pooled else torch.zeros(0),
+            losses=whole["losses"].nanmean(0),
+        )
+
+    def _seen(self, positions: np.ndarray) -> dict[str, Tensor]:
+        """What a look wants of some rows, [n, …] each, on the CPU: `student`, `losses`, and `teacher K` where a selector wants it."""
+        student, said, losses = self._losses(positions)
+        assert student.hidden is not None
+        cls = zip(said.fields, self.trainer.method.teacher_cls, strict=False) if said is not None else ()
+        return {
+            "student": student.at_cls(len(student.hidden) - 1).cpu(),
+            "losses": losses.cpu(),
+            **{f"teacher {k}": fields[name].float().cpu() for k, (fields, name) in enumerate(cls)},
+        }
 
     def pull(self, rows: Tensor, limit: int) -> Pull:
-        """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory."""
+        """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory, on rank 0 alone.
+
+        Raises:
+            RunError: the student is sharded: no process holds a whole gradient.
+        """
         trainer = self.trainer
+        if trainer.is_fsdp_enabled:
+            raise RunError(
+                "this method compares gradients of the whole student (measure: virtual), which is sharded by FSDP: "
+                "set measure: phase, or launch without FSDP"
+            )
         positions, held_out = self.positions(rows), self._held_out_rows(limit)
         for encoded, some in ((trainer.rows.encoded, positions), (trainer.rows.held_out_encoded, held_out)):
             trainer.count_probe(encoded.lengths[some], 3)  # a backward pass costs two forward passes
+        found = trainer.together.by_main(lambda: self._products(positions, held_out))
+        return Pull(found["gram"], found["toward"], float(found["length"]))
+
+    def _products(self, positions: np.ndarray, held_out: np.ndarray) -> dict[str, Tensor]:
+        """What a `Pull` holds; int64 [n] each: rows of train, and held-out ones."""
+        trainer = self.trainer
         weights = [p for p in trainer.model.parameters() if p.requires_grad]
         with eval_mode(trainer.model, trainer.knowledge), torch.enable_grad():
             _, _, losses = self._losses(positions)
@@ -80,7 +113,7 @@ class TrainerProbe:
             known = ~labels.isnan() if labels.is_floating_point() else labels != -100
             target = _gradient(label_loss(student.logits, labels)[known].mean(), weights)
         gram, toward = (kinds @ kinds.T).double().cpu(), (kinds @ target).double().cpu()
-        return Pull(gram, toward, float(target.norm()))
+        return {"gram": gram, "toward": toward, "length": target.norm().double().cpu()}
 
     def _losses(self, positions: np.ndarray) -> tuple[StudentOutputs, TeacherSignals | None, Tensor]:
         """A pass over rows of train: the student, what teachers say, and float32 [n, M]: each kind's loss, NaN where it is silent."""
@@ -125,13 +158,22 @@ class TrainerProbe:
         trainer.count_probe(trainer.rows.encoded.lengths[positions], passes.count)
         with self._own_draws() if passes.dropout else nullcontext():
             found = [
-                predict(
-                    trainer.model, trainer.rows.encoded, rows=positions, dropout=passes.dropout,
-                    max_tokens=self._max_tokens(), precision=trainer.config.precision,
+                trainer.together.predict(
+                    trainer.model, trainer.rows.encoded, positions, self._max_tokens(), trainer.config.precision,
+                    passes.dropout, partial(self._draw_batch, number) if passes.dropout else _nothing,
                 )
-                for _ in range(passes.count)
+                for number in range(passes.count)
             ]  # fmt: skip
         return torch.from_numpy(np.stack(found))
+
+    def _draw_batch(self, number: int, batch: int) -> None:
+        """Dropout masks of one batch of one pass, where several processes share the batches out."""
+        torch.manual_seed(self._key(number, batch))
+
+    def _key(self, *more: int) -> int:
+        trainer = self.trainer
+        key = np.random.SeedSequence([trainer.run_seed % 2**64, trainer.state.global_step, *more])
+        return int(key.generate_state(1)[0])
 
     def _max_tokens(self) -> int:
         """Padded tokens per batch; a processor is a third to a half faster with what stays in its cache."""
@@ -141,11 +183,9 @@ class TrainerProbe:
     @contextmanager
     def _own_draws(self) -> Iterator[None]:
         """Dropout masks by (seed, step): the training's own random state is as if nothing had been run."""
-        trainer = self.trainer
-        device = trainer.args.device
-        key = np.random.SeedSequence([trainer.run_seed % 2**64, trainer.state.global_step])
+        device = self.trainer.args.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(key.generate_state(1)[0]))
+            torch.manual_seed(self._key())
             yield
 
     def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -154,15 +194,18 @@ class TrainerProbe:
         encoded, labels = trainer.rows.held_out_encoded, trainer.rows.held_out.labels
         rows = self._held_out_rows(limit)
         trainer.count_probe(encoded.lengths[rows])
-        found = predict(
-            trainer.model, encoded, rows=rows,
-            max_tokens=2 * trainer.config.max_tokens, precision=trainer.config.precision,
-        )  # fmt: skip
+        found = trainer.together.predict(
+            trainer.model, encoded, rows, 2 * trainer.config.max_tokens, trainer.config.precision
+        )
         return torch.from_numpy(found), torch.tensor(labels[rows])
 
     def _held_out_rows(self, limit: int | None) -> np.ndarray:
         """int64 [n]: positions, the same ones at every look."""
         return np.argsort(row_keys(self.trainer.rows.held_out.ids), kind="stable")[:limit]
+
+
+def _nothing(number: int) -> None:
+    """Before a batch without draws."""
 
 
 def _gradient(value: Tensor, weights: list[Tensor]) -> Tensor:

@@ -19,6 +19,7 @@ from distilect.selection import normalised_entropy
 from distilect.training.step import StepResult
 
 ROWS = 400  # enough to see a pattern, few enough that a page can hold their texts
+_STRETCH = 1 << 20  # rows whose keys are compared at once
 MAX_TEXT = 600  # characters; the page shows less
 
 
@@ -35,9 +36,7 @@ class RowSample:
         self, keys: NDArray[np.int64], teachers: tuple[str, ...], kinds: tuple[str, ...], rows: int = ROWS
     ) -> None:
         self.teachers, self.kinds = teachers, kinds
-        count = min(rows, len(keys))
-        chosen = np.argpartition(keys, count - 1)[:count] if count else np.empty(0, np.int64)
-        self.positions = np.sort(chosen)  # ascending: looked up by bisection
+        self.positions = np.sort(_smallest(keys, rows))  # ascending: looked up by bisection
         # epoch → [S, 4 + 2K + M]: seen, asked, trained, uncertainty, teacher weights, right, knowledge weights; NaN where a row
         # did not come
         self.epochs: dict[int, Tensor] = {}
@@ -126,11 +125,31 @@ class RowSample:
         pq.write_table(self.table(rows, labels), temporary, compression="zstd")
         os.replace(temporary, path)
 
+    def join(self, other: dict[int, Tensor]) -> None:
+        """Take in what another process saw: each row of a step is seen by one of them."""
+        for epoch, values in other.items():
+            kept = self.epochs.get(epoch)
+            if kept is None:
+                self.epochs[epoch] = values
+            else:
+                self.epochs[epoch] = torch.where(values[:, :1] == 1, values.to(kept.device), kept)
+
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": dict(self.epochs)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs = {int(epoch): values for epoch, values in state["epochs"].items()}
+
+
+def _smallest(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """int64 [≤ count]: where the smallest keys stand; read in stretches, as they may lie on disk."""
+    found = np.empty(0, np.int64)
+    for start in range(0, len(keys), _STRETCH):
+        own = np.arange(start, min(start + _STRETCH, len(keys)))
+        found = np.concatenate([found, own])
+        if len(found) > count:
+            found = found[np.argpartition(keys[found], count - 1)[:count]]
+    return found
 
 
 def shorten(text: str, limit: int = MAX_TEXT) -> str:

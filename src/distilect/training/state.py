@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,11 +10,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 
 from distilect.errors import RunError
 
 _TENSOR = "__tensor__"
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """The same content as `save_state`, for another process."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain = _strip(state, "", tensors)
+    return bytes(save(tensors, metadata={"state": json.dumps(plain)}))
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """What `to_bytes` was given."""
+    length = int.from_bytes(content[:8], "little")
+    plain = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+    state: dict[str, Any] = _fill(plain, load(content))
+    return state
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -21,7 +37,8 @@ def save_state(state: dict[str, Any], path: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     plain = _strip(state, "", tensors)
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"state": json.dumps(plain)})
+    text = json.dumps(plain)
+    save_file(tensors, temporary, metadata={"state": text, "sha256": _digest(text, tensors)})
     os.replace(temporary, path)
 
 
@@ -33,14 +50,27 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            plain = json.loads((file.metadata() or {})["state"])
-            state: dict[str, Any] = _fill(plain, file)
-            return state
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if about["sha256"] != _digest(about["state"], tensors):
+            raise ValueError("its bytes do not match its checksum")
+        state: dict[str, Any] = _fill(json.loads(about["state"]), tensors)
+        return state
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         message = (
             f"{path} is missing or damaged ({error}): remove that checkpoint to go on from an earlier one"
         )
         raise RunError(message) from None
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Over all content, 64 hex digits."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _strip(value: Any, key: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -57,11 +87,11 @@ def _strip(value: Any, key: str, tensors: dict[str, torch.Tensor]) -> Any:
     return value
 
 
-def _fill(value: Any, file: Any) -> Any:
+def _fill(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
-            return file.get_tensor(value[_TENSOR])
-        return {k: _fill(v, file) for k, v in value["__items__"]}
+            return tensors[value[_TENSOR]]
+        return {k: _fill(v, tensors) for k, v in value["__items__"]}
     if isinstance(value, list):
-        return [_fill(v, file) for v in value]
+        return [_fill(v, tensors) for v in value]
     return value

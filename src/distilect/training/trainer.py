@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -28,10 +26,10 @@ from transformers import (
     set_seed,
 )
 
+from distilect import ranks
 from distilect.config import TrainConfig
 from distilect.data import Encoded, EpochBatchSampler, Table, Window, row_keys, token_budget_splits
-from distilect.errors import ConfigError, RunError
-from distilect.evaluation import evaluate, predict
+from distilect.errors import ConfigError, RunError, TeacherError
 from distilect.knowledge import StudentOutputs
 from distilect.models import (
     attention_maps,
@@ -45,16 +43,18 @@ from distilect.selection import Averages, Method, StepView
 from distilect.signals import SignalSource
 from distilect.tasks import Task
 from distilect.training.callbacks import LastStepEvaluation, Patience
+from distilect.training.checkpoints import finish_checkpoint
+from distilect.training.checkpoints import last_checkpoint as last_checkpoint
 from distilect.training.first_look import FirstLook
 from distilect.training.probe import TrainerProbe
 from distilect.training.recorder import SelectionRecorder
 from distilect.training.row_sample import RowSample
 from distilect.training.state import load_state, save_state
 from distilect.training.step import StepResult, distillation_loss
+from distilect.training.together import IDLE, Together
 
 STATE_FILE = "distilect.safetensors"
 FORWARD_SHARE = 1 / 3  # of a training token's operations: a pass without gradient costs 2 of 6 per parameter
-COMPLETE_FILE = "complete.json"  # written last: a checkpoint without it was cut short and is never read
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,9 @@ class Counts:
     rows: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
+    def add(self, name: str, amount: float) -> None:
+        self.extra[name] = self.extra.get(name, 0.0) + amount
+
     @property
     def student_tokens(self) -> float:
         """Tokens that the student was trained on, and a third of those that it was run on without gradient for selectors."""
@@ -128,8 +131,11 @@ class DistillationTrainer(Trainer):
         keeps: evaluate on the reward split and write checkpoints; not so in throw-away trainings.
     """
 
-    control: Any  # the Trainer's own
+    control: Any  # the Trainer's own, as the next four
     lr_scheduler: Any
+    model: Any
+    model_wrapped: Any
+    is_fsdp_enabled: bool
     loss_is_scaled_for_ga = True  # the loss is a sum divided by the rows of the whole optimiser step
 
     def __init__(
@@ -146,11 +152,13 @@ class DistillationTrainer(Trainer):
         vectors: SignalSource | None = None,
         keeps: bool = True,
     ) -> None:
+        if isinstance(model, nn.DataParallel):
+            refuse_data_parallel(max(2, len(model.device_ids)))
+        ranks.start()
         self.rows, self.method, self.source, self.config = rows, method, source, config
         self.vectors = vectors
         self.run_seed = seed
-        self.keys = torch.from_numpy(row_keys(rows.table.ids))  # int64 [N]
-        self.row_labels = torch.tensor(rows.table.labels)  # [N], a copy: tables are read-only
+        self.keys, self.row_labels = _keys_and_labels(rows.table)
         self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
         self.fields = method.fields(source.num_teachers) if source is not None else []
         self.wants_losses = any(s.wants_losses for s in method.selectors.values())
@@ -163,12 +171,23 @@ class DistillationTrainer(Trainer):
         for layer in self.attention_layers:
             attention_maps(model, layer)  # tells at once what the student lacks
         self.averages, self.counts = Averages(), Counts()
+        self.of_all = Counts()  # tokens of all ranks, the running step's included; the same on each
         names = tuple(source.names) if source is not None else ()
         self.recorder = SelectionRecorder(names, method.kinds, rows.task.labels)
         self.row_sample = RowSample(self.keys.numpy(), names, method.kinds)
         self.sampler = self._batch_sampler()
         self.rows_in_step = 0
-        self.part_rows = torch.empty(0, dtype=torch.int64)
+        self.part_rows, self.part_is_idle = torch.empty(0, dtype=torch.int64), False
+        self.said_losses: list[
+            tuple[Tensor, Tensor]
+        ] = []  # rows and losses [b, M] of the last batch's parts, for messages
+        self.beside: torch.optim.Optimizer | None = (
+            None  # of projections, where the student is sharded (FSDP2)
+        )
+        self.state_beside: dict[str, Any] | None = None  # of that optimiser in a checkpoint
+        self.asked_to_stop = False  # by a signal: after the step that is running
+        self.shortest = int(np.argmin(rows.encoded.lengths)) if len(rows.encoded.lengths) else 0
+        self.together = Together(self)
         self.probe = TrainerProbe(self)
         self.first_look = FirstLook(self)
         super().__init__(
@@ -220,8 +239,8 @@ class DistillationTrainer(Trainer):
             seed=self.run_seed,
             group=self.config.group_by_length,
             micro=self.config.accumulation,
-            rank=int(os.environ.get("RANK", "0")),
-            world=int(os.environ.get("WORLD_SIZE", "1")),
+            rank=ranks.rank(),
+            world=ranks.world(),
             rows_for_window=None if planned is None else plan,
             rows_per_epoch=planned,
             window=chooser.window,
@@ -241,15 +260,20 @@ class DistillationTrainer(Trainer):
         """The parts of one optimiser step; counts the rows it trains on over all parts and ranks, the mean's denominator."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self.first_look(batches)
-        rows = self.first_look.trained_rows(batches)
-        if self.args.world_size > 1:
-            rows = int(self.accelerator.reduce(torch.tensor(rows, device=device)).item())
+        own = sum(int(self.rows.encoded.lengths[batch["rows"].numpy()].sum()) for batch in batches)
+        rows, tokens = self.together.step_begins(
+            self.first_look.trained_rows(batches), own, self.asked_to_stop
+        )
+        self.of_all.tokens += tokens
         self.rows_in_step = max(rows, 1)
+        batches = self.together.in_last_part(batches)
         return batches, torch.tensor(self.rows_in_step)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train from the run's seed, whatever drew random numbers since the trainer was built."""
-        set_seed(self.run_seed)
+        """Train from the run's seed, whatever drew random numbers since the trainer was built; each rank drops out by its own."""
+        seeds = np.random.SeedSequence([self.run_seed % 2**64, self.together.rank])
+        set_seed(int(seeds.generate_state(1)[0]) if self.together.rank else self.run_seed)
+        self.together.share(self.extra_parameters())
         return super().train(*args, **kwargs)
 
     # ---- the step --------------------------------------------------------------------------------------------------
@@ -259,35 +283,59 @@ class DistillationTrainer(Trainer):
     ) -> Tensor:
         """Run one batch, in parts where it holds more padded tokens than `max_tokens`; the loss is the same."""
         rows = inputs["rows"].numpy()  # still on the CPU: the loader does not move batches
-        if not len(rows):  # all of its rows were left out
-            return torch.zeros((), device=self.args.device)
-        self.counts.tokens += int(self.rows.encoded.lengths[rows].sum())
-        self.counts.rows += len(rows)
-        parts = token_budget_splits(self.rows.encoded.lengths[rows], self.config.max_tokens)
-        if len(parts) == 1:
-            return self._checked(self._part_step(model, inputs, num_items_in_batch), rows)
+        idle = inputs.pop(IDLE, False)
+        if not idle:
+            self.counts.tokens += int(self.rows.encoded.lengths[rows].sum())
+            self.counts.rows += len(rows)
+        own = (
+            []
+            if idle or not len(rows)
+            else token_budget_splits(self.rows.encoded.lengths[rows], self.config.max_tokens)
+        )
+        parts = self.together.parts(own)
+        self.said_losses = []
+        if not parts:  # all of its rows were left out, or it is there for the other ranks only
+            nothing = torch.zeros((), device=self.args.device)
+            return self._part_step(model, {**inputs, IDLE: True}, num_items_in_batch) if idle else nothing
+        if len(parts) == 1 and parts[0] is not None:
+            return self._checked(self._part_step(model, inputs, num_items_in_batch))
         total = torch.zeros((), device=self.args.device)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
+            cut = self.together.idle() if part is None else self.collate(rows[part].tolist())
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                total = total + self._part_step(model, self.collate(rows[part].tolist()), num_items_in_batch)
-        return self._checked(total, rows)
+                total = total + self._part_step(model, cut, num_items_in_batch)
+        return self._checked(total)
 
     def _part_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
         """Forward and backward of one part; its row numbers stay on the CPU, where signals are looked up."""
-        self.part_rows = inputs["rows"]
-        inputs = {key: value for key, value in inputs.items() if key != "rows"}
+        self.part_rows, self.part_is_idle = inputs["rows"], bool(inputs.get(IDLE, False))
+        inputs = {key: value for key, value in inputs.items() if key not in ("rows", IDLE)}
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def _checked(self, loss: Tensor, rows: np.ndarray) -> Tensor:
-        """Stop at once on a loss that is no number: the last checkpoint is still good."""
-        if not torch.isfinite(
+    def _checked(self, loss: Tensor) -> Tensor:
+        """Stop at once on a loss that is no number: the last checkpoint is still good.
+
+        Raises:
+            RunError: names the step and the rows; with several processes when they meet, at the end of the step.
+        """
+        if torch.isfinite(
             loss
         ):  # the one point where a step waits for the device; the Trainer's own filter is off
-            raise RunError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}, rows {rows[:8].tolist()}…: "
-                "lower train.learning_rate or set train.precision: fp32; the last checkpoint is kept"
-            )
+            return loss
+        bad = [rows[~torch.isfinite(found.cpu()).all(1)] for rows, found in self.said_losses]
+        rows = torch.cat([*bad, torch.empty(0, dtype=torch.int64)]).tolist()
+        where = (
+            f"rows {rows[:8]}{'…' if len(rows) > 8 else ''} of train (from 0)"
+            if rows
+            else "the mean over its rows"
+        )
+        self.together.bad = (
+            f"the loss is {float(loss)} at step {self.state.global_step + 1}, {where}: "
+            "lower train.learning_rate or set train.precision: fp32; the last checkpoint is kept"
+        )
+        if self.together.world == 1:
+            raise RunError(self.together.bad)
         return loss
 
     def compute_loss(
@@ -298,11 +346,16 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
+        if self.part_is_idle:
+            return self._idle_loss(model, inputs)
         outputs, student = self.student_outputs(model, inputs, self.wants_hidden)
         view = self.view_of(self.part_rows, student.logits.detach(), self._pooled(student))
         selected = self.first_look.selected(self.part_rows, student.logits.device)
+        if selected is None:
+            selected = self.together.select(view)
         result = distillation_loss(student, view, self.method, self._ask, selected)
         self._note(view, result)
+        self.said_losses.append((self.part_rows, result.losses))
         loss = result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
         return (loss, outputs) if return_outputs else loss
 
@@ -320,6 +373,15 @@ class DistillationTrainer(Trainer):
             hidden=outputs.hidden_states if hidden else None,
             attention=attention,
         )
+
+    def _idle_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """0, with a gradient of zeros: this rank has no rows in this part, and keeps step with the others."""
+        logits = model(**inputs, output_hidden_states=self.wants_hidden).logits
+        nobody = self.part_rows[:0]
+        if self.together.in_step:
+            self.together.select(self.view_of(nobody, logits[:0].detach()))
+        zero: Tensor = logits.sum() * 0.0
+        return zero
 
     def _pooled(self, student: StudentOutputs) -> Tensor | None:
         """[B, H]: the last layer at the classification token."""
@@ -355,7 +417,13 @@ class DistillationTrainer(Trainer):
         assert self.source is not None
         rows = self.part_rows[index.cpu()].numpy()
         self.count("teacher_rows", len(rows) * self.source.num_teachers)
-        return self.source.fetch(self.rows.table, rows, self.fields).to(index.device)
+        try:
+            return self.source.fetch(self.rows.table, rows, self.fields).to(index.device)
+        except TeacherError as error:
+            raise RunError(
+                f"step {self.state.global_step + 1}, rows {rows[:8].tolist()}{'…' if len(rows) > 8 else ''} of train (from 0): "
+                f"{error}; the last checkpoint is kept"
+            ) from None
 
     def _note(self, view: StepView, result: StepResult) -> None:
         """Add to the running averages and the selection record; no value is read here."""
@@ -401,6 +469,7 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our averages and the selectors' health to the Trainer's training logs."""
         if "loss" in logs:
+            self.together.collect_averages()
             logs = {**logs, **self.averages.pop()}
             for selector in self.method.selectors.values():
                 logs |= selector.health()
@@ -408,19 +477,22 @@ class DistillationTrainer(Trainer):
 
     def count(self, name: str, amount: float) -> None:
         """Add to a count of what training cost beside the steps themselves."""
-        self.counts.extra[name] = self.counts.extra.get(name, 0.0) + amount
+        self.counts.add(name, amount)
 
     def count_probe(self, lengths: np.ndarray, passes: int = 1) -> None:
-        """Count passes without gradient over rows of `lengths` tokens, int [n]."""
-        self.count("probed_rows", passes * len(lengths))
-        self.count("forward_tokens", passes * int(lengths.sum()))
+        """Count passes without gradient over rows of `lengths` tokens, int [n], of all processes together: each of them says the same."""
+        tokens = passes * int(lengths.sum())
+        self.of_all.add("forward_tokens", tokens)
+        if self.together.rank == 0:  # whose sums are those of all in the end
+            self.count("probed_rows", passes * len(lengths))
+            self.count("forward_tokens", tokens)
 
     # ---- how far training is: steps, or tokens of a budget ---------------------------------------------------------
 
     @property
     def spent_tokens(self) -> float:
-        """Student tokens so far, those that selectors were trained on before included."""
-        return self.counts.student_tokens + sum(s.spent_tokens for s in self.method.selectors.values())
+        """Student tokens so far, of all processes; those that selectors were trained on before included."""
+        return self.of_all.student_tokens + sum(s.spent_tokens for s in self.method.selectors.values())
 
     @property
     def progress(self) -> float:
@@ -454,9 +526,20 @@ class DistillationTrainer(Trainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
         extra = self.extra_parameters()
-        if fresh and extra:
+        if extra and self.is_fsdp_enabled:  # which knows the sharded model's parameters only
+            self.beside = self.beside or torch.optim.AdamW(extra, weight_decay=0.0)
+            if self.state_beside is not None:
+                self.beside.load_state_dict(self.state_beside)
+        elif fresh and extra:
             optimizer.add_param_group({"params": extra, "weight_decay": 0.0})
         return optimizer
+
+    def step_beside(self) -> None:
+        """Move the parameters outside a sharded model, at the learning rate of those within."""
+        if self.beside is not None:
+            for group in self.beside.param_groups:
+                group["lr"] = self._get_learning_rate()
+            self.beside.step()
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that are not the student's; clipped and zeroed by `_Schedule`."""
@@ -468,37 +551,64 @@ class DistillationTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Scores on the reward split; the student's mode is restored."""
-        scores = evaluate(
-            self.model, self.rows.held_out_encoded, self.rows.held_out, self.rows.task,
-            max_tokens=2 * self.config.max_tokens, precision=self.config.precision,
-        )  # fmt: skip
+        scores = self.rows.task.score(
+            self.predict_rows(self.rows.held_out_encoded), self.rows.held_out.labels
+        )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def predict_rows(self, encoded: Encoded) -> np.ndarray:
-        """float32 [N, C]: the student's logits on other rows."""
-        return predict(
-            self.model, encoded, max_tokens=2 * self.config.max_tokens, precision=self.config.precision
+        """float32 [N, C]: the student's logits on other rows. With several processes all have to call it."""
+        return self.together.predict(
+            self.model, encoded, None, 2 * self.config.max_tokens, self.config.precision
         )
+
+    def _whole_state(self) -> dict[str, Any]:
+        """Rank 0: all parameters of a sharded model, on the CPU; nothing on the others, who have to call it too."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state: dict[str, Any] = get_model_state_dict(self.model, options=options)
+        return state if ranks.is_main() else {}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A plain checkpoint, also of a sharded model."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = self._whole_state()
+        if self.args.should_save:
+            self._save(output_dir, state_dict=state)
+
+    def whole_model(self) -> PreTrainedModel:
+        """The student after training, as a plain model on every rank: parameters that were sharded (FSDP2) are put together."""
+        model = self.model
+        if not self.is_fsdp_enabled:
+            return model  # type: ignore[no-any-return]
+        found = ranks.gather(self._whole_state())[0]
+        kind = next(k for k in type(model).__mro__ if not k.__name__.startswith("FSDP"))
+        with torch.device(self.args.device):
+            plain: PreTrainedModel = kind(model.config)
+        plain.load_state_dict(found, strict=True)
+        self.model = self.model_wrapped = plain
+        self.is_fsdp_enabled = False
+        return plain
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.together.collect()
+        self.together.same_everywhere()
         super()._save_checkpoint(model, trial)
-        if not self.args.should_save:
-            return
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        save_state(self._extra_state(), folder / STATE_FILE)
-        files = [
-            f for f in sorted(folder.iterdir()) if f.is_file() and f.name != COMPLETE_FILE
-        ]  # of an earlier save
-        sizes = {f.name: f.stat().st_size for f in files}
-        temporary = folder / (COMPLETE_FILE + ".tmp")
-        temporary.write_text(json.dumps({"step": self.state.global_step, "files": sizes}), encoding="utf-8")
-        os.replace(temporary, folder / COMPLETE_FILE)
-        self._drop_old_checkpoints(folder)
+        ranks.barrier()  # each rank has written its random state
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            save_state(self._extra_state(), folder / STATE_FILE)
+            finish_checkpoint(folder, self.state.global_step)
+            self._drop_old_checkpoints(folder)
+        ranks.barrier()  # none goes on, to read the best one or to be killed, before this one is whole
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
@@ -533,6 +643,7 @@ class DistillationTrainer(Trainer):
         return {
             "selectors": {axis: selector.state_dict() for axis, selector in self.method.selectors.items()},
             "knowledge": dict(self.knowledge.state_dict()),
+            "beside": None if self.beside is None else self.beside.state_dict(),
             "recorder": self.recorder.state_dict(),
             "row_sample": self.row_sample.state_dict(),
             "counts": {
@@ -549,10 +660,14 @@ class DistillationTrainer(Trainer):
         for axis, selector in self.method.selectors.items():
             selector.load_state_dict(state["selectors"][axis])
         self.knowledge.load_state_dict(state["knowledge"])
+        self.state_beside = state.get("beside")
         self.recorder.load_state_dict(state["recorder"])
         self.row_sample.load_state_dict(state.get("row_sample", {"epochs": {}}))
         self.counts = Counts(**state["counts"])
+        self.of_all = Counts(self.counts.tokens, self.counts.rows, dict(self.counts.extra))
         self.averages = Averages(**state["averages"])
+        self.together.forget_sums()
+        self.together.taken_in()
 
 
 class _Schedule(TrainerCallback):
@@ -567,11 +682,14 @@ class _Schedule(TrainerCallback):
         self.trainer.sampler.set_epoch(epoch, done)
         for selector in self.trainer.method.selectors.values():
             selector.begin_epoch(self.trainer.probe, epoch)
+        self.trainer.together.taken_in()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.tell_losses()
+        self.trainer.together.complete()
         for selector in self.trainer.method.selectors.values():
             selector.after_step(self.trainer.probe)
+        self.trainer.together.taken_in()
         if self.trainer.budget_spent:
             control.should_training_stop = True
             if self.trainer.config.evaluations > 1:  # otherwise the epoch's end evaluates and saves
@@ -583,14 +701,20 @@ class _Schedule(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         extra = self.trainer.extra_parameters()
-        if args.world_size > 1:
-            for (
-                parameter
-            ) in extra:  # they are outside the wrapped model: nobody else averages them over ranks
-                if parameter.grad is not None:
-                    parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
+        self.trainer.together.check()
+        self.trainer.together.average(
+            extra
+        )  # they are outside the wrapped model: nobody else averages them over ranks
         if extra and args.max_grad_norm:
             nn.utils.clip_grad_norm_(extra, args.max_grad_norm)
+        self.trainer.step_beside()
+
+
+def _keys_and_labels(table: Table) -> tuple[Tensor, Tensor]:
+    """int64 [N] and [N]: copies, as tables are read-only; of a table larger than memory its mapped files."""
+    if table.folder is None:
+        return torch.from_numpy(row_keys(table.ids)), torch.tensor(table.labels)
+    return torch.from_numpy(table.ids.view(np.int64)[:, 0]), torch.from_numpy(table.labels)
 
 
 def refuse_data_parallel(gpus: int) -> None:
@@ -664,22 +788,3 @@ def by_progress(config: TrainConfig, optimizer: Any, progress: Callable[[], floa
         )
     # all groups have the same shape; plain functions are left out of the scheduler's state
     return LambdaLR(optimizer, lambda _: shape.lr_lambdas[0](int(progress() * fine)))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; ones that were cut short are removed."""
-    complete = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if _is_complete(checkpoint):
-            complete.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        files = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))["files"]
-        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False

@@ -1,0 +1,66 @@
+"""What runs over 10^6, 10^8 and 10^9 rows cost with 4 teachers: the table of docs/scale.md, from the cost model alone.
+
+    python -m benchmarks.scale_table
+
+Shapes of BERT-base (teachers) and of its first three layers (student), as meta tensors: nothing is downloaded or run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from benchmarks.common import write_result
+from distilect.config import parse_config
+from distilect.evaluation import flops_per_token
+from distilect.pipeline.estimate import FORWARD, GPUS, TRAINING, by_operations, held_out, total
+
+ROWS = (10**6, 10**8, 10**9)
+TOKENS, CLASSES, TEACHERS, TEXT = 64, 3, 4, 300  # per row: tokens of the student, logits; text in bytes
+CONFIG: dict[str, Any] = {
+    "data": {"train": "rows.parquet", "reward_size": 5000},
+    "student": "teacher-1[layers=3]",
+    "train": {"epochs": 1, "batch_size": 256},
+}
+
+
+def shape(layers: int) -> torch.nn.Module:
+    """BERT-base with so many layers, without memory."""
+    with torch.device("meta"):
+        model: torch.nn.Module = AutoModelForSequenceClassification.from_config(
+            BertConfig(num_hidden_layers=layers)
+        )
+    return model
+
+
+def main() -> None:
+    config = parse_config(CONFIG)
+    teacher, student = flops_per_token(shape(12), TOKENS), flops_per_token(shape(3), TOKENS)
+    signals = TEACHERS * (16 + 4 * CLASSES)  # identity and logits
+    table = (
+        TEXT + 24 + 8 + 8 * TOKENS + 12
+    )  # text, identity and label, where it begins, two kinds of token ids, lengths
+    lines = []
+    for gpu in ("a100", "h100"):
+        teachers = {f"teacher-{k}": teacher for k in range(TEACHERS)}
+        rates = by_operations(teachers, student, TOKENS, config.train.batch_size, GPUS[gpu], signals, table)
+        lines += [
+            {"gpu": gpu, **total(config, rows, rates, held_out(config, rows, 0)).to_dict()} for rows in ROWS
+        ]
+    write_result("scale", {
+        "assumed": {"tokens": TOKENS, "text_bytes": TEXT, "classes": CLASSES, "forward": FORWARD, "training": TRAINING},
+        "rows": lines,
+    })  # fmt: skip
+    print(
+        "\n| rows | GPU | teachers, GPU hours | student, GPU hours | signals | table, if mapped |\n|---|---|---|---|---|---|"
+    )
+    for line in lines:
+        hours = (f"{line[key] / 3600:,.2f}" for key in ("scoring_seconds", "training_seconds"))
+        sizes = (f"{line[key] / 1e9:,.2f} GB" for key in ("signal_bytes", "table_bytes"))
+        print(f"| {line['rows']:,} | {line['gpu']} | {' | '.join(hours)} | {' | '.join(sizes)} |")
+
+
+if __name__ == "__main__":
+    main()

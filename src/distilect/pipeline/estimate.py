@@ -1,0 +1,316 @@
+"""What a run will cost, before it is run: a small model whose numbers come from a pilot on this machine, or from a GPU's data sheet.
+
+    scoring  = Σ over teachers of  rows · seconds per row
+    training = epochs · steps per epoch · seconds per step  +  evaluations · held-out rows · seconds per row
+    bytes    = rows · (signals per row + tokens per row · 4 or 8 + text per row + 24)
+
+On a GPU, seconds are operations (2 per parameter and token forward, three times that in training, attention beside) over the peak
+of its data sheet times a utilisation that is assumed, not measured: 0.4 forward, 0.35 in training.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from distilect.config import RunConfig, StudentConfig, TeacherConfig
+from distilect.data import load_data, open_source, steps_per_epoch
+from distilect.errors import ConfigError, did_you_mean
+from distilect.evaluation import flops_per_token
+from distilect.models import CheckpointTeacher, build_student
+from distilect.pipeline.assembly import training_rows
+from distilect.pipeline.folders import save_student
+from distilect.pipeline.work import Workbench
+from distilect.training import DistillationTrainer
+
+# peak of dense 16-bit matrix products, FLOP/s, from the makers' data sheets
+GPUS = {"t4": 65e12, "v100": 125e12, "l4": 121e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
+FORWARD, TRAINING = 0.4, 0.35  # shares of the peak; assumptions
+_WARM = 3  # first steps, which allocate and import
+_STEPS = 16
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one unit of work costs.
+
+    Attributes:
+        scoring: seconds per row, by teacher.
+        step, evaluation: seconds per optimiser step, and per held-out row.
+        signal_bytes, table_bytes: on disk per row, for all teachers; of texts, labels, identities and tokens.
+        tokens: of the student, per row.
+    """
+
+    scoring: dict[str, float]
+    step: float
+    evaluation: float
+    signal_bytes: float
+    table_bytes: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a run over `rows` rows.
+
+    Attributes:
+        scoring_seconds, training_seconds: of one process or GPU; several divide them.
+        signal_bytes, table_bytes: on disk; the second only for a table that is streamed there (`data.cache`).
+    """
+
+    rows: int
+    scoring_seconds: float
+    training_seconds: float
+    signal_bytes: float
+    table_bytes: float
+    steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(config: RunConfig, rows: Sequence[int] = (), gpu: str | None = None) -> list[Estimate]:
+    """What the config's method will cost over its own table, or over so many rows like its first ones.
+
+    Args:
+        gpu: a name in `GPUS`: from operations and its data sheet; None: measured here, by a pilot of some steps.
+
+    Raises:
+        ConfigError: an unknown GPU.
+    """
+    if gpu is not None and gpu.lower() not in GPUS:
+        raise ConfigError(f"no data sheet of {gpu!r} is known: {', '.join(GPUS)}.{did_you_mean(gpu, GPUS)}")
+    counts = list(rows) or [count_rows(config)]
+    with tempfile.TemporaryDirectory() as folder:
+        pilot = Pilot(config, Path(folder))
+        rates = pilot.rates() if gpu is None else pilot.rates_on(GPUS[gpu.lower()])
+        given = len(pilot.bench.data.reward)
+        return [
+            total(config, count, rates, held_out(config, count, given), pilot.method.rows.planned)
+            for count in counts
+        ]
+
+
+def by_operations(
+    teachers: Mapping[str, float], student: float, tokens: float, batch_size: int, peak: float, signal_bytes: float, table_bytes: float
+) -> Rates:  # fmt: skip
+    """Rates of a GPU of that peak, from operations per token forward, of each teacher and of the student."""
+    own = tokens * student
+    return Rates(
+        scoring={name: tokens * each / (peak * FORWARD) for name, each in teachers.items()},
+        step=3 * own * batch_size / (peak * TRAINING),
+        evaluation=own / (peak * FORWARD),
+        signal_bytes=signal_bytes,
+        table_bytes=table_bytes,
+        tokens=tokens,
+    )
+
+
+def count_rows(config: RunConfig) -> int:
+    """Rows of train and extra; from a Parquet file's or a data set's own count where there is one."""
+    data, limit = config.data, config.data.max_train_rows or math.inf
+    known = (
+        0 if data.train is None else getattr(open_source(data.train, Path(config.data_dir)), "num_rows", 0)
+    )
+    if known and data.extra is None:
+        return int(min(known, limit))
+    loaded = load_data(
+        data.model_copy(update={"cache": None}), config.task, config.seed, Path(config.data_dir)
+    )
+    return len(loaded.train) + len(loaded.reward) + (len(loaded.extra) if loaded.extra is not None else 0)
+
+
+def total(
+    config: RunConfig,
+    rows: int,
+    rates: Rates,
+    held: int,
+    planned: Callable[[int], int | None] = lambda rows: None,
+) -> Estimate:
+    """The model itself.
+
+    Args:
+        held: rows that are evaluated on; of train unless the config gives a file of them.
+        planned: trained rows → rows per epoch of a row selector that plans.
+    """
+    train = config.train
+    trained = rows - held if config.data.reward is None else rows
+    per_epoch = planned(trained)
+    steps = steps_per_epoch(trained if per_epoch is None else per_epoch, train.batch_size, train.accumulation)
+    done = math.ceil(train.epochs * steps)
+    if train.token_budget is not None:
+        done = math.ceil(train.token_budget / (rates.tokens * train.batch_size))
+    looks = max(1, round(train.epochs * train.evaluations)) + 1 if held else 0
+    return Estimate(
+        rows=rows,
+        scoring_seconds=sum(rates.scoring.values()) * rows,
+        training_seconds=done * rates.step + looks * held * rates.evaluation,
+        signal_bytes=rates.signal_bytes * rows,
+        table_bytes=rates.table_bytes * rows,
+        steps=done,
+    )
+
+
+def held_out(config: RunConfig, rows: int, given: int) -> int:
+    """Rows held out of `rows`; `given` where the config names a file of them."""
+    size = config.data.reward_size
+    held = given if config.data.reward else round(size * rows) if size < 1 else int(size)
+    return min(held, rows)
+
+
+class Pilot:
+    """The config's models and method over the first rows of its table, in a folder that is thrown away.
+
+    Teachers that are still to be fine-tuned are stood in for by their untrained selves, which cost the same.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        wanted = (_STEPS + _WARM) * config.train.batch_size
+        data = config.data.model_copy(
+            update={
+                "max_train_rows": _before_split(config, wanted),
+                "dev": None,
+                "extra": None,
+                "augment": None,
+                "cache": None,
+            }
+        )
+        train = config.train.model_copy(
+            update={"epochs": 1.0, "evaluations": 1, "keep": "last", "patience": None, "token_budget": None}
+        )
+        config = config.model_copy(
+            update={"data": data, "train": train, "output": str(folder), "baselines": []}
+        )
+        teachers = [
+            _stand_in(spec, number, config, folder) for number, spec in enumerate(config.teachers, start=1)
+        ]
+        self.config = config.model_copy(update={"teachers": teachers})
+        self.folder = folder
+        self.bench = Workbench.open(self.config, {})
+        self.student = self.bench.new_student()
+        self.method, self.prepared = self.bench.prepare(self.config.method, self.student)
+
+    def rates(self) -> Rates:
+        """Measured now."""
+        scoring = {} if self.method.teachers is None else self._scoring()
+        step, evaluation, tokens = self._training()
+        return Rates(scoring, step, evaluation, self._signal_bytes(), self._table_bytes(tokens), tokens)
+
+    def rates_on(self, peak: float) -> Rates:
+        """From operations, for a GPU of that peak."""
+        rows = training_rows(
+            self.student, self.bench.data.train, self.bench.data.reward, self.bench.data.task
+        )
+        tokens = float(rows.encoded.lengths.mean())
+        length = max(1, round(tokens))
+        asked = [t for t in self._pool() if isinstance(t, CheckpointTeacher)]
+        return by_operations(
+            {t.name: flops_per_token(t.model, length) for t in asked}, flops_per_token(self.student.model, length), tokens,
+            self.config.train.batch_size, peak, self._signal_bytes(), self._table_bytes(tokens),
+        )  # fmt: skip
+
+    def _pool(self) -> list[Any]:
+        if self.prepared.source is None:
+            return []
+        return [t for t in self.bench.teachers if t.name in self.prepared.source.names]
+
+    def _scoring(self) -> dict[str, float]:
+        """Seconds per row and teacher, tokenising and writing included; half of the rows warm up."""
+        table, found = self.bench.data.train, {}
+        fields = self.method.fields(len(self._pool()))
+        half = len(table) // 2
+        for teacher, wanted in zip(self._pool(), fields, strict=True):
+            self.bench.store = type(self.bench.store)(self.folder / f"timed-{teacher.name}")
+            self.bench.signals([teacher], table.take(np.arange(half)), [wanted])
+            rest = table.take(np.arange(half, len(table)))
+            found[teacher.name] = self.bench.signals([teacher], rest, [wanted]).seconds / len(rest)
+        return found
+
+    def _training(self) -> tuple[float, float, float]:
+        """Seconds per step and per evaluated row; tokens per row."""
+        data = self.bench.data
+        rows = training_rows(self.student, data.train, data.reward, data.task)
+        clock = _Steps()
+        trainer = DistillationTrainer(
+            self.student.model, rows, self.method, self.prepared.source, self.config.train, self.folder / "checkpoints",
+            self.config.seed, callbacks=[clock], vectors=self.prepared.vectors,
+        )  # fmt: skip
+        trainer.train()
+        started = time.perf_counter()
+        trainer.predict_rows(rows.encoded)
+        evaluation = (time.perf_counter() - started) / len(rows.encoded)
+        return clock.mean(), evaluation, float(rows.encoded.lengths.mean())
+
+    def _signal_bytes(self) -> float:
+        scored = len(self.bench.data.train) + len(self.bench.data.reward)
+        folders = [self.folder / self.config.signals.store]
+        size = sum(p.stat().st_size for folder in folders for p in folder.glob("*/*/shard-*.safetensors"))
+        return size / max(1, scored)
+
+    def _table_bytes(self, tokens: float) -> float:
+        table = self.bench.data.train
+        text = sum(len(part.encode()) for row in table.text(np.arange(len(table))) for part in row) / len(
+            table
+        )
+        columns = 2 if "token_type_ids" in (self.student.tokenizer.model_input_names or ()) else 1
+        return text + 24 + 8 * table.num_texts + tokens * 4 * columns + 12
+
+
+class _Steps(TrainerCallback):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.spent: list[float] = []
+        self.started = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.started:
+            self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.perf_counter()
+        self.spent.append(now - self.started)
+        self.started = now
+
+    def mean(self) -> float:
+        """Seconds per step after the first ones."""
+        kept = self.spent[min(_WARM, len(self.spent) - 1) :]
+        return float(np.mean(kept))
+
+
+def _before_split(config: RunConfig, wanted: int) -> int:
+    """So many rows that, without those held out, `wanted` remain; never more than the config reads."""
+    size = config.data.reward_size
+    rows = (
+        wanted
+        if config.data.reward
+        else math.ceil(wanted / (1 - size)) + 1
+        if size < 1
+        else wanted + int(size)
+    )
+    return min(rows, config.data.max_train_rows or rows)
+
+
+def _stand_in(spec: TeacherConfig, number: int, config: RunConfig, folder: Path) -> TeacherConfig:
+    """A teacher that is there, or the model that would be fine-tuned."""
+    if spec.finetune is None:
+        return spec
+    name = spec.name or f"teacher-{number}"
+    task = load_data(config.data, config.task, config.seed, Path(config.data_dir)).task
+    start = build_student(
+        StudentConfig(init=spec.finetune.init),
+        task,
+        {},
+        spec.finetune.seed,
+        max_length=config.train.max_length,
+    )
+    save_student(start, folder / f"untrained-{name}")
+    return TeacherConfig(name=name, path=str(folder / f"untrained-{name}"), max_length=spec.max_length)

@@ -1,0 +1,96 @@
+"""Several processes of one job (`torchrun`, `accelerate launch`): who this one is, and one way to exchange tensors.
+
+Every collective below is built on `gather`. Its messages are safetensors bytes: they say their own names, shapes and types, no
+pickle is read, and a rank that has nothing to say needs to know nothing. They travel on the CPU (gloo), beside the gradients.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load, save
+from torch import Tensor
+
+_PATIENCE = timedelta(
+    days=7
+)  # a rank may wait for others that score for days; the launcher ends all when one has died
+
+
+def start() -> None:
+    """Join the other processes where a launcher has started several; nothing in a process of its own.
+
+    Called before anything that depends on the rank; again it does nothing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or dist.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in (
+        "1",
+        "true",
+    ):
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world() > 1:
+        gather({})
+
+
+def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """What every rank gave, by rank; on the CPU. All ranks have to call it; names and shapes may differ between them."""
+    if world() == 1:
+        return [dict(tensors)]
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    mine = torch.frombuffer(bytearray(save(plain)), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
+    dist.all_gather(sizes, torch.tensor([len(mine)]))
+    longest = int(max(sizes))
+    parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(world())]
+    dist.all_gather(parts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+    return [load(part[: int(size)].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
+
+
+def total(value: float) -> float:
+    """The sum over all ranks."""
+    if world() == 1:
+        return value
+    return float(sum(float(one["v"]) for one in gather({"v": torch.tensor(value, dtype=torch.float64)})))
+
+
+def from_main(value: int) -> int:
+    """Rank 0's value, on all ranks."""
+    return value if world() == 1 else int(gather({"v": torch.tensor(value)})[0]["v"])
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is set on any rank."""
+    return total(float(flag)) > 0

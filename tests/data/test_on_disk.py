@@ -1,0 +1,130 @@
+"""Tables larger than memory: the same rows as in memory, from mapped files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distilect.config import DataConfig, TaskConfig
+from distilect.data import EpochBatchSampler, Table, batches, encode, load_data, steps_per_epoch
+from distilect.data.batches import epoch_batches, streamed_batches
+from distilect.data.on_disk import TableWriter, open_table
+from distilect.errors import DataError
+from tests.tiny import SENTENCES, wordpiece_tokenizer
+
+
+def rows_of(count: int, pairs: bool = False) -> Table:
+    rng = np.random.default_rng(0)
+    words = " ".join(SENTENCES).split()
+    texts: list[Any] = [
+        f"{i} é " + " ".join(rng.choice(words, size=int(rng.integers(1, 30)))) for i in range(count)
+    ]
+    texts = [(text, "" if i % 3 else "zwei") for i, text in enumerate(texts)] if pairs else texts
+    return Table.from_texts(texts, rng.integers(0, 2, size=count))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_table_written_in_blocks_is_the_same_table(tmp_path: Path, pairs: bool) -> None:
+    table = rows_of(50, pairs)
+    writer = TableWriter(tmp_path / "t", table.num_texts, scores=False)
+    for start in (0, 20, 20, 37):
+        stop = {0: 20, 20: 37, 37: 50}[start]
+        writer.add(table.take(np.arange(start, start if start == 20 and writer.rows == 37 else stop)))
+    mapped = writer.finish()
+    every = np.arange(50)
+    assert mapped.text(every) == table.text(every) and mapped.fingerprint() == table.fingerprint()
+    assert mapped.folder is not None and isinstance(mapped.labels, np.memmap)
+    assert mapped.take(every[7:9]).text([0, 1]) == table.text([7, 8])
+    encoded = encode(table, wordpiece_tokenizer(), 16)
+    for _ in range(2):  # made, then found
+        from_disk = encode(mapped, wordpiece_tokenizer(), 16)
+        assert from_disk.truncated == encoded.truncated > 0
+        for name, values in encoded.collate(every[::-1]).items():
+            assert (from_disk.collate(every[::-1])[name] == values).all()
+
+
+def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    writer = TableWriter(tmp_path / "t", 1, scores=True)
+    writer.add(Table.from_texts(["a", "b"], [0.5, 1.0]))
+    with pytest.raises(DataError, match="holds no whole table"):
+        open_table(tmp_path / "t")
+    writer.finish()
+    (tmp_path / "t" / "labels.bin").write_bytes(b"1234")
+    with pytest.raises(DataError, match=r"labels\.bin has another size"):
+        open_table(tmp_path / "t")
+
+
+def parquet(folder: Path, count: int = 300) -> Path:
+    table = rows_of(count)
+    path = folder / "train.parquet"
+    texts = [row[0] for row in table.text(np.arange(count))]
+    pq.write_table(
+        pa.table({"text": texts, "label": [("no", "yes")[i] for i in table.labels]}), path, row_group_size=64
+    )
+    return path
+
+
+def test_a_streamed_table_holds_the_rows_of_a_loaded_one(tmp_path: Path) -> None:
+    config = DataConfig(train=str(parquet(tmp_path)), cache=str(tmp_path / "cache"), reward_size=0.2)
+    data = load_data(config, TaskConfig(), 0)
+    plain = load_data(config.model_copy(update={"cache": None}), TaskConfig(), 0)
+    assert data.task == plain.task and data.train.folder is not None
+    ids = np.concatenate([data.train.ids, data.reward.ids])
+    both = np.concatenate([plain.train.ids, plain.reward.ids])
+    assert sorted(map(tuple, ids.tolist())) == sorted(map(tuple, both.tolist()))
+    assert 30 < len(data.reward) < 90
+    again = load_data(config, TaskConfig(), 0)
+    assert again.train.fingerprint() == data.train.fingerprint()
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_what_cannot_be_streamed_says_so(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,no\nb,yes\nc,no\n", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be streamed: expected Parquet"):
+        load_data(DataConfig(train=str(tmp_path / "train.csv"), cache=str(tmp_path / "c")), TaskConfig(), 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "micro", "world"), [(1000, 32, 1, 1), (1001, 32, 2, 2), (999, 7, 1, 3), (130, 64, 1, 1)]
+)
+def test_streamed_batches_are_a_partition_in_as_many_steps(
+    monkeypatch: pytest.MonkeyPatch, count: int, size: int, micro: int, world: int
+) -> None:
+    monkeypatch.setattr(batches, "_STRETCH", 16)
+    monkeypatch.setattr(batches, "_TOGETHER", 4)
+    lengths = np.random.default_rng(0).integers(3, 90, count)
+    options: dict[str, Any] = {"micro": micro, "world": world}
+    shares = [list(streamed_batches(lengths, size, 3, 1, rank=r, **options)) for r in range(world)]
+    steps = steps_per_epoch(count, size, micro)
+    assert [len(share) for share in shares] == [steps * micro] * world
+    assert sorted(int(row) for share in shares for part in share for row in part) == list(range(count))
+    whole = [
+        sorted(r for share in shares for p in share[s * micro : (s + 1) * micro] for r in p)
+        for s in range(steps)
+    ]
+    alone = [sorted(b.tolist()) for b in streamed_batches(lengths, size, 3, 1)] if micro == 1 else whole
+    assert whole == alone  # ranks split the same batches
+    sizes = sorted(map(len, whole), reverse=True)
+    assert all(n == size for n in sizes[:-1] if n <= size)
+
+
+def test_streamed_reading_goes_forward_and_mixes_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_STRETCH", 16)
+    monkeypatch.setattr(batches, "_TOGETHER", 4)
+    monkeypatch.setattr(batches, "LARGE", 500)
+    lengths = np.random.default_rng(0).integers(3, 90, 4096)
+    sampler = EpochBatchSampler(lengths, 32, 0)
+    epochs = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        epochs.append([frozenset(batch) for batch in sampler])
+    assert not set(epochs[0]) & set(epochs[1])
+    near = [len({row // 16 for batch in epochs[0][i : i + 2] for row in batch}) for i in range(0, 128, 2)]
+    assert max(near) <= 4 + 4  # 64 rows lie in the stretches of a window, and the next
+    assert len({row // 16 for row in epochs[0][0]}) > 2
+    assert len(epoch_batches(lengths, 32, 0, 0)) == len(epochs[0])

@@ -1,0 +1,81 @@
+"""What a run is said to cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distilect.errors import ConfigError
+from distilect.pipeline import run
+from distilect.pipeline.estimate import GPUS, Estimate, by_operations, count_rows, estimate, held_out, total
+from tests.pipeline.helpers import Job, write_table
+from tests.tiny import tiny_bert
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    made = Job(tmp_path_factory.mktemp("job"))
+    made.train = write_table(made.folder / "more.csv", 400)
+    return made
+
+
+def test_bytes_and_steps_are_those_of_the_run(job: Job) -> None:
+    """Times are checked on a quiet machine, by benchmarks/estimate_check.py."""
+    config = job.config(name="measured", method={"name": "pkd", "teachers": "uniform"})
+    said = estimate(config)[0]
+    metrics = run(config)[0].metrics
+    stored = sum(p.stat().st_size for p in (job.folder / "runs" / "signals").glob("*/*/shard-*"))
+    assert said.rows == count_rows(config) == 400
+    assert said.steps == metrics["cost"]["steps"]
+    assert said.signal_bytes == pytest.approx(stored, rel=0.25)
+    assert said.scoring_seconds > 0 and said.training_seconds > 0
+
+
+def test_costs_grow_with_rows_epochs_and_teachers(job: Job) -> None:
+    config = job.config()
+    few, many = estimate(config, [10**6, 10**8], gpu="h100")
+    assert many.scoring_seconds == pytest.approx(100 * few.scoring_seconds)
+    assert many.training_seconds == pytest.approx(100 * few.training_seconds, rel=0.01)
+    assert many.signal_bytes == pytest.approx(100 * few.signal_bytes)
+    slower = estimate(config, [10**6], gpu="a100")[0]
+    assert slower.scoring_seconds / few.scoring_seconds == pytest.approx(GPUS["h100"] / GPUS["a100"])
+    one = estimate(job.config(teachers=job.teachers[:1], method="kd"), [10**6], gpu="h100")[0]
+    assert one.scoring_seconds < few.scoring_seconds and one.signal_bytes < few.signal_bytes
+    alone = estimate(
+        job.config(method="finetune", teachers=[], student=job.teachers[0]), [10**6], gpu="h100"
+    )[0]
+    assert alone.scoring_seconds == alone.signal_bytes == 0
+
+
+def test_the_model_is_its_formula(job: Job) -> None:
+    config: Any = job.config(
+        train={"epochs": 2, "batch_size": 10}, data={"train": str(job.train), "reward_size": 100}
+    )
+    rates = by_operations({"a": 2e9, "b": 1e9}, 5e8, 10.0, 10, 1e15, 50.0, 200.0)
+    assert rates.scoring == pytest.approx({"a": 2e10 / 4e14, "b": 1e10 / 4e14})
+    assert rates.step == pytest.approx(3 * 5e9 * 10 / 3.5e14)
+    found = total(config, 1100, rates, held_out(config, 1100, 0))
+    assert found == Estimate(
+        rows=1100,
+        scoring_seconds=pytest.approx(1100 * 3e10 / 4e14),  # type: ignore[arg-type]
+        training_seconds=pytest.approx(200 * rates.step + 3 * 100 * rates.evaluation),  # type: ignore[arg-type]
+        signal_bytes=55_000.0,
+        table_bytes=220_000.0,
+        steps=200,
+    )
+
+
+def test_a_teacher_that_is_still_to_be_made_is_stood_in_for(job: Job) -> None:
+    raw = tiny_bert(job.folder / "raw", 2, 8, layers=3)
+    teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 50}}]
+    assert (
+        estimate(job.config(teachers=teachers, student="own[layers=2]"), [1000], gpu="l4")[0].scoring_seconds
+        > 0
+    )
+    assert not (job.folder / "runs" / "teachers").exists()
+
+
+def test_an_unknown_gpu_is_told_the_known_ones(job: Job) -> None:
+    with pytest.raises(ConfigError, match="no data sheet of 'h10' is known: t4, .*Did you mean 'h100'"):
+        estimate(job.config(), [10], gpu="h10")

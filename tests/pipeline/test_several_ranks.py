@@ -1,0 +1,60 @@
+"""The whole job by two processes, as `torchrun -m distilect run CONFIG` starts them: one folder, that of a single process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from distilect.pipeline import run
+from tests.launch import run_ranks
+from tests.pipeline.helpers import Job
+from tests.tiny import tiny_bert
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return Job(tmp_path_factory.mktemp("job"))
+
+
+def config(job: Job, output: str) -> Any:
+    """One teacher is fine-tuned first, by both ranks; a baseline follows."""
+    raw = str(job.folder / "raw")
+    teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 1, "seed": 4}}, job.teachers[1]]
+    train = job.raw()["train"] | {"dropout": 0.0}
+    return job.config(
+        output=str(job.folder / output), teachers=teachers, student="own[layers=1]", train=train, method="confidence",
+        baselines=["finetune"],
+    )  # fmt: skip
+
+
+def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
+    tiny_bert(job.folder / "raw", 2, 8, layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    alone = run(config(job, "alone"))
+    run_ranks(2, lambda: run(config(job, "both")) and None, tmp_path)
+    for one in alone:
+        folder = job.folder / "both" / one.folder.name
+        assert {p.name for p in folder.iterdir()} == {p.name for p in one.folder.iterdir()}
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        for key in ("scores", "held_out"):
+            assert metrics["student"][key] == pytest.approx(one.metrics["student"][key], abs=1e-6)
+        for key in ("steps", "tokens", "teacher_rows", "teacher_forwards", "probed_rows"):
+            assert metrics["cost"][key] == one.metrics["cost"][key], key
+        lines = [
+            [json.loads(line) for line in (f / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+            for f in (one.folder, folder)
+        ]
+        assert len(lines[0]) == len(lines[1])
+        for line, other in zip(*lines, strict=True):
+            assert line == pytest.approx(other, rel=1e-2, abs=1e-4)
+        tables = [pq.read_table(f / "selection.parquet").to_pylist() for f in (one.folder, folder)]
+        for line, other in zip(*tables, strict=True):
+            assert line == pytest.approx(other, abs=1e-4)
+    stores = [
+        {str(p.relative_to(job.folder / name)) for p in (job.folder / name).rglob("shard-*")}
+        for name in ("alone", "both")
+    ]
+    assert len(stores[0]) == len(stores[1]) > 0
