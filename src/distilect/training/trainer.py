@@ -588,7 +588,7 @@ class DistillationTrainer(Trainer):
         if not self.is_fsdp_enabled:
             return model  # type: ignore[no-any-return]
         found = ranks.gather(self._whole_state())[0]
-        kind = next(k for k in type(model).__mro__ if not k.__name__.startswith("FSDP"))
+        kind = self._kind()
         with torch.device(self.args.device):
             plain: PreTrainedModel = kind(model.config)
         plain.load_state_dict(found, strict=True)
@@ -611,16 +611,10 @@ class DistillationTrainer(Trainer):
         ranks.barrier()  # none goes on, to read the best one or to be killed, before this one is whole
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._load_weights(resume_from_checkpoint)
+        self._load_weights(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_best_model()
-        else:
-            self._load_weights(self.state.best_model_checkpoint)
+        self._load_weights(self.state.best_model_checkpoint)
 
     def _load_weights(self, folder: str) -> None:
         """Read a checkpoint as any user would, and take over every tensor.
@@ -629,8 +623,20 @@ class DistillationTrainer(Trainer):
         weights under older names, a resumed student would silently keep fresh ones.
         """
         with quiet():
-            saved = type(self.model).from_pretrained(folder, config=self.model.config, use_safetensors=True)
-        self.model.load_state_dict(saved.state_dict(), strict=True)
+            saved = self._kind().from_pretrained(folder, config=self.model.config, use_safetensors=True)
+        if not self.is_fsdp_enabled:
+            self.model.load_state_dict(saved.state_dict(), strict=True)
+            return
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        options = StateDictOptions(
+            full_state_dict=True, strict=True
+        )  # every rank has read it, and takes its own pieces
+        set_model_state_dict(self.model, saved.state_dict(), options=options)
+
+    def _kind(self) -> Any:
+        """The student's class; FSDP2 puts one of its own before it."""
+        return next(kind for kind in type(self.model).__mro__ if not kind.__name__.startswith("FSDP"))
 
     def _drop_old_checkpoints(self, newest: Path) -> None:
         """Keep the newest and the best; only now, as the newest is complete."""
