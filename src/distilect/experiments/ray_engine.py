@@ -176,7 +176,9 @@ def _connected(address: str | None) -> Any:
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(
