@@ -134,11 +134,8 @@ def test_damaged_predictions_are_an_error_that_names_the_file(tmp_path: Path) ->
 def test_every_preset_runs(job: Job, method: str) -> None:
     given: dict[str, Any] = {"name": method}
     if method.startswith("akskd"):
-        given["mix"] = {
-            "name": "actor-critic",
-            "episodes": 2,
-            "phases": 2,
-        }  # the preset's eight and ten take half a minute
+        # the preset's eight and ten take half a minute
+        given["mix"] = {"name": "actor-critic", "episodes": 2, "phases": 2}
     result = run(job.config(name=f"preset-{method}", method=given, teachers=job.teachers))[0]
     assert np.isfinite(list(result.metrics["student"]["scores"].values())).all()
     assert result.metrics["method"] == method

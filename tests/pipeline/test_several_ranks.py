@@ -33,7 +33,7 @@ def config(job: Job, output: str) -> Any:
     teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 1, "seed": 4}}, job.teachers[1]]
     train = job.raw()["train"] | {"dropout": 0.0}
     return job.config(
-        output=str(job.folder / output), teachers=teachers, student="own[layers=0,1]", train=train, method="confidence",
+        output=str(job.folder / output), teachers=teachers, student="own[layers=0,2]", train=train, method="confidence",
         baselines=["finetune", AKSKD],
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ def learned_alike(alone: Path, both: Path) -> None:
 
 
 def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
-    tiny_bert(job.folder / "raw", 2, 8, layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    tiny_bert(job.folder / "raw", 2, 8, layers=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     alone = run(config(job, "alone"))
     run_ranks(2, lambda: run(config(job, "both")) and None, tmp_path)
     for one in alone:
