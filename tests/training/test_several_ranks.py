@@ -23,6 +23,8 @@ from tests.training.several import ROWS, main, methods, narrow_student
 
 Found = dict[str, dict[str, Any]]
 
+pytestmark = pytest.mark.timeout(900)  # all methods are trained in one fixture; a busy machine takes its time
+
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:
     """A line without its names."""
@@ -35,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     folder = tmp_path_factory.mktemp("ranks")
     narrow_student(Bench(folder, rows=ROWS))
     main(folder, [])
-    run_ranks(2, lambda: main(folder, []), folder)
+    run_ranks(2, lambda: main(folder, []), folder, timeout=600)
     return [json.loads((folder / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")]
 
 
@@ -111,6 +113,13 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_with_its_rows(folder: Pa
     assert told[0] == told[1]
     assert "the loss is nan at step 3, rows [" in told[0] and "of train (from 0)" in told[0]
     assert last_checkpoint(folder / "nan") is None  # of five steps per epoch none was over
+
+
+def test_gradients_of_a_sharded_student_are_refused(folder: Path) -> None:
+    trainer = Bench(folder, rows=ROWS).trainer("akskd", name="sharded")
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(RunError, match="sharded by FSDP: set measure: phase"):
+        trainer.probe.pull(trainer.keys[:4], 4)
 
 
 def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(folder: Path) -> None:
