@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     folder = tmp_path_factory.mktemp("ranks")
     narrow_student(Bench(folder, rows=ROWS))
     main(folder, [])
-    run_ranks(2, lambda: main(folder, []), folder, timeout=600)
+    run_ranks(2, lambda: main(folder, []), folder)
     return [json.loads((folder / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")]
 
 
