@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from distilect.cli import app
 from distilect.config import dump_config
-from distilect.errors import ConfigError
+from distilect.errors import ConfigError, RunError
 from distilect.experiments import Grid, compare, engines, estimate, publish
 from distilect.experiments.compare import missing
 from distilect.experiments.ground import Ground
@@ -244,6 +244,18 @@ def test_a_worker_that_dies_costs_its_own_job_only(toy: Toy, monkeypatch: pytest
     assert "SIGKILL (out of memory?)" in found["dies"].error
     assert again[0].status == "done"
     assert (config.folder / "failed" / "cell.dies.json").exists()
+
+
+def test_a_launcher_of_several_processes_is_refused_before_anything_is_written(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = toy.config(name="launched")
+    with pytest.raises(
+        RunError, match="without torchrun or accelerate launch, with --workers N or --engine ray"
+    ):
+        compare(config)
+    assert not config.folder.exists()
 
 
 def test_an_unknown_engine_is_refused(toy: Toy) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from distilect.pipeline import run
+from distilect.selection import artefact
 from tests.launch import run_ranks
 from tests.pipeline.helpers import Job
 from tests.tiny import tiny_bert
@@ -20,19 +22,34 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return Job(tmp_path_factory.mktemp("job"))
 
 
+# two short episodes, then the run itself
+SMALL = {"episodes": 2, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8, "random": 0.0}
+AKSKD = {"name": "akskd", "mix": {"name": "actor-critic", **SMALL}}
+
+
 def config(job: Job, output: str) -> Any:
     """One teacher is fine-tuned first, by both ranks; a baseline follows."""
     raw = str(job.folder / "raw")
     teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 1, "seed": 4}}, job.teachers[1]]
     train = job.raw()["train"] | {"dropout": 0.0}
     return job.config(
-        output=str(job.folder / output), teachers=teachers, student="own[layers=1]", train=train, method="confidence",
-        baselines=["finetune"],
+        output=str(job.folder / output), teachers=teachers, student="own[layers=0,2]", train=train, method="confidence",
+        baselines=["finetune", AKSKD],
     )  # fmt: skip
 
 
+def learned_alike(alone: Path, both: Path) -> None:
+    """One selection module is written, and all ranks go on with it; it was paid for once."""
+    (about, tensors), (other, others) = artefact.read(alone), artefact.read(both)
+    for key in ("episodes", "steps", "tokens", "rows", "student_tokens", "probed_rows"):
+        assert about["about"][key] == other["about"][key] > 0, key
+    assert tensors.keys() == others.keys()
+    for name, value in tensors.items():
+        torch.testing.assert_close(others[name].float(), value.float(), rtol=1e-3, atol=1e-3)
+
+
 def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
-    tiny_bert(job.folder / "raw", 2, 8, layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    tiny_bert(job.folder / "raw", 2, 8, layers=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     alone = run(config(job, "alone"))
     run_ranks(2, lambda: run(config(job, "both")) and None, tmp_path)
     for one in alone:
@@ -50,9 +67,14 @@ def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
         assert len(lines[0]) == len(lines[1])
         for line, other in zip(*lines, strict=True):
             assert line == pytest.approx(other, rel=1e-2, abs=1e-4)
-        tables = [pq.read_table(f / "selection.parquet").to_pylist() for f in (one.folder, folder)]
-        for line, other in zip(*tables, strict=True):
-            assert line == pytest.approx(other, abs=1e-4)
+        for name in ("selection.parquet", "rows.parquet"):
+            tables = [pq.read_table(f / name).to_pylist() for f in (one.folder, folder)]
+            for line, other in zip(*tables, strict=True):
+                numbers = [
+                    {k: v for k, v in both.items() if isinstance(v, int | float)} for both in (line, other)
+                ]
+                assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)
+    learned_alike(*(job.folder / name / alone[2].folder.name / "selector" for name in ("alone", "both")))
     stores = [
         {str(p.relative_to(job.folder / name)) for p in (job.folder / name).rglob("shard-*")}
         for name in ("alone", "both")

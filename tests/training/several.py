@@ -33,7 +33,7 @@ def reinforced(**options: Any) -> dict[str, Any]:
 def acting_mix(**options: Any) -> dict[str, Any]:
     return {
         "name": "akskd",
-        "mix": {"name": "actor-critic", "hidden": 16, "width": 8, "updates": 4, **options},
+        "mix": {"name": "actor-critic", "hidden": 16, "width": 8, "updates": 4, "random": 0.0, **options},
     }
 
 

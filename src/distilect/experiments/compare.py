@@ -67,7 +67,7 @@ def compare(config: CompareConfig, *, only: Sequence[str] = (), docs: Path | Non
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError(
-            "a comparison starts its own processes: run it without torchrun or accelerate launch, with --workers"
+            "a comparison starts its own processes: run it without torchrun or accelerate launch, with --workers N or --engine ray"
         )
     grid = Grid(config)
     cells = grid.only(only)
