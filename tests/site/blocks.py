@@ -11,6 +11,7 @@ LANGUAGES = ("bash", "python", "yaml", "text")
 MARKS = {
     "hub": "needs a model hub or the internet: checked, not run",
     "long": "takes minutes with models of any size: checked, not run",
+    "cluster": "needs several GPUs or machines: checked, not run",
     "server": "goes on until it is stopped: not run",
 }
 
