@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from benchmarks.common import RESULTS
-from benchmarks.lab import Results, claimed, made, teacher_scores, train_student
+from benchmarks.common import RESULTS, made
+from benchmarks.lab import Results, made, run_all, train_student
 from benchmarks.tasks import BACKBONE, draw, whole_teacher, write_table
 from distilect.config import MethodConfig, RunConfig, parse_config
 from distilect.data import encode, load_data
@@ -38,8 +38,8 @@ from distilect.pipeline.work import Workbench
 from distilect.selection import Episodes
 from distilect.selection.actor_critic import ActorCriticMix, held_out_loss
 from distilect.training import DistillationTrainer
+from distilect.training.checkpoints import COMPLETE_FILE
 from distilect.training.episodes import episode_rows
-from distilect.training.trainer import COMPLETE_FILE
 
 KINDS = ("labels", "response", "feature", "relation")
 SUBSETS = [s for size in (1, 2, 3, 4) for s in itertools.combinations(KINDS, size)]
@@ -104,29 +104,8 @@ def waiting(lock: Path) -> Iterator[None]:
 def run_each(
     config: dict[str, Any], jobs: dict[str, Job], results: Results, work: Path, seed: int, **key: Any
 ) -> None:
-    """Every job with one seed; what has a result, or is being run by another process, is left out."""
-    if all(results.has(method=name, seed=seed, **key) for name in jobs):
-        return
-    bench = Workbench.open(parse_config({**config, "seed": seed}), {})
-    scores = teacher_scores(bench)
-    for name, job in jobs.items():
-        with claimed(results, method=name, seed=seed, **key) as mine:
-            if not mine:
-                continue
-            folder = work / "students" / "-".join([name, str(seed), *map(str, key.values())])
-            shutil.rmtree(folder, ignore_errors=True)
-            line = job(bench, folder, seed) if callable(job) else train_student(bench, job, folder, seed)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            results.add({"method": name, "seed": seed, **key, **line, "teachers": scores})
-            print(
-                results.path.stem,
-                name,
-                seed,
-                key,
-                line.get("scores"),
-                f"{line['wall_seconds']:.0f} s",
-                flush=True,
-            )
+    """`run_all` with this seed's config."""
+    run_all(parse_config({**config, "seed": seed}), jobs, results, work, seed, **key)
 
 
 def fixed(*weights: float) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.work import Workbench
 from distilect.training import fit
 
-Methods = dict[str, dict[str, Any]]  # name → method; of an experiment
+# name → method of an experiment, or what trains its student: (bench, folder, seed) → its line
+Methods = dict[str, Any]
 
 _STAGE_A = ("learned", "fingerprint", "episodes", "seconds", "steps", "rows", "probed_rows")
 _TRAIN = set(TrainConfig.model_fields)  # a method of an experiment may bring its own
@@ -127,10 +128,22 @@ def run_all(
                 continue
             folder = work / "students" / "-".join([name, str(seed), *map(str, key.values())])
             shutil.rmtree(folder, ignore_errors=True)
-            line = train_student(bench, method, folder, seed)
+            line = (
+                method(bench, folder, seed)
+                if callable(method)
+                else train_student(bench, method, folder, seed)
+            )
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             results.add({"method": name, "seed": seed, **key, **line, "teachers": scores})
-            print(name, seed, key, line["scores"], f"{line['wall_seconds']:.0f} s", flush=True)
+            print(
+                results.path.stem,
+                name,
+                seed,
+                key,
+                line.get("scores"),
+                f"{line['wall_seconds']:.0f} s",
+                flush=True,
+            )
 
 
 def teacher_scores(bench: Workbench) -> dict[str, dict[str, float]]:

@@ -4,10 +4,9 @@
     python -m benchmarks.rlkd specialists --data sst-2 --data-dir PATH/TO/glue
     python -m benchmarks.rlkd bad-teacher --data mrpc --data-dir PATH/TO/glue
     python -m benchmarks.rlkd pool --data mrpc --data-dir PATH/TO/glue
-    python -m benchmarks.rlkd summary
 
 One line per student in benchmarks/results/rlkd/EXPERIMENT-DATA.jsonl; a stopped command goes on where it was, and several may
-run at once. `summary` writes docs/results/rlkd.md from these files. Nothing is chosen on dev.
+run at once. `python -m benchmarks.rlkd_summary` writes docs/results/rlkd.md from these files. Nothing is chosen on dev.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def table_1(tasks: dict[str, str]) -> str:
             f"{better} → {worse} ({spread(paired(singles[worse], singles[better]))})"
             for i, better in enumerate(order)
             for worse in order[i + 1 :]
-            if means[worse] > means[better]
+            if means[worse] > means[better] + 1e-9
         ]
         pairs = len(order) * (len(order) - 1) // 2
         verdicts.append(

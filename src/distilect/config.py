@@ -228,6 +228,11 @@ class SignalConfig(Part):
     max_tokens: int = Field(16384, ge=16, description="padded tokens per scoring batch")
 
 
+def from_strings(value: Any, key: str) -> Any:
+    """A list of parts, where a string stands for a part with nothing but `key`."""
+    return [{key: v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+
 class RunConfig(Part):
     """A whole run; `distilect run FILE key=value …` reads this."""
 
@@ -267,12 +272,12 @@ class RunConfig(Part):
     @field_validator("baselines", mode="before")
     @classmethod
     def _methods_from_strings(cls, value: Any) -> Any:
-        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+        return from_strings(value, "name")
 
     @field_validator("teachers", mode="before")
     @classmethod
     def _teachers_from_strings(cls, value: Any) -> Any:
-        return [{"path": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+        return from_strings(value, "path")
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

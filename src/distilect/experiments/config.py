@@ -19,6 +19,7 @@ from distilect.config import (
     TaskConfig,
     TeacherConfig,
     TrainConfig,
+    from_strings,
     parse_part,
     read_yaml,
 )
@@ -192,18 +193,18 @@ class CompareConfig(Part):
     @field_validator("methods", mode="before")
     @classmethod
     def _methods_from_strings(cls, value: Any) -> Any:
-        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+        return from_strings(value, "name")
 
     @field_validator("teachers", mode="before")
     @classmethod
     def _teachers_from_strings(cls, value: Any) -> Any:
-        return [{"path": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+        return from_strings(value, "path")
 
     @field_validator("students", mode="before")
     @classmethod
     def _students_from_strings(cls, value: Any) -> Any:
         found = [value] if isinstance(value, str | dict) else value
-        return [{"init": v} if isinstance(v, str) else v for v in found] if isinstance(found, list) else found
+        return from_strings(found, "init")
 
     @property
     def folder(self) -> Path:

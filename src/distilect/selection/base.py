@@ -20,7 +20,8 @@ from distilect.knowledge.response import response_kl, response_mse
 class Passes:
     """Passes of the student over rows without gradient, for scores that its training pass does not give.
 
-    One costs about a third of a training step's operations; on 2 CPU cores in bf16 1/7 to 1/4 of its time.
+    One costs about a third of a training step's operations (on a CPU in bf16 a quarter of its time: rewards of all rows in
+    benchmarks/results/rlkd_price.json).
 
     Attributes:
         count: how many.

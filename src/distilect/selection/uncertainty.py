@@ -139,7 +139,7 @@ class Stored:
         self.keys = torch.empty(0, dtype=torch.int64)  # ascending, on the CPU
         self.values = torch.empty(0)
         self.pending: list[tuple[Tensor, Tensor]] = []
-        self._found: dict[tuple[float, ...], Tensor] = {}  # quantiles of a million rows take 15 ms
+        self._found: dict[tuple[float, ...], Tensor] = {}  # quantiles of a million rows are not free
 
     def at(self, rows: Tensor) -> Tensor:
         """float32 [n], NaN for a row that has no score yet."""
@@ -245,12 +245,12 @@ class UncertainTeachers(Selector):
         mode: `hard`, `soft` or `soft-instance`.
         by: what a row is compared with in `hard`, and what c is the mean of in `soft`. `epoch`: its own last score with those of
             all rows, fixed for an epoch, so that no batch changes a choice (our default); before the first epoch all rows are
-            scored once, 1/7 to 1/4 of an epoch's time. `running`: its score now with the last `recent` rows before this step
+            scored once, about a third of an epoch's operations. `running`: its score now with the last `recent` rows before this step
             (cheaper where a plan leaves most rows out). `batch`: with the rows of its batch, as published: it depends on the batch, and
             on its parts where it is cut.
         order: `size` (parameters; equal ones by held-out score), `quality` (held-out score), or names, the smallest first.
         forward: u from the training pass (`train`, with dropout, as published) or from a pass without dropout before each step
-            (`clean`; 1/7 to 1/4 of a step's time more).
+            (`clean`; about a third of a step's operations more).
         recent: rows of `running`, and of the median distance in regression.
     """
 
@@ -423,8 +423,7 @@ def _smallest_first(order: str | Sequence[str], context: SelectionContext) -> li
 class UncertainRows(Selector):
     """The most uncertain share of the rows asks the teachers, or is trained on at all (DynamicKD, arm 2).
 
-    What it costs, in training steps over all rows (c: a pass without gradient, 1/3 of a step's operations and 1/7 to 1/4 of its
-    time on 2 cores in bf16; teachers apart, which are asked on a share of r only):
+    What it costs, in training steps over all rows (c: a pass without gradient, 1/3 of a step's operations; teachers apart, which are asked on a share of r only):
 
     - `rest: labels`, as published: 1. The others learn from their labels. What the teachers say is a mean over the rows that ask.
     - `rest: skip`: c + r. All rows of a step are scored without gradient, the student is trained on the chosen ones.
