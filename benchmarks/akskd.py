@@ -29,7 +29,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from benchmarks.common import RESULTS, made
-from benchmarks.lab import Results, made, run_all, train_student
+from benchmarks.lab import Results, run_all, train_student
 from benchmarks.tasks import BACKBONE, draw, whole_teacher, write_table
 from distilect.config import MethodConfig, RunConfig, parse_config
 from distilect.data import encode, load_data
