@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distilect.experiments.render import latex, markdown
-from distilect.experiments.tables import Section, sections
+from distilect.experiments.tables import Section, _side_by_side, sections
 from distilect.report import build_comparison
 from tests.experiments.lines import Made
 
@@ -54,7 +54,16 @@ def test_the_front_leaves_out_who_costs_more_for_less_and_the_oracle(found: list
     front = found[0].figures[0].data[0]
     assert front["name"] == "Pareto front" and front["x"] == [1000, 2000]
     names = {trace["name"]: trace["hovertext"] for trace in found[0].figures[0].data[1:]}
-    assert names["adaptive"] == ["a|b_&lt;i&gt;"] and names["static"] == ["kd", "wasteful"]
+    assert [n.partition("<br>")[0] for n in names["adaptive"]] == ["a|b_&lt;i&gt;"]
+    assert [n.partition("<br>")[0] for n in names["static"]] == ["kd", "wasteful"]
+
+
+def test_methods_of_one_cost_are_drawn_side_by_side() -> None:
+    drawn = _side_by_side(
+        {"good": (1000, 80.0), "dear": (3000, 81.0), "bad": (1010, 70.0), "fair": (1000, 75.0)}
+    )
+    assert drawn["bad"] < drawn["fair"] < drawn["good"] and drawn["dear"] == 3000
+    assert drawn["bad"] > 0.87 * 1000 and drawn["good"] < 1.13 * 1000
 
 
 def test_searches_are_part_of_the_cost(found: list[Section]) -> None:

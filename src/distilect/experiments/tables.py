@@ -27,6 +27,7 @@ from distilect.report import words
 from distilect.report.figures import Figure
 
 NONE = words.NONE
+FEW = 8  # methods that the figure names all
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _costs(board: Board, costs: Mapping[str, Cost], baseline: str) -> TableData:
             words.count(cost.search_tokens), words.count(cost.teacher_rows), words.count(cost.asked),
         ])  # fmt: skip
     header = [
-        "method", "average", "seconds", "stage s", "search s", f"tokens, × {baseline}", "steps", "student tokens", "of them looks", "of them stages",
+        "method", "average", "seconds", "stage, seconds", "search, seconds", f"tokens, × {baseline}", "steps", "student tokens", "of them looks", "of them stages",
         "search tokens", "teacher forwards", "rows asked",
     ]  # fmt: skip
     return TableData(
@@ -300,17 +301,36 @@ def quality_against_cost(board: Board, costs: Mapping[str, Cost]) -> Figure | No
             "y": [points[m][1] for m in front], "line": {"dash": "dot", "shape": "hv"}, "hoverinfo": "skip",
         }
     ]  # fmt: skip
+    drawn = _side_by_side(points)
+    named = list(points) if len(points) <= FEW else front
     for kind in ("static", "adaptive", "oracle"):
         names = [m for m in points if _family(board, m) == kind]
         if names:
-            data.append(_trace(board, kind, names, points, front))
-    times = [cost for cost, _ in points.values()]
+            data.append(_trace(board, kind, names, points, drawn, named))
+    ends = (min(drawn.values()) / 1.3, max(drawn.values()) * 1.3)
     layout = {
-        "xaxis": {"title": {"text": "student tokens per run"}, "type": "log" if max(times) > 3 * min(times) else "linear"},
+        "xaxis": {"title": {"text": "student tokens per run"}, "type": "log", "range": [float(np.log10(x)) for x in ends]},
         "yaxis": {"title": {"text": "average score × 100"}},
     }  # fmt: skip
-    note = "average over tasks against student tokens, stages, looks and searches included; bars: ± standard deviation over seeds"
+    note = (
+        "average over tasks against student tokens, stages, looks and searches included; bars: ± standard deviation over seeds. "
+        "Methods of one cost stand side by side, the best on the right: hover for the number"
+    )
     return Figure("Quality against cost", note, data, layout)
+
+
+def _side_by_side(points: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Where to draw each method's cost: those within 2 % of each other are spread over at most a quarter, by quality."""
+    drawn: dict[str, float] = {}
+    waiting = sorted(points, key=lambda m: points[m][0])
+    while waiting:
+        least = points[waiting[0]][0]
+        alike = sorted((m for m in waiting if points[m][0] <= 1.02 * least), key=lambda m: (points[m][1], m))
+        step = min(0.05, 0.25 / len(alike))
+        for number, method in enumerate(alike):
+            drawn[method] = points[method][0] * (1 + step * (number - (len(alike) - 1) / 2))
+        waiting = [m for m in waiting if m not in alike]
+    return drawn
 
 
 def _trace(
@@ -318,7 +338,8 @@ def _trace(
     kind: str,
     names: Sequence[str],
     points: Mapping[str, tuple[float, float]],
-    front: Sequence[str],
+    drawn: Mapping[str, float],
+    named: Sequence[str],
 ) -> dict[str, Any]:
     from distilect.report.figures import label
 
@@ -327,9 +348,10 @@ def _trace(
         for m in names
     ]
     return {
-        "type": "scatter", "mode": "markers+text", "name": kind, "x": [points[m][0] for m in names],
-        "y": [points[m][1] for m in names], "text": [label(m) if m in front else "" for m in names],
-        "hovertext": [label(m) for m in names], "hoverinfo": "text+x+y", "textposition": "top center",
+        "type": "scatter", "mode": "markers+text", "name": kind, "x": [drawn[m] for m in names],
+        "y": [points[m][1] for m in names], "text": [label(m) if m in named else "" for m in names],
+        "hovertext": [f"{label(m)}<br>{points[m][1]:.1f} for {words.count(points[m][0])} tokens" for m in names],
+        "hoverinfo": "text", "textposition": "top right",
         "marker": {"size": 9, "symbol": {"static": "circle", "adaptive": "diamond", "oracle": "x"}[kind]},
         "error_y": {"type": "data", "array": deviations, "thickness": 1, "width": 2},
     }  # fmt: skip
