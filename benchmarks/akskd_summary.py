@@ -17,6 +17,7 @@ from benchmarks.akskd import KINDS, SUBSETS, TASKS
 from benchmarks.common import RESULTS
 from benchmarks.lab import Results
 from benchmarks.pages import Line, by_method, mean_std, paired, primary, spread, table
+from benchmarks.tasks import GLUE
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "akskd.md"
 
@@ -60,7 +61,7 @@ def subsets(data: str) -> str:
         )
     metric = next(iter(lines[0]["scores"]))
     header = [*KINDS, "seeds", f"{metric} on dev", "on held-out rows"]
-    return f"### {TASKS[data][0]}: whole trainings\n\n{about(lines)}\n\n{verdict}{table(header, rows)}\n"
+    return f"### {GLUE[data]}: whole trainings\n\n{about(lines)}\n\n{verdict}{table(header, rows)}\n"
 
 
 def about(lines: list[Line]) -> str:
@@ -92,7 +93,7 @@ def thirds(data: str) -> str:
             bests.append(f"third {third + 1}: {best.replace('+', ' + ')}")
     header = [*KINDS, "first third", "second third", "last third"]
     return (
-        f"### {TASKS[data][0]}: by thirds\n\nFall of the held-out cross-entropy × 1,000 over one third of the training (an epoch) with this "
+        f"### {GLUE[data]}: by thirds\n\nFall of the held-out cross-entropy × 1,000 over one third of the training (an epoch) with this "
         "subset, from the same student: the first two thirds before it with all four kinds. "
         f"Largest falls: {'; '.join(bests)}.\n\n{table(header, rows)}\n"
     )
@@ -119,7 +120,7 @@ def against(data: str) -> str:
         "stage A, in rows / of the run's",
         "last action or weights",
     ]
-    return f"### {TASKS[data][0]}\n\n{about(lines)}\n\n{table(header, rows)}\n"
+    return f"### {GLUE[data]}\n\n{about(lines)}\n\n{table(header, rows)}\n"
 
 
 def _cost(runs: dict[int, Line]) -> str:
@@ -171,9 +172,9 @@ def headline() -> str:
         row = next(row for row in rows if row[0] == best)
         verdict = f"Best on held-out rows, averaged over the tasks: **{best}**, which keeps {row[-1]} on dev (the paper: 98.5 %).\n\n"
     teachers = "; ".join(
-        f"{TASKS[d][0]}: {about([x for m in ms.values() for x in m.values()])}" for d, ms in by_task.items()
+        f"{GLUE[d]}: {about([x for m in ms.values() for x in m.values()])}" for d, ms in by_task.items()
     )
-    header = ["student of 3 of 6 layers", *(TASKS[d][0] for d in by_task), "mean"]
+    header = ["student of 3 of 6 layers", *(GLUE[d] for d in by_task), "mean"]
     return f"{verdict}{table(header, rows)}\n\n{teachers}\n"
 
 

@@ -23,8 +23,7 @@ from benchmarks.pages import (
     teachers_line,
     write_page,
 )
-
-TITLES = {"mrpc": "MRPC", "cola": "CoLA", "sst-2": "SST-2", "rte": "RTE"}
+from benchmarks.tasks import GLUE
 
 
 def enlarged(data: str, title: str) -> str:
@@ -120,9 +119,9 @@ def main() -> None:
     arms = ("mrpc", "cola")
     sections: list[tuple[str, Callable[[], str]]] = [
         ("What choosing rows saves", speed),
-        ("A tenth of twenty times the data", lambda: "\n".join(enlarged(k, v) for k, v in TITLES.items() if lines_of(f"dynamickd/enlarged-{k}"))),
-        ("Which teacher (arm 1)", lambda: "\n".join(against("teachers", k, TITLES[k], ("hard", "soft-instance")) for k in arms)),
-        ("Which objective (arm 3)", lambda: "\n".join(against("objective", k, TITLES[k], ("uncertainty",)) for k in arms)),
+        ("A tenth of twenty times the data", lambda: "\n".join(enlarged(k, v) for k, v in GLUE.items() if lines_of(f"dynamickd/enlarged-{k}"))),
+        ("Which teacher (arm 1)", lambda: "\n".join(against("teachers", k, GLUE[k], ("hard", "soft-instance")) for k in arms)),
+        ("Which objective (arm 3)", lambda: "\n".join(against("objective", k, GLUE[k], ("uncertainty",)) for k in arms)),
     ]  # fmt: skip
     write_page("dynamickd", HEAD, sections)
 

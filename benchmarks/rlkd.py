@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from tokenizers.implementations import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import BertProcessing
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -307,7 +307,7 @@ def scratch_model(work: Path, texts: list[str]) -> Path:
     if not (folder / "model.safetensors").exists():
         trained = ByteLevelBPETokenizer()
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        trained.train_from_iterator(texts, vocab_size=4000, min_frequency=2, special_tokens=special)
+        trained.train_from_iterator(iter(texts), vocab_size=4000, min_frequency=2, special_tokens=[*special])
         trained.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
         backend = trained._tokenizer
         names = dict(

