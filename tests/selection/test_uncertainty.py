@@ -620,6 +620,7 @@ def test_a_plan_is_the_same_when_a_run_is_resumed_within_it(after_visits, tmp_pa
     if after_visits:
         selector.select(replace(view_with(random_u(6, seed=9)), rows=rows[second]))
         selector.after_step(probe)
+    assert "uncertainty/score" in selector.health()
     again = through_file(selector, arm_2(**options), tmp_path)
     later = FakeProbe(rows, logits_with(random_u(60, seed=5)))  # the student has learned in the meantime
     window = Window(2, 3, 6)
@@ -629,6 +630,7 @@ def test_a_plan_is_the_same_when_a_run_is_resumed_within_it(after_visits, tmp_pa
         again.plan(rows.numpy(), 0, 7, window).tolist() == selector.plan(rows.numpy(), 0, 7, window).tolist()
     )
     assert not later.ran  # this window was scored before it was saved
+    assert not again.health()  # and told of
     assert (
         selector.plan(rows.numpy(), 1, 7, Window(1, 3, 6)).tolist()
         == again.plan(rows.numpy(), 1, 7, Window(1, 3, 6)).tolist()

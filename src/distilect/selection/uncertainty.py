@@ -609,9 +609,11 @@ class UncertainRows(Selector):
             anew = (number - self.warmup) % self.every == 0
             self._score(keys if anew else keys[self.memory.at(keys).isnan()])
             self.planned_at = epoch, window.number
-        scores = self.memory.at(keys)
-        self.averages.add("uncertainty/score", scores.sum(), len(scores))
-        return scores
+            scores = self.memory.at(keys)
+            self.averages.add(
+                "uncertainty/score", scores.sum(), len(scores)
+            )  # once: a resumed run plans the window again
+        return self.memory.at(keys)
 
     def _score(self, rows: Tensor) -> None:
         """Run rows (int64 [n]) without gradient and remember their scores."""
