@@ -2,14 +2,17 @@
 
     python -m benchmarks.selection_speed --data-dir PATH/TO/glue
 
-Ratios only, all measured in turns in this one process, over the same number of epochs. An epoch's time has everything in it:
-loading, scoring passes, planning, teachers, optimiser steps; evaluation and saving are outside. The teacher has the backbone's
-real size (6 layers) and the student half of it; what they have learned does not matter for speed, so they are not fine-tuned.
+Ratios only, all measured in turns in this one process, over the same number of epochs; measurements of other tasks and batch sizes
+stay in the result file. An epoch's time has everything in it: loading, scoring passes, planning, teachers, optimiser steps; evaluation
+and saving are outside. The teacher has the backbone's real size (6 layers) and the student half of it; what they have learned does not
+matter for speed, so they are not fine-tuned.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import statistics
 import tempfile
 import time
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from benchmarks.common import write_result
+from benchmarks.common import RESULTS, made, write_result
 from distilect.config import MethodConfig, StudentConfig, TeacherConfig, parse_config
 from distilect.data import encode, load_data
 from distilect.models import build_student, load_teacher
@@ -42,12 +45,14 @@ METHODS: dict[str, Rows | str] = {
     "stale, every epoch": {**UNCERTAIN, "rest": "plan"},
     "stale, every 2nd epoch": {**UNCERTAIN, "rest": "plan", "every": 2},
     "stale, half of the rows": {**UNCERTAIN, "rest": "plan", "pool": 0.5},
+    "stale, a quarter of the rows": {**UNCERTAIN, "rest": "plan", "pool": 0.25},
 }
 TARGETS = {
     "entropy, skip": 0.45,
     "entropy, plan of each step": 0.45,
     "stale, every 2nd epoch": 0.20,
     "stale, half of the rows": 0.20,
+    "stale, a quarter of the rows": 0.20,
 }
 
 
@@ -68,11 +73,13 @@ class TrainingTime(TrainerCallback):
 class World:
     """Rows, a teacher and its stored signals."""
 
-    def __init__(self, glue: str, rows: int | None, data_dir: str, epochs: int, folder: Path) -> None:
+    def __init__(
+        self, glue: str, rows: int | None, data_dir: str, epochs: int, batch: int, folder: Path
+    ) -> None:
         self.config = parse_config(
             {
                 "data": {"glue": glue, "max_train_rows": rows}, "data_dir": data_dir, "student": BACKBONE,
-                "train": {"epochs": epochs, "keep": "last", "log_every": 10},
+                "train": {"epochs": epochs, "batch_size": batch, "keep": "last", "log_every": 10},
             }
         )  # fmt: skip
         data = load_data(self.config.data, self.config.task, 0, Path(data_dir))
@@ -114,11 +121,11 @@ def seconds(rows: Rows | str, signals: str, world: World, folder: Path) -> dict[
 
 
 def measure(
-    glue: str, rows: int | None, data_dir: str, epochs: int, repeats: int, names: list[str]
+    glue: str, rows: int | None, data_dir: str, epochs: int, batch: int, repeats: int, names: list[str]
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        world = World(glue, rows, data_dir, epochs, folder)
+        world = World(glue, rows, data_dir, epochs, batch, folder)
         tokens = encode(world.train, world.teacher.tokenizer, 128).lengths  # type: ignore[attr-defined]
         found: dict[str, Any] = {"rows": len(world.train), "mean_tokens": round(float(tokens.mean()), 1)}
         seconds("all", "stored", world, folder / "warm-up")
@@ -151,16 +158,20 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["MRPC", "SST-2"])
     parser.add_argument("--rows", type=int, default=8000, help="of each task, at most")
     parser.add_argument("--epochs", type=int, default=2, help="even, so that `every 2nd epoch` is seen whole")
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 128], help="rows per step of `all`")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--output", default="selection_speed")
     given = parser.parse_args()
     names = ["all", *(name for name in given.methods if name != "all")]
-    values = {
-        task: measure(task, given.rows, given.data_dir, given.epochs, given.repeats, names)
-        for task in given.tasks
-    }
-    write_result(given.output, {"ratio": RATIO, "epochs": given.epochs, **values})
+    path = RESULTS / f"{given.output}.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if (kept.get("ratio"), kept.get("epochs")) != (RATIO, given.epochs):
+        kept = {}
+    for task, batch in itertools.product(given.tasks, given.batches):
+        measured = measure(task, given.rows, given.data_dir, given.epochs, batch, given.repeats, names)
+        kept[f"{task}, batches of {batch}"] = {**measured, "made": made()}
+        write_result(given.output, {**kept, "ratio": RATIO, "epochs": given.epochs})
 
 
 if __name__ == "__main__":
