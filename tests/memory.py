@@ -10,21 +10,27 @@ from typing import Any
 from tests.launch import fork, wait
 
 
-def growth(work: Callable[[], Any], folder: Path) -> float:
-    """Megabytes of anonymous memory that `work` adds at its peak, in a process of its own."""
+def growth(work: Callable[[], Any], folder: Path, after: Callable[[], Any] | None = None) -> float:
+    """Megabytes of anonymous memory that `work` adds at its peak, in a process of its own.
+
+    With `after`, what it adds to the peak of `after`, which runs before it in that process: what the allocator holds free in the parent,
+    some megabytes more or less, is used up by then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "peak"
 
     def watched() -> None:
-        start = _anonymous()
-        peak, done = [start], threading.Event()
+        peak, done = [_anonymous()], threading.Event()
 
         def watch() -> None:
             while not done.wait(0.003):
-                peak.append(max(peak.pop(), _anonymous()))
+                peak[0] = max(peak[0], _anonymous())
 
         thread = threading.Thread(target=watch)
         thread.start()
+        if after is not None:
+            after()
+        start = peak[0]
         work()
         done.set()
         thread.join()
