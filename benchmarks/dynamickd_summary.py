@@ -101,7 +101,7 @@ def speed() -> str:
             "rows", "stored signals", "live teacher", "asked for", "rows trained on", "rows scored",
         ]  # fmt: skip
         parts.append(
-            f"### {task}: {measured['rows']:,} rows of {measured['mean_tokens']} tokens, {found['epochs']} epochs\n\n{table(header, rows)}\n"
+            f"### {task}: {measured['rows']:,} rows of {measured['mean_tokens']} tokens\n\n{table(header, rows)}\n"
         )
     return "\n".join(parts)
 
