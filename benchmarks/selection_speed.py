@@ -167,10 +167,13 @@ def main() -> None:
     )
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 128], help="rows per step of `all`")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS))
     parser.add_argument("--output", default="selection_speed")
     given = parser.parse_args()
-    names = ["all", *(name for name in given.methods if name != "all")]
+    whole = [
+        n for n, m in METHODS.items() if given.epochs % (m.get("every", 1) if isinstance(m, dict) else 1) == 0
+    ]
+    names = ["all", *(name for name in given.methods or whole if name != "all")]
     path = RESULTS / f"{given.output}.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for task, batch in itertools.product(given.tasks, given.batches):
