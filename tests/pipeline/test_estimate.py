@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distilect.errors import ConfigError
+from distilect.pipeline import estimate as pilots
 from distilect.pipeline import run
-from distilect.pipeline.estimate import GPUS, Estimate, by_operations, count_rows, estimate, held_out, total
+from distilect.pipeline.estimate import (
+    GPUS,
+    Estimate,
+    by_operations,
+    count_rows,
+    estimate,
+    held_out,
+    tokens_per_row,
+    total,
+)
 from tests.pipeline.helpers import Job, write_table
 from tests.tiny import tiny_bert
 
@@ -64,6 +75,36 @@ def test_the_model_is_its_formula(job: Job) -> None:
         table_bytes=220_000.0,
         steps=200,
     )
+
+
+def test_padding_falls_as_a_table_grows(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    """A pilot's few rows fill a batch or two, which are padded to their longest row; those of a large table are cut by length."""
+    lengths = [2, 4, 6, 8]
+    assert tokens_per_row(lengths, 4, 1000) == 8  # one batch
+    assert tokens_per_row(lengths, 4, 8) == pytest.approx((8 + 6 + 2 * 4) / 4)
+    assert tokens_per_row(lengths, 10**9, 1000) == pytest.approx(np.mean(lengths), rel=0.02)
+    one = job.config(teachers=job.teachers[:1], method="kd", train={"epochs": 1})
+    monkeypatch.setattr(pilots.Pilot, "_scoring", lambda self: {t.name: 1.0 for t in self._pool()})
+    small, large = estimate(one, [400, 10**6])
+    assert large.scoring_seconds / 10**6 < 0.97 * small.scoring_seconds / 400
+    assert small.scoring_seconds == pytest.approx(400, rel=0.2)
+
+
+def test_a_pilot_ends_when_it_has_seen_enough(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    clocks: list[Any] = []
+    plain = pilots._Clock.__init__
+
+    def kept(self: Any) -> None:
+        plain(self)
+        clocks.append(self)
+
+    monkeypatch.setattr(pilots._Clock, "__init__", kept)
+    monkeypatch.setattr(pilots, "_SECONDS", 0.0)
+    estimate(job.config(train={"epochs": 1, "batch_size": 8}), [400])
+    (clock,) = clocks
+    assert len(clock.spent) == pilots._WARM + pilots._FEWEST
+    clock.spent, clock.tokens = [9.0, 9.0, 9.0, 1.0, 3.0], [5, 10, 15, 25, 35]
+    assert clock.per_token() == pytest.approx(0.2)
 
 
 def test_a_teacher_that_is_still_to_be_made_is_stood_in_for(job: Job) -> None:

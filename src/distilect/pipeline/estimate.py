@@ -1,8 +1,11 @@
 """What a run will cost, before it is run: a small model whose numbers come from a pilot on this machine, or from a GPU's data sheet.
 
-    scoring  = Σ over teachers of  rows · seconds per row
+    scoring  = Σ over teachers of  rows · padded tokens per row · seconds per padded token
     training = epochs · steps per epoch · seconds per step  +  evaluations · held-out rows · seconds per row
     bytes    = rows · (signals per row + tokens per row · 4 or 8 + text per row + 24)
+
+Padded tokens per row fall as a table grows, since its batches are cut by length. A step of the pilot counts by its tokens: the rows
+of its few steps are shorter or longer than those of a whole training.
 
 On a GPU, seconds are operations (2 per parameter and token forward, three times that in training, attention beside) over the peak
 of its data sheet times a utilisation that is assumed, not measured: 0.4 forward, 0.35 in training.
@@ -13,16 +16,17 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from distilect.config import RunConfig, StudentConfig, TeacherConfig
-from distilect.data import load_data, open_source, steps_per_epoch
+from distilect.data import encode, load_data, open_source, scoring_batches, steps_per_epoch
 from distilect.errors import ConfigError, did_you_mean
 from distilect.evaluation import flops_per_token
 from distilect.models import CheckpointTeacher, build_student
@@ -30,12 +34,16 @@ from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.folders import save_student
 from distilect.pipeline.work import Workbench
 from distilect.training import DistillationTrainer
+from distilect.training.trainer import Counts
 
 # peak of dense 16-bit matrix products, FLOP/s, from the makers' data sheets
 GPUS = {"t4": 65e12, "v100": 125e12, "l4": 121e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
 FORWARD, TRAINING = 0.4, 0.35  # shares of the peak; assumptions
 _WARM = 3  # first steps, which allocate and import
-_STEPS = 16
+_STEPS = 32  # of training at most
+_SECONDS = 6.0  # of training, and of each teacher's scoring, after which a pilot has seen enough
+_LIKE = 50_000  # rows of a table that is stood in for, whose batches hold hardly any padding
+_FEWEST = 8  # steps that it sees however long they take
 
 
 @dataclass(frozen=True)
@@ -94,9 +102,9 @@ def estimate(config: RunConfig, rows: Sequence[int] = (), gpu: str | None = None
         rates = pilot.rates() if gpu is None else pilot.rates_on(GPUS[gpu.lower()])
         given = len(pilot.bench.data.reward)
         return [
-            total(config, count, rates, held_out(config, count, given), pilot.method.rows.planned)
+            total(config, count, pilot.padded(rates, count) if gpu is None else rates, held_out(config, count, given), pilot.method.rows.planned)
             for count in counts
-        ]
+        ]  # fmt: skip
 
 
 def by_operations(
@@ -199,7 +207,7 @@ class Pilot:
         self.method, self.prepared = self.bench.prepare(self.config.method, self.student)
 
     def rates(self) -> Rates:
-        """Measured now."""
+        """Measured now; scoring over tables as large as the pilot's own, see `padded`."""
         scoring = {} if self.method.teachers is None else self._scoring()
         step, evaluation, tokens = self._training()
         return Rates(scoring, step, evaluation, self._signal_bytes(), self._table_bytes(tokens), tokens)
@@ -222,32 +230,54 @@ class Pilot:
             return []
         return [t for t in self.bench.teachers if t.name in self.prepared.source.names]
 
+    def padded(self, rates: Rates, rows: int) -> Rates:
+        """The same rates for a table of so many rows like these, whose batches hold less padding."""
+        table, most = self.bench.data.train, self.config.signals.max_tokens
+        scoring = dict(rates.scoring)
+        for teacher in self._pool():
+            if isinstance(teacher, CheckpointTeacher):
+                lengths = encode(table, teacher.tokenizer, teacher.max_length).lengths
+                scoring[teacher.name] *= tokens_per_row(lengths, rows, most) / tokens_per_row(
+                    lengths, len(table), most
+                )
+        return replace(rates, scoring=scoring)
+
     def _scoring(self) -> dict[str, float]:
-        """Seconds per row and teacher, tokenising and writing included; half of the rows warm up."""
+        """Seconds per row and teacher, tokenising and writing included, as if the whole pilot had been scored at once."""
         table, found = self.bench.data.train, {}
+        most = self.config.signals.max_tokens
         fields = self.method.fields(len(self._pool()))
-        half = len(table) // 2
         for teacher, wanted in zip(self._pool(), fields, strict=True):
+            lengths: Any = np.ones(len(table), np.int64)
+            if isinstance(teacher, CheckpointTeacher):
+                lengths = encode(table, teacher.tokenizer, teacher.max_length).lengths
             self.bench.store = type(self.bench.store)(self.folder / f"timed-{teacher.name}")
-            self.bench.signals([teacher], table.take(np.arange(half)), [wanted])
-            rest = table.take(np.arange(half, len(table)))
-            found[teacher.name] = self.bench.signals([teacher], rest, [wanted]).seconds / len(rest)
+            spent, tokens = 0.0, 0.0
+            for number, part in enumerate(_parts(len(table), self.config.train.batch_size)):
+                seconds = self.bench.signals([teacher], table.take(part), [wanted]).seconds
+                if number:  # the first one warms up
+                    spent += seconds
+                    tokens += tokens_per_row(lengths[part], len(part), most) * len(part)
+                if spent > _SECONDS:
+                    break
+            found[teacher.name] = spent / tokens * tokens_per_row(lengths, len(table), most)
         return found
 
     def _training(self) -> tuple[float, float, float]:
         """Seconds per step and per evaluated row; tokens per row."""
         data = self.bench.data
         rows = training_rows(self.student, data.train, data.reward, data.task)
-        clock = _Steps()
+        clock = _Clock()
         trainer = DistillationTrainer(
             self.student.model, rows, self.method, self.prepared.source, self.config.train, self.folder / "checkpoints",
             self.config.seed, callbacks=[clock], vectors=self.prepared.vectors,
         )  # fmt: skip
+        clock.counts = trainer.counts
         trainer.train()
-        started = time.perf_counter()
+        started, tokens = time.perf_counter(), float(rows.encoded.lengths.mean())
         trainer.predict_rows(rows.encoded)
         evaluation = (time.perf_counter() - started) / len(rows.encoded)
-        return clock.mean(), evaluation, float(rows.encoded.lengths.mean())
+        return clock.per_token() * tokens * self.config.train.batch_size, evaluation, tokens
 
     def _signal_bytes(self) -> float:
         scored = len(self.bench.data.train) + len(self.bench.data.reward)
@@ -264,12 +294,14 @@ class Pilot:
         return text + 24 + 8 * table.num_texts + tokens * 4 * columns + 12
 
 
-class _Steps(TrainerCallback):
-    """When each step ended."""
+class _Clock(TrainerCallback):
+    """When each step ended and how many tokens it had; ends the training when it has seen enough."""
 
     def __init__(self) -> None:
         self.spent: list[float] = []
+        self.tokens: list[int] = []
         self.started = 0.0
+        self.counts = Counts()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.started:
@@ -278,12 +310,37 @@ class _Steps(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now = time.perf_counter()
         self.spent.append(now - self.started)
+        self.tokens.append(self.counts.tokens)
         self.started = now
+        enough = sum(self.spent[_WARM:]) > _SECONDS and len(self.spent) >= _WARM + _FEWEST
+        control.should_training_stop = control.should_training_stop or enough
 
-    def mean(self) -> float:
-        """Seconds per step after the first ones."""
-        kept = self.spent[min(_WARM, len(self.spent) - 1) :]
-        return float(np.mean(kept))
+    def per_token(self) -> float:
+        """Seconds, after the first steps."""
+        kept = min(_WARM, len(self.spent) - 1)
+        before = self.tokens[kept - 1] if kept else 0
+        return sum(self.spent[kept:]) / (self.tokens[-1] - before)
+
+
+def tokens_per_row(lengths: Any, rows: int, max_tokens: int) -> float:
+    """Padded tokens per row when `rows` rows, whose lengths spread like `lengths`, are cut into batches by length.
+
+    Args:
+        lengths: tokens of some rows, int [n].
+        max_tokens: padded tokens per batch.
+    """
+    like = np.quantile(lengths, np.linspace(0, 1, min(rows, _LIKE)), method="nearest")
+    return sum(len(batch) * float(like[batch].max()) for batch in scoring_batches(like, max_tokens)) / len(
+        like
+    )
+
+
+def _parts(rows: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """A first part to warm up, then parts twice as large each, until all rows are in one."""
+    start, size = 0, min(_WARM * batch_size, max(1, rows // 2))
+    while start < rows:
+        yield np.arange(start, min(rows, start + size))
+        start, size = start + size, 2 * size
 
 
 def _before_split(config: RunConfig, wanted: int) -> int:
