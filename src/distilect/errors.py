@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -44,6 +45,15 @@ class Terminated(KeyboardInterrupt):
 
 class ExportError(DistilectError):
     """A student that cannot be exported or pushed."""
+
+
+def why_unwritable(error: OSError) -> str:
+    """What keeps a file from being written, in a person's words."""
+    return "the disk is full" if is_disk_full(error) else error.strerror or str(error)
+
+
+def is_disk_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from distilect.errors import DistilectError
+from distilect.errors import DistilectError, why_unwritable
 from distilect.progress import console
 
 
@@ -37,9 +36,7 @@ def locked(
             console.print(f"waiting: {busy}")
             lock.acquire()
     except OSError as fault:
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise error(f"cannot write {what}to {path.parent}: the disk is full") from None
-        raise error(f"cannot write {what}to {path.parent}: {fault.strerror or fault}") from None
+        raise error(f"cannot write {what}to {path.parent}: {why_unwritable(fault)}") from None
     try:
         yield
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -305,7 +307,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(job: Job, finished: Any) -> Non
         run(job.config(name="finished", output=str(job.folder / "own")))
     assert (finished.folder / "metrics.json").read_text() == before
     foreign = job.folder / "runs" / "foreign"
-    foreign.mkdir()
+    foreign.mkdir(parents=True)
     (foreign / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(RunError, match="not empty and holds no run"):
@@ -453,3 +455,20 @@ def test_without_held_out_rows_the_last_weights_are_kept(job: Job) -> None:
 def test_a_run_may_not_take_the_folder_of_teachers_or_signals(job: Job, name: str) -> None:
     with pytest.raises(DistilectError, match="choose another"):
         run(job.config(name=name))
+
+
+@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only")])
+def test_a_run_folder_that_cannot_be_made_says_why(
+    job: Job, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    """A full disk was told by the system's words, which the other places do not use."""
+    plain = Path.mkdir
+
+    def no_room(self: Path, *args: Any, **options: Any) -> None:
+        if self.name == "unmade":
+            raise OSError(code, os.strerror(code), str(self))
+        plain(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    with pytest.raises(RunError, match=f"cannot write to .*unmade: {said}"):
+        run(job.config(name="unmade"))

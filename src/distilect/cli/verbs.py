@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from distilect.errors import DistilectError, Terminated, did_you_mean
+from distilect.errors import DistilectError, Terminated, did_you_mean, is_disk_full
 
 MAX_LINES = 8
 RESUMABLE = ("compare", "demo", "finetune", "run", "score")
@@ -50,7 +50,7 @@ def explain(error: Exception) -> str:
         return "\n".join(["error: " + "\n".join(lines[:MAX_LINES]), *more])
     file = getattr(error, "filename", None)
     at = f" at {file}" if file else ""
-    if _is_disk_full(error):
+    if _is_full(error):
         return f"error: the disk is full{at}: free some space and repeat the command; finished parts are kept"
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return f"error: no permission to read or write{at or ' a file'}: change it, or choose another place"
@@ -59,11 +59,10 @@ def explain(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {text} (run with --debug for the traceback; please report)"
 
 
-def _is_disk_full(error: Exception) -> bool:
+def _is_full(error: Exception) -> bool:
     # safetensors (Rust) and torch (C++) have their own exceptions for it, without an errno.
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     signs = ("no space left on device", "file write failed", "unexpected pos")
-    return full or any(sign in str(error).lower() for sign in signs)
+    return is_disk_full(error) or any(sign in str(error).lower() for sign in signs)
 
 
 def _is_typers(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distilect.errors import DistilectError
+from distilect.errors import DistilectError, RunError, why_unwritable
 from distilect.experiments.config import CompareConfig
 from distilect.experiments.grid import Cell, Grid
 from distilect.experiments.ground import LOCKS, Ground, make_teachers, read_ground
@@ -211,10 +211,10 @@ def folder_of(config: CompareConfig) -> Path:
     Raises:
         RunError: it cannot be.
     """
-    from distilect.errors import RunError
-
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write to {config.folder}: {error.strerror}; choose another output=") from None
+        raise RunError(
+            f"cannot write to {config.folder}: {why_unwritable(error)}; choose another output="
+        ) from None
     return config.folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distilect import ranks
 from distilect.config import RunConfig, dump_config
-from distilect.errors import ConfigError, RunError
+from distilect.errors import ConfigError, RunError, why_unwritable
 from distilect.locks import locked
 from distilect.models import Student, quiet
 from distilect.training import episodes_begun
@@ -49,7 +49,7 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}; choose another output=") from None
+        raise RunError(f"cannot write to {folder}: {why_unwritable(error)}; choose another output=") from None
     if not any(folder.iterdir()):
         return
     if not recorded.exists():
@@ -94,7 +94,7 @@ def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
             folder.mkdir()
         write_text(folder / "config.yaml", dump_config(config))
     except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}; choose another output=") from None
+        raise RunError(f"cannot write to {folder}: {why_unwritable(error)}; choose another output=") from None
 
 
 def _started(folder: Path) -> bool:

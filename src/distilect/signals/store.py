@@ -10,7 +10,6 @@ moment leaves only finished shards, and a flipped byte is found when the shard i
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from distilect.errors import SignalError
+from distilect.errors import SignalError, why_unwritable
 from distilect.models import per_token
 from distilect.models.row_index import Ids, RowIndex
 from distilect.signals.disk_index import INDEX, DiskIndex, Stamp
@@ -357,13 +356,8 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        what = (
-            "the disk is full"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else (error.strerror or str(error))
-        )
         raise SignalError(
-            f"cannot write teacher signals to {path.parent}: {what}; what was stored before is kept: make room and run again"
+            f"cannot write teacher signals to {path.parent}: {why_unwritable(error)}; what was stored before is kept: make room and run again"
         ) from None
 
 
