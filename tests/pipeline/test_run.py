@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from distilect.config import load_config, parse_config
 from distilect.errors import DistilectError, MethodError, RunError
 from distilect.pipeline import distill, evaluate, finetune, run, score
+from distilect.pipeline.folders import check_free, claim
 from distilect.pipeline.predictions import read_predictions
 from distilect.selection import presets
 from tests.pipeline.helpers import Job, write_scores, write_table
@@ -472,3 +474,47 @@ def test_a_run_folder_that_cannot_be_made_says_why(
     monkeypatch.setattr(Path, "mkdir", no_room)
     with pytest.raises(RunError, match=f"cannot write to .*unmade: {said}"):
         run(job.config(name="unmade"))
+
+
+def test_a_claim_that_was_cut_off_is_made_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, or kill -9 between two calls, left a temporary file that kept every rerun out."""
+    config = job.config(name="cut-off", train={"epochs": 1})
+    folder = job.folder / "runs" / "cut-off"
+
+    def no_room(self: Path, text: str, **options: Any) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", no_room)
+        with pytest.raises(RunError, match="the disk is full"):
+            claim(folder, config, overwrite=False)
+    assert not list(folder.iterdir())
+    (folder / "config.yaml.tmp").touch()
+    check_free(folder, config, overwrite=False)
+    (folder / "thesis.txt").touch()
+    with pytest.raises(RunError, match="holds no run"):
+        check_free(folder, config, overwrite=False)
+
+
+def test_overwriting_cut_off_half_way_leaves_no_folder_without_a_run(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job.config(name="overwritten", train={"epochs": 1})
+    folder = job.folder / "runs" / "overwritten"
+    claim(folder, config, overwrite=False)
+    (folder / "metrics.json").write_text("{}")
+
+    def killed(path: Path, **options: Any) -> None:
+        if Path(path).exists():
+            (Path(path) / "config.yaml").unlink()  # the first of its files
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            claim(folder, config, overwrite=True)
+    check_free(folder, config, overwrite=False)
+    claim(folder, config, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    assert not (job.folder / "runs" / ".overwritten.old").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from distilect import ranks
@@ -50,7 +50,7 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {why_unwritable(error)}; choose another output=") from None
-    if not any(folder.iterdir()):
+    if {path.name for path in folder.iterdir()} <= {_temporary(recorded).name}:  # its claim was cut off
         return
     if not recorded.exists():
         raise RunError(
@@ -90,8 +90,7 @@ def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
     check_free(folder, config, overwrite)
     try:
         if overwrite:
-            shutil.rmtree(folder)
-            folder.mkdir()
+            _clear(folder)
         write_text(folder / "config.yaml", dump_config(config))
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {why_unwritable(error)}; choose another output=") from None
@@ -104,9 +103,27 @@ def _started(folder: Path) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary = _temporary(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def _clear(folder: Path) -> None:
+    """Empty it by way of another name: cut off half-way it would be a folder of files without a run."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(folder, old)
+    folder.mkdir()
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_student(student: Student, folder: Path) -> None:
