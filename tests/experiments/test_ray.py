@@ -191,7 +191,9 @@ class Cluster:
     def _start(self, words: list[str]) -> subprocess.Popen[bytes]:
         plain = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=80000000", "--block"]
         command = [
-            str(Path(sys.executable).with_name("ray")),
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
             "start",
             *words,
             *plain,
