@@ -25,13 +25,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainerCallback
 
 from benchmarks.common import RESULTS, made
 from benchmarks.lab import Results, run_all, train_student
-from benchmarks.tasks import BACKBONE, whole_task, whole_teacher
+from benchmarks.tasks import BACKBONE, GLUE, draw, whole_task, whole_teacher, write_table
 from distilect.config import MethodConfig, RunConfig, parse_config
-from distilect.data import encode
+from distilect.data import encode, load_data
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.work import Workbench
 from distilect.selection import Episodes
@@ -50,6 +51,8 @@ TASKS: dict[str, tuple[int | None, int, int, float]] = {
     "sts-b": (4000, 64, 3, 1e-4),
     "sst-2": (3000, 40, 3, 1e-4),
 }
+PAIRED = ("mrpc", "rte", "sts-b")
+OWN_REST, OTHERS = 6000, 6000  # texts without labels, at most
 Job = dict[str, Any] | Callable[[Workbench, Path, int], dict[str, Any]]
 
 
@@ -64,6 +67,38 @@ def task(data: str, data_dir: str, work: Path, rows: int | None) -> dict[str, An
     with waiting(work / "teacher.lock"):
         teacher = whole_teacher(work, "six", config, BACKBONE, 1, 1e-4, 3)
     return {**config, "teachers": [{"name": "six", "path": str(teacher)}]}
+
+
+def unlabelled(data: str, data_dir: str, work: Path) -> Path:
+    """Texts of the task's form for teachers to label: its own rows beyond the limit, and `OTHERS` of other tasks.
+
+    Texts of its own dev set are left out.
+    """
+    path = work / "unlabelled.csv"
+    if path.exists():
+        return path
+    own, dev = _texts(data, data_dir)
+    kept = set(own[: TASKS[data][0]]) | set(dev)
+    rest = own[TASKS[data][0] or len(own) :][:OWN_REST]
+    others = [
+        t for d in TASKS if d != data and (d in PAIRED) == (data in PAIRED) for t in _texts(d, data_dir)[0]
+    ]
+    others = sorted(others, key=lambda text: draw("\0".join(text), "others"))[:OTHERS]
+    rows = [list(text) for text in dict.fromkeys([*rest, *others]) if text not in kept]
+    return write_table(path, ["text_a", "text_b"][: len(own[0])], rows)
+
+
+def _texts(data: str, data_dir: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Of the whole train table, and of dev."""
+    plain = parse_config(
+        {"data": {"glue": GLUE[data], "reward_size": 0}, "data_dir": data_dir, "student": "x"}
+    )
+    loaded = load_data(plain.data, plain.task, 0, Path(data_dir))
+    assert loaded.dev is not None
+    train, dev = (
+        [tuple(t) for t in table.text(np.arange(len(table)))] for table in (loaded.train, loaded.dev)
+    )
+    return train, dev
 
 
 @contextmanager
@@ -338,21 +373,33 @@ def steps_to_the_headline() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     }
 
 
-def more_of_the_headline() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """The whole recipe without one part, and with the choice of knowledge learned."""
-    plain, more, longer = {"student": f"{BACKBONE}[layers=1,3,5]"}, {"augment": {"times": 2}}, {"epochs": 6}
-    whole = {"data": more, "train": longer}
+def more_of_the_headline(rate: float, texts: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """What unlabelled text gives, where the student hears the teacher alone; then that recipe without one part each, and AKSKD."""
+    plain, text = {"student": f"{BACKBONE}[layers=1,3,5]"}, {"data": {"extra": str(texts)}}
+    fast, longer = {"learning_rate": 2 * rate}, {"epochs": 6}
+    alone = {"name": "fixed", "balance": "labels", "weights": {"labels": 0.0}}
+    teacher = {"name": "akskd", "knowledge": _THREE, "mix": alone}
     return {
-        "whole, pre-trained layers": ({**plain, **whole}, balanced(_THREE)),
-        "whole, no hidden states": (whole, {"name": "kd"}),
-        "whole, all kinds": (whole, balanced(_ALL)),
+        "hidden states, no labels": ({}, teacher),
+        "hidden states + text": (text, balanced(_THREE)),
+        "hidden states, no labels + text": (text, teacher),
+        "hidden states, no labels + text, double rate": ({**text, "train": fast}, teacher),
+        "hidden states, no labels + text, double rate, longer": ({**text, "train": {**fast, **longer}}, teacher),
+        "response, no labels + text, double rate": ({**text, "train": fast}, {"name": "kd", "alpha": 0.0}),
+        "pre-trained layers, no labels + text, double rate": ({**plain, **text, "train": fast}, teacher),
         "akskd": ({}, akskd()),
-    }
+    }  # fmt: skip
 
 
-def headline(data: str, config: dict[str, Any], work: Path, out: Path, seeds: list[int], part: str) -> None:
+def headline(
+    data: str, config: dict[str, Any], work: Path, out: Path, seeds: list[int], part: str, data_dir: str
+) -> None:
     results = Results(out / f"headline-{data}.jsonl")
-    variants = steps_to_the_headline() if part == "main" else more_of_the_headline()
+    variants = (
+        steps_to_the_headline()
+        if part == "main"
+        else more_of_the_headline(TASKS[data][3], unlabelled(data, data_dir, work))
+    )
     for seed in seeds:
         for name, (changes, method) in variants.items():
             changed = {
@@ -388,7 +435,7 @@ def main() -> None:
         elif given.experiment == "against":
             against(data, config, work, out, given.seeds or [0, 1, 2], given.part, given.methods)
         else:
-            headline(data, config, work, out, given.seeds or [0], given.part)
+            headline(data, config, work, out, given.seeds or [0], given.part, given.data_dir)
 
 
 if __name__ == "__main__":
