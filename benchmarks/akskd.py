@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,7 @@ def units(mix: ActorCriticMix, rows: int, reward: int, epochs: float) -> float:
     return mix.count * (mix.share * rows * epochs + looks / 3)
 
 
-def search(bench: Workbench, folder: Path, seed: int) -> dict[str, Any]:
+def search(bench: Workbench, folder: Path, seed: int, calibrated: bool = False) -> dict[str, Any]:
     """16 fixed weight vectors, each in a short training, for what AKSKD's stage A costs; then a whole training with the best.
 
     The best one has the lowest loss on the rows that also give AKSKD its rewards.
@@ -282,7 +283,7 @@ def search(bench: Workbench, folder: Path, seed: int) -> dict[str, Any]:
         tried.append(
             {
                 "weights": point,
-                "held_out_loss": round(held_out_loss(trainer.probe, 512), 5),
+                "held_out_loss": round(held_out_loss(trainer.probe, 512, calibrated), 5),
                 "rows": trainer.counts.rows,
             }
         )
@@ -324,6 +325,8 @@ ABLATIONS: dict[str, Job] = {
     "akskd-as-transcribed": akskd(target="transcribed", replay="episode", normalise="none", updates=1),
 }
 REMEDIES: dict[str, Job] = {
+    "akskd-calibrated": akskd(measure="calibrated"),
+    "search-calibrated": partial(search, calibrated=True),  # the rival by the same measure
     "akskd-5-phases": akskd(phases=5),
     "akskd-state": akskd(state=["student", "teacher", "progress", "losses"]),
     "akskd-virtual": akskd(measure="virtual", episodes=4),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distilect.selection import Look, Pull, artefact
@@ -20,6 +21,7 @@ from distilect.selection.actor_critic import (
     SelectionModule,
     Transitions,
     harden,
+    held_out_loss,
     learned_rewards,
     novelty,
     observation,
@@ -301,6 +303,43 @@ def test_a_phases_reward_is_the_fall_of_the_held_out_loss_and_the_last_one_is_fo
     assert torch.equal(memory.after[:2], memory.before[1:]) and not memory.after[2].any()
     assert len(probe.measured) == 4  # once before, once after each phase
     assert [line["reward"] for line in selector.journal] == pytest.approx(memory.rewards.tolist(), abs=1e-5)
+
+
+def test_a_calibrated_reward_is_blind_to_how_sure_the_student_is() -> None:
+    """The same answers, ten times as sure, have the same loss; the plain one changes, and is never below it."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(200, 3), torch.randint(3, (200,))
+    logits[torch.arange(200), labels] += 1.0
+    labels[:7] = -100  # rows without a label
+
+    class Held:
+        def __init__(self, logits: Tensor, labels: Tensor) -> None:
+            self.said = logits, labels
+
+        def held_out(self, limit: int) -> tuple[Tensor, Tensor]:
+            return self.said
+
+    sure, plain = Held(10 * logits, labels), Held(logits, labels)
+    at_best = held_out_loss(plain, 200, calibrated=True)  # type: ignore[arg-type]
+    assert held_out_loss(sure, 200, calibrated=True) == pytest.approx(at_best, abs=1e-5)  # type: ignore[arg-type]
+    scales = torch.linspace(-5, 5, 2001).exp()
+    known = labels != -100
+    grid = min(float(F.cross_entropy(logits[known] * s, labels[known])) for s in scales)
+    assert at_best == pytest.approx(grid, abs=1e-5) and at_best <= held_out_loss(plain, 200) + 1e-6  # type: ignore[arg-type]
+    assert held_out_loss(sure, 200) > 2 * at_best  # type: ignore[arg-type]
+    regression = Held(torch.randn(9, 1), torch.randn(9))
+    assert held_out_loss(regression, 9, calibrated=True) == held_out_loss(regression, 9)  # type: ignore[arg-type]
+
+
+def test_measure_calibrated_rewards_the_fall_of_that_loss() -> None:
+    selector = made(phases=3, exploration=0.0, measure="calibrated")
+    selector.begin_episode(0)
+    gains = iter([0.1, 0.1, 0.3, 0.0, -0.2, 0.05])
+    probe = Pretended(selector, 6, lambda action: next(gains))
+    probe.train()
+    assert len(probe.measured) == 4
+    # the one row is answered wrongly all the time, and only less and less surely
+    assert selector.memory[0].rewards.abs().max() < 0.005
 
 
 def test_the_exploration_reward_is_beside_the_measured_one_falls_to_zero_and_can_be_switched_off() -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from distilect.knowledge.labels import label_loss
@@ -253,11 +254,28 @@ def _descend(loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.opti
 # ---- reward --------------------------------------------------------------------------------------------------------
 
 
-def held_out_loss(probe: Probe, limit: int) -> float:
-    """Mean cross-entropy (squared error in regression) on labelled rows held out of train; never of dev."""
+def held_out_loss(probe: Probe, limit: int, calibrated: bool = False) -> float:
+    """Mean cross-entropy (squared error in regression) on labelled rows held out of train; never of dev.
+
+    Args:
+        calibrated: logits are divided by the temperature that suits these rows best (Guo et al., ICML 2017), so that knowledge
+            which makes the student surer or less sure of the same answers neither gains nor loses. Ours; none in regression.
+    """
     logits, labels = probe.held_out(limit)
     known = ~labels.isnan() if labels.is_floating_point() else labels != -100
-    return float(label_loss(logits[known], labels[known]).mean())
+    logits, labels = logits[known], labels[known]
+    if calibrated and not labels.is_floating_point() and len(labels):
+        logits = logits * _best_scale(logits, labels)
+    return float(label_loss(logits, labels).mean())
+
+
+def _best_scale(logits: Tensor, labels: Tensor) -> float:
+    """1/T with the least cross-entropy, within e^±5; the loss is convex in it."""
+
+    def loss(log_scale: float) -> float:
+        return float(F.cross_entropy(logits.double() * math.exp(log_scale), labels))
+
+    return math.exp(float(minimize_scalar(loss, bounds=(-5.0, 5.0), method="bounded").x))
 
 
 def virtual_reward(pull: Pull, weights: Tensor) -> Tensor:
@@ -320,7 +338,9 @@ class ActorCriticMix(Selector):
             learning goes on from it, its experience included.
         episodes, share: of stage A: how many, on which share of the rows of train. It costs about episodes × share trainings.
         reward_rows: held-out rows of the reward (reconstruction: 512).
-        measure: `phase`, or `virtual`: at each phase's beginning the gradients of all kinds are compared with that of the held-out
+        measure: `phase`; or `calibrated`: the same, but the loss is that at the temperature which suits the held-out rows best
+            (ours: a response at a high temperature makes the student less sure, which the cross-entropy punishes and no score
+            does; in regression as `phase`); or `virtual`: at each phase's beginning the gradients of all kinds are compared with that of the held-out
             rows, which rewards any number of actions without trying them (ours; see `virtual_reward`; no later phase counts).
         virtual_actions: random actions that are rewarded per phase with `measure: virtual`.
         exploration: η, of the exploration reward; falls to 0 while learning (reconstruction: 0.1). 0 switches it off.
@@ -352,7 +372,7 @@ class ActorCriticMix(Selector):
         episodes: int = 8,
         share: float = 0.25,
         reward_rows: int = 512,
-        measure: Literal["phase", "virtual"] = "phase",
+        measure: Literal["phase", "calibrated", "virtual"] = "phase",
         virtual_actions: int = 32,
         exploration: float = 0.1,
         noise: float = 0.3,
@@ -482,9 +502,12 @@ class ActorCriticMix(Selector):
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
         if self.action is None:  # else: a later epoch, or a run resumed within this one
-            if self.learning and self.measure == "phase":
-                self.loss_before = held_out_loss(probe, self.reward_rows)
+            if self.learning and self.measure != "virtual":
+                self.loss_before = self._held_out_loss(probe)
             self._begin_phase(probe, self._look(probe))
+
+    def _held_out_loss(self, probe: Probe) -> float:
+        return held_out_loss(probe, self.reward_rows, calibrated=self.measure == "calibrated")
 
     def _look(self, probe: Probe) -> Look:
         number = self.episode * 1_000_003 + self.decisions
@@ -542,8 +565,8 @@ class ActorCriticMix(Selector):
         if not over and self.design.phases != "step" and self._number(probe.progress) == self.phase:
             return
         look = None if over else self._look(probe)
-        if self.learning and self.measure == "phase":
-            after = held_out_loss(probe, self.reward_rows)
+        if self.learning and self.measure != "virtual":
+            after = self._held_out_loss(probe)
             reward, self.loss_before = self.loss_before - after, after
             self.following = None if look is None else self._observe_state(look, probe.progress)
             self.observe(torch.tensor(reward))
@@ -791,7 +814,7 @@ class _Design:
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "learn": ("episodes", "online", "off"),
-    "measure": ("phase", "virtual"),
+    "measure": ("phase", "calibrated", "virtual"),
     "target": ("standard", "transcribed"),
     "replay": ("all", "episode"),
     "normalise": ("phase", "scale", "none"),
