@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_padding_falls_as_a_table_grows(monkeypatch: pytest.MonkeyPatch, job: Jo
     small, large = estimate(one, [400, 10**6])
     assert large.scoring_seconds / 10**6 < 0.97 * small.scoring_seconds / 400
     assert small.scoring_seconds == pytest.approx(400, rel=0.2)
+
+
+def test_a_table_of_few_rows_is_estimated_too(tmp_path: Path, job: Job) -> None:
+    few = write_table(tmp_path / "few.csv", 6)
+    config = job.config(data={"train": str(few), "reward_size": 1}, method="kd", teachers=job.teachers[:1])
+    (said,) = estimate(config)
+    assert said.rows == 6 and said.scoring_seconds > 0 and said.training_seconds > 0
 
 
 def test_a_pilot_ends_when_it_has_seen_enough(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:

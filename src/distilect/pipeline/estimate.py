@@ -33,8 +33,7 @@ from distilect.models import CheckpointTeacher, build_student
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.folders import save_student
 from distilect.pipeline.work import Workbench
-from distilect.training import DistillationTrainer
-from distilect.training.trainer import Counts
+from distilect.training import Counts, DistillationTrainer
 
 # peak of dense 16-bit matrix products, FLOP/s, from the makers' data sheets
 GPUS = {"t4": 65e12, "v100": 125e12, "l4": 121e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
@@ -255,7 +254,7 @@ class Pilot:
             spent, tokens = 0.0, 0.0
             for number, part in enumerate(_parts(len(table), self.config.train.batch_size)):
                 seconds = self.bench.signals([teacher], table.take(part), [wanted]).seconds
-                if number:  # the first one warms up
+                if number or len(part) == len(table):  # the first part of several warms up
                     spent += seconds
                     tokens += tokens_per_row(lengths[part], len(part), most) * len(part)
                 if spent > _SECONDS:

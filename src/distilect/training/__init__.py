@@ -3,9 +3,10 @@
 from distilect.training.episodes import StageA, drop_episodes, episodes_begun, run_episodes
 from distilect.training.fit import Fitted, fit, keep_newest_checkpoint
 from distilect.training.step import StepResult, distillation_loss
-from distilect.training.trainer import DistillationTrainer, TrainingRows
+from distilect.training.trainer import Counts, DistillationTrainer, TrainingRows
 
 __all__ = [
+    "Counts",
     "DistillationTrainer",
     "Fitted",
     "StageA",
