@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distilect.pipeline import versions
+from distilect.pipeline.metrics import machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,7 +32,7 @@ def made() -> dict[str, Any]:
     return {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "processor": _processor()},
+        "machine": {**machine(), "processor": _processor()},
         "versions": versions(),
     }
 

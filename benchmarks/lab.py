@@ -73,7 +73,8 @@ def claimed(results: Results, **key: Any) -> Iterator[bool]:
 def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, seed: int) -> dict[str, Any]:
     """Train one student and score it on dev: scores, selections of the last epoch, last health values, cost."""
     spec = {"name": method} if isinstance(method, str) else dict(method)
-    train = bench.config.train.model_copy(update={k: spec.pop(k) for k in list(spec) if k in _TRAIN})
+    own = {k: spec.pop(k) for k in list(spec) if k in _TRAIN}
+    train = bench.config.train.model_copy(update={"resumable": False, **own})  # a stopped one is run again
     config: RunConfig = bench.config.model_copy(
         update={"seed": seed, "method": MethodConfig.model_validate(spec), "train": train}
     )

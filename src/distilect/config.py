@@ -214,6 +214,10 @@ class TrainConfig(Part):
     evaluations: int = Field(
         1, ge=1, description="evaluations on the reward split per epoch; a checkpoint each"
     )
+    resumable: bool = Field(
+        True,
+        description="false: checkpoints hold weights only, a stopped training begins anew; saves time in trainings of seconds",
+    )
     log_every: int = Field(10, ge=1, description="steps")
     dropout: Fraction | None = Field(None, description="of the student; default: its config's")
 

@@ -24,6 +24,7 @@ from distilect.experiments.compare import missing
 from distilect.experiments.ground import Ground
 from distilect.experiments.jobs import Job, Outcome, Worker, teacher_jobs
 from distilect.experiments.records import Line, Results, lock
+from distilect.pipeline.work import Workbench
 from tests.experiments.helpers import Toy
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine may take ten times as long as a free one
@@ -287,6 +288,42 @@ def test_another_engine_needs_nothing_but_the_worker(toy: Toy, monkeypatch: pyte
     monkeypatch.setitem(engines.ENGINES, "remote", Remote)
     found = compare(toy.config(name="remote", engine="remote"))
     assert found.done == 2 and not found.failed
+
+
+def test_signals_are_asked_for_once_whatever_the_number_of_methods(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten methods four ask differently: of one teacher, of two, and the same with layers of their own."""
+    asked = []
+    real = Workbench.ask
+    monkeypatch.setattr(
+        Workbench, "ask", lambda self, planned: asked.append(planned.asks) or real(self, planned)
+    )
+    one = ["kd", "dynamic-data"]
+    two = ["uniform", "best-single", "confidence", "random-single", "dynamic-teacher"]
+    pooled = {"tokens": "cls"}
+    deep = [
+        {"name": n, "knowledge": {"labels": {}, "response": {}, "feature": pooled}}
+        for n in ("pkd", "uniform")
+    ]
+    grid = Grid(toy.config(name="asked", methods=["finetune", *one, *two, *deep]))
+    ground = Ground.open(grid, "ordinary", "one")
+    ground.score()
+    assert len(asked) == len(set(asked)) == 4
+    before = ground.store.size()
+    for cell in grid.cells:  # and nothing is missing
+        bench = ground.bench(grid.run_config(cell.scenario, cell.task, cell), 0)
+        _, prepared = bench.prepare(cell.method.spec(), bench.new_student())
+        assert prepared.forwards == 0
+    assert ground.store.size() == before
+
+
+def test_speeds_are_not_measured_beside_other_cells(toy: Toy) -> None:
+    """A latency measured while another process trains would say nothing."""
+    for workers, known in ((1, True), (2, False)):
+        grid = Grid(toy.config(name=f"speeds-{workers}", workers=workers, methods=["finetune"]))
+        line = Ground.open(grid, "ordinary", "one").run(grid.cells[0])
+        assert ("latency_ms" in line["student"]) is known
 
 
 @pytest.mark.slow

@@ -102,6 +102,23 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     )
 
 
+def test_a_training_that_is_not_resumable_gives_the_same_and_keeps_weights_only(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Its best checkpoint ends the training; nobody goes on from one that lacks the optimiser."""
+    runs = [
+        bench.trainer("uniform", name=str(tmp_path / str(kept)), resumable=kept, epochs=3, evaluations=2)
+        for kept in (True, False)
+    ]
+    for trainer in runs:
+        trainer.train()
+    assert_same(weights(runs[0]), weights(runs[1]))
+    left = [{f.name for f in (tmp_path / str(kept)).rglob("*") if f.is_file()} for kept in (True, False)]
+    assert "optimizer.pt" in left[0] and "optimizer.pt" not in left[1] and "model.safetensors" in left[1]
+    assert last_checkpoint(tmp_path / "True") is not None
+    assert last_checkpoint(tmp_path / "False") is None
+
+
 def test_two_seeded_runs_are_equal_and_another_seed_is_not(bench: Bench) -> None:
     runs = [bench.trainer("uniform", name=f"seed-{n}", seed=s) for n, s in enumerate((3, 3, 4))]
     for trainer in runs:

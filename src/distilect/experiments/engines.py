@@ -136,13 +136,14 @@ class _Process:
 
     def stop(self) -> None:
         self.stopped = True
-        if self.running is not None:
-            self.running.terminate()
+        process = self.running  # the thread that works it off forgets it once it has ended
+        if process is not None:
+            process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.running.wait(timeout=5)
-            if self.running.poll() is None:
-                self.running.kill()
-                self.running.wait()
+                process.wait(timeout=5)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         (self.folder / f"config-{os.getpid()}.yaml").unlink(missing_ok=True)
 
 

@@ -187,7 +187,7 @@ class Grid:
         depends = {
             "scenario": _plain(scenario), "parts": _plain(parts) if parts else None, "teachers": [_plain(t) for t in self.pool(scenario, task)],
             "data": _names_only(_plain(task.data)), "task": _plain(task.task), "student": _plain(student),
-            "method": _plain(method.spec()), "tune": method.tune, "train": _plain(train), "seed": seed,
+            "method": _plain(method.spec()), "tune": method.tune, "train": _results_of(train), "seed": seed,
             "split": self.config.split_seed, "equal_tokens": self.config.equal_tokens,
         }  # fmt: skip
         if method.tune:
@@ -310,6 +310,11 @@ def _short_hash(text: str) -> str:
 def _plain(part: Part) -> dict[str, Any]:
     """What was set, without defaults: a key that is added to the configuration later changes no digest."""
     return part.model_dump(mode="json", exclude_defaults=True)
+
+
+def _results_of(train: TrainConfig) -> dict[str, Any]:
+    """What a result depends on; not how a training that is stopped goes on."""
+    return {key: value for key, value in _plain(train).items() if key != "resumable"}
 
 
 def _names_only(data: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from distilect.experiments.records import (
     write_predictions,
 )
 from distilect.experiments.scenarios import Parts, for_student, for_teacher, parts_of, truth_of
-from distilect.models import Teacher
+from distilect.models import Student, Teacher
 from distilect.pipeline.predictions import PREDICTIONS as RUN_PREDICTIONS
 from distilect.pipeline.predictions import read_predictions as read_run_predictions
 from distilect.pipeline.teachers import finetuned_teacher, named_teachers, teachers_of
@@ -87,8 +87,9 @@ class Ground:
         """Fill the store with what any cell will ask for; returns seconds. A method that cannot be built here says so in its cell."""
         started = time.perf_counter()
         cells = [cell for cell in self.grid.cells if ".".join(cell.ground) == self.name]
-        done: set[str] = set()
-        with lock(Path(self.config.output) / LOCKS / "signals.lock", wait=True), oracle_knows(self.truth):
+        done: set[object] = set()
+        students: dict[str, Student] = {}
+        with oracle_knows(self.truth):
             bench = self.bench(self.config, self.config.seed)
             for teacher in self.teachers:
                 bench._teacher_scores(teacher)
@@ -99,8 +100,13 @@ class Ground:
                 done.add(what)
                 single = self.grid.run_config(cell.scenario, cell.task, cell)
                 bench = self.bench(single, self.config.seed)
+                if cell.student.init not in students:
+                    students[cell.student.init] = bench.new_student()
                 try:
-                    bench.prepare(single.method, bench.new_student())
+                    planned = bench.plan(single.method, students[cell.student.init])
+                    if planned.asks not in done:
+                        bench.ask(planned)
+                        done.add(planned.asks)
                 except MethodError:
                     continue
         return time.perf_counter() - started
@@ -112,8 +118,15 @@ class Ground:
         data = for_student(self.clean, self.scenario, seed)
         if config.data.augment is not None:
             data = enlarged(data, config)
+        alone = self.grid.config.workers == 1 and self.grid.config.engine == "local"
         return Workbench(
-            config.model_copy(update={"seed": seed}), data, self.teachers, 0.0, self.store, self.speeds
+            config.model_copy(update={"seed": seed}),
+            data,
+            self.teachers,
+            0.0,
+            self.store,
+            self.speeds,
+            timed=alone,
         )
 
     def run(self, cell: Cell) -> Line:

@@ -39,7 +39,9 @@ class OracleTeachers(Selector):
     def weights(self, view: StepView) -> Tensor:
         assert view.teachers is not None
         labels = torch.tensor(
-            [self.truth[int(key)] for key in view.rows], dtype=view.labels.dtype, device=view.student.device
+            [self.truth[key] for key in view.rows.tolist()],
+            dtype=view.labels.dtype,
+            device=view.student.device,
         )
         batch, count = view.teachers.shape[:2]
         losses = label_loss(view.teachers.flatten(0, 1), labels.repeat_interleave(count)).view(batch, count)

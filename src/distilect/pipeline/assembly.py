@@ -68,9 +68,9 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
             rows = rows[np.argsort(keys[rows])]
         assert prepared.source is not None
         said = prepared.source.fetch(table, rows, [[] for _ in prepared.source.names])
-        vectors = prepared.vectors.fetch(table, rows, [[]]).logits[:, 0] if prepared.vectors else None
+        vectors = prepared.vectors.fetch(table, rows, [[]]).logits[:, 0].cpu() if prepared.vectors else None
         return TrainingSample(
-            torch.from_numpy(keys[rows]), torch.tensor(table.labels[rows]), said.logits, vectors
+            torch.from_numpy(keys[rows]), torch.tensor(table.labels[rows]), said.logits.cpu(), vectors
         )
 
     return sample

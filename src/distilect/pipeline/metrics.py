@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from distilect import __version__
 from distilect.data import Data
@@ -37,8 +38,10 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Where a run ran."""
-    return {"platform": platform.platform(), "device": str(default_device()), "cores": os.cpu_count()}
+    """Where a run ran; a GPU by its name too."""
+    device = default_device()
+    named = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"platform": platform.platform(), "device": str(device), **named, "cores": os.cpu_count()}
 
 
 def data_fingerprint(data: Data) -> str:

@@ -66,12 +66,38 @@ class RunResult:
     report: Path | None
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A method, not yet set up, and the teachers that it keeps.
+
+    Attributes:
+        context: what selectors may learn before training, but for a sample of train.
+        held_out: the teachers on the reward split; None for a method without teachers.
+    """
+
+    method: Method
+    pool: list[Teacher]
+    context: SelectionContext
+    held_out: Prepared | None
+
+    @property
+    def asks(self) -> tuple[object, ...]:
+        """Two methods with the same value want the same signals."""
+        encoders = {s.encoder for s in self.method.selectors.values() if s.encoder is not None}
+        return (
+            tuple(t.name for t in self.pool),
+            repr(self.method.looked_at(len(self.pool))),
+            frozenset(encoders),
+        )
+
+
 @dataclass
 class Workbench:
     """Everything that the methods of one config share.
 
     Attributes:
         speeds: speeds by student, measured once for all runs of the same models; None: measured for each run.
+        timed: measure them at all; beside other work on the same machine they would mean nothing.
     """
 
     config: RunConfig
@@ -80,6 +106,7 @@ class Workbench:
     finetune_seconds: float
     store: SignalStore
     speeds: dict[str, Any] | None = None
+    timed: bool = True
 
     @classmethod
     def open(cls, config: RunConfig, functions: Mapping[str, Outputs]) -> Workbench:
@@ -103,13 +130,14 @@ class Workbench:
 
     # ---- the method and its signals --------------------------------------------------------------------------------
 
-    def prepare(self, config: MethodConfig, student: Student) -> tuple[Method, Prepared]:
-        """The method, set up, and the signals of the teachers that it keeps on all rows that it will ask for."""
+    def plan(self, config: MethodConfig, student: Student) -> Planned:
+        """What the method is and whom it asks, before anybody is asked on the rows of train."""
         selector = build_teacher_selector(config)
         if selector is None:
             method = assemble(config, layout_of(student, [], self.data.task), None, self.config.seed)
-            self._set_up(method, SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed))
-            return method, Prepared.none()
+            return Planned(
+                method, [], SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed), None
+            )
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
         held_out = self.signals(self.teachers, self.data.reward, [[] for _ in self.teachers])
@@ -121,9 +149,23 @@ class Workbench:
         pool = self.teachers if kept is None else [self.teachers[k] for k in kept]
         layout = layout_of(student, pool, self.data.task)
         method = assemble(config, layout, selector, self.config.seed)
-        prepared = self.signals(pool, self.data.distillation, method.looked_at(len(pool)))
-        self._add_vectors(method, prepared)
-        context = _narrowed(context, kept, method, layout)
+        return Planned(method, pool, _narrowed(context, kept, method, layout), held_out)
+
+    def ask(self, planned: Planned) -> Prepared:
+        """The signals of its teachers on all rows that the method will ask for, and the vectors that its selectors look at."""
+        fields = planned.method.looked_at(len(planned.pool))
+        prepared = self.signals(planned.pool, self.data.distillation, fields)
+        self._add_vectors(planned.method, prepared)
+        return prepared
+
+    def prepare(self, config: MethodConfig, student: Student) -> tuple[Method, Prepared]:
+        """The method, set up, and the signals of the teachers that it keeps on all rows that it will ask for."""
+        planned = self.plan(config, student)
+        method, context, held_out = planned.method, planned.context, planned.held_out
+        if held_out is None:
+            self._set_up(method, context)
+            return method, Prepared.none()
+        prepared = self.ask(planned)
         self._set_up(method, replace(context, sample=sampler_of(self.data.distillation, prepared)))
         prepared.forwards += held_out.forwards + (held_out.source.forwards if held_out.source else 0)
         prepared.seconds += held_out.seconds
@@ -309,7 +351,7 @@ class Workbench:
             teachers = {name: logits for name, logits in said.items() if name is not None}
             write_predictions(folder / PREDICTIONS, split, table, self.data.task, said[None], teachers)
         scored = table if split == "dev" else None  # held-out rows chose the checkpoint: no score to report
-        speed = self._speeds(student) if ranks.is_main() else {"student": {}}
+        speed = self._speeds(student) if self.timed and ranks.is_main() else {"student": {}}
         return {
             "student": {
                 "scores": self._scores(said[None], scored),

@@ -97,7 +97,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """Signals on some rows of train, for selectors that fit or standardise before training.
+    """Signals on some rows of train, on the CPU, for selectors that fit or standardise before training.
 
     Attributes:
         rows: int64 [N], identities, ascending.

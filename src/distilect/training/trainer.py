@@ -605,8 +605,9 @@ class DistillationTrainer(Trainer):
         ranks.barrier()  # each rank has written its random state
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            save_state(self._extra_state(), folder / STATE_FILE)
-            finish_checkpoint(folder, self.state.global_step)
+            if self.config.resumable:  # otherwise it never counts as complete: nobody goes on from it
+                save_state(self._extra_state(), folder / STATE_FILE)
+                finish_checkpoint(folder, self.state.global_step)
             self._drop_old_checkpoints(folder)
         ranks.barrier()  # none goes on, to read the best one or to be killed, before this one is whole
 
@@ -768,6 +769,7 @@ def training_arguments(
         eval_steps=interval,
         save_strategy=when if keeps else "no",
         save_steps=interval,
+        save_only_model=not config.resumable,
         load_best_model_at_end=config.keep == "best" and held_out,
         metric_for_best_model=f"eval_{task.primary}",
         greater_is_better=True,
