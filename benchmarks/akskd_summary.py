@@ -102,8 +102,9 @@ def thirds(data: str) -> str:
 # ---- 4. against --------------------------------------------------------------------------------------------------------
 
 
-def against(data: str) -> str:
-    lines = load(f"against-{data}")
+def against(data: str, place: str = "") -> str:
+    """`place`: of lines from another machine, where teacher and students were made anew."""
+    lines = load(f"against-{data}{place}")
     if not lines:
         return ""
     methods = by_method(lines)
@@ -120,7 +121,13 @@ def against(data: str) -> str:
         "stage A, in rows / of the run's",
         "last action or weights",
     ]
-    return f"### {GLUE[data]}\n\n{about(lines)}\n\n{table(header, rows)}\n"
+    return f"### {GLUE[data]}{_machine(lines)}\n\n{about(lines)}\n\n{table(header, rows)}\n"
+
+
+def _machine(lines: list[Line]) -> str:
+    """Of a GPU: its name."""
+    gpus = sorted({line["made"]["machine"]["gpu"] for line in lines if "gpu" in line["made"]["machine"]})
+    return f", once more on {' and '.join(gpus)}" if gpus else ""
 
 
 def _cost(runs: dict[int, Line]) -> str:
@@ -198,7 +205,7 @@ def main() -> None:
     tasks = ("mrpc", "cola")
     sections: list[tuple[str, Callable[[], str]]] = [
         ("Is all knowledge needed, and always the same?", lambda: "\n".join(t for d in tasks for f in (subsets, thirds) if (t := f(d)))),
-        ("Against its rivals", lambda: "\n".join(t for data in tasks if (t := against(data)))),
+        ("Against its rivals", lambda: "\n".join(t for data in tasks for place in ("", "-h200") if (t := against(data, place)))),
         ("Half of the layers", headline),
     ]  # fmt: skip
     path = RESULTS / "akskd" / "notes.json"

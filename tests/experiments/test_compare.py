@@ -139,6 +139,30 @@ def test_tables_can_be_made_again_from_published_lines_alone(finished: Any, tmp_
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_comparison_goes_on_from_published_lines_on_another_machine(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that is done is done again, a search neither; predictions come along, or tests would lack them."""
+    config, _ = finished
+    publish(config, docs=tmp_path / "docs")
+    there = config.model_copy(update={"output": str(tmp_path / "runs"), "seeds": [0, 1, 2]})
+    monkeypatch.setattr(Ground, "_search", lambda *_: pytest.fail("searched again"))
+    found = compare(there, only=["one"], lines=tmp_path / "docs")
+    assert not found.failed and found.left == 0
+    seeds = [line["seed"] for line in lines_of(there) if line["method"] == "kd-tuned"]
+    assert sorted(seeds) == [0, 1, 2]
+    tuned = {str(line["tuned"]) for line in lines_of(there) if line["method"] == "kd-tuned"}
+    assert len(tuned) == 1
+    old = {line["cell"]: line["finished"] for line in lines_of(config)}
+    new = {line["cell"]: line["finished"] for line in lines_of(there)}
+    assert {cell: new[cell] for cell in old} == old and len(new) > len(old)
+    text = found.pages.tables.read_text()  # type: ignore[union-attr]
+    row = next(line for line in text.splitlines() if line.startswith("| `kd-tuned` |") and "(" in line)
+    assert "Minus kd" in text and ("(1.000)" in row or "(0." in row)  # old seeds are tested with the new one
+    with pytest.raises(RunError, match="no lines at"):
+        compare(there, lines=tmp_path / "nowhere")
+
+
 def test_lines_of_other_settings_are_left_out_and_their_cells_run_again(finished: Any) -> None:
     config, _ = finished
     other = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2.0})})

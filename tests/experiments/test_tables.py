@@ -50,6 +50,15 @@ def test_findings_name_the_best_and_what_is_missing(found: list[Section]) -> Non
     assert "without average and rank: half" in text and "Some runs have 1 seed(s) only" in text
 
 
+def test_lines_of_several_machines_are_told_apart() -> None:
+    """A table that names one machine would pass off the others' seeds as its own."""
+    made = Made().add("kd", 0.7, seed=0).add("kd", 0.7, seed=1).add("kd", 0.7, seed=2)
+    made.lines[2]["machine"] = {"platform": "there", "device": "cuda", "gpu": "G"}
+    facts = dict(sections(made.lines, made.predictions, baseline="kd", resamples=100)[0].facts)
+    assert facts["machine"] == "here, cpu (seed 0, 1); there, cuda, G (seed 2)"
+    assert facts["versions"] == "distilect 0, torch 2"
+
+
 def test_the_front_leaves_out_who_costs_more_for_less_and_the_oracle(found: list[Section]) -> None:
     front = found[0].figures[0].data[0]
     assert front["name"] == "Pareto front" and front["x"] == [1000, 2000]

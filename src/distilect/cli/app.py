@@ -279,7 +279,10 @@ def compare(
         typer.Option(help="Also write tables, page, lines and predictions into this folder."),
     ] = None,
     lines: Annotated[
-        Path | None, typer.Option(help="With --page-only: folder that --docs wrote, in place of the output.")
+        Path | None,
+        typer.Option(
+            help="Folder that --docs wrote, here or elsewhere: go on from its finished cells; with --page-only: make the page of them."
+        ),
     ] = None,
 ) -> None:
     """Compare methods: tasks × methods × seeds, one page.
@@ -291,16 +294,13 @@ def compare(
     Example: distilect compare configs/compare/demo.yaml --workers 2
              distilect compare configs/compare/full.yaml data_dir=PATH/TO/glue --only mrpc --only rte
     """
-    if lines is not None and not page_only:
-        raise typer.BadParameter("goes with --page-only", param_hint="--lines")
-
     from distilect.demo.compare import with_builtin_data
     from distilect.experiments.config import load_compare
 
     extra = [f"engine={engine}"] if engine else []
     extra += [f"workers={workers}"] if workers is not None else []
     settings = load_compare(config, [*(overrides or []), *extra])
-    if lines is None:
+    if lines is None or not page_only:
         settings = with_builtin_data(settings)
 
     from distilect import experiments
@@ -313,7 +313,7 @@ def compare(
         pages = experiments.publish(settings, docs=docs, source=lines)
         _print_pages(pages, settings.folder)
         return
-    found = experiments.compare(settings, only=only or (), docs=docs)
+    found = experiments.compare(settings, only=only or (), docs=docs, lines=lines)
     _print_pages(found.pages, found.folder)
     if found.failed:
         typer.echo(experiments.failed_text(found), err=True)

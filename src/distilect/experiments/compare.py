@@ -25,7 +25,7 @@ from distilect.experiments.jobs import (
     signal_jobs,
     teacher_jobs,
 )
-from distilect.experiments.publish import Published, publish
+from distilect.experiments.publish import Published, publish, take_lines
 from distilect.experiments.records import RESULTS, Results
 from distilect.pipeline.folders import write_text
 from distilect.pipeline.teachers import named_teachers
@@ -52,7 +52,9 @@ class Comparison:
     pages: Published | None = None
 
 
-def compare(config: CompareConfig, *, only: Sequence[str] = (), docs: Path | None = None) -> Comparison:
+def compare(
+    config: CompareConfig, *, only: Sequence[str] = (), docs: Path | None = None, lines: Path | None = None
+) -> Comparison:
     """Run all cells that have no result yet, several at a time, and write tables and page.
 
     A comparison that was stopped or killed goes on: finished cells are kept, a cell that was being trained goes on from its last
@@ -61,6 +63,8 @@ def compare(config: CompareConfig, *, only: Sequence[str] = (), docs: Path | Non
     Args:
         only: names or patterns of cells to run (see `Grid.only`).
         docs: also write tables, page, lines and predictions there, under the comparison's name.
+        lines: folder that `docs` wrote, on this or another machine: what is done there is not done again. Teachers that are
+            fine-tuned are made anew, so cells of one seed should come from one machine.
 
     Raises:
         DistilectError: the config cannot be run. A cell that fails is no error: see `Comparison.failed`.
@@ -73,6 +77,8 @@ def compare(config: CompareConfig, *, only: Sequence[str] = (), docs: Path | Non
     cells = grid.only(only)
     folder = folder_of(config)
     write_text(folder / "config.yaml", dump_config(config))
+    if lines is not None and (taken := take_lines(config, lines)):
+        console.print(f"{taken} finished cells taken from {lines}", markup=False)
     found = Comparison(folder)
     open_cells = missing(grid, cells)
     console.print(

@@ -207,7 +207,9 @@ class Ground:
         path = self.grid.config.folder / TUNED / f"{name}.json"
         with lock(self.grid.config.folder / LOCKS / f"{name}.lock", wait=True):
             if not path.exists():
-                write_json(path, self._search(cell.method, config, first, path.with_suffix("")))
+                known = Results(self.grid.config.folder / RESULTS).done().get((owner.key, owner.settings))
+                found = _searched(known) if known is not None else None
+                write_json(path, found or self._search(cell.method, config, first, path.with_suffix("")))
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def _search(
@@ -328,6 +330,12 @@ def _with_choice(config: RunConfig, choice: dict[str, Any]) -> RunConfig:
     for key, value in choice.items():
         set_value(raw, ["method", *key.split(".")], value, f"tune.{key}={value!r}")
     return config.model_copy(update={"method": MethodConfig.model_validate(raw["method"])})
+
+
+def _searched(line: Line) -> dict[str, Any]:
+    """What a search chose and cost, by the line of the cell that it was made for; made on another machine, say."""
+    cost = line["cost"]
+    return {"chosen": line["tuned"], "seconds": cost["tuning_seconds"], "tokens": cost["tuning_tokens"]}
 
 
 def predictions_of(folder: Path) -> list[Path]:

@@ -53,9 +53,7 @@ def publish(
     grid = Grid(config)
     results, files = config.folder / RESULTS, predictions_of(config.folder)
     if source is not None:
-        results, files = source / f"{config.name}.jsonl", [source / f"{config.name}.predictions.parquet"]
-        if not results.exists():
-            raise RunError(f"no lines at {results}: expected what --docs wrote")
+        results, files = _kept(config, source).path, [source / f"{config.name}.predictions.parquet"]
     done = Results(results).done()
     lines = [done[key] for cell in grid.cells if (key := (cell.key, cell.settings)) in done]
     stale = len(done) - len(lines)
@@ -79,6 +77,36 @@ def publish(
     return Published(
         page, page.with_suffix(".md"), page.with_suffix(".tex"), len(lines), len(grid.cells), stale
     )
+
+
+def take_lines(config: CompareConfig, source: Path) -> int:
+    """Go on from what `docs` kept, made here or on another machine: its lines of the present settings count as done.
+
+    Returns:
+        how many were taken that the comparison did not have yet.
+
+    Raises:
+        RunError: `source` holds no lines of this comparison, or its predictions are damaged.
+    """
+    kept = _kept(config, source)
+    results = Results(config.folder / RESULTS)
+    have = results.done()
+    wanted = {(cell.key, cell.settings) for cell in Grid(config).cells} - have.keys()
+    new = [line for key, line in kept.done().items() if key in wanted]
+    if new:
+        # predictions first: a line without them would count as done and be missing in every test
+        read = read_predictions([source / f"{config.name}.predictions.parquet"])
+        write_predictions(config.folder / "predictions" / f"taken-{len(have)}.parquet", read)
+        for line in new:
+            results.add(line)
+    return len(new)
+
+
+def _kept(config: CompareConfig, source: Path) -> Results:
+    path = source / f"{config.name}.jsonl"
+    if not path.exists():
+        raise RunError(f"no lines at {path}: expected what --docs wrote")
+    return Results(path)
 
 
 def keep_lines(folder: Path, name: str, lines: Sequence[Line], predictions: Mapping[str, Any]) -> None:

@@ -108,16 +108,27 @@ def _facts(board: Board, tests: Tests) -> list[tuple[str, str]]:
         ("seeds", ", ".join(map(str, seeds))),
         ("runs", str(len(lines))),
         ("resamples", f"{tests.resamples:,}"),
-        (
-            "versions",
-            ", ".join(
-                f"{k} {v}"
-                for k, v in first["versions"].items()
-                if k in ("distilect", "torch", "transformers")
-            ),
-        ),
-        ("machine", " ".join(str(first["machine"].get(k)) for k in ("platform", "device"))),
+        ("versions", _all_of(lines, "versions", ("distilect", "torch", "transformers"))),
+        ("machine", _all_of(lines, "machine", ("platform", "device", "gpu"))),
     ]
+
+
+def _all_of(lines: Sequence[Line], part: str, names: Sequence[str]) -> str:
+    """What the lines say of themselves; several machines may have made them, with the seeds that each made."""
+    seeds: dict[str, set[int]] = {}
+    for line in lines:
+        known = line[part]
+        text = ", ".join(
+            f"{name} {known[name]}" if part == "versions" else str(known[name])
+            for name in names
+            if name in known
+        )
+        seeds.setdefault(text, set()).add(int(line["seed"]))
+    if len(seeds) == 1:
+        return next(iter(seeds))
+    return "; ".join(
+        f"{text} (seed {', '.join(map(str, sorted(numbers)))})" for text, numbers in seeds.items()
+    )
 
 
 # ---- sentences -------------------------------------------------------------------------------------------------------
