@@ -45,6 +45,20 @@ def test_its_name_becomes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Grid(other).cells[0].settings == Grid(found).cells[0].settings
 
 
+def test_a_page_of_lines_that_are_there_needs_no_files_and_finds_the_same_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name alone the data set gave other settings: published lines were left out as stale."""
+    monkeypatch.setattr(compare, "build_docstrings", lambda folder: DocstringData(
+        folder / "train.csv", folder / "dev.csv", {}, ["built"]
+    ))  # fmt: skip
+    built = compare.with_builtin_data(config("builtin:docstrings", tmp_path))
+    monkeypatch.setattr(compare, "build_docstrings", lambda folder: pytest.fail("was built"))
+    named = compare.with_builtin_data(config("builtin:docstrings", tmp_path / "elsewhere"), build=False)
+    assert Grid(named).cells[0].settings == Grid(built).cells[0].settings
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_other_tables_are_left_alone(tmp_path: Path) -> None:
     plain = config("train.csv", tmp_path)
     assert compare.with_builtin_data(plain) is plain

@@ -300,8 +300,7 @@ def compare(
     extra = [f"engine={engine}"] if engine else []
     extra += [f"workers={workers}"] if workers is not None else []
     settings = load_compare(config, [*(overrides or []), *extra])
-    if lines is None or not page_only:
-        settings = with_builtin_data(settings)
+    settings = with_builtin_data(settings, build=lines is None or not page_only)
 
     from distilect import experiments
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distilect.demo.docstrings import build_docstrings
+from distilect.demo.docstrings import DEV, TRAIN, build_docstrings
 from distilect.experiments.config import CompareConfig
 from distilect.progress import console
 
 BUILTIN = "builtin:docstrings"
 
 
-def with_builtin_data(config: CompareConfig) -> CompareConfig:
+def with_builtin_data(config: CompareConfig, *, build: bool = True) -> CompareConfig:
     """The config with the files of the docstring data set in the place of its name; they are written into `OUTPUT/data`.
+
+    Args:
+        build: write them. Without, cells have the same settings: enough for a page of lines that are there.
 
     Raises:
         DataError: this Python has come without its source files.
     """
     if all(task.data.train != BUILTIN for task in config.tasks):
         return config
-    built = build_docstrings(Path(config.output) / "data")
-    console.print(built.lines_to_print[0], markup=False)
-    files = {"train": str(built.train_path.resolve()), "dev": str(built.dev_path.resolve())}
+    folder = Path(config.output) / "data"
+    if build:
+        console.print(build_docstrings(folder).lines_to_print[0], markup=False)
+    files = {"train": str((folder / TRAIN).resolve()), "dev": str((folder / DEV).resolve())}
     tasks = [
         task.model_copy(update={"data": task.data.model_copy(update=files)})
         if task.data.train == BUILTIN

@@ -74,6 +74,9 @@ _MIN_WORDS, _MAX_WORDS = 4, 60
 _MIN_CLASS_ROWS = 20
 
 
+TRAIN, DEV = "train.csv", "dev.csv"
+
+
 @dataclass(frozen=True)
 class DocstringData:
     """Where the data set was written, and what is in it.
@@ -106,8 +109,8 @@ def build_docstrings(folder: str | Path, seed: int = 0, dev_size: float = 0.15) 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     train, dev = _csv(train_rows), _csv(dev_rows)
-    _write(target / "train.csv", train)
-    _write(target / "dev.csv", dev)
+    _write(target / TRAIN, train)
+    _write(target / DEV, dev)
     counts = {label: sum(row[1] == label for row in rows) for label in LABELS}
     origin = {
         "python": platform.python_version(),
@@ -119,7 +122,7 @@ def build_docstrings(folder: str | Path, seed: int = 0, dev_size: float = 0.15) 
     }
     _write(target / "docstrings.json", json.dumps(origin, indent=1) + "\n")
     lines = _lines(counts, len(train_rows), len(dev_rows))
-    return DocstringData(target / "train.csv", target / "dev.csv", counts, lines)
+    return DocstringData(target / TRAIN, target / DEV, counts, lines)
 
 
 def collect(library: str | Path | None = None) -> list[tuple[str, str]]:
