@@ -72,8 +72,6 @@ _LABEL_OF = {module: label for label, modules in CHAPTERS.items() for module in 
 _SKIPPED_FOLDERS = {"__pycache__", "idle_test", "site-packages", "test", "tests"}
 _MIN_WORDS, _MAX_WORDS = 4, 60
 _MIN_CLASS_ROWS = 20
-
-
 TRAIN, DEV = "train.csv", "dev.csv"
 
 

@@ -294,7 +294,7 @@ def make_teachers(
         if only is not None and name != only:
             continue
         if parts is None and divided is not None and spec.learns is not None and spec.learns.part is not None:
-            with lock(Path(config.output) / LOCKS / "signals.lock", wait=True):
+            with lock(Path(config.output) / LOCKS / "parts.lock", wait=True):
                 parts = parts_of(divided, clean, config)
         data = for_teacher(clean, spec.learns, parts, grid.config.split_seed)
         digest = f"{name}-{data.train.fingerprint()}"
