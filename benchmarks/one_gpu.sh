@@ -8,7 +8,7 @@
 #
 # A JOB is WORKERS:CONFIG[,CONFIG...] (names in configs/compare, one after the other) or WORKERS:akskd. The processes share the GPU by
 # NVIDIA's MPS: without it their kernels take turns. Jobs go on from docs/results/CONFIG.jsonl where that is there.
-# On one H200 with 16 cores, 21 workers: 28 optimiser steps a second each (sum of steps by sum of seconds in docs/results/full.jsonl).
+# On one H200 with 16 cores, 21 workers: 27 optimiser steps a second each (sum of steps by sum of seconds in docs/results/full.jsonl).
 set -u
 WORK=${WORK:-/dev/shm/runs}
 TREE=${TREE:-/tmp/tree} # a copy: results that are written here must not mix with those of the repository
