@@ -52,3 +52,47 @@ def one_of(option: str, value: Any, known: tuple[Any, ...], other: str = "") -> 
         words = [str(word) for word in known if word is not None]
         listed = ", ".join([*words, other] if other else words)
         raise ValueError(f"{option} is {value!r}, expected one of {listed}.{did_you_mean(str(value), words)}")
+
+
+def shares(**values: float) -> None:
+    """Refuse what is not from 0 to 1.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for option, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{option} is {value}, expected a number from 0 to 1")
+
+
+def above_zero(**values: float) -> None:
+    """Refuse 0, less, and NaN.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for option, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{option} is {value}, expected a number above 0")
+
+
+def zero_or_more(**values: float) -> None:
+    """Refuse less than 0, and NaN.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for option, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{option} is {value}, expected 0 or more")
+
+
+def counts(**values: int) -> None:
+    """Refuse what is not a whole number from 1; True is none.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for option, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{option} is {value!r}, expected a whole number from 1")

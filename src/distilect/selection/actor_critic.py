@@ -24,7 +24,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from distilect.knowledge.labels import label_loss
-from distilect.options import one_of
+from distilect.options import above_zero, counts, one_of, shares, zero_or_more
 from distilect.selection import artefact
 from distilect.selection.balance import Balance
 from distilect.selection.base import (
@@ -390,16 +390,18 @@ class ActorCriticMix(Selector):
         given: dict[str, Any] = {"action": action, "threshold": threshold, "state": state, "phases": phases}
         self.design = _Design.of(given, hidden, width)
         learn = learn or ("off" if selector else "episodes")
-        _check_words(learn=learn, measure=measure, target=target, replay=replay, normalise=normalise)
-        _check_numbers(
-            whole={
-                "hidden": hidden, "width": width, "state_rows": state_rows, "episodes": episodes, "reward_rows": reward_rows,
-                "virtual_actions": virtual_actions, "updates": updates, "batch_size": batch_size,
-            },
-            shares={"share": share, "random": random, "gamma": gamma, "tau": tau},
-            positive={"critic_rate": critic_rate, "actor_rate": actor_rate},
-            zero_or_more={"exploration": exploration, "noise": noise},
+        one_of("learn", learn, ("episodes", "online", "off"))
+        one_of("measure", measure, ("phase", "calibrated", "virtual"))
+        one_of("target", target, ("standard", "transcribed"))
+        one_of("replay", replay, ("all", "episode"))
+        one_of("normalise", normalise, ("phase", "scale", "none"))
+        counts(
+            hidden=hidden, width=width, state_rows=state_rows, episodes=episodes, reward_rows=reward_rows,
+            virtual_actions=virtual_actions, updates=updates, batch_size=batch_size,
         )  # fmt: skip
+        shares(share=share, random=random, gamma=gamma, tau=tau)
+        above_zero(share=share, critic_rate=critic_rate, actor_rate=actor_rate)
+        zero_or_more(exploration=exploration, noise=noise)
         if learn == "off" and selector is None:
             raise ValueError("learn: off needs a learned selection module: set selector: FOLDER")
         self.given = {name: value for name, value in given.items() if value is not None}
@@ -810,39 +812,3 @@ class _Design:
 
     def to_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"state": list(self.state)}
-
-
-_WORDS: dict[str, tuple[str, ...]] = {
-    "learn": ("episodes", "online", "off"),
-    "measure": ("phase", "calibrated", "virtual"),
-    "target": ("standard", "transcribed"),
-    "replay": ("all", "episode"),
-    "normalise": ("phase", "scale", "none"),
-}
-
-
-def _check_words(**given: str) -> None:
-    for option, value in given.items():
-        one_of(option, value, _WORDS[option])
-
-
-def _check_numbers(
-    whole: Mapping[str, int],
-    shares: Mapping[str, float],
-    positive: Mapping[str, float],
-    zero_or_more: Mapping[str, float],
-) -> None:
-    for option, number in whole.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"{option} is {number!r}, expected a whole number from 1")
-    for option, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{option} is {value}, expected a number from 0 to 1")
-    for option, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{option} is {value}, expected a number above 0")
-    for option, value in zero_or_more.items():
-        if not value >= 0:
-            raise ValueError(f"{option} is {value}, expected 0 or more")
-    if shares["share"] == 0:
-        raise ValueError("share is 0, expected a number above 0")

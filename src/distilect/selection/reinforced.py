@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distilect.errors import did_you_mean
 from distilect.knowledge.labels import label_loss
 from distilect.knowledge.response import response_kl
 from distilect.models import default_device
+from distilect.options import above_zero, counts, one_of, shares, zero_or_more
 from distilect.selection.base import (
     Averages,
     Encoder,
@@ -64,12 +64,12 @@ class StateBuilder:
     def __init__(
         self, form: str, scale: str, features: Sequence[str], encoder: str | None, shared: bool = False
     ) -> None:
-        _one_of("state", form, ("per_teacher", "joint"))
-        _one_of("scale", scale, ("standardise", "layernorm", "none"))
+        one_of("state", form, ("per_teacher", "joint"))
+        one_of("scale", scale, ("standardise", "layernorm", "none"))
         if isinstance(features, str):
             raise ValueError(f"features is {features!r}, expected a list such as [kl]")
         for feature in features:
-            _one_of("features", feature, FEATURES)
+            one_of("features", feature, FEATURES)
         self.form, self.scale, self.features, self.encoder = form, scale, tuple(features), encoder
         self.shared = shared
         self.moments: dict[str, Tensor] = {}
@@ -404,28 +404,20 @@ class ReinforcedTeachers(Selector):
         policy_updates: int = 600,
         policy_rows: int = 4096,
     ) -> None:
-        _one_of("pooling", pooling, ("cls", "mean"))
-        _one_of("weights", weights, ("mask", "probabilities"))
-        _one_of("reward", reward, (1, 2, 3))
-        _one_of("kd_over", kd_over, ("pool", "selected"))
-        _one_of("measure", measure, ("step", "virtual"))
-        _one_of("baseline", baseline, ("none", "mean", "row"))
-        _one_of("credit", credit, ("drawn", "executed"))
+        one_of("pooling", pooling, ("cls", "mean"))
+        one_of("weights", weights, ("mask", "probabilities"))
+        one_of("reward", reward, (1, 2, 3))
+        one_of("kd_over", kd_over, ("pool", "selected"))
+        one_of("measure", measure, ("step", "virtual"))
+        one_of("baseline", baseline, ("none", "mean", "row"))
+        one_of("credit", credit, ("drawn", "executed"))
         if update_every != "epoch" and (not isinstance(update_every, int) or update_every < 1):
             raise ValueError(f"update_every is {update_every!r}, expected 'epoch' or a number of steps")
-        for option, value in {"gamma": gamma, "share": share, "hide": hide or 0.0}.items():
-            _between(option, value, 0, 1)
-        for option, value in {"learning_rate": learning_rate, "step_size": step_size}.items():
-            if not value > 0:
-                raise ValueError(f"{option} is {value}, expected a number above 0")
-        for option, value in {"weight_decay": weight_decay, "entropy_bonus": entropy_bonus}.items():
-            _at_least(option, value, 0)
-        _at_least("warmup_epochs", warmup_epochs, 0)
-        for option, value in {
-            "evaluate_every": evaluate_every, "evaluate_rows": evaluate_rows, "batch_size": batch_size,
-            "policy_updates": policy_updates, "policy_rows": policy_rows,
-        }.items():  # fmt: skip
-            _at_least(option, value, 1)
+        shares(gamma=gamma, share=share, hide=hide or 0.0)
+        above_zero(learning_rate=learning_rate, step_size=step_size)
+        zero_or_more(weight_decay=weight_decay, entropy_bonus=entropy_bonus, warmup_epochs=warmup_epochs)
+        counts(evaluate_every=evaluate_every, evaluate_rows=evaluate_rows, batch_size=batch_size)
+        counts(policy_updates=policy_updates, policy_rows=policy_rows)
         if reward == 3 and baseline == "row":
             raise ValueError(
                 "baseline: row cancels the held-out score of reward: 3, it would be reward: 2: expected baseline: mean or none"
@@ -434,7 +426,7 @@ class ReinforcedTeachers(Selector):
             raise ValueError("state: joint gives all teachers the same state: expected shared: false with it")
         own = encoder == "student"
         policy_warmup = policy_warmup or ("none" if own else "ones")
-        _one_of("policy_warmup", policy_warmup, ("ones", "virtual", "none"))
+        one_of("policy_warmup", policy_warmup, ("ones", "virtual", "none"))
         if own and policy_warmup != "none":
             raise ValueError(
                 "policy_warmup needs a frozen encoder: expected policy_warmup: none with encoder: student"
@@ -718,19 +710,3 @@ def _fixed_view(sample: TrainingSample, student: Tensor, seed: int, epoch: int) 
         teachers=sample.teachers.to(device), progress=0.0, epoch=epoch, step=0, seed=seed,
         vectors=None if sample.vectors is None else sample.vectors.to(device),
     )  # fmt: skip
-
-
-def _one_of(option: str, value: Any, known: tuple[Any, ...]) -> None:
-    if value not in known:
-        hint = did_you_mean(str(value), [str(k) for k in known])
-        raise ValueError(f"{option} is {value!r}, expected one of {', '.join(map(str, known))}.{hint}")
-
-
-def _between(option: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{option} is {value}, expected a number from {low} to {high}")
-
-
-def _at_least(option: str, value: float, low: int) -> None:
-    if not value >= low:
-        raise ValueError(f"{option} is {value}, expected {low} or more")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distilect.data import Window
 from distilect.errors import MethodError
-from distilect.options import one_of
+from distilect.options import counts, one_of, shares
 from distilect.selection.base import (
     Averages,
     Passes,
@@ -270,7 +270,7 @@ class UncertainTeachers(Selector):
         one_of("forward", forward, ("train", "clean"))
         if isinstance(order, str):
             one_of("order", order, ("size", "quality"), "a list of all teachers, the smallest first")
-        _positive("recent", recent)
+        counts(recent=recent)
         self.mode, self.by, self.order, self.recent = mode, by, order, recent
         self.passes = Passes() if forward == "clean" else None
         self.first_passes = Passes(dropout=forward == "train")
@@ -475,7 +475,7 @@ class UncertainRows(Selector):
         one_of("rest", rest, ("labels", "skip", "plan"))
         one_of("by", by, (*BY, None))
         one_of("forward", forward, ("train", "clean", None))
-        _positive("recent", recent)
+        counts(recent=recent)
         if passes < 2:
             raise ValueError(f"passes is {passes}, expected 2 or more: the spread of one is 0")
         _check_plan(rest, by, refresh, pool, every, warmup, ratio)
@@ -684,7 +684,7 @@ def _check_plan(
     """Refuse options that would be ignored or that no plan can follow."""
     if refresh != "epoch" and (not isinstance(refresh, int) or isinstance(refresh, bool) or refresh < 1):
         raise ValueError(f"refresh is {refresh!r}, expected 'epoch' or a number of optimiser steps")
-    _positive("every", every)
+    counts(every=every)
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}, expected 0 or more plans")
     if pool is not None and not 0 < pool <= 1:
@@ -740,9 +740,8 @@ class UncertainMix(Selector):
     ) -> None:
         one_of("strategy", strategy, ("uncertainty", "uncertainty-r", "none"))
         one_of("forward", forward, ("train", "clean"))
-        _positive("recent", recent)
-        if not 0 <= share <= 1:
-            raise ValueError(f"share is {share}, expected a number from 0 to 1")
+        counts(recent=recent)
+        shares(share=share)
         self.strategy, self.share, self.by_kind = strategy, share, dict(weights or {})
         self.passes = Passes() if forward == "clean" and strategy != "none" else None
         self.memory = Recent(recent)
@@ -810,8 +809,3 @@ class UncertainMix(Selector):
 
 def _saved(averages: Averages) -> dict[str, Any]:
     return {"sums": dict(averages.sums), "counts": dict(averages.counts)}
-
-
-def _positive(option: str, value: float) -> None:
-    if value < 1:
-        raise ValueError(f"{option} is {value}, expected 1 or more")
