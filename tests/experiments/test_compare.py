@@ -391,6 +391,19 @@ def test_an_estimate_learns_from_finished_cells(finished: Any) -> None:
     assert 0 < found.cell_seconds < 5 * 6 * longest
 
 
+def test_an_estimate_leaves_out_what_another_machine_made(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = finished
+    grid = Grid(config.model_copy(update={"seeds": [0, 1, 2]}))
+    other = {**lines_of(config)[0]["machine"], "device": "cuda", "gpu": "NVIDIA H200"}
+    monkeypatch.setattr(sys.modules[estimate.__module__], "machine", lambda: other)
+    found = estimate(grid.config, ["*.one.*"])
+    assert found.open_cells == 4
+    assert not any("finished cells" in line for line in found.basis)
+    assert any("timed steps" in line for line in found.basis)
+
+
 def test_every_method_gets_the_same_tokens_where_that_is_asked(toy: Toy) -> None:
     methods: list[Any] = [
         "finetune", "kd", {"name": "rlkd-published", "teachers": {"name": "reinforced", "warmup_epochs": 0}},

@@ -26,6 +26,7 @@ from distilect.experiments.records import RESULTS, Line, Results
 from distilect.experiments.scenarios import for_teacher
 from distilect.models import autocast, default_device, parse_spec, quiet, resolve_path, resolve_precision
 from distilect.models.checkpoints import load_pretrained
+from distilect.pipeline.metrics import machine
 from distilect.pipeline.teachers import named_teachers, teacher_folder
 from distilect.report.words import duration, megabytes
 from distilect.selection import asks_teachers, get_preset
@@ -173,13 +174,15 @@ def _signal_bytes(cells: Sequence[Cell], shape: Shape, rows: int, outputs: int) 
 
 
 class _Rates:
-    """Seconds per student token: of the same method and task where a line says so, else of the task, else timed now."""
+    """Seconds per student token: of the same method and task where a line made here says so, else of the task, else timed now."""
 
     def __init__(self, config: CompareConfig, lines: Sequence[Line], basis: list[str]) -> None:
         self.config, self.basis = config, basis
         self.known: dict[tuple[str, ...], list[float]] = {}
         around = []
         for line in lines:
+            if not _made_here(line):
+                continue
             cost = line["cost"]
             nominal = float(cost.get("tokens") or 0)
             if not nominal:
@@ -218,6 +221,12 @@ class _Rates:
             f"{1 / seconds:,.0f} tokens/s; selectors' own passes are not in it"
         )
         return seconds
+
+
+def _made_here(line: Line) -> bool:
+    """Whether such a machine as this one made the line: seconds of another, a GPU say, tell nothing of this one."""
+    own, other = machine(), line["machine"]
+    return all(own.get(name) == other.get(name) for name in ("device", "gpu", "cores"))
 
 
 @dataclass(frozen=True)
