@@ -41,6 +41,10 @@ class Board:
     def seeds(self, task: str, method: str) -> dict[int, Line]:
         return self.runs.get(task, {}).get(method, {})
 
+    def shared_seeds(self, task: str) -> set[int]:
+        """Seeds that every method of this task has."""
+        return set.intersection(*map(set, self.runs[task].values()))
+
     def scores(self, task: str, method: str) -> list[float]:
         return [score(line) for line in self.seeds(task, method).values()]
 
@@ -264,6 +268,8 @@ def _compared(
 class Cost:
     """What a method costs, averaged over seeds, then over tasks.
 
+    Seeds are those that all methods have, where there are such: further ones, of contenders, may come from a slower machine.
+
     Attributes:
         seconds: of training, as measured, whatever else the machine did; `stage_seconds` of stages before, `search_seconds` of searches.
         tokens: of the student in training, in all stages, looks without gradient counted a third; searches excluded.
@@ -299,9 +305,10 @@ def cost_of(board: Board, method: str) -> Cost | None:
     """None without runs on some task."""
     per_task = []
     for task in board.tasks:
-        lines = board.seeds(task, method).values()
-        if not lines:
+        runs = board.seeds(task, method)
+        if not runs:
             return None
+        lines = [runs[seed] for seed in sorted(board.shared_seeds(task))] or list(runs.values())
         per_task.append(
             [np.mean([float(line["cost"].get(key) or 0) for line in lines]) for key in _COSTS.values()]
         )

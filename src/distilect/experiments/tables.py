@@ -265,7 +265,7 @@ def _costs(board: Board, costs: Mapping[str, Cost], baseline: str) -> TableData:
     ]  # fmt: skip
     return TableData(
         "Cost of a run", header, rows,
-        "Averaged over seeds and tasks. Seconds of training as measured; other work on the machine is in them. Student tokens: all stages "
+        "Averaged over the seeds that all methods have, and over tasks. Seconds of training as measured; other work on the machine is in them. Student tokens: all stages "
         "and passes, those without gradient counted a third; looks (before that) and stages are parts of it. Search: trainings that "
         "only chose settings, once for all seeds. Teacher forwards: rows × teachers to be run once on an empty store; rows asked: rows × "
         "teachers read in the steps.",
