@@ -50,6 +50,15 @@ def test_findings_name_the_best_and_what_is_missing(found: list[Section]) -> Non
     assert "without average and rank: half" in text and "Some runs have 1 seed(s) only" in text
 
 
+def test_teachers_that_were_made_anew_are_told_apart() -> None:
+    made = Made().add("kd", 0.7, teacher=0.9).add("pkd", 0.7, teacher=0.9)
+    table = sections(made.lines, made.predictions, baseline="kd", resamples=100)[0].tables[-1]
+    assert (table.title, table.rows, table.note) == ("Teachers", [["t", "6", "90.0"]], "× 100 on dev.")
+    made.add("pkd", 0.7, seed=1, teacher=0.85).add("kd", 0.7, seed=1, teacher=0.85)
+    table = sections(made.lines, made.predictions, baseline="kd", resamples=100)[0].tables[-1]
+    assert table.rows == [["t", "6", "90.0 / 85.0"]] and "made anew for later seeds" in table.note
+
+
 def test_lines_of_several_machines_are_told_apart() -> None:
     """A table that names one machine would pass off the others' seeds as its own."""
     made = Made().add("kd", 0.7, seed=0).add("kd", 0.7, seed=1).add("kd", 0.7, seed=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -180,8 +180,9 @@ class _Rates:
         self.config, self.basis = config, basis
         self.known: dict[tuple[str, ...], list[float]] = {}
         around = []
+        here = _kind(machine())
         for line in lines:
-            if not _made_here(line):
+            if _kind(line["machine"]) != here:
                 continue
             cost = line["cost"]
             nominal = float(cost.get("tokens") or 0)
@@ -223,10 +224,9 @@ class _Rates:
         return seconds
 
 
-def _made_here(line: Line) -> bool:
-    """Whether such a machine as this one made the line: seconds of another, a GPU say, tell nothing of this one."""
-    own, other = machine(), line["machine"]
-    return all(own.get(name) == other.get(name) for name in ("device", "gpu", "cores"))
+def _kind(described: Mapping[str, Any]) -> list[Any]:
+    """What seconds depend on: those of another kind of machine, a GPU say, tell nothing of this one."""
+    return [described.get(name) for name in ("device", "gpu", "cores")]
 
 
 @dataclass(frozen=True)

@@ -277,20 +277,25 @@ def _ratio(tokens: float, base: Cost | None) -> str:
 
 
 def _teachers(board: Board) -> TableData:
-    """Teachers on dev."""
-    found: dict[str, dict[str, float]] = {}
+    """Teachers on dev; seeds that ran on several machines may have had teachers of several makings."""
+    found: dict[str, dict[str, list[str]]] = {}
     layers: dict[str, str] = {}
     for task in board.tasks:
-        line = next(iter(next(iter(board.runs[task].values())).values()))
-        for teacher in line["teachers"]:
-            value = (teacher.get("scores") or {}).get(line["primary"])
-            layers[teacher["name"]] = str(teacher.get("layers") or NONE)
-            if value is not None:
-                found.setdefault(teacher["name"], {})[task] = float(value)
+        lines = [line for runs in board.runs[task].values() for line in runs.values()]
+        for line in sorted(lines, key=lambda line: int(line["seed"])):
+            for teacher in line["teachers"]:
+                value = (teacher.get("scores") or {}).get(line["primary"])
+                layers[teacher["name"]] = str(teacher.get("layers") or NONE)
+                if value is not None:
+                    found.setdefault(teacher["name"], {}).setdefault(task, []).append(_points(float(value)))
     rows = [
-        [name, layers[name], *(_points(values.get(t)) for t in board.tasks)] for name, values in found.items()
+        [name, layers[name], *(" / ".join(dict.fromkeys(values.get(t, [NONE]))) for t in board.tasks)]
+        for name, values in found.items()
     ]
-    return TableData("Teachers", ["teacher", "layers", *board.tasks], rows, "× 100 on dev.")
+    note = "× 100 on dev"
+    if any(" / " in cell for row in rows for cell in row):
+        note += "; a / b: made anew for later seeds, on another machine"
+    return TableData("Teachers", ["teacher", "layers", *board.tasks], rows, f"{note}.")
 
 
 # ---- figure ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
+from distilect.options import above_zero
 from distilect.signals import TeacherSignals
 
 _IMPOSSIBLE = -1e4  # exp of it is 0 in float32, so that clamping at it changes no other value
@@ -54,8 +55,7 @@ class Response(Knowledge):
         self, layout: Layout, temperature: float = 4.0, distance: Literal["kl", "mse"] = "kl"
     ) -> None:
         super().__init__(layout)
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}, expected a number above 0")
+        above_zero(temperature=temperature)
         if distance not in ("kl", "mse"):
             raise ValueError(f"distance is {distance!r}, expected 'kl' or 'mse'")
         self.temperature = temperature

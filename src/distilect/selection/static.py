@@ -13,6 +13,7 @@ from torch import Tensor
 from distilect.data import Window
 from distilect.errors import did_you_mean
 from distilect.knowledge.labels import label_loss
+from distilect.options import zero_or_more
 from distilect.selection.balance import Balance
 from distilect.selection.base import (
     Probe,
@@ -340,8 +341,7 @@ class Entropy(_StaticTeachers):
     name = "entropy"
 
     def __init__(self, temperature: float = 0.1) -> None:
-        if temperature < 0:
-            raise ValueError(f"temperature is {temperature}, expected 0 or more")
+        zero_or_more(temperature=temperature)
         self.temperature = temperature
 
     def setup(self, context: SelectionContext) -> None:
