@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilect.data import Rows, Source, open_source
+from distilect.data import Rows, Source, arrow_files, open_source
 from distilect.data.text_files import detect_quoting
 from distilect.errors import DataError
 from tests.data.writing import WRITERS, write_csv, write_jsonl, write_parquet, write_plain_tsv, write_tsv
@@ -257,3 +260,22 @@ def test_a_folder_that_is_no_data_set_says_what_to_give(tmp_path: Path) -> None:
     assert "save_to_disk" in fault(tmp_path)
     (tmp_path / "train.tsv").write_text("sentence\tlabel\na\t1\n")
     assert "give it as data.glue" in fault(tmp_path)
+
+
+def test_a_parquet_file_is_streamed_without_being_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow's reader, as it comes, buffers the whole file ahead."""
+    monkeypatch.setattr(arrow_files, "_TOGETHER", 4096)
+    path = tmp_path / "rows.parquet"
+    texts = [os.urandom(200).hex() for _ in range(60_000)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=4096)
+    before = pa.total_allocated_bytes()
+    blocks = open_source(str(path)).blocks(["text"])
+    assert blocks is not None
+    arrow_held, rows = [], 0
+    for block in blocks:
+        arrow_held.append(pa.total_allocated_bytes() - before)
+        rows += len(block)
+    assert rows == 60_000 and len(arrow_held) > 5
+    assert max(arrow_held) < path.stat().st_size / 3

@@ -67,6 +67,11 @@ class ArrowSource:
         return Rows(table, self.label, class_names=self._class_names)
 
 
+def _opened(path: Path) -> pq.ParquetFile:
+    """For reading forward. Buffered ahead, as is the default, the whole file would come into memory and stay there to its end."""
+    return pq.ParquetFile(path, pre_buffer=False)
+
+
 def parquet_file(path: Path) -> ArrowSource:
     """A Parquet file.
 
@@ -82,7 +87,7 @@ def parquet_file(path: Path) -> ArrowSource:
         if limit is None:
             return pq.read_table(path, columns=list(columns))
         batches: list[pa.RecordBatch] = []
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             for batch in file.iter_batches(columns=list(columns)):
                 batches.append(batch)
                 if sum(map(len, batches)) >= limit:
@@ -91,7 +96,7 @@ def parquet_file(path: Path) -> ArrowSource:
         return pa.Table.from_batches(batches).slice(0, limit) if batches else empty
 
     def stream(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             yield from file.iter_batches(batch_size=_TOGETHER, columns=list(columns))
 
     rows = pq.read_metadata(path).num_rows
