@@ -176,10 +176,8 @@ def test_a_streamed_table_of_many_rows_needs_no_more_memory(
     monkeypatch.setattr(batches, "LARGE", 1 << 16)
     monkeypatch.setattr(store, "_EAGER", 1 << 20)
     found = []
-    for count in (
-        600_000,
-        6_000_000,
-    ):  # more than the 2^18 rows of a block of scoring and the 2^19 that an index holds
+    # more than the 2^18 rows of a block of scoring and the 2^19 that an index holds: both are full
+    for count in (600_000, 6_000_000):
         write_rows(tmp_path / f"{count}.parquet", count)
         found.append(
             growth(lambda count=count: whole_way(tmp_path / str(count), count), tmp_path / str(count))
