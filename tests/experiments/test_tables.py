@@ -50,6 +50,40 @@ def test_findings_name_the_best_and_what_is_missing(found: list[Section]) -> Non
     assert "without average and rank: half" in text and "Some runs have 1 seed(s) only" in text
 
 
+def test_seeds_of_contenders_alone_do_not_stand_beside_averages_without_them() -> None:
+    """Seed 3 is an easy one: whoever has it would look better than who lacks it."""
+    made = Made()
+    for task in ("one", "two"):
+        for seed in (0, 1, 2):
+            made.add("kd", 0.70, task=task, seed=seed).add("plain", 0.75, task=task, seed=seed)
+            made.add("gate", 0.74, task=task, seed=seed, family="adaptive")
+        made.add("kd", 0.90, task=task, seed=3).add("gate", 0.98, task=task, seed=3, family="adaptive")
+    found = sections(made.lines, made.predictions, baseline="kd", contenders=["kd", "gate"], resamples=500)[0]
+    tables = {table.title: table for table in found.tables}
+    assert list(tables)[2:4] == ["Contenders, all seeds", "Contenders, pair by pair"]
+    means = {row[0]: (row[4].split()[0], row[-1]) for row in tables["Scores"].rows}
+    assert means == {"plain": ("75.0", "3"), "gate": ("74.0", "3"), "kd": ("70.0", "3")}
+    means = {row[0]: (row[4].split()[0], row[-1]) for row in tables["Contenders, all seeds"].rows}
+    assert means == {"gate": ("80.0", "4"), "kd": ("75.0", "4")}
+    assert next(r for r in tables["Minus kd"].rows if r[0] == "gate")[3].startswith("+4.0 [")
+    assert tables["Contenders, pair by pair"].rows[0][1].startswith("+5.0 [")
+    assert {row[1] for row in tables["Cost of a run"].rows} == {"75.0", "74.0", "70.0"}
+    assert dict(found.facts)["seeds"] == "0, 1, 2; 3 of the contenders only"
+    assert "Best static contender, all seeds, on the average: kd, 75.0" in found.findings[0]
+    assert "gate minus kd: +5.0 points" in found.findings[2]
+
+
+def test_without_other_methods_or_on_fewer_tasks_contenders_have_no_table_of_their_own() -> None:
+    made = Made()
+    for seed in (0, 1):
+        made.add("kd", 0.7, seed=seed).add("pkd", 0.8, seed=seed)
+    alone = sections(made.lines, made.predictions, baseline="kd", contenders=["kd", "pkd"], resamples=100)[0]
+    assert [t.title for t in alone.tables][1:3] == ["Minus kd", "Contenders, pair by pair"]
+    made.add("plain", 0.7, task="two")
+    partly = sections(made.lines, made.predictions, baseline="kd", contenders=["kd", "pkd"], resamples=100)[0]
+    assert not [t.title for t in partly.tables if t.title.startswith("Contenders")]
+
+
 def test_teachers_that_were_made_anew_are_told_apart() -> None:
     made = Made().add("kd", 0.7, teacher=0.9).add("pkd", 0.7, teacher=0.9)
     table = sections(made.lines, made.predictions, baseline="kd", resamples=100)[0].tables[-1]

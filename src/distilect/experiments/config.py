@@ -163,7 +163,8 @@ class CompareConfig(Part):
         None, description="method that all others are tested against; default: `kd`, else the first"
     )
     contenders: list[str] = Field(
-        default_factory=list, description="methods that are tested against each other, pair by pair"
+        default_factory=list,
+        description="methods that are tested against each other, pair by pair, over all seeds that they have",
     )
     resamples: int = Field(2000, ge=100, description="of rows and seeds in each test")
     engine: str = Field(

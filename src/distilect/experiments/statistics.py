@@ -45,6 +45,32 @@ class Board:
         """Seeds that every method of this task has."""
         return set.intersection(*map(set, self.runs[task].values()))
 
+    def only(self, methods: Iterable[str] | None = None, without: Iterable[int] = ()) -> Board:
+        """A part of it: some methods (default all), less some seeds. Tasks and methods that have nothing left are gone."""
+        kept, gone = set(self.methods if methods is None else methods), set(without)
+        runs = {
+            task: {
+                method: left
+                for method, by_seed in of_task.items()
+                if method in kept and (left := {s: line for s, line in by_seed.items() if s not in gone})
+            }
+            for task, of_task in self.runs.items()
+        }
+        runs = {task: found for task, found in runs.items() if found}
+        return Board(
+            self.scenario, self.student,
+            [t for t in self.tasks if t in runs], [m for m in self.methods if any(m in found for found in runs.values())], runs,
+        )  # fmt: skip
+
+    def extra_seeds(self, contenders: Iterable[str]) -> set[int]:
+        """Seeds that contenders alone have, on whatever task; none where all methods are contenders."""
+        found: dict[bool, set[int]] = {True: set(), False: set()}
+        named = set(contenders)
+        for of_task in self.runs.values():
+            for method, by_seed in of_task.items():
+                found[method in named].update(by_seed)
+        return found[True] - found[False] if found[False] else set()
+
     def scores(self, task: str, method: str) -> list[float]:
         return [score(line) for line in self.seeds(task, method).values()]
 

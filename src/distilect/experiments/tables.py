@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,34 +63,39 @@ def sections(
     lines: Sequence[Line], predictions: Mapping[str, NDArray[Any]], *, baseline: str, contenders: Sequence[str] = (),
     resamples: int = 2000,
 ) -> list[Section]:  # fmt: skip
-    """All sections of a comparison, from its lines and predictions alone."""
+    """All sections of a comparison, from its lines and predictions alone.
+
+    Seeds that only contenders have are in tables of the contenders, not beside averages of methods that lack them: a seed's rows and
+    teachers may be harder than another's.
+    """
     tests = Tests(predictions, resamples)
     return [_section(board, tests, baseline, contenders) for board in boards(lines)]
 
 
-def _section(board: Board, tests: Tests, baseline: str, contenders: Sequence[str]) -> Section:
+def _section(whole: Board, tests: Tests, baseline: str, contenders: Sequence[str]) -> Section:
+    extra = whole.extra_seeds(contenders)
+    board, final = whole.only(without=extra), whole.only(contenders)
     reference = baseline if baseline in board.methods else board.methods[0]
     compared = tests.against(board, reference)
     costs = {m: cost for m in board.methods if (cost := cost_of(board, m)) is not None}
-    tables = [
-        _scores(board),
-        _differences(board, compared, reference),
-        _costs(board, costs, reference),
-        _teachers(board),
-    ]
-    if len([m for m in contenders if m in board.complete]) > 1:
-        tables.insert(2, _pairs(board, tests, contenders))
+    tables = [_scores(board), _differences(board, compared, reference)]
+    decided = final.tasks == whole.tasks and len(final.complete) > 1
+    if decided and extra:
+        tables.append(_scores(final, "Contenders, all seeds"))
+    if decided:
+        tables.append(_pairs(final, tests))
+    tables += [_costs(board, costs, reference), _teachers(whole)]
     figure = quality_against_cost(board, costs)
     return Section(
         title=f"{board.scenario}, student {board.student}",
-        facts=_facts(board, tests),
-        findings=_findings(board, tests, compared, reference, costs),
+        facts=_facts(whole, tests, extra),
+        findings=_findings(board, final if decided and extra else board, tests, compared, reference),
         tables=tables,
         figures=[figure] if figure else [],
     )
 
 
-def _facts(board: Board, tests: Tests) -> list[tuple[str, str]]:
+def _facts(board: Board, tests: Tests, extra: Collection[int]) -> list[tuple[str, str]]:
     lines = [line for task in board.runs.values() for runs in task.values() for line in runs.values()]
     first = lines[0]
     seeds = sorted({int(line["seed"]) for line in lines})
@@ -105,12 +110,20 @@ def _facts(board: Board, tests: Tests) -> list[tuple[str, str]]:
             "student",
             f"{first['student']['layers']} layers, {words.count(first['student']['parameters'])} parameters",
         ),
-        ("seeds", ", ".join(map(str, seeds))),
+        (
+            "seeds",
+            _seeds(s for s in seeds if s not in extra)
+            + (f"; {_seeds(extra)} of the contenders only" if extra else ""),
+        ),
         ("runs", str(len(lines))),
         ("resamples", f"{tests.resamples:,}"),
         ("versions", _all_of(lines, "versions", ("distilect", "torch", "transformers"))),
         ("machine", _all_of(lines, "machine", ("platform", "device", "gpu"))),
     ]
+
+
+def _seeds(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _all_of(lines: Sequence[Line], part: str, names: Sequence[str]) -> str:
@@ -126,27 +139,28 @@ def _all_of(lines: Sequence[Line], part: str, names: Sequence[str]) -> str:
         seeds.setdefault(text, set()).add(int(line["seed"]))
     if len(seeds) == 1:
         return next(iter(seeds))
-    return "; ".join(
-        f"{text} (seed {', '.join(map(str, sorted(numbers)))})" for text, numbers in seeds.items()
-    )
+    return "; ".join(f"{text} (seed {_seeds(numbers)})" for text, numbers in seeds.items())
 
 
 # ---- sentences -------------------------------------------------------------------------------------------------------
 
 
 def _findings(
-    board: Board, tests: Tests, compared: Sequence[Compared], baseline: str, costs: Mapping[str, Cost]
+    board: Board, final: Board, tests: Tests, compared: Sequence[Compared], baseline: str
 ) -> list[str]:
-    """What can be said, in sentences that are computed."""
+    """What can be said, in sentences that are computed. The best of a kind are found, and tested, on `final`."""
     found = []
-    best = {kind: _best_of(board, kind) for kind in ("static", "adaptive", "oracle")}
+    best = {kind: _best_of(final, kind) for kind in ("static", "adaptive", "oracle")}
+    among = "method" if final is board else "contender, all seeds,"
     for kind, name in best.items():
         if name is not None:
-            kept = board.kept(name)
+            kept = final.kept(name)
             share = f", {_cut(100 * kept)} % of the best teacher's score" if kept is not None else ""
-            found.append(f"Best {kind} method on the average: {name}, {_points(board.average(name))}{share}.")
+            found.append(
+                f"Best {kind} {among} on the average: {name}, {_points(final.average(name))}{share}."
+            )
     if best["static"] is not None and best["adaptive"] is not None:
-        difference = tests.average(board, best["adaptive"], best["static"])
+        difference = tests.average(final, best["adaptive"], best["static"])
         if difference is not None:
             found.append(
                 f"{best['adaptive']} minus {best['static']}: {_difference(difference)}, p = {_p(difference.p_value)} (one test of two "
@@ -182,7 +196,7 @@ def _family(board: Board, method: str) -> str:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _scores(board: Board) -> TableData:
+def _scores(board: Board, title: str = "Scores") -> TableData:
     """Mean ± standard deviation × 100 per task and on the average, share of the teacher, rank; best first."""
     ranks = board.ranks()
     averages = {m: board.average(m) for m in board.methods}
@@ -217,7 +231,7 @@ def _scores(board: Board) -> TableData:
     ]
     best = {(row, number + 2) for number, column in enumerate(columns) for row in _best_rows(order, column)}
     return TableData(
-        "Scores", header, rows,
+        title, header, rows,
         "× 100 on dev, which nothing was chosen on: mean ± standard deviation over seeds. The average is over tasks; its ± is over "
         "seeds. Share of the best teacher of the pool on the same rows. Rank: mean over tasks, 1 is best.",
         frozenset(best),
@@ -243,8 +257,8 @@ def _differences(board: Board, compared: Sequence[Compared], baseline: str) -> T
     )  # fmt: skip
 
 
-def _pairs(board: Board, tests: Tests, contenders: Sequence[str]) -> TableData:
-    rows = [[f"{a} − {b}", _tested(d, interval=True)] for a, b, d in tests.pairs(board, contenders)]
+def _pairs(board: Board, tests: Tests) -> TableData:
+    rows = [[f"{a} − {b}", _tested(d, interval=True)] for a, b, d in tests.pairs(board, board.methods)]
     note = "Average over tasks; p adjusted by Holm over all pairs of contenders."
     return TableData("Contenders, pair by pair", ["pair", "difference [95 %]"], rows, note)
 
