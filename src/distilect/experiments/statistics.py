@@ -294,7 +294,7 @@ def _compared(
 class Cost:
     """What a method costs, averaged over seeds, then over tasks.
 
-    Seeds are those that all methods have, where there are such: further ones, of contenders, may come from a slower machine.
+    Seeds are those that all methods have, where there are such: while cells are missing, the others' may be of a slower machine.
 
     Attributes:
         seconds: of training, as measured, whatever else the machine did; `stage_seconds` of stages before, `search_seconds` of searches.
