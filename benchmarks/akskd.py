@@ -37,7 +37,7 @@ from distilect.data import encode, load_data
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.work import Workbench
 from distilect.selection import Episodes
-from distilect.selection.actor_critic import ActorCriticMix, held_out_loss
+from distilect.selection.actor_critic import ActorCriticWeights, validation_loss
 from distilect.training import DistillationTrainer
 from distilect.training.checkpoints import COMPLETE_FILE
 from distilect.training.episodes import episode_rows
@@ -63,7 +63,7 @@ Job = dict[str, Any] | Callable[[Workbench, Path, int], dict[str, Any]]
 def task(data: str, data_dir: str, work: Path, rows: int | None) -> dict[str, Any]:
     """A config of the task with one six-layer teacher; a tenth of train is held out by text, the same for all seeds."""
     limit, length, epochs, rate = TASKS[data]
-    train = {"epochs": epochs, "batch_size": 32, "learning_rate": rate, "max_length": length, "log_every": 20}
+    train = {"epochs": epochs, "batch_size": 32, "learning_rate": rate, "max_length": length, "logging_steps": 20}
     config = whole_task(data, data_dir, work, min(rows or 10**9, limit or 10**9), train).config
     with waiting(work / "teacher.lock"):
         teacher = whole_teacher(work, "six", config, BACKBONE, 1, 1e-4, 3)
@@ -81,9 +81,7 @@ def unlabelled(data: str, data_dir: str, work: Path) -> Path:
     own, dev = _texts(data, data_dir)
     kept = set(own[: TASKS[data][0]]) | set(dev)
     rest = own[TASKS[data][0] or len(own) :][:OWN_REST]
-    others = [
-        t for d in TASKS if d != data and (d in PAIRED) == (data in PAIRED) for t in _texts(d, data_dir)[0]
-    ]
+    others = [t for d in TASKS if d != data and (d in PAIRED) == (data in PAIRED) for t in _texts(d, data_dir)[0]]
     others = sorted(others, key=lambda text: draw("\0".join(text), "others"))[:OTHERS]
     rows = [list(text) for text in dict.fromkeys([*rest, *others]) if text not in kept]
     return write_table(path, ["text_a", "text_b"][: len(own[0])], rows)
@@ -91,14 +89,10 @@ def unlabelled(data: str, data_dir: str, work: Path) -> Path:
 
 def _texts(data: str, data_dir: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Of the whole train table, and of dev."""
-    plain = parse_config(
-        {"data": {"glue": GLUE[data], "reward_size": 0}, "data_dir": data_dir, "student": "x"}
-    )
+    plain = parse_config({"data": {"glue": GLUE[data], "validation_size": 0}, "data_dir": data_dir, "student": "x"})
     loaded = load_data(plain.data, plain.task, 0, Path(data_dir))
     assert loaded.dev is not None
-    train, dev = (
-        [tuple(t) for t in table.text(np.arange(len(table)))] for table in (loaded.train, loaded.dev)
-    )
+    train, dev = ([tuple(t) for t in table.text(np.arange(len(table)))] for table in (loaded.train, loaded.dev))
     return train, dev
 
 
@@ -111,9 +105,7 @@ def waiting(lock: Path) -> Iterator[None]:
         yield
 
 
-def run_each(
-    config: dict[str, Any], jobs: dict[str, Job], results: Results, work: Path, seed: int, **key: Any
-) -> None:
+def run_each(config: dict[str, Any], jobs: dict[str, Job], results: Results, work: Path, seed: int, **key: Any) -> None:
     """`run_all` with this seed's config."""
     run_all(parse_config({**config, "seed": seed}), jobs, results, work, seed, **key)
 
@@ -121,7 +113,7 @@ def run_each(
 def fixed(*weights: float) -> dict[str, Any]:
     """All four kinds with these weights, brought to one size: the rivals differ from AKSKD in the choice alone."""
     named = dict(zip(KINDS, weights, strict=True))
-    return {"name": "akskd", "mix": {"name": "fixed", "balance": "labels", "weights": named}}
+    return {"name": "akskd", "loss_weights": {"name": "fixed", "balance": "labels", "weights": named}}
 
 
 def subset(kinds: tuple[str, ...]) -> dict[str, Any]:
@@ -146,23 +138,37 @@ def subsets(data: str, config: dict[str, Any], work: Path, out: Path, seeds: lis
 
 
 def trainer_of(
-    bench: Workbench, method: dict[str, Any], folder: Path, seed: int, *, callbacks: Any = (), share: float = 1.0,
+    bench: Workbench,
+    method: dict[str, Any],
+    folder: Path,
+    seed: int,
+    *,
+    callbacks: Any = (),
+    share: float = 1.0,
     keeps: bool = False,
-) -> DistillationTrainer:  # fmt: skip
+) -> DistillationTrainer:
     """A trainer of three epochs, on a share of the rows; not yet run."""
     spec = MethodConfig.model_validate(method)
-    train = bench.config.train.model_copy(update={"keep": "last"})
+    train = bench.config.train.model_copy(update={"load_best_model_at_end": False})
     config: RunConfig = bench.config.model_copy(update={"seed": seed, "method": spec, "train": train})
     bench = replace(bench, config=config)
     student = bench.new_student()
     built, prepared = bench.prepare(spec, student)
-    rows = training_rows(student, bench.data.train, bench.data.reward, bench.data.task)
+    rows = training_rows(student, bench.data.train, bench.data.validation, bench.data.task)
     if share < 1:
         rows = rows.take(episode_rows(rows, Episodes(1, share), train, seed, 0))
     folder.mkdir(parents=True, exist_ok=True)
     trainer = DistillationTrainer(
-        student.model, rows, built, prepared.source, train, folder / "checkpoints", seed, callbacks=list(callbacks), keeps=keeps
-    )  # fmt: skip
+        student.model,
+        rows,
+        built,
+        prepared.source,
+        train,
+        folder / "checkpoints",
+        seed,
+        callbacks=list(callbacks),
+        keeps=keeps,
+    )
     trainer.student_tokens = (student.tokenizer, student.max_length)  # type: ignore[attr-defined]
     return trainer
 
@@ -187,9 +193,7 @@ def keep_thirds(config: dict[str, Any], reference: Path, seed: int) -> None:
     """The training that all thirds branch from: all four kinds, weight 1. Three epochs: a third is an epoch."""
     shutil.rmtree(reference, ignore_errors=True)
     bench = Workbench.open(parse_config({**config, "seed": seed}), {})
-    trainer = trainer_of(
-        bench, fixed(1, 1, 1, 1), reference, seed, callbacks=[_KeepThirds(reference)], keeps=True
-    )
+    trainer = trainer_of(bench, fixed(1, 1, 1, 1), reference, seed, callbacks=[_KeepThirds(reference)], keeps=True)
     trainer.train()
     shutil.rmtree(reference / "checkpoints", ignore_errors=True)
 
@@ -202,9 +206,7 @@ class _StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= round(self.share * state.max_steps)
 
 
-def a_third(
-    kinds: tuple[str, ...], third: int, reference: Path
-) -> Callable[[Workbench, Path, int], dict[str, Any]]:
+def a_third(kinds: tuple[str, ...], third: int, reference: Path) -> Callable[[Workbench, Path, int], dict[str, Any]]:
     """A job: one third of the training with this subset, from where the reference was; the held-out loss before and after."""
 
     def job(bench: Workbench, folder: Path, seed: int) -> dict[str, Any]:
@@ -214,15 +216,15 @@ def a_third(
             checkpoint = next((reference / f"third-{third}").glob("checkpoint-*"))
             assert (checkpoint / COMPLETE_FILE).exists()
             trainer._load_weights(str(checkpoint))
-            before = held_out_loss(trainer.probe, 10_000)
+            before = validation_loss(trainer.probe, 10_000)
             trainer.load_extra_state(checkpoint)
             trainer.train(resume_from_checkpoint=str(checkpoint))
         else:
-            before = held_out_loss(trainer.probe, 10_000)
+            before = validation_loss(trainer.probe, 10_000)
             trainer.train()
         return {
             **measured(bench, trainer),
-            "held_out_loss_before": round(before, 5),
+            "validation_loss_before": round(before, 5),
             "wall_seconds": seconds(started),
         }
 
@@ -237,9 +239,9 @@ def measured(bench: Workbench, trainer: DistillationTrainer) -> dict[str, Any]:
     score = bench.data.task.score
     return {
         "scores": _rounded(score(trainer.predict_rows(encode(dev, tokenizer, length)), dev.labels)),
-        "held_out": _rounded(score(trainer.predict_rows(rows.held_out_encoded), rows.held_out.labels)),
-        "held_out_loss": round(held_out_loss(trainer.probe, 10_000), 5),
-        "rows": {"train": len(rows.table), "dev": len(dev), "held_out": len(rows.held_out)},
+        "validation": _rounded(score(trainer.predict_rows(rows.validation_encoded), rows.validation.labels)),
+        "validation_loss": round(validation_loss(trainer.probe, 10_000), 5),
+        "rows": {"train": len(rows.table), "dev": len(dev), "validation": len(rows.validation)},
         "made": made(),
     }
 
@@ -257,7 +259,7 @@ def seconds(started: float) -> float:
 POINTS = [tuple(float(kind in s) for kind in KINDS) for s in SUBSETS] + [(0.25, 1.0, 1.0, 1.0)]
 
 
-def units(mix: ActorCriticMix, rows: int, reward: int, epochs: float) -> float:
+def units(mix: ActorCriticWeights, rows: int, reward: int, epochs: float) -> float:
     """What stage A costs, in rows that are trained on; a pass without gradient counts a third."""
     phases = mix.design.phases
     assert isinstance(phases, int)
@@ -271,8 +273,8 @@ def search(bench: Workbench, folder: Path, seed: int, calibrated: bool = False) 
     The best one has the lowest loss on the rows that also give AKSKD its rewards.
     """
     started = time.perf_counter()
-    rows, reward, epochs = len(bench.data.train), len(bench.data.reward), bench.config.train.epochs
-    per_point = units(ActorCriticMix(), rows, reward, epochs) / len(POINTS)
+    rows, reward, epochs = len(bench.data.train), len(bench.data.validation), bench.config.train.epochs
+    per_point = units(ActorCriticWeights(), rows, reward, epochs) / len(POINTS)
     share = (per_point - (min(512, reward) + 64) / 3) / (rows * epochs)
     tried = []
     for number, point in enumerate(POINTS):
@@ -283,27 +285,21 @@ def search(bench: Workbench, folder: Path, seed: int, calibrated: bool = False) 
         tried.append(
             {
                 "weights": point,
-                "held_out_loss": round(held_out_loss(trainer.probe, 512, calibrated), 5),
+                "validation_loss": round(validation_loss(trainer.probe, 512, calibrated), 5),
                 "rows": trainer.counts.rows,
             }
         )
     shutil.rmtree(folder / "points", ignore_errors=True)
-    best = min(tried, key=lambda one: one["held_out_loss"])  # type: ignore[arg-type,return-value]
+    best = min(tried, key=lambda one: one["validation_loss"])  # type: ignore[arg-type,return-value]
     spent = seconds(started)
     line = train_student(bench, fixed(*best["weights"]), folder, seed)  # type: ignore[misc]
     cost = {"rows": sum(one["rows"] for one in tried), "seconds": spent, "share": round(share, 4)}  # type: ignore[misc]
-    return {
-        **line,
-        "tried": tried,
-        "best": best["weights"],
-        "stage_a": cost,
-        "wall_seconds": seconds(started),
-    }
+    return {**line, "tried": tried, "best": best["weights"], "stage_a": cost, "wall_seconds": seconds(started)}
 
 
 def akskd(preset: str = "akskd", **options: Any) -> dict[str, Any]:
     hard = {"action": "hard"} if preset == "akskd-hard" else {}
-    return {"name": preset, "mix": {"name": "actor-critic", **hard, **options}}
+    return {"name": preset, "loss_weights": {"name": "actor-critic", **hard, **options}}
 
 
 MAIN: dict[str, Job] = {
@@ -356,7 +352,7 @@ _ALL = {**_THREE, "relation": {}, "attention": {}, "pooled": {}}
 
 
 def balanced(kinds: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "akskd", "knowledge": kinds, "mix": {"name": "fixed", "balance": "labels"}}
+    return {"name": "akskd", "knowledge": kinds, "loss_weights": {"name": "fixed", "balance": "labels"}}
 
 
 def steps_to_the_headline() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -381,7 +377,7 @@ def more_of_the_headline(rate: float, texts: Path) -> dict[str, tuple[dict[str, 
     plain, text = {"student": f"{BACKBONE}[layers=1,3,5]"}, {"data": {"extra": str(texts)}}
     fast, longer = {"learning_rate": 2 * rate}, {"epochs": 6}
     alone = {"name": "fixed", "balance": "labels", "weights": {"labels": 0.0}}
-    teacher = {"name": "akskd", "knowledge": _THREE, "mix": alone}
+    teacher = {"name": "akskd", "knowledge": _THREE, "loss_weights": alone}
     return {
         "hidden states, no labels": ({}, teacher),
         "hidden states + text": (text, balanced(_THREE)),
@@ -391,7 +387,7 @@ def more_of_the_headline(rate: float, texts: Path) -> dict[str, tuple[dict[str, 
         "response, no labels + text, double rate": ({**text, "train": fast}, {"name": "kd", "alpha": 0.0}),
         "pre-trained layers, no labels + text, double rate": ({**plain, **text, "train": fast}, teacher),
         "akskd": ({}, akskd()),
-    }  # fmt: skip
+    }
 
 
 def headline(
@@ -406,9 +402,11 @@ def headline(
     for seed in seeds:
         for name, (changes, method) in variants.items():
             changed = {
-                **config, **changes,
-                "data": {**config["data"], **changes.get("data", {})}, "train": {**config["train"], **changes.get("train", {})},
-            }  # fmt: skip
+                **config,
+                **changes,
+                "data": {**config["data"], **changes.get("data", {})},
+                "train": {**config["train"], **changes.get("train", {})},
+            }
             run_each(changed, {name: method}, results, work, seed)
 
 
@@ -416,9 +414,7 @@ def headline(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=["subsets", "against", "headline"])
     parser.add_argument("--data", nargs="+", choices=list(TASKS))
     parser.add_argument("--data-dir", default=".")

@@ -26,8 +26,8 @@ def load(name: str) -> list[Line]:
     return Results(RESULTS / "akskd" / f"{name}.jsonl").lines()
 
 
-def held_out(line: Line) -> float:
-    return float(next(iter(line["held_out"].values())))
+def validation(line: Line) -> float:
+    return float(next(iter(line["validation"].values())))
 
 
 def signs(name: str) -> list[str]:
@@ -45,12 +45,16 @@ def subsets(data: str) -> str:
     methods = by_method(lines)
     order = sorted(methods, key=lambda m: -np.mean([primary(line) for line in methods[m].values()]))
     rows = [
-        [*signs(m), str(len(methods[m])), mean_std([primary(line) for line in methods[m].values()]),
-         mean_std([held_out(line) for line in methods[m].values()])]
+        [
+            *signs(m),
+            str(len(methods[m])),
+            mean_std([primary(line) for line in methods[m].values()]),
+            mean_std([validation(line) for line in methods[m].values()]),
+        ]
         for m in order
-    ]  # fmt: skip
+    ]
     everything = "+".join(KINDS)
-    best = max(methods, key=lambda m: np.mean([held_out(line) for line in methods[m].values()]))
+    best = max(methods, key=lambda m: np.mean([validation(line) for line in methods[m].values()]))
     verdict = ""
     if everything in methods:
         difference = spread(paired(methods[best], methods[everything]))
@@ -78,7 +82,7 @@ def thirds(data: str) -> str:
         return ""
     gains: dict[tuple[str, int], list[float]] = {}
     for line in lines:
-        fall = line["held_out_loss_before"] - line["held_out_loss"]
+        fall = line["validation_loss_before"] - line["validation_loss"]
         gains.setdefault((line["method"], line["third"]), []).append(1000 * fall)
     names = ["+".join(s) for s in SUBSETS]
     rows = []
@@ -167,7 +171,7 @@ def headline() -> str:
     rows, chosen = [], {}
     for name in names:
         kept = {d: _kept(methods[name]) for d, methods in by_task.items() if name in methods}
-        held = [held_out(line) for d in kept for line in by_task[d][name].values()]
+        held = [validation(line) for d in kept for line in by_task[d][name].values()]
         whole = len(kept) == len(by_task)
         if whole:
             chosen[name] = float(np.mean(held))
@@ -187,9 +191,7 @@ def headline() -> str:
 
 def _kept(runs: dict[int, Line]) -> float:
     """Student's score over its teacher's, mean over seeds."""
-    return float(
-        np.mean([primary(line) / next(iter(line["teachers"]["six"].values())) for line in runs.values()])
-    )
+    return float(np.mean([primary(line) / next(iter(line["teachers"]["six"].values())) for line in runs.values()]))
 
 
 HEAD = """# AKSKD: results
@@ -204,10 +206,16 @@ of three, cut from it unless said otherwise. All methods with the four kinds bri
 def main() -> None:
     tasks = ("mrpc", "cola")
     sections: list[tuple[str, Callable[[], str]]] = [
-        ("Is all knowledge needed, and always the same?", lambda: "\n".join(t for d in tasks for f in (subsets, thirds) if (t := f(d)))),
-        ("Against its rivals", lambda: "\n".join(t for data in tasks for place in ("", "-h200") if (t := against(data, place)))),
+        (
+            "Is all knowledge needed, and always the same?",
+            lambda: "\n".join(t for d in tasks for f in (subsets, thirds) if (t := f(d))),
+        ),
+        (
+            "Against its rivals",
+            lambda: "\n".join(t for data in tasks for place in ("", "-h200") if (t := against(data, place))),
+        ),
         ("Half of the layers", headline),
-    ]  # fmt: skip
+    ]
     path = RESULTS / "akskd" / "notes.json"
     notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     text = HEAD

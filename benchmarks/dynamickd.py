@@ -32,9 +32,7 @@ ENLARGED: Methods = {
     "random-plan": {"name": "dynamic-data", "rows": {**PLAN, "score": "random"}, "batch_size": 8},
     "certain": {"name": "dynamic-data", "rows": {**TENTH, "reverse": True}},
 }
-NOT_ENLARGED: Methods = {
-    "not-enlarged": {"name": "kd", "epochs": 2}
-}  # as many rows as a tenth of twenty times
+NOT_ENLARGED: Methods = {"not-enlarged": {"name": "kd", "epochs": 2}}  # as many rows as a tenth of twenty times
 # More lets students of one seed take minutes rather than an hour; the teacher has seen all of train.
 ENLARGED_ROWS = {"sst-2": 4000, "cola": 2000, "mrpc": 1500, "rte": 1000}
 
@@ -81,7 +79,7 @@ def teachers(data: str, data_dir: str, work: Path, seeds: list[int], methods: Me
 
 
 def _mix(**options: Any) -> dict[str, Any]:
-    return {"name": "dynamic-objective", "mix": {"name": "uncertainty", **options}}
+    return {"name": "dynamic-objective", "loss_weights": {"name": "uncertainty", **options}}
 
 
 OBJECTIVE: Methods = {
@@ -111,9 +109,7 @@ def _teacher(work: Path, config: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=["enlarged", "teachers", "objective"])
     parser.add_argument("--data", required=True, choices=list(ENLARGED_ROWS))
     parser.add_argument("--data-dir", required=True)

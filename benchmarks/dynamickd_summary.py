@@ -35,27 +35,35 @@ def enlarged(data: str, title: str) -> str:
     whole = methods.get("all", {})
     rows = [
         [
-            f"`{name}`", str(len(runs)), scores_of(runs), "" if name == "all" else spread(paired(runs, whole)),
+            f"`{name}`",
+            str(len(runs)),
+            scores_of(runs),
+            "" if name == "all" else spread(paired(runs, whole)),
             f"{np.mean([line['teacher_rows'] for line in runs.values()]):,.0f}",
-            f"{np.mean([line['trained_rows'] for line in runs.values()]):,.0f}", _times(runs, whole),
+            f"{np.mean([line['trained_rows'] for line in runs.values()]):,.0f}",
+            _times(runs, whole),
         ]
         for name, runs in methods.items()
-    ]  # fmt: skip
+    ]
     copies = max(lines, key=lambda line: line["rows"]["all"])["rows"]
     about = (
         f"{copies['train']:,} rows with labels and their changed copies, {copies['all']:,} in all; {copies['dev']:,} dev rows. "
         f"Teacher: {teachers_line(lines)}."
     )
     header = [
-        "method", "seeds", "score", "minus `all`, paired", "rows the teacher was asked", "rows trained on", "wall time / `all`",
-    ]  # fmt: skip
+        "method",
+        "seeds",
+        "score",
+        "minus `all`, paired",
+        "rows the teacher was asked",
+        "rows trained on",
+        "wall time / `all`",
+    ]
     return f"### {title}\n\n{about}\n\n{table(header, rows)}\n"
 
 
 def _times(runs: dict[int, Line], whole: dict[int, Line]) -> str:
-    ratios = [
-        runs[s]["train_seconds"] / whole[s]["train_seconds"] for s in runs if s in whole and runs is not whole
-    ]
+    ratios = [runs[s]["train_seconds"] / whole[s]["train_seconds"] for s in runs if s in whole and runs is not whole]
     return f"{np.median(ratios):.2f}" if ratios else ""
 
 
@@ -71,9 +79,7 @@ def against(experiment: str, data: str, title: str, ours: tuple[str, ...]) -> st
         for name, runs in methods.items()
     ]
     others = {
-        name: np.mean([primary(line) for line in runs.values()])
-        for name, runs in methods.items()
-        if name not in ours
+        name: np.mean([primary(line) for line in runs.values()]) for name, runs in methods.items() if name not in ours
     }
     best = max(others, key=lambda name: others[name])
     about = f"Teachers: {teachers_line(lines)}. Student: {lines[0]['rows']['all']:,} rows. The best of the others: `{best}`."
@@ -92,14 +98,18 @@ def speed() -> str:
             continue
         rows = [
             [
-                name, *(f"{measured[signals][name]['median']:.2f} ({min(measured[signals][name]['all']):.2f}–{max(measured[signals][name]['all']):.2f})" for signals in ("stored", "live")),
-                "" if one["target"] is None else f"≤ {one['target']:.2f}", f"{one['rows']:,}", f"{one['probed']:,.0f}",
+                name,
+                *(
+                    f"{measured[signals][name]['median']:.2f} ({min(measured[signals][name]['all']):.2f}–{max(measured[signals][name]['all']):.2f})"
+                    for signals in ("stored", "live")
+                ),
+                "" if one["target"] is None else f"≤ {one['target']:.2f}",
+                f"{one['rows']:,}",
+                f"{one['probed']:,.0f}",
             ]
             for name, one in measured["stored"].items()
-        ]  # fmt: skip
-        header = [
-            "rows", "stored signals", "live teacher", "asked for", "rows trained on", "rows scored",
-        ]  # fmt: skip
+        ]
+        header = ["rows", "stored signals", "live teacher", "asked for", "rows trained on", "rows scored"]
         parts.append(
             f"### {task}: {measured['rows']:,} rows of {measured['mean_tokens']} tokens\n\n{table(header, rows)}\n"
         )
@@ -119,10 +129,19 @@ def main() -> None:
     arms = ("mrpc", "cola")
     sections: list[tuple[str, Callable[[], str]]] = [
         ("What choosing rows saves", speed),
-        ("A tenth of twenty times the data", lambda: "\n".join(enlarged(k, v) for k, v in GLUE.items() if lines_of(f"dynamickd/enlarged-{k}"))),
-        ("Which teacher (arm 1)", lambda: "\n".join(against("teachers", k, GLUE[k], ("hard", "soft-instance")) for k in arms)),
-        ("Which objective (arm 3)", lambda: "\n".join(against("objective", k, GLUE[k], ("uncertainty",)) for k in arms)),
-    ]  # fmt: skip
+        (
+            "A tenth of twenty times the data",
+            lambda: "\n".join(enlarged(k, v) for k, v in GLUE.items() if lines_of(f"dynamickd/enlarged-{k}")),
+        ),
+        (
+            "Which teacher (arm 1)",
+            lambda: "\n".join(against("teachers", k, GLUE[k], ("hard", "soft-instance")) for k in arms),
+        ),
+        (
+            "Which objective (arm 3)",
+            lambda: "\n".join(against("objective", k, GLUE[k], ("uncertainty",)) for k in arms),
+        ),
+    ]
     write_page("dynamickd", HEAD, sections)
 
 

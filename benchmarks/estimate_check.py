@@ -34,7 +34,7 @@ def main() -> None:
         folder = Path(name)
         data = build_docstrings(folder / "data")
         raw: dict[str, Any] = {
-            "data": {"train": str(data.train_path), "reward_size": 200},
+            "data": {"train": str(data.train_path), "validation_size": 200},
             "student": "a[layers=3]",
             "method": asked.method,
             "train": {"epochs": 2, "max_length": 96},
@@ -44,9 +44,7 @@ def main() -> None:
             ("a", BACKBONE),
             ("b", f"{BACKBONE}[layers=4]"),
         ):  # untrained heads: the price is the same
-            save_student(
-                build_student(StudentConfig(init=init), task, {}, 0, max_length=96), folder / teacher
-            )
+            save_student(build_student(StudentConfig(init=init), task, {}, 0, max_length=96), folder / teacher)
         raw["teachers"] = [str(folder / "a"), str(folder / "b")]
         lines = [measured(raw, count, folder) for count in asked.rows]
     for line in lines:
@@ -67,9 +65,7 @@ def measured(raw: dict[str, Any], count: int, folder: Path) -> dict[str, Any]:
     )
     foretold = estimate(config, [count])[0]
     cost = run(config)[0].metrics["cost"]
-    stored = sum(
-        p.stat().st_size for p in (folder / f"out-{count}" / "signals").glob("*/*/shard-*.safetensors")
-    )
+    stored = sum(p.stat().st_size for p in (folder / f"out-{count}" / "signals").glob("*/*/shard-*.safetensors"))
     pairs = {
         "scoring": (foretold.scoring_seconds, cost["scoring_seconds"]),
         "training": (foretold.training_seconds, cost["train_seconds"]),
@@ -77,11 +73,7 @@ def measured(raw: dict[str, Any], count: int, folder: Path) -> dict[str, Any]:
     }
     line: dict[str, Any] = {"rows": count}
     for name, (said, found) in pairs.items():
-        line |= {
-            name: round(found, 2),
-            f"{name}_foretold": round(said, 2),
-            f"{name}_error": round(said / found - 1, 3),
-        }
+        line |= {name: round(found, 2), f"{name}_foretold": round(said, 2), f"{name}_error": round(said / found - 1, 3)}
     return line
 
 

@@ -40,13 +40,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ.setdefault("DISTILECT_QUIET", "1")
 
-    from tests.faults.attempts import (
-        Trial,
-        can_mount,
-        flipped_checkpoint,
-        flipped_selector,
-        flipped_store,
-    )
+    from tests.faults.attempts import Trial, can_mount, flipped_checkpoint, flipped_selector, flipped_store
     from tests.faults.harness import warm_up
     from tests.faults.places import PLACES, Scene
 
@@ -63,9 +57,7 @@ def main() -> None:
             if kind in ("full_disk", "read_only") and not mounts:
                 continue
             for attempt in range(min(asked.attempts, RARE.get(kind, asked.attempts))):
-                if any(
-                    (r["place"], r["kind"], r["attempt"]) == (name, kind, attempt) for r in found["attempts"]
-                ):
+                if any((r["place"], r["kind"], r["attempt"]) == (name, kind, attempt) for r in found["attempts"]):
                     continue
                 draw = random.Random(f"{name} {kind} {attempt}")
                 result = getattr(trial, kind)(draw)
@@ -101,23 +93,20 @@ def page(found: dict[str, Any], path: Path) -> None:
     for result in found["attempts"]:
         groups[result["kind"], result["place"]].append(result)
     lines = [
-        "# Faults: attempts and survivals", "",
+        "# Faults: attempts and survivals",
+        "",
         f"Made by `{found['command']}` (raw results, machine and versions in `{path.stem}.json`). An attempt is survived when the",
         "job, run again, ends with the same bytes as a run that nothing happened to: the store's shards, or a run's weights, history,",
-        "selections and scores; and when the disturbed run itself ended as it should.", "",
-        "| fault | place | attempts | survived | hit the job before its end |", "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for (kind, place), results in sorted(
-        groups.items(), key=lambda item: (list(KINDS).index(item[0][0]), item[0][1])
-    ):
+        "selections and scores; and when the disturbed run itself ended as it should.",
+        "",
+        "| fault | place | attempts | survived | hit the job before its end |",
+        "|---|---|---|---|---|",
+    ]
+    for (kind, place), results in sorted(groups.items(), key=lambda item: (list(KINDS).index(item[0][0]), item[0][1])):
         fine = sum(not result["wrong"] for result in results)
         hit = sum(any(code != 0 for code in result["codes"]) for result in results)
         lines.append(f"| {KINDS[kind]} | {place} | {len(results)} | {fine} | {hit} |")
-    lines += [
-        "",
-        "| flipped bits in | positions | detected | harmless | wrong numbers |",
-        "|---|---|---|---|---|",
-    ]
+    lines += ["", "| flipped bits in | positions | detected | harmless | wrong numbers |", "|---|---|---|---|---|"]
     for name, tried in found["flips"].items():
         lines.append(
             f"| {name} | {tried['positions']} | {tried['detected']} | {tried['harmless']} | {tried['wrong']} |"

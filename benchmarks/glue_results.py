@@ -24,14 +24,10 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     """Metrics of all finished runs below `folder`, in the order of the tasks."""
     found = []
     for task in TASKS:
-        for path in sorted(
-            folder.glob(f"{task}*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)
-        ):
+        for path in sorted(folder.glob(f"{task}*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
             config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            found.append(
-                {**metrics, "run": path.parent.name, "max_train_rows": config["data"]["max_train_rows"]}
-            )
+            found.append({**metrics, "run": path.parent.name, "max_train_rows": config["data"]["max_train_rows"]})
     return found
 
 
@@ -66,7 +62,7 @@ def page(lines: list[dict[str, Any]]) -> str:
         parts += [
             f"## {task.upper()}: {metrics}",
             "",
-            f"{_subset(first)}{rows['train']:,} train rows, {rows['reward']:,} held out, {rows['dev']:,} dev.",
+            f"{_subset(first)}{rows['train']:,} train rows, {rows['validation']:,} held out, {rows['dev']:,} dev.",
             "",
             f"| model | layers | parameters | {metrics} | share of best teacher |",
             "|---|---|---|---|---|",
@@ -92,10 +88,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     lines = collect(parser.parse_args().folder)
     TARGET.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("glue.jsonl", "".join(json.dumps(x) + "\n" for x in lines)),
-        ("glue.md", page(lines)),
-    ):
+    for name, text in (("glue.jsonl", "".join(json.dumps(x) + "\n" for x in lines)), ("glue.md", page(lines))):
         temporary = TARGET / (name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, TARGET / name)

@@ -83,20 +83,27 @@ def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, 
     student = bench.new_student()
     built, prepared = bench.prepare(config.method, student)
     table = bench.data.distillation if built.teachers is not None else bench.data.train
-    rows = training_rows(student, table, bench.data.reward, bench.data.task)
+    rows = training_rows(student, table, bench.data.validation, bench.data.task)
     folder.mkdir(parents=True, exist_ok=True)
     selection = bench.learn_selection(config, built, prepared, rows, folder)
     trainer, fitted = fit(
-        student, rows, built, prepared.source, config.train, folder,
-        seed=seed, description=folder.name, vectors=prepared.vectors,
-    )  # fmt: skip
+        student,
+        rows,
+        built,
+        prepared.source,
+        config.train,
+        folder,
+        seed=seed,
+        description=folder.name,
+        vectors=prepared.vectors,
+    )
     dev = bench.data.dev
     assert dev is not None
     logits = trainer.predict_rows(encode(dev, student.tokenizer, student.max_length))
     record = pq.read_table(folder / "selection.parquet").to_pylist()
     return {
         "scores": {k: round(v, 5) for k, v in bench.data.task.score(logits, dev.labels).items()},
-        "held_out": {k: round(v, 5) for k, v in fitted.held_out.items()},
+        "validation": {k: round(v, 5) for k, v in fitted.validation.items()},
         "selection": [_rounded(line) for line in record if line["group"] == "all"],
         "health": _last_health(folder / "history.jsonl"),
         "method_spec": config.method.model_dump(exclude_none=True),
@@ -113,9 +120,14 @@ def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, 
 
 
 def run_all(
-    config: RunConfig, methods: Methods, results: Results, work: Path, seed: int, ready: Callable[[Workbench], None] | None = None,
+    config: RunConfig,
+    methods: Methods,
+    results: Results,
+    work: Path,
+    seed: int,
+    ready: Callable[[Workbench], None] | None = None,
     **key: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Every method with one seed, each in its turn; what has a result, or is being run by another process, is left out."""
     if all(results.has(method=name, seed=seed, **key) for name in methods):
         return
@@ -129,22 +141,10 @@ def run_all(
                 continue
             folder = work / "students" / "-".join([name, str(seed), *map(str, key.values())])
             shutil.rmtree(folder, ignore_errors=True)
-            line = (
-                method(bench, folder, seed)
-                if callable(method)
-                else train_student(bench, method, folder, seed)
-            )
+            line = method(bench, folder, seed) if callable(method) else train_student(bench, method, folder, seed)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             results.add({"method": name, "seed": seed, **key, **line, "teachers": scores})
-            print(
-                results.path.stem,
-                name,
-                seed,
-                key,
-                line.get("scores"),
-                f"{line['wall_seconds']:.0f} s",
-                flush=True,
-            )
+            print(results.path.stem, name, seed, key, line.get("scores"), f"{line['wall_seconds']:.0f} s", flush=True)
 
 
 def teacher_scores(bench: Workbench) -> dict[str, dict[str, float]]:

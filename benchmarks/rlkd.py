@@ -85,7 +85,7 @@ def read_rows(
     else:
         source = {"glue": GLUE[data]}
     config = parse_config(
-        {"data": {**source, "reward_size": 0, "max_train_rows": limit}, "data_dir": data_dir, "student": "x"}
+        {"data": {**source, "validation_size": 0, "max_train_rows": limit}, "data_dir": data_dir, "student": "x"}
     )
     loaded = load_data(config.data, config.task, 0, Path(data_dir))
     assert loaded.dev is not None
@@ -113,9 +113,7 @@ SPECIALISTS: Methods = {
 }
 
 
-def specialists(
-    data: str, data_dir: str, work: Path, seeds: list[int], methods: Methods, tag: str = ""
-) -> None:
+def specialists(data: str, data_dir: str, work: Path, seeds: list[int], methods: Methods, tag: str = "") -> None:
     """Three teachers that each know a third; the student sees 5 % of the labels and all of the text."""
     train, dev = read_rows(data, data_dir, work, limit=None if data == "demo" else 3000)
     if data == "demo":
@@ -123,9 +121,7 @@ def specialists(
     thirds = by_class(train) if data == "demo" else by_cluster(train, work)
     labels = sorted({label for _, label in train})
     for third in range(3):
-        write_csv(
-            work / f"third-{third}.csv", [row for row, t in zip(train, thirds, strict=True) if t == third]
-        )
+        write_csv(work / f"third-{third}.csv", [row for row, t in zip(train, thirds, strict=True) if t == third])
     write_csv(work / "dev.csv", dev)
     teachers = [specialist(work, third, labels) for third in range(3)]
     results = Results(RESULTS / "rlkd" / f"specialists-{data}{tag}.jsonl")
@@ -144,16 +140,24 @@ def few_labels(
     write_csv(work / f"unknown-{seed}.csv", order[known:], labelled=False)
     return {
         "data": {
-            "train": str(work / f"known-{seed}.csv"), "extra": str(work / f"unknown-{seed}.csv"), "dev": str(work / "dev.csv"),
+            "train": str(work / f"known-{seed}.csv"),
+            "extra": str(work / f"unknown-{seed}.csv"),
+            "dev": str(work / "dev.csv"),
         },
         "task": {"labels": labels},
         "teachers": [{"name": f"third-{i}", "path": str(path)} for i, path in enumerate(teachers)],
         "student": f"{BACKBONE}[layers=2,5]",
         "train": {
-            "epochs": 3, "batch_size": 32, "learning_rate": 3e-4, "max_length": 40, "keep": "last", "log_every": 50,
+            "epochs": 3,
+            "batch_size": 32,
+            "learning_rate": 3e-4,
+            "max_length": 40,
+            "load_best_model_at_end": False,
+            "logging_steps": 50,
         },
-        "output": str(work), "seed": seed,
-    }  # fmt: skip
+        "output": str(work),
+        "seed": seed,
+    }
 
 
 def largest_classes(train: list[Row], dev: list[Row], count: int) -> tuple[list[Row], list[Row]]:
@@ -178,7 +182,7 @@ def by_cluster(train: list[tuple[str, str]], work: Path) -> list[int]:
 
 def backbone_vectors(path: Path, rows: list[tuple[str, str]], work: Path) -> np.ndarray:
     """float32 [N, 384] of unit length."""
-    config = parse_config({"data": {"train": str(write_csv(path, rows)), "reward_size": 0}, "student": "x"})
+    config = parse_config({"data": {"train": str(write_csv(path, rows)), "validation_size": 0}, "student": "x"})
     table = load_data(config.data, config.task, 0, Path(".")).train
     encoder = EncoderTeacher(BACKBONE, pooling="mean", max_length=96)
     source = prepare_signals([encoder], table, SignalStore(work / "signals"), [[]]).source
@@ -197,11 +201,16 @@ def finetuned(work: Path, name: str, train: Path, labels: list[str], seed: int, 
     if not (folder / "metrics.json").exists():
         config = parse_config(
             {
-                "name": name, "output": str(work / "teachers"), "data": {"train": str(train)}, "task": {"labels": labels},
-                "student": init, "method": "finetune", "seed": seed,
+                "name": name,
+                "output": str(work / "teachers"),
+                "data": {"train": str(train)},
+                "task": {"labels": labels},
+                "student": init,
+                "method": "finetune",
+                "seed": seed,
                 "train": {"epochs": 3, "learning_rate": 1e-4, "max_length": 96},
             }
-        )  # fmt: skip
+        )
         run(config)
     return folder / "student"
 
@@ -235,17 +244,24 @@ REMEDIES: Methods = {
     "rlkd-joint": {"name": "rlkd", "teachers": {**RLKD, **VECTOR, "state": "joint"}},
     "rlkd-reward-2": {"name": "rlkd", "teachers": {**RLKD, **VECTOR, "reward": 2}},
     "rlkd-published-row": {
-        "name": "rlkd-published", "teachers": {"name": "reinforced", **VECTOR, "baseline": "row", "policy_warmup": "none"},
+        "name": "rlkd-published",
+        "teachers": {"name": "reinforced", **VECTOR, "baseline": "row", "policy_warmup": "none"},
     },
     "rlkd-published-virtual": {
         "name": "rlkd-published",
-        "teachers": {"name": "reinforced", **VECTOR, "measure": "virtual", "baseline": "row", "policy_warmup": "virtual"},
+        "teachers": {
+            "name": "reinforced",
+            **VECTOR,
+            "measure": "virtual",
+            "baseline": "row",
+            "policy_warmup": "virtual",
+        },
     },
     "rlkd-no-baseline": {
         "name": "rlkd-published",
         "teachers": {"name": "reinforced", **VECTOR, "baseline": "none", "normalise": False},
     },
-}  # fmt: skip
+}
 
 
 def pool(data: str, data_dir: str, work: Path, seeds: list[int], methods: Methods) -> None:
@@ -268,11 +284,7 @@ def pool(data: str, data_dir: str, work: Path, seeds: list[int], methods: Method
     results = Results(RESULTS / "rlkd" / f"pool-{data}.jsonl")
     for seed in seeds:
         run_all(
-            parse_config({**config, "seed": seed}),
-            methods or {**STATIC, **LEARNED, **singles},
-            results,
-            work,
-            seed,
+            parse_config({**config, "seed": seed}), methods or {**STATIC, **LEARNED, **singles}, results, work, seed
         )
 
 
@@ -282,15 +294,9 @@ def bad_teacher(data: str, data_dir: str, work: Path, seeds: list[int], methods:
     config = task.config
     good = [
         {"name": "six", "path": str(whole_teacher(work, "six", config, BACKBONE, 1, 1e-4, 3))},
-        {
-            "name": "four",
-            "path": str(whole_teacher(work, "four", config, f"{BACKBONE}[layers=4]", 3, 1e-4, 3)),
-        },
+        {"name": "four", "path": str(whole_teacher(work, "four", config, f"{BACKBONE}[layers=4]", 3, 1e-4, 3))},
     ]
-    flipped = {
-        **config,
-        "data": {**config["data"], **task.flipped},
-    }
+    flipped = {**config, "data": {**config["data"], **task.flipped}}
     bad = {"name": "bad", "path": str(whole_teacher(work, "bad", flipped, BACKBONE, 1, 1e-4, 3))}
     results = Results(RESULTS / "rlkd" / f"bad-teacher-{data}.jsonl")
     for seed in seeds:
@@ -310,9 +316,7 @@ def scratch_model(work: Path, texts: list[str]) -> Path:
         trained.train_from_iterator(iter(texts), vocab_size=4000, min_frequency=2, special_tokens=[*special])
         trained.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
         backend = trained._tokenizer
-        names = dict(
-            zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
-        )
+        names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
         shape = BertConfig(
             vocab_size=len(tokenizer),
@@ -331,9 +335,7 @@ def scratch_model(work: Path, texts: list[str]) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=["specialists", "bad-teacher", "pool"])
     parser.add_argument("--data", default="demo")
     parser.add_argument("--data-dir", default=".")

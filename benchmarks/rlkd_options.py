@@ -62,9 +62,17 @@ class Untrained:
 def view_of(sample: TrainingSample, epoch: int) -> StepView:
     """The sample without its labels."""
     return StepView(
-        rows=sample.rows, labels=torch.full_like(sample.labels, -100), student=torch.zeros_like(sample.teachers[:, 0]),
-        pooled=None, teachers=sample.teachers, progress=0.0, epoch=epoch, step=0, seed=0, vectors=sample.vectors,
-    )  # fmt: skip
+        rows=sample.rows,
+        labels=torch.full_like(sample.labels, -100),
+        student=torch.zeros_like(sample.teachers[:, 0]),
+        pooled=None,
+        teachers=sample.teachers,
+        progress=0.0,
+        epoch=epoch,
+        step=0,
+        seed=0,
+        vectors=sample.vectors,
+    )
 
 
 def quality(selector: Any, sample: TrainingSample, gold: Tensor) -> dict[str, float]:
@@ -102,9 +110,7 @@ def measure(seed: int, work: Path) -> dict[str, Any]:
         "entropy": {"name": "entropy"},
         "gate": {"name": "gate", "teachers": {"name": "gate", **VECTOR}},
     }
-    methods |= {
-        name: {"name": "rlkd", "teachers": {**RLKD, **VECTOR, **change}} for name, change in CHANGES.items()
-    }
+    methods |= {name: {"name": "rlkd", "teachers": {**RLKD, **VECTOR, **change}} for name, change in CHANGES.items()}
     found = {}
     bench = replace(bench, config=bench.config.model_copy(update={"seed": seed}))
     built, _ = bench.prepare(MethodConfig.model_validate(methods["rlkd"]), student)
@@ -112,9 +118,11 @@ def measure(seed: int, work: Path) -> dict[str, Any]:
     gold = torch.tensor([gold_of[int(key)] for key in sample.rows])
     hidden = sample.labels < 0
     rest = TrainingSample(
-        sample.rows[hidden], sample.labels[hidden], sample.teachers[hidden],
+        sample.rows[hidden],
+        sample.labels[hidden],
+        sample.teachers[hidden],
         None if sample.vectors is None else sample.vectors[hidden],
-    )  # fmt: skip
+    )
     for name, method in methods.items():
         built, _ = bench.prepare(MethodConfig.model_validate(method), student)
         vectors = rest
@@ -127,9 +135,7 @@ def measure(seed: int, work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     given = parser.parse_args()
     write_result("rlkd_options", {str(seed): measure(seed, given.work) for seed in (100, 101)})

@@ -26,9 +26,7 @@ from distilect.pipeline.work import Workbench
 from distilect.selection import get_preset
 from distilect.training import DistillationTrainer
 
-PUBLISHED: dict[str, Any] = {
-    "name": "reinforced", "warmup_epochs": 0, "policy_warmup": "none", "update_every": 1,
-}  # fmt: skip
+PUBLISHED: dict[str, Any] = {"name": "reinforced", "warmup_epochs": 0, "policy_warmup": "none", "update_every": 1}
 PRESET: dict[str, Any] = {**dict(get_preset("rlkd").teachers or {}), "update_every": 1}  # type: ignore[arg-type]
 METHODS: dict[str, Any] = {
     "rlkd (virtual step)": {**PRESET, "policy_warmup": "none"},
@@ -36,8 +34,7 @@ METHODS: dict[str, Any] = {
     "reward 2, half of the rows": {**PUBLISHED, "reward": 2},
     "reward 2, all rows": {**PUBLISHED, "reward": 2, "share": 1.0},
     **{
-        f"reward 3, 256 held-out rows every {n} steps": {**PUBLISHED, "reward": 3, "evaluate_every": n}
-        for n in (1, 10)
+        f"reward 3, 256 held-out rows every {n} steps": {**PUBLISHED, "reward": 3, "evaluate_every": n} for n in (1, 10)
     },
 }
 
@@ -45,10 +42,12 @@ METHODS: dict[str, Any] = {
 def open_bench(data_dir: str, rows: int, folder: Path) -> Workbench:
     """Three teachers of the backbone's size and their stored signals."""
     raw: dict[str, Any] = {
-        "data": {"glue": "MRPC", "max_train_rows": rows, "reward_size": 256}, "data_dir": data_dir,
-        "student": f"{BACKBONE}[layers=3]", "output": str(folder),
-        "train": {"epochs": 1, "keep": "last"},
-    }  # fmt: skip
+        "data": {"glue": "MRPC", "max_train_rows": rows, "validation_size": 256},
+        "data_dir": data_dir,
+        "student": f"{BACKBONE}[layers=3]",
+        "output": str(folder),
+        "train": {"epochs": 1, "load_best_model_at_end": False},
+    }
     config = parse_config(raw)
     task = load_data(config.data, config.task, 0, Path(data_dir)).task
     raw["teachers"] = []
@@ -66,18 +65,23 @@ class Contender:
     def __init__(self, bench: Workbench, teachers: Any, folder: Path) -> None:
         self.bench, self.folder = bench, folder
         self.student = bench.new_student()
-        self.method, self.prepared = bench.prepare(
-            MethodConfig(name="uniform", teachers=teachers), self.student
-        )
-        self.rows = training_rows(self.student, bench.data.train, bench.data.reward, bench.data.task)
+        self.method, self.prepared = bench.prepare(MethodConfig(name="uniform", teachers=teachers), self.student)
+        self.rows = training_rows(self.student, bench.data.train, bench.data.validation, bench.data.task)
 
     def epoch(self) -> float:
         """Seconds of one epoch of the real trainer; evaluation and saving are outside."""
         timer = EpochTime()
         trainer = DistillationTrainer(
-            self.student.model, self.rows, self.method, self.prepared.source, self.bench.config.train, self.folder, 0,
-            [timer], vectors=self.prepared.vectors,
-        )  # fmt: skip
+            self.student.model,
+            self.rows,
+            self.method,
+            self.prepared.source,
+            self.bench.config.train,
+            self.folder,
+            0,
+            [timer],
+            vectors=self.prepared.vectors,
+        )
         trainer.train()
         return timer.seconds
 
@@ -86,11 +90,11 @@ def warm_up_seconds(bench: Workbench) -> float:
     """The preset's policy warm-up, once per run."""
     student = bench.new_student()
     method, prepared = bench.prepare(MethodConfig(name="rlkd"), student)
-    rows = training_rows(student, bench.data.train, bench.data.reward, bench.data.task)
+    rows = training_rows(student, bench.data.train, bench.data.validation, bench.data.task)
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillationTrainer(
             student.model, rows, method, prepared.source, bench.config.train, Path(folder), 0, vectors=prepared.vectors
-        )  # fmt: skip
+        )
         started = time.perf_counter()
         assert method.teachers is not None
         method.teachers.begin_epoch(trainer.probe, 0)  # type: ignore[attr-defined]
@@ -98,9 +102,7 @@ def warm_up_seconds(bench: Workbench) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True, help="folder with MRPC/")
     parser.add_argument("--rows", type=int, default=900)
     parser.add_argument("--repeats", type=int, default=3)

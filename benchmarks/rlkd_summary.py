@@ -41,12 +41,7 @@ def specialists(data: str, title: str) -> str:
     for name, runs in methods.items():
         above = paired(runs, methods["uniform"])
         closed = [100 * ours / whole for ours, whole in zip(above, gap, strict=False)]
-        row = [
-            f"`{name}`",
-            str(len(runs)),
-            mean_std([primary(line) for line in runs.values()]),
-            spread(above),
-        ]
+        row = [f"`{name}`", str(len(runs)), mean_std([primary(line) for line in runs.values()]), spread(above)]
         rows.append(
             [
                 *row,
@@ -176,12 +171,19 @@ every selection, and in the first section also the labelled rows; teachers are t
 def main() -> None:
     tasks = {"mrpc": "MRPC", "cola": "CoLA"}
     sections: list[tuple[str, Callable[[], str]]] = [
-        ("Specialists and few labels", lambda: specialists("demo", "Docstrings, the six largest classes: each teacher saw two") + "\n" + specialists("sst-2", "SST-2: each teacher saw one cluster of the texts")),
+        (
+            "Specialists and few labels",
+            lambda: (
+                specialists("demo", "Docstrings, the six largest classes: each teacher saw two")
+                + "\n"
+                + specialists("sst-2", "SST-2: each teacher saw one cluster of the texts")
+            ),
+        ),
         ("A bad teacher in the pool", lambda: bad_teacher("mrpc", "MRPC") + "\n" + bad_teacher("demo", "Docstrings")),
         ("Against every static baseline", lambda: "\n".join(pool(k, v) for k, v in tasks.items())),
         ("The paper's Table 1: is a better teacher better for a small student?", lambda: table_1(tasks)),
         ("The price", price),
-    ]  # fmt: skip
+    ]
     write_page("rlkd", HEAD, sections)
 
 

@@ -15,12 +15,12 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from benchmarks.common import write_result
 from distilect.config import parse_config
 from distilect.evaluation import flops_per_token
-from distilect.pipeline.estimate import FORWARD, GPUS, TRAINING, by_operations, held_out, total
+from distilect.pipeline.estimate import FORWARD, GPUS, TRAINING, by_operations, total, validation
 
 ROWS = (10**6, 10**8, 10**9)
 TOKENS, CLASSES, TEACHERS, TEXT = 64, 3, 4, 300  # per row: tokens of the student, logits; text in bytes
 CONFIG: dict[str, Any] = {
-    "data": {"train": "rows.parquet", "reward_size": 5000},
+    "data": {"train": "rows.parquet", "validation_size": 5000},
     "student": "teacher-1[layers=3]",
     "train": {"epochs": 1, "batch_size": 256},
 }
@@ -29,9 +29,7 @@ CONFIG: dict[str, Any] = {
 def shape(layers: int) -> torch.nn.Module:
     """BERT-base with so many layers, without memory."""
     with torch.device("meta"):
-        model: torch.nn.Module = AutoModelForSequenceClassification.from_config(
-            BertConfig(num_hidden_layers=layers)
-        )
+        model: torch.nn.Module = AutoModelForSequenceClassification.from_config(BertConfig(num_hidden_layers=layers))
     return model
 
 
@@ -46,13 +44,20 @@ def main() -> None:
     for gpu in ("a100", "h100"):
         teachers = {f"teacher-{k}": teacher for k in range(TEACHERS)}
         rates = by_operations(teachers, student, TOKENS, config.train.batch_size, GPUS[gpu], signals, table)
-        lines += [
-            {"gpu": gpu, **total(config, rows, rates, held_out(config, rows, 0)).to_dict()} for rows in ROWS
-        ]
-    write_result("scale", {
-        "assumed": {"tokens": TOKENS, "text_bytes": TEXT, "classes": CLASSES, "forward": FORWARD, "training": TRAINING},
-        "rows": lines,
-    })  # fmt: skip
+        lines += [{"gpu": gpu, **total(config, rows, rates, validation(config, rows, 0)).to_dict()} for rows in ROWS]
+    write_result(
+        "scale",
+        {
+            "assumed": {
+                "tokens": TOKENS,
+                "text_bytes": TEXT,
+                "classes": CLASSES,
+                "forward": FORWARD,
+                "training": TRAINING,
+            },
+            "rows": lines,
+        },
+    )
     print(
         "\n| rows | GPU | teachers, GPU hours | student, GPU hours | signals | table, if mapped |\n|---|---|---|---|---|---|"
     )

@@ -75,17 +75,17 @@ class TrainingTime(TrainerCallback):
 class World:
     """Rows, a teacher and its stored signals."""
 
-    def __init__(
-        self, glue: str, rows: int | None, data_dir: str, epochs: int, batch: int, folder: Path
-    ) -> None:
+    def __init__(self, glue: str, rows: int | None, data_dir: str, epochs: int, batch: int, folder: Path) -> None:
         self.config = parse_config(
             {
-                "data": {"glue": glue, "max_train_rows": rows}, "data_dir": data_dir, "student": BACKBONE,
-                "train": {"epochs": epochs, "batch_size": batch, "keep": "last", "log_every": 10},
+                "data": {"glue": glue, "max_train_rows": rows},
+                "data_dir": data_dir,
+                "student": BACKBONE,
+                "train": {"epochs": epochs, "batch_size": batch, "load_best_model_at_end": False, "logging_steps": 10},
             }
-        )  # fmt: skip
+        )
         data = load_data(self.config.data, self.config.task, 0, Path(data_dir))
-        self.task, self.train, self.reward = data.task, data.train, data.reward
+        self.task, self.train, self.validation = data.task, data.train, data.validation
         built = build_student(StudentConfig(init=BACKBONE), self.task, {}, 1, max_length=128)
         path = folder / f"{glue}-teacher"
         built.model.save_pretrained(path)
@@ -108,9 +108,15 @@ def seconds(rows: Rows | str, signals: str, world: World, folder: Path) -> dict[
     timer, source = TrainingTime(), world.sources[signals]
     before = source.forwards
     trainer = DistillationTrainer(
-        student.model, training_rows(student, world.train, world.reward, world.task), method, source,
-        world.config.train, folder, 0, [timer],
-    )  # fmt: skip
+        student.model,
+        training_rows(student, world.train, world.validation, world.task),
+        method,
+        source,
+        world.config.train,
+        folder,
+        0,
+        [timer],
+    )
     trainer.train()
     return {
         "seconds": timer.seconds,
@@ -170,9 +176,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS))
     parser.add_argument("--output", default="selection_speed")
     given = parser.parse_args()
-    whole = [
-        n for n, m in METHODS.items() if given.epochs % (m.get("every", 1) if isinstance(m, dict) else 1) == 0
-    ]
+    whole = [n for n, m in METHODS.items() if given.epochs % (m.get("every", 1) if isinstance(m, dict) else 1) == 0]
     names = ["all", *(name for name in given.methods or whole if name != "all")]
     path = RESULTS / f"{given.output}.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

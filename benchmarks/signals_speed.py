@@ -41,9 +41,7 @@ def scoring(data_dir: str, folder: Path, repeats: int) -> dict[str, Any]:
                 teacher.model(**encoded.collate(rows))
         bare = time.perf_counter() - start
         start = time.perf_counter()
-        prepare_signals(
-            [teacher], data.train, SignalStore(folder / f"store-{repeat}"), [[]], max_tokens=16384
-        )
+        prepare_signals([teacher], data.train, SignalStore(folder / f"store-{repeat}"), [[]], max_tokens=16384)
         ours = time.perf_counter() - start
         if repeat:  # the first round warms up
             ratios.append(bare / ours)
@@ -90,10 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        values = {
-            "lookup": lookup(folder, arguments.rows, 300),
-            "scoring": scoring(arguments.data_dir, folder, 5),
-        }
+        values = {"lookup": lookup(folder, arguments.rows, 300), "scoring": scoring(arguments.data_dir, folder, 5)}
     write_result("signals_speed", values)
 
 

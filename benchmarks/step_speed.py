@@ -54,9 +54,15 @@ def epoch_seconds(method_name: str, world: Any, folder: Path) -> float:
         part.setup(SelectionContext(tuple(t.name for t in pool), method.kinds))
     timer = EpochTime()
     trainer = DistillationTrainer(
-        student.model, training_rows(student, world.train, world.reward, world.task), method,
-        world.source if pool else None, world.config.train, folder, 0, [timer],
-    )  # fmt: skip
+        student.model,
+        training_rows(student, world.train, world.validation, world.task),
+        method,
+        world.source if pool else None,
+        world.config.train,
+        folder,
+        0,
+        [timer],
+    )
     trainer.train()
     return timer.seconds
 
@@ -72,16 +78,12 @@ def usual_steps(world: Any, steps: int) -> float:
     for step in range(steps):
         start = time.perf_counter()
         columns = [list(column) for column in zip(*texts[32 * step : 32 * step + 32], strict=True)]
-        inputs = student.tokenizer(
-            *columns, padding="max_length", truncation=True, max_length=128, return_tensors="pt"
-        )
+        inputs = student.tokenizer(*columns, padding="max_length", truncation=True, max_length=128, return_tensors="pt")
         with torch.no_grad():
             teachers = torch.stack([t.model(**inputs).logits for t in world.teachers], dim=1)
         logits = student.model(**inputs).logits
         response = response_kl(logits, teachers, 4.0).mean(1)
-        hard = torch.nn.functional.cross_entropy(
-            logits, labels[:32] % world.task.num_outputs, reduction="none"
-        )
+        hard = torch.nn.functional.cross_entropy(logits, labels[:32] % world.task.num_outputs, reduction="none")
         (0.5 * hard + 0.5 * response).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -95,12 +97,14 @@ class World:
     def __init__(self, glue: str, rows: int | None, data_dir: str, folder: Path) -> None:
         self.config = parse_config(
             {
-                "data": {"glue": glue, "max_train_rows": rows}, "data_dir": data_dir, "student": BACKBONE,
-                "train": {"epochs": 1, "keep": "last", "log_every": 10},
+                "data": {"glue": glue, "max_train_rows": rows},
+                "data_dir": data_dir,
+                "student": BACKBONE,
+                "train": {"epochs": 1, "load_best_model_at_end": False, "logging_steps": 10},
             }
-        )  # fmt: skip
+        )
         data = load_data(self.config.data, self.config.task, 0, Path(data_dir))
-        self.task, self.train, self.reward = data.task, data.train, data.reward
+        self.task, self.train, self.validation = data.task, data.train, data.validation
         self.teachers = []
         for seed in (1, 2, 3):
             built = build_student(StudentConfig(init=BACKBONE), self.task, {}, seed, max_length=128)
@@ -135,10 +139,7 @@ def measure(glue: str, rows: int | None, data_dir: str, repeats: int) -> dict[st
     return {
         "rows": len(world.train),
         "mean_tokens": round(float(tokens.mean()), 1),
-        "uniform_over_finetune": {
-            "median": round(statistics.median(ratios), 3),
-            "all": [round(r, 3) for r in ratios],
-        },
+        "uniform_over_finetune": {"median": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]},
         "usual_over_uniform": round(usual / epoch, 2),
         "usual_steps_measured": 11,
     }
@@ -149,9 +150,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="folder with MRPC/ and SST-2/")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    values = {
-        glue: measure(glue, rows, arguments.data_dir, arguments.repeats) for glue, rows in TASKS.items()
-    }
+    values = {glue: measure(glue, rows, arguments.data_dir, arguments.repeats) for glue, rows in TASKS.items()}
     write_result("step_speed", values)
 
 

@@ -48,7 +48,7 @@ def whole_task(
     if data == "demo":
         built = build_docstrings(work / "docstrings")
         source = {"train": str(built.train_path), "dev": str(built.dev_path), "max_train_rows": limit or 4000}
-    plain = parse_config({"data": {**source, "reward_size": 0}, "data_dir": data_dir, "student": "x"})
+    plain = parse_config({"data": {**source, "validation_size": 0}, "data_dir": data_dir, "student": "x"})
     loaded = load_data(plain.data, plain.task, 0, Path(data_dir))
     assert loaded.dev is not None
     names = loaded.task.labels  # none: a regression
@@ -58,12 +58,12 @@ def whole_task(
 
     columns = ["text_a", "text_b"][: loaded.train.num_texts]
     files: dict[str, list[list[str]]] = {
-        name: [] for name in ("train", "reward", "flipped", "flipped_reward", "dev")
+        name: [] for name in ("train", "validation", "flipped", "flipped_validation", "dev")
     }
     for text, label in zip(loaded.train.text(np.arange(len(loaded.train))), loaded.train.labels, strict=True):
-        part = "reward" if draw("\0".join(text), "reward") < 0.1 else "train"
+        part = "validation" if draw("\0".join(text), "reward") < 0.1 else "train"
         files[part].append([*text, answer(label)])
-        files["flipped_reward" if part == "reward" else "flipped"].append([*text, answer(label, 1)])
+        files["flipped_validation" if part == "validation" else "flipped"].append([*text, answer(label, 1)])
     dev = loaded.dev
     for text, label in zip(dev.text(np.arange(len(dev))), dev.labels, strict=True):
         files["dev"].append([*text, answer(label)])
@@ -75,26 +75,35 @@ def whole_task(
     pairs = data in PAIRS
     config = {
         "data": {
-            "train": paths["train"], "reward": paths["reward"], "dev": paths["dev"], "text": columns, "label": "label",
+            "train": paths["train"],
+            "validation": paths["validation"],
+            "dev": paths["dev"],
+            "text": columns,
+            "label": "label",
         },
-        "task": {"metrics": list(loaded.task.metrics), **({"labels": list(names)} if names else {"kind": "regression"})},
+        "task": {
+            "metrics": list(loaded.task.metrics),
+            **({"labels": list(names)} if names else {"kind": "regression"}),
+        },
         "student": "six[layers=1,3,5]",
         "train": {
-            "batch_size": 32 if pairs else 64, "epochs": 3 if pairs else 2, "learning_rate": RATE.get(data, 1e-4),
-            "max_length": 96 if pairs else 40, "log_every": 50, **(train or {}),
+            "batch_size": 32 if pairs else 64,
+            "epochs": 3 if pairs else 2,
+            "learning_rate": RATE.get(data, 1e-4),
+            "max_length": 96 if pairs else 40,
+            "logging_steps": 50,
+            **(train or {}),
         },
         "output": str(work),
-    }  # fmt: skip
+    }
     texts = [cell for row in files["train"] for cell in row[:-1]]
-    flipped = {"train": paths["flipped"], "reward": paths["flipped_reward"]} if names else {}
+    flipped = {"train": paths["flipped"], "validation": paths["flipped_validation"]} if names else {}
     return WholeTask(config, flipped, texts)
 
 
 def draw(text: str, purpose: str) -> float:
     """A number in [0, 1) that depends on the text and the purpose alone."""
-    return (
-        int.from_bytes(hashlib.blake2b(f"{purpose}\0{text}".encode(), digest_size=8).digest(), "big") / 2**64
-    )
+    return int.from_bytes(hashlib.blake2b(f"{purpose}\0{text}".encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def write_table(path: Path, header: list[str], rows: list[list[str]]) -> Path:

@@ -45,9 +45,7 @@ def presets() -> str:
     from distilect.selection import presets as known
 
     lines = ["| preset | what it does | source |", "|---|---|---|"]
-    lines += [
-        f"| `{name}` | {preset.summary} | {preset.reference or '–'} |" for name, preset in known().items()
-    ]
+    lines += [f"| `{name}` | {preset.summary} | {preset.reference or '–'} |" for name, preset in known().items()]
     return "\n".join(lines)
 
 

@@ -48,9 +48,7 @@ def page() -> str:
         lines += ["", f"## {part.__name__}", "", (part.__doc__ or "").split("\n")[0], ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for name, field in part.model_fields.items():
-            default = (
-                "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-            )
+            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
             meaning = (field.description or "").replace("|", "\\|")
             lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
     return "\n".join(lines) + "\n"
@@ -63,11 +61,7 @@ def _default(value: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    text = (
-        annotation.__name__
-        if isinstance(annotation, type) and not typing.get_args(annotation)
-        else str(annotation)
-    )
+    text = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
     text = re.sub(r"typing\.|distilect\.(experiments\.)?config\.", "", text)
     text = re.sub(r"Annotated\[(\w+), .*?\)\]", r"\1", text).replace("NoneType", "None")
     return text.replace("|", "\\|")

@@ -34,15 +34,14 @@ def test_the_grid_on_one_gpu_brings_back_lines_and_not_what_is_being_trained(tmp
     (bin_ / "nvidia-smi").write_text("#!/bin/sh\necho a GPU\n")
     (bin_ / "nvidia-smi").chmod(0o755)
     environment = {
-        **os.environ, "WORK": str(tmp_path / "runs"), "TREE": str(tmp_path), "PATH": f"{bin_}:{os.environ['PATH']}"
-    }  # fmt: skip
+        **os.environ,
+        "WORK": str(tmp_path / "runs"),
+        "TREE": str(tmp_path),
+        "PATH": f"{bin_}:{os.environ['PATH']}",
+    }
     script = str(ROOT / "benchmarks" / "one_gpu.sh")
-    done = subprocess.run(
-        ["bash", script, "collect", "1", str(out)], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(["bash", script, "collect", "1", str(out)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "a GPU" in done.stdout, done.stderr
     with tarfile.open(out / "lines.tgz") as archive:
         names = {name for name in archive.getnames() if "." in Path(name).name}
-    assert names == {
-        f"full/{n}" for n in ("results.jsonl", "config.yaml", "predictions/a.parquet", "tuned/kd.json")
-    }
+    assert names == {f"full/{n}" for n in ("results.jsonl", "config.yaml", "predictions/a.parquet", "tuned/kd.json")}

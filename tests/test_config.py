@@ -53,11 +53,7 @@ shares = st.floats(min_value=0, max_value=1)
 counts = st.integers(1, 10**6)
 seeds = st.integers(-(2**31), 2**63 - 1)
 plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | words,
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=6,
 )
@@ -88,17 +84,26 @@ methods = words | some(
     rows=options | words,
     teachers=options | words,
     knowledge=options,
-    mix=options | words,
+    loss_weights=options | words,
 )
 configs = st.builds(
     lambda required, rest: parse_config(required | rest),
-    st.fixed_dictionaries({
-        "data": some(
-            train=words, dev=words, extra=words, text=words | st.lists(words, max_size=2), label=words,
-            reward_size=st.floats(0, 1e6), quoting=st.booleans(), max_train_rows=counts,
-        ),
-        "student": words | st.builds(lambda a, b: a | b, st.fixed_dictionaries({"init": words}), some(tokenizer=words)),
-    }),
+    st.fixed_dictionaries(
+        {
+            "data": some(
+                train=words,
+                dev=words,
+                extra=words,
+                text=words | st.lists(words, max_size=2),
+                label=words,
+                validation_size=st.floats(0, 1e6),
+                quoting=st.booleans(),
+                max_train_rows=counts,
+            ),
+            "student": words
+            | st.builds(lambda a, b: a | b, st.fixed_dictionaries({"init": words}), some(tokenizer=words)),
+        }
+    ),
     some(
         name=names,
         task=some(kind=st.sampled_from(["auto", "classification", "regression"]), labels=st.lists(words, max_size=3)),
@@ -110,7 +115,7 @@ configs = st.builds(
         seed=seeds,
         output=words,
     ),
-)  # fmt: skip
+)
 
 
 @same_folder
@@ -139,12 +144,7 @@ def test_an_override_is_what_the_file_would_have_said(epochs: float, seed: int, 
     raw = {"data": {"train": "t"}, "student": "s", "train": {"epochs": 1}}
     for override in (f"train.epochs={epochs!r}", f"seed={seed}", f"train.batch_size={size}"):
         apply_override(raw, override)
-    wanted = {
-        "data": {"train": "t"},
-        "student": "s",
-        "train": {"epochs": epochs, "batch_size": size},
-        "seed": seed,
-    }
+    wanted = {"data": {"train": "t"}, "student": "s", "train": {"epochs": epochs, "batch_size": size}, "seed": seed}
     assert parse_config(raw) == parse_config(wanted)
 
 
@@ -169,15 +169,10 @@ def test_a_file_of_anything_is_a_config_or_a_config_error(content: str | bytes, 
         assert str(error)
 
 
-keys = (
-    st.sampled_from([*RunConfig.model_fields, *TeacherConfig.model_fields, *FinetuneConfig.model_fields])
-    | words
-)
+keys = st.sampled_from([*RunConfig.model_fields, *TeacherConfig.model_fields, *FinetuneConfig.model_fields]) | words
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | words | st.dates() | st.binary(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(keys | st.integers() | st.none(), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys | st.integers() | st.none(), inner, max_size=4),
     max_leaves=20,
 )
 
@@ -196,18 +191,11 @@ def test_a_mapping_of_anything_is_a_config_or_a_config_error(raw: dict[Any, Any]
 @given(
     override=st.text(max_size=30)
     | st.builds(
-        "{}={}".format,
-        st.lists(keys | st.sampled_from(["0", "1", "²", "9" * 5000]), min_size=1).map(".".join),
-        words,
+        "{}={}".format, st.lists(keys | st.sampled_from(["0", "1", "²", "9" * 5000]), min_size=1).map(".".join), words
     )
 )
 def test_an_override_of_anything_applies_or_is_a_config_error(override: str) -> None:
-    raw: dict[str, Any] = {
-        **MINIMAL,
-        "data": {"train": "t"},
-        "teachers": ["a", {"path": "b"}],
-        "baselines": ["kd", 5],
-    }
+    raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}, "teachers": ["a", {"path": "b"}], "baselines": ["kd", 5]}
     try:
         apply_override(raw, override)
         parse_config(raw)
@@ -215,9 +203,7 @@ def test_an_override_of_anything_applies_or_is_a_config_error(override: str) -> 
         assert str(error)
 
 
-@pytest.mark.parametrize(
-    "content", ["[" * 5000, "a: " + "{" * 5000, "&a [*a]", "data: &a {train: *a}\nstudent: s"]
-)
+@pytest.mark.parametrize("content", ["[" * 5000, "a: " + "{" * 5000, "&a [*a]", "data: &a {train: *a}\nstudent: s"])
 def test_nesting_without_an_end_is_a_config_error(content: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         load_config(write(tmp_path, content))
@@ -225,7 +211,7 @@ def test_nesting_without_an_end_is_a_config_error(content: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
 @pytest.mark.parametrize(
-    "key", ["train.epochs", "train.weight_decay", "data.reward_size", "method.alpha", "method.rows.x"]
+    "key", ["train.epochs", "train.weight_decay", "data.validation_size", "method.alpha", "method.rows.x"]
 )
 def test_a_number_that_is_none_would_train_for_ever_or_to_nothing(key: str, value: str) -> None:
     raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}}
@@ -263,10 +249,7 @@ def test_a_config_of_code_is_refused(tmp_path: Path) -> None:
         ),
         ({"train": {"epochs": 0}}, "'train.epochs': Input should be greater than 0, got 0"),
         ({"method": {"alpha": 2}}, "'method.alpha': Input should be less than or equal to 1, got 2"),
-        (
-            {"data": {"text": 5}},
-            "'data.text': Input should be a valid string or Input should be a valid list, got 5",
-        ),
+        ({"data": {"text": 5}}, "'data.text': Input should be a valid string or Input should be a valid list, got 5"),
         (
             {"teachers": [{"name": "a"}]},
             "'teachers.0': a teacher has exactly one of path, table, finetune; got none, got {'name': 'a'}",
@@ -291,8 +274,7 @@ def test_all_faults_are_told_at_once() -> None:
         "'data' is missing",
         "'student' is missing",
         "'train.epochs': Input should be greater than 0, got -1",
-        "unknown key 'train.seeds': known: "
-        + ", ".join(sorted(type(parse_config(MINIMAL).train).model_fields)),
+        "unknown key 'train.seeds': known: " + ", ".join(sorted(type(parse_config(MINIMAL).train).model_fields)),
     ]
 
 
@@ -342,9 +324,7 @@ def test_a_missing_file_and_a_folder_are_told_by_name(tmp_path: Path) -> None:
         ("name=a=b", ("name",), "a=b"),
     ],
 )
-def test_an_override_reaches_into_short_forms_and_lists(
-    override: str, path: tuple[Any, ...], value: Any
-) -> None:
+def test_an_override_reaches_into_short_forms_and_lists(override: str, path: tuple[Any, ...], value: Any) -> None:
     raw: dict[str, Any] = {
         "data": {"train": "t", "dev": "d"},
         "student": "a[layers=1]",

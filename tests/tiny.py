@@ -58,9 +58,7 @@ def _wordpiece() -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return tokenizer.to_str()
 
@@ -116,9 +114,7 @@ def xlnet_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     """An XLNet-like tokenizer: <sep> <cls> at the END, padding on the LEFT."""
     tokenizer = Tokenizer.from_str(_wordpiece())
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A [SEP] [CLS]:2",
-        pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        single="$A [SEP] [CLS]:2", pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

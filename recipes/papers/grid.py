@@ -12,7 +12,7 @@ so that nothing but Python is needed here. GRID is one of:
     rewards    the same for RL-KD with reward 1, and with reward 3 at each gamma
 
 Further KEY=VALUE go into every command; `name=NAME` and `output=FOLDER` also say what the runs are called and where they are.
-The choice looks at rows held out of train (`student.held_out` in metrics.json); dev is reported beside it, never chosen on.
+The choice looks at rows held out of train (`student.validation` in metrics.json); dev is reported beside it, never chosen on.
 Teachers and their signals are made once and shared by all runs of an output folder; a command whose run is finished is refused,
 and one that was stopped goes on.
 """
@@ -32,9 +32,7 @@ OUTPUT = "runs/papers"  # of the recipes
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--best", action="store_true", help="choose among the finished runs of the grid")
     parser.add_argument("recipe", type=Path, metavar="RECIPE")
     parser.add_argument("grid", metavar="GRID")
@@ -42,9 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         found = best(given.recipe, given.grid, given.overrides) if given.best else None
-        lines = found or [
-            shlex.join(command) for command in commands(given.recipe, given.grid, given.overrides)
-        ]
+        lines = found or [shlex.join(command) for command in commands(given.recipe, given.grid, given.overrides)]
     except ValueError as error:
         parser.error(str(error))
     print("\n".join(lines))
@@ -75,9 +71,7 @@ def cells(recipe: Path, grid: str, overrides: list[str]) -> dict[str, list[str]]
     name = _given("name", overrides) or recipe.stem
     found = {}
     for labels in itertools.product(*axes):
-        settings = {
-            key: value for axis, label in zip(axes, labels, strict=True) for key, value in axis[label].items()
-        }
+        settings = {key: value for axis, label in zip(axes, labels, strict=True) for key, value in axis[label].items()}
         found["-".join([name, grid, *labels])] = _settings(settings, fixed)
     return found
 
@@ -97,11 +91,11 @@ def best(recipe: Path, grid: str, overrides: list[str]) -> list[str]:
             method = file.parent.name.removeprefix(name)
             metrics = json.loads(file.read_text(encoding="utf-8"))
             primary, student = metrics["primary"], metrics["student"]
-            held_out, dev = student["held_out"][primary], student["scores"].get(primary, float("nan"))
+            validation, dev = student["validation"][primary], student["scores"].get(primary, float("nan"))
             finished += 1
-            if method not in chosen or held_out > chosen[method][0]:
-                line = f"{primary} {held_out:.4f} held out, {dev:.4f} dev  {file.parent}"
-                chosen[method] = held_out, f"{metrics['method']:<14} {line}"
+            if method not in chosen or validation > chosen[method][0]:
+                line = f"{primary} {validation:.4f} held out, {dev:.4f} dev  {file.parent}"
+                chosen[method] = validation, f"{metrics['method']:<14} {line}"
     if not chosen:
         raise ValueError(f"no run of the grid {grid!r} is finished in {output}")
     return [f"{finished} finished runs of {len(names)} cells", *(line for _, line in chosen.values())]

@@ -14,15 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from distilect.errors import ConfigError
 
@@ -44,23 +36,17 @@ class Part(BaseModel):
 class TaskConfig(Part):
     """What is learned. Everything can be inferred from the training table."""
 
-    kind: Literal["auto", "classification", "regression"] = Field(
-        "auto", description="inferred from the label column"
-    )
+    kind: Literal["auto", "classification", "regression"] = Field("auto", description="inferred from the label column")
     labels: list[str] | None = Field(
         None, description="label names in the order of the student's outputs; inferred: sorted"
     )
-    metrics: list[str] | None = Field(
-        None, description="the first one chooses checkpoints; inferred from the task"
-    )
+    metrics: list[str] | None = Field(None, description="the first one chooses checkpoints; inferred from the task")
 
 
 class AugmentConfig(Part):
     """Changed copies of the rows of train, added to `extra`: teachers say what they are."""
 
-    times: int = Field(
-        20, ge=1, description="copies per row, before those that are there already are left out"
-    )
+    times: int = Field(20, ge=1, description="copies per row, before those that are there already are left out")
     methods: list[Literal["neighbours", "swap", "delete", "recombine", "mlm"]] = Field(
         ["neighbours"], min_length=1, description="kinds of change, taken in turn"
     )
@@ -69,10 +55,7 @@ class AugmentConfig(Part):
         None, description="checkpoint for neighbours, recombine and mlm; default: the student's backbone"
     )
     probability: float | None = Field(
-        None,
-        gt=0.0,
-        le=1.0,
-        description="share of changed words; default: 0.4 neighbours, 0.15 mlm, else 0.1",
+        None, gt=0.0, le=1.0, description="share of changed words; default: 0.4 neighbours, 0.15 mlm, else 0.1"
     )
     labels: bool = Field(False, description="copies keep their row's label")
 
@@ -80,25 +63,17 @@ class AugmentConfig(Part):
 class DataConfig(Part):
     """Where the rows come from."""
 
-    train: str | None = Field(
-        None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id"
-    )
+    train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
     dev: str | None = Field(None, description="reported on only; never used for a choice")
-    glue: str | None = Field(
-        None, description="a GLUE folder in the official TSV form; sets train, dev and columns"
-    )
-    extra: str | None = Field(
-        None, description="unlabelled rows for distillation: only teachers speak on them"
-    )
-    reward: str | None = Field(
+    glue: str | None = Field(None, description="a GLUE folder in the official TSV form; sets train, dev and columns")
+    extra: str | None = Field(None, description="unlabelled rows for distillation: only teachers speak on them")
+    validation: str | None = Field(
         None, description="file held out of train for rewards, early stopping and checkpoint choice"
     )
-    reward_size: float = Field(
-        0.1, ge=0.0, description="without `reward`: share (<1) or count (>=1) of train that is held out"
+    validation_size: float = Field(
+        0.1, ge=0.0, description="without `validation`: share (<1) or count (>=1) of train that is held out"
     )
-    text: str | list[str] | None = Field(
-        None, description="one or two text columns; inferred from their names"
-    )
+    text: str | list[str] | None = Field(None, description="one or two text columns; inferred from their names")
     label: str | None = Field(None, description="label column; inferred from its name")
     quoting: bool | None = Field(
         None, description="whether double quotes delimit CSV/TSV fields; CSV: yes, TSV: detected"
@@ -115,9 +90,7 @@ class DataConfig(Part):
 class FinetuneConfig(Part):
     """How a checkpoint is fine-tuned: teachers and the `finetune` verb."""
 
-    init: str = Field(
-        description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` cuts it"
-    )
+    init: str = Field(description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` cuts it")
     epochs: Positive = 3.0
     learning_rate: Positive = 5e-5
     batch_size: int = Field(32, ge=1)
@@ -129,18 +102,12 @@ class TeacherConfig(Part):
 
     name: str | None = Field(None, description="used in logs and reports; default: the path's last part")
     path: str | None = Field(None, description="fine-tuned checkpoint: folder or hub id")
-    table: str | None = Field(
-        None, description="file of this teacher's outputs made elsewhere, joined by text"
-    )
+    table: str | None = Field(None, description="file of this teacher's outputs made elsewhere, joined by text")
     outputs: Literal["logits", "probabilities", "log_probabilities", "scores"] = Field(
         "probabilities", description="what the numbers of `table` are"
     )
-    finetune: FinetuneConfig | None = Field(
-        None, description="fine-tune this teacher first, on the run's train split"
-    )
-    labels: list[str] | None = Field(
-        None, description="names of its outputs in order, where its config has none"
-    )
+    finetune: FinetuneConfig | None = Field(None, description="fine-tune this teacher first, on the run's train split")
+    labels: list[str] | None = Field(None, description="names of its outputs in order, where its config has none")
     max_length: int | None = Field(
         None, ge=2, description="in tokens; default: the run's, at most what the model can take"
     )
@@ -171,10 +138,8 @@ class MethodConfig(Part):
     temperature: Positive | None = Field(None, description="of teacher and student in response knowledge")
     rows: Options | str | None = Field(None, description="another row selector")
     teachers: Options | str | None = Field(None, description="another teacher selector")
-    knowledge: Options | None = Field(
-        None, description="kinds of knowledge and their options, replacing the preset's"
-    )
-    mix: Options | str | None = Field(None, description="another knowledge selector")
+    knowledge: Options | None = Field(None, description="kinds of knowledge and their options, replacing the preset's")
+    loss_weights: Options | str | None = Field(None, description="another loss-weight selector")
 
 
 class TrainConfig(Part):
@@ -186,39 +151,33 @@ class TrainConfig(Part):
         ge=1,
         description="in place of `epochs`: stop after so many student tokens, those of selectors' own passes included",
     )
-    batch_size: int = Field(
-        32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps"
-    )
-    accumulation: int = Field(
+    batch_size: int = Field(32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps")
+    gradient_accumulation_steps: int = Field(
         1, ge=1, description="a step's rows are run in this many parts; the loss is the same"
     )
     max_tokens: int = Field(
         8192, ge=16, description="padded tokens run at once; larger batches are split, the loss is the same"
     )
     learning_rate: Positive = 5e-5
-    warmup: Fraction = Field(0.1, description="share of the steps")
+    warmup_ratio: Fraction = Field(0.1, description="share of the steps")
     weight_decay: float = Field(0.01, ge=0.0)
-    scheduler: str = "linear"
+    lr_scheduler_type: str = "linear"
     max_grad_norm: float = Field(1.0, ge=0.0)
-    max_length: int = Field(
-        128, ge=2, description="in tokens, for all models that have no length of their own"
-    )
+    max_length: int = Field(128, ge=2, description="in tokens, for all models that have no length of their own")
     precision: Precision = Field("auto", description="auto: bf16 where the processor has it")
     group_by_length: bool = True
-    keep: Literal["best", "last"] = Field(
-        "best", description="best: the checkpoint with the best score on the reward split"
+    load_best_model_at_end: bool = Field(
+        True, description="end with the weights of the best score on the validation split, not with the last ones"
     )
-    patience: int | None = Field(
+    early_stopping_patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better score"
     )
-    evaluations: int = Field(
-        1, ge=1, description="evaluations on the reward split per epoch; a checkpoint each"
-    )
+    evaluations: int = Field(1, ge=1, description="evaluations on the validation split per epoch; a checkpoint each")
     resumable: bool = Field(
         True,
         description="false: checkpoints hold weights only, a stopped training begins anew; saves time in trainings of seconds",
     )
-    log_every: int = Field(10, ge=1, description="steps")
+    logging_steps: int = Field(10, ge=1, description="steps")
     dropout: Fraction | None = Field(None, description="of the student; default: its config's")
 
 
@@ -367,7 +326,7 @@ _SHORT_FORMS = {
     ("method",): "name",
     ("method", "rows"): "name",
     ("method", "teachers"): "name",
-    ("method", "mix"): "name",
+    ("method", "loss_weights"): "name",
     ("baselines", "*"): "name",
     ("student",): "init",
     ("teachers", "*"): "path",

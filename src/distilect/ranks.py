@@ -16,9 +16,7 @@ import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor
 
-_PATIENCE = timedelta(
-    days=7
-)  # a rank may wait for others that score for days; the launcher ends all when one has died
+_PATIENCE = timedelta(days=7)  # a rank may wait for others that score for days; the launcher ends all when one has died
 
 
 def start() -> None:
@@ -29,10 +27,7 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or dist.is_initialized():
         return
     backend = "gloo"
-    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in (
-        "1",
-        "true",
-    ):
+    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=_PATIENCE)

@@ -44,9 +44,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> str:
 def table(rows: int = 60, pairs: bool = False) -> Table:
     rng = np.random.default_rng(0)
     words = " ".join(SENTENCES).replace(",", "").split()
-    one, two = (
-        [" ".join(rng.choice(words, size=int(rng.integers(4, 12)))) for _ in range(rows)] for _ in "ab"
-    )
+    one, two = ([" ".join(rng.choice(words, size=int(rng.integers(4, 12)))) for _ in range(rows)] for _ in "ab")
     return Table.from_texts(list(zip(one, two, strict=True)) if pairs else one, rng.integers(0, 2, rows))
 
 
@@ -127,9 +125,7 @@ def test_crossover_is_a_head_with_the_tail_of_the_partner():
         first = found[0].split()
         heads, tails = [w for w in first if w[0] == "a"], [w for w in first if w[0] == "b"]
         assert (
-            first == heads + tails
-            and " ".join(heads) == one[: len(" ".join(heads))]
-            and two.endswith(" ".join(tails))
+            first == heads + tails and " ".join(heads) == one[: len(" ".join(heads))] and two.endswith(" ".join(tails))
         )
         assert 2 <= len(heads) <= 6 and 1 <= len(tails) <= 3
         assert two.endswith(found[2])  # nothing of its own
@@ -206,9 +202,7 @@ def test_a_masked_word_has_the_words_around_it_before_it(masked):
     filler = MaskedFiller(masked)
     vocabulary = Vocabulary()
     pieces = cut(source.texts[0].to_pylist(), vocabulary)
-    words = Words.among(
-        pieces, np.array([piece in ("film", "piano") for piece in vocabulary.pieces])[pieces.ids]
-    )
+    words = Words.among(pieces, np.array([piece in ("film", "piano") for piece in vocabulary.pieces])[pieces.ids])
     found = filler.fill(source.texts[0].to_pylist(), pieces, words, vocabulary, Draws(keys(2), 0), 1.0)
     reference = AutoModelForMaskedLM.from_pretrained(masked).eval()
     for text, word, new in zip(

@@ -114,15 +114,11 @@ def test_an_unexpected_error_is_one_line_that_asks_for_a_report(config: str, sta
     fails_with(stand_in, ValueError("two\nlines"))
     result = call("run", config)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == (
-        "unexpected ValueError: two lines (run with --debug for the traceback; please report)\n"
-    )
+    assert result.stderr == ("unexpected ValueError: two lines (run with --debug for the traceback; please report)\n")
 
 
 @pytest.mark.parametrize("words", [("--debug", "run", "CONFIG"), ("run", "CONFIG", "--debug")])
-def test_debug_shows_the_error_itself_wherever_it_stands(
-    config: str, stand_in: Any, words: tuple[str, ...]
-) -> None:
+def test_debug_shows_the_error_itself_wherever_it_stands(config: str, stand_in: Any, words: tuple[str, ...]) -> None:
     error = DataError("no column")
     fails_with(stand_in, error)
     result = call(*(config if word == "CONFIG" else word for word in words))
@@ -198,7 +194,4 @@ def test_a_real_interrupt_ends_the_process_with_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert (
-        told
-        == "stopped; finished parts are kept: the same command goes on from there (without --overwrite)\n"
-    )
+    assert told == "stopped; finished parts are kept: the same command goes on from there (without --overwrite)\n"

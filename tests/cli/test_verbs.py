@@ -82,11 +82,7 @@ def fake_report(stand_in: Any) -> list[Any]:
 
 def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **environment},
+        [sys.executable, *words], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
     )
 
 
@@ -144,20 +140,12 @@ def test_run_passes_the_config_with_overrides_and_names_the_report(
 
     def run(settings: Any, *, overwrite: bool = False) -> list[Any]:
         seen.update(settings=settings, overwrite=overwrite)
-        return [
-            SimpleNamespace(
-                folder=Path("r/tiny"), metrics={"method": "kd"}, report=Path("r/tiny/report.html")
-            )
-        ]
+        return [SimpleNamespace(folder=Path("r/tiny"), metrics={"method": "kd"}, report=Path("r/tiny/report.html"))]
 
     stand_in("distilect.pipeline", run=run)
     result = call("run", config, "train.epochs=5", "method=uniform", "--overwrite")
     assert result.exit_code == 0, result.output
-    assert (seen["settings"].train.epochs, seen["settings"].method.name, seen["overwrite"]) == (
-        5,
-        "uniform",
-        True,
-    )
+    assert (seen["settings"].train.epochs, seen["settings"].method.name, seen["overwrite"]) == (5, "uniform", True)
     assert "TABLE kd" in result.output
     assert "report: r/tiny/report.html" in result.output
     assert fake_report == []
@@ -167,9 +155,7 @@ def test_run_with_baselines_sets_the_students_side_by_side(
     config: str, tmp_path: Path, stand_in: Any, fake_report: list[Any]
 ) -> None:
     folders = [tmp_path / "tiny", tmp_path / "tiny-kd"]
-    results = [
-        SimpleNamespace(folder=f, metrics={"method": f.name}, report=f / "report.html") for f in folders
-    ]
+    results = [SimpleNamespace(folder=f, metrics={"method": f.name}, report=f / "report.html") for f in folders]
     stand_in("distilect.pipeline", run=lambda settings, overwrite: results)
     result = call("run", config, f"output={tmp_path}")
     assert result.exit_code == 0, result.output
@@ -177,9 +163,7 @@ def test_run_with_baselines_sets_the_students_side_by_side(
     assert f"report: {tmp_path}/tiny-summary.html" in result.output
 
 
-def test_a_dry_run_prints_the_whole_config_as_it_would_be_run(
-    config: str, tmp_path: Path, stand_in: Any
-) -> None:
+def test_a_dry_run_prints_the_whole_config_as_it_would_be_run(config: str, tmp_path: Path, stand_in: Any) -> None:
     stand_in("distilect.selection", get_preset=lambda name: None)
     stand_in("distilect.pipeline", run=lambda *a, **k: pytest.fail("a dry run ran"))
     result = call("run", config, "--dry-run", "seed=7")
@@ -204,16 +188,50 @@ def test_finetune_passes_all_its_options(stand_in: Any, fake_report: list[Any]) 
 
     stand_in("distilect.pipeline", finetune=finetune)
     result = call(
-        "finetune", "train.csv", "--init", "bert[layers=4]", "--output", "runs/a", "--dev", "dev.csv", "--epochs", "2",
-        "--learning-rate", "1e-4", "--batch-size", "8", "--seed", "3", "--text", "q", "--text", "p", "--label", "y",
-        "--max-length", "64", "--data-dir", "d", "--overwrite",
-    )  # fmt: skip
+        "finetune",
+        "train.csv",
+        "--init",
+        "bert[layers=4]",
+        "--output",
+        "runs/a",
+        "--dev",
+        "dev.csv",
+        "--epochs",
+        "2",
+        "--learning-rate",
+        "1e-4",
+        "--batch-size",
+        "8",
+        "--seed",
+        "3",
+        "--text",
+        "q",
+        "--text",
+        "p",
+        "--label",
+        "y",
+        "--max-length",
+        "64",
+        "--data-dir",
+        "d",
+        "--overwrite",
+    )
     assert result.exit_code == 0, result.output
     assert seen == {
-        "train": "train.csv", "init": "bert[layers=4]", "output": "runs/a", "dev": "dev.csv", "epochs": 2.0,
-        "learning_rate": 1e-4, "batch_size": 8, "seed": 3, "text": ["q", "p"], "label": "y", "max_length": 64,
-        "data_dir": "d", "overwrite": True,
-    }  # fmt: skip
+        "train": "train.csv",
+        "init": "bert[layers=4]",
+        "output": "runs/a",
+        "dev": "dev.csv",
+        "epochs": 2.0,
+        "learning_rate": 1e-4,
+        "batch_size": 8,
+        "seed": 3,
+        "text": ["q", "p"],
+        "label": "y",
+        "max_length": 64,
+        "data_dir": "d",
+        "overwrite": True,
+    }
     assert "model: runs/a/student" in result.output
 
 
@@ -229,9 +247,7 @@ def test_finetune_passes_only_what_the_library_s_function_takes() -> None:
 
 def test_columns_that_are_not_given_are_inferred(stand_in: Any, fake_report: list[Any]) -> None:
     seen: dict[str, Any] = {}
-    stand_in(
-        "distilect.pipeline", finetune=lambda train, **options: seen.update(options) or {"method": "finetune"}
-    )
+    stand_in("distilect.pipeline", finetune=lambda train, **options: seen.update(options) or {"method": "finetune"})
     assert call("finetune", "train.csv", "--init", "bert", "--output", "runs/a").exit_code == 0
     assert not seen["text"] and seen["label"] is None
 
@@ -245,14 +261,46 @@ def test_augment_passes_all_its_options_and_prints_what_was_done(stand_in: Any) 
 
     stand_in("distilect.augment", augment_file=augment_file)
     result = call(
-        "augment", "train.csv", "--output", "more.jsonl", "--times", "5", "--seed", "3", "--method", "swap", "--method", "mlm",
-        "--model", "bert", "--probability", "0.2", "--text", "a", "--text", "b", "--label", "y", "--labels", "--data-dir", "d",
-    )  # fmt: skip
+        "augment",
+        "train.csv",
+        "--output",
+        "more.jsonl",
+        "--times",
+        "5",
+        "--seed",
+        "3",
+        "--method",
+        "swap",
+        "--method",
+        "mlm",
+        "--model",
+        "bert",
+        "--probability",
+        "0.2",
+        "--text",
+        "a",
+        "--text",
+        "b",
+        "--label",
+        "y",
+        "--labels",
+        "--data-dir",
+        "d",
+    )
     assert result.output == "40 rows made of 2\n"
     assert seen == {
-        "train": "train.csv", "output": Path("more.jsonl"), "times": 5, "seed": 3, "kinds": ["swap", "mlm"], "model": "bert",
-        "probability": 0.2, "text": ["a", "b"], "label": "y", "keep_labels": True, "data_dir": "d",
-    }  # fmt: skip
+        "train": "train.csv",
+        "output": Path("more.jsonl"),
+        "times": 5,
+        "seed": 3,
+        "kinds": ["swap", "mlm"],
+        "model": "bert",
+        "probability": 0.2,
+        "text": ["a", "b"],
+        "label": "y",
+        "keep_labels": True,
+        "data_dir": "d",
+    }
     call("augment", "train.csv", "--output", "more.csv")
     assert (seen["times"], seen["kinds"], seen["keep_labels"]) == (20, ("neighbours",), False)
 
@@ -267,8 +315,10 @@ def test_evaluate_prints_one_score_per_line(stand_in: Any) -> None:
     stand_in("distilect.pipeline", evaluate=evaluate)
     result = call("evaluate", "model", "dev.csv", "--precision", "bf16")
     assert [line.split() for line in result.output.splitlines()] == [
-        ["accuracy", "0.7500"], ["f1", "0.8000"], ["rows", "4"]
-    ]  # fmt: skip
+        ["accuracy", "0.7500"],
+        ["f1", "0.8000"],
+        ["rows", "4"],
+    ]
     assert (seen["model"], seen["data"], seen["precision"]) == ("model", "dev.csv", "bf16")
 
 
@@ -296,7 +346,7 @@ def test_methods_lists_every_preset_on_a_line_and_the_parts() -> None:
     lines = result.stdout.splitlines()
     for name, preset in registry.presets().items():
         assert any(line.split()[:1] == [name] and preset.summary in line for line in lines)
-    for part in ("rows", "teachers", "knowledge", "mix"):
+    for part in ("rows", "teachers", "knowledge", "loss_weights"):
         assert any(line.startswith(f"  {part} ") for line in lines)
 
 

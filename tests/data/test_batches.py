@@ -173,9 +173,7 @@ def windowed(
         return np.arange(window.rows) + 50 * window.number
 
     lengths = np.random.default_rng(0).integers(3, 30, 200)
-    return EpochBatchSampler(
-        lengths, 8, 1, rows_for_window=rows, rows_per_epoch=planned, window=window, **options
-    )
+    return EpochBatchSampler(lengths, 8, 1, rows_for_window=rows, rows_per_epoch=planned, window=window, **options)
 
 
 @pytest.mark.parametrize("planned", [1, 7, 8, 16, 17, 39, 40, 41, 47])
@@ -236,8 +234,6 @@ def test_windows_of_one_epoch_are_shuffled_apart() -> None:
 
 
 def test_a_window_with_another_number_of_rows_than_announced_is_refused() -> None:
-    sampler = EpochBatchSampler(
-        [5] * 50, 8, 0, rows_for_window=lambda e, w: np.arange(3), rows_per_epoch=40, window=1
-    )
+    sampler = EpochBatchSampler([5] * 50, 8, 0, rows_for_window=lambda e, w: np.arange(3), rows_per_epoch=40, window=1)
     with pytest.raises(ConfigError, match="planned with 3 rows"):
         list(sampler)

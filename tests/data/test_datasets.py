@@ -20,9 +20,7 @@ COLUMNS = {"text": [f"text {i}" for i in range(20)], "label": [i % 2 for i in ra
 @pytest.fixture
 def dataset() -> Any:
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)}
-    )
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)})
     return datasets.Dataset.from_dict(COLUMNS, features=features)
 
 
@@ -32,7 +30,7 @@ def load(config: DataConfig, folder: Path, **task: Any) -> Any:
 
 def test_a_saved_dataset_is_read_with_the_names_of_its_classes(dataset: Any, tmp_path: Path) -> None:
     dataset.save_to_disk(tmp_path / "saved")
-    data = load(DataConfig(train="saved", reward_size=0), tmp_path)
+    data = load(DataConfig(train="saved", validation_size=0), tmp_path)
     assert data.task.labels == tuple(NAMES)
     assert data.train.text(range(20)) == [(text,) for text in COLUMNS["text"]]
     assert data.train.labels.tolist() == COLUMNS["label"]
@@ -49,9 +47,9 @@ def test_a_folder_of_splits_gives_train_and_dev(dataset: Any, tmp_path: Path) ->
 
     parts = {"train": dataset, "validation": dataset.select(range(6)), "test": dataset.select(range(4))}
     DatasetDict(parts).save_to_disk(tmp_path / "all")
-    data = load(DataConfig(train="all", reward_size=0), tmp_path)
+    data = load(DataConfig(train="all", validation_size=0), tmp_path)
     assert (len(data.train), len(data.dev)) == (20, 6)
-    assert len(load(DataConfig(train="all", dev="all[test]", reward_size=0), tmp_path).dev) == 4
+    assert len(load(DataConfig(train="all", dev="all[test]", validation_size=0), tmp_path).dev) == 4
     with pytest.raises(DataError, match=r"no split 'tset'; its splits: train, validation, test. Write it as"):
         load(DataConfig(train="all", dev="all[tset]"), tmp_path)
     with pytest.raises(DataError, match="surely meant for 'extra'"):
@@ -91,12 +89,10 @@ class FakeHub(SimpleNamespace):
         return self.dataset if split == "train" else self.dataset.select(range(5))
 
 
-def test_a_hub_id_is_loaded_through_datasets(
-    dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_id_is_loaded_through_datasets(dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = FakeHub(dataset=dataset, asked=[])
     monkeypatch.setitem(sys.modules, "datasets", hub)
-    data = load(DataConfig(train="org/set", dev="org/set", name="small", reward_size=0), tmp_path)
+    data = load(DataConfig(train="org/set", dev="org/set", name="small", validation_size=0), tmp_path)
     assert hub.asked == [("org/set", "small", "train"), ("org/set", "small", "validation")]
     assert (len(data.train), len(data.dev), data.task.labels) == (20, 5, tuple(NAMES))
     with pytest.raises(DataError) as caught:
@@ -105,9 +101,7 @@ def test_a_hub_id_is_loaded_through_datasets(
     assert "long tail" not in str(caught.value)
 
 
-def test_without_datasets_a_hub_id_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_datasets_a_hub_id_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"no file or folder .imdb..*pip install datasets"):
         open_source("imdb", tmp_path)

@@ -36,9 +36,7 @@ def test_a_batch_equals_that_of_the_tokenizer(make: Callable[[], Any], texts: li
         tokenizer.pad_token = tokenizer.eos_token
     for rows in ([0], [3, 1, 4], list(range(len(texts)))[::-1]):
         inputs, own = encoded.collate(rows), own_inputs(tokenizer, [texts[i] for i in rows], max_length)
-        assert set(inputs) == {"input_ids", "attention_mask"} | (
-            {"token_type_ids"} & set(tokenizer.model_input_names)
-        )
+        assert set(inputs) == {"input_ids", "attention_mask"} | ({"token_type_ids"} & set(tokenizer.model_input_names))
         for name, values in inputs.items():
             assert values.dtype == torch.int64
             assert torch.equal(values, own[name]), name
@@ -61,8 +59,7 @@ def test_a_row_does_not_depend_on_its_block(monkeypatch: pytest.MonkeyPatch) -> 
     assert blocks.truncated == whole.truncated
     rows = range(len(table))
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(whole.collate(rows).values(), blocks.collate(rows).values(), strict=True)
+        torch.equal(a, b) for a, b in zip(whole.collate(rows).values(), blocks.collate(rows).values(), strict=True)
     )
 
 
@@ -95,9 +92,7 @@ def test_tokenising_warns_of_no_long_rows(caplog: pytest.LogCaptureFixture) -> N
 def test_collating_32_rows_takes_less_than_a_millisecond() -> None:
     lengths = np.random.default_rng(0).integers(5, 128, 10_000).astype(np.int32)
     flat = np.ones(lengths.sum(), np.int32)
-    encoded = Encoded(
-        {"input_ids": flat, "token_type_ids": flat}, lengths, {"input_ids": 0, "token_type_ids": 0}
-    )
+    encoded = Encoded({"input_ids": flat, "token_type_ids": flat}, lengths, {"input_ids": 0, "token_type_ids": 0})
     rows = np.random.default_rng(1).integers(0, 10_000, 32)
     times = []
     for _ in range(50):

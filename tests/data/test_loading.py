@@ -30,7 +30,7 @@ class Folder:
     def load(self, columns: Columns | None = None, task: dict[str, Any] | None = None, **config: Any) -> Data:
         if columns is not None:
             config["train"] = self.write("train.csv", columns)
-        return load_data(DataConfig(**{"reward_size": 0, **config}), TaskConfig(**task or {}), 0, self.path)
+        return load_data(DataConfig(**{"validation_size": 0, **config}), TaskConfig(**task or {}), 0, self.path)
 
     def fault(self, columns: Columns | None = None, task: dict[str, Any] | None = None, **config: Any) -> str:
         with pytest.raises(DataError) as caught:
@@ -62,9 +62,7 @@ def folder(tmp_path: Path) -> Folder:
     ],
 )
 def test_columns_are_inferred_from_usual_names(folder: Folder, names: list, texts: list, label: str) -> None:
-    columns = {name: [f"{name} {i}" for i in range(20)] for name in names} | {
-        label: [i % 2 for i in range(20)]
-    }
+    columns = {name: [f"{name} {i}" for i in range(20)] for name in names} | {label: [i % 2 for i in range(20)]}
     data = folder.load(columns)
     assert data.task.num_texts == len(texts)
     assert data.train.text([3]) == [tuple(f"{name} 3" for name in texts)]
@@ -72,12 +70,7 @@ def test_columns_are_inferred_from_usual_names(folder: Folder, names: list, text
 
 
 def test_given_columns_win_over_usual_names(folder: Folder) -> None:
-    columns = {
-        "text": TWENTY,
-        "body": [f"body {i}" for i in range(20)],
-        "label": ["x"] * 20,
-        "mine": BINARY["label"],
-    }
+    columns = {"text": TWENTY, "body": [f"body {i}" for i in range(20)], "label": ["x"] * 20, "mine": BINARY["label"]}
     data = folder.load(columns, text=["body", "text"], label="mine")
     assert data.train.text([1]) == [("body 1", "text 1")]
     assert "inferred" not in "".join(data.report)
@@ -88,24 +81,14 @@ def test_given_columns_win_over_usual_names(folder: Folder) -> None:
     [
         (["words", "more", "label"], {}, "columns: words, more, label. Set data.text"),
         (["text", "kind"], {}, "columns: text, kind. Set data.label"),
-        (
-            ["text", "label"],
-            {"text": "txt"},
-            "no column 'txt'; its columns: text, label. Did you mean 'text'",
-        ),
-        (
-            ["text", "label"],
-            {"label": "lable"},
-            "no column 'lable'; its columns: text, label. Did you mean 'label'",
-        ),
+        (["text", "label"], {"text": "txt"}, "no column 'txt'; its columns: text, label. Did you mean 'text'"),
+        (["text", "label"], {"label": "lable"}, "no column 'lable'; its columns: text, label. Did you mean 'label'"),
         (["text", "label"], {"text": ["text", "text"]}, "one or two different columns, got text, text"),
         (["text", "label"], {"text": []}, "one or two different columns, got none"),
         (["text", "label"], {"text": "text", "label": "text"}, "cannot be both text and label"),
     ],
 )
-def test_columns_that_are_not_there_are_named(
-    folder: Folder, names: list, config: dict, message: str
-) -> None:
+def test_columns_that_are_not_there_are_named(folder: Folder, names: list, config: dict, message: str) -> None:
     assert message in folder.fault({name: BINARY["label"] for name in names}, **config)
 
 
@@ -141,11 +124,7 @@ def test_labels_become_names_in_order(folder: Folder, labels: list, names: tuple
 def test_float_labels_make_a_regression(folder: Folder, suffix: str) -> None:
     scores = [i / 4 for i in range(20)]
     data = folder.load(train=folder.write(f"t{suffix}", {"text": TWENTY, "score": scores}))
-    assert (data.task.kind, data.task.labels, data.task.metrics) == (
-        "regression",
-        (),
-        ("pearson", "spearman"),
-    )
+    assert (data.task.kind, data.task.labels, data.task.metrics) == ("regression", (), ("pearson", "spearman"))
     assert data.train.labels.dtype == np.float32 and data.train.labels.tolist() == scores
 
 
@@ -161,11 +140,9 @@ def test_fractional_labels_are_classes_when_asked_for(folder: Folder) -> None:
 
 def test_hundreds_of_classes_are_fine(folder: Folder) -> None:
     texts = [f"text {i}" for i in range(1200)]
-    data = folder.load(
-        {"text": texts, "label": [f"intent-{i % 300:03}" for i in range(1200)]}, reward_size=0.25
-    )
+    data = folder.load({"text": texts, "label": [f"intent-{i % 300:03}" for i in range(1200)]}, validation_size=0.25)
     assert data.task.num_outputs == 300 and data.task.metrics == ("accuracy", "macro_f1")
-    assert len(set(data.reward.labels)) == len(set(data.train.labels)) == 300
+    assert len(set(data.validation.labels)) == len(set(data.train.labels)) == 300
 
 
 def test_a_label_column_with_a_value_per_row_is_surely_another_column(folder: Folder) -> None:
@@ -183,10 +160,7 @@ def test_given_labels_set_the_order_and_name_integers(folder: Folder) -> None:
 def test_a_label_that_is_not_among_the_given_ones_is_named(folder: Folder) -> None:
     columns = {"text": TWENTY, "label": ["no", "yes"] * 9 + ["yse", "no"]}
     message = folder.fault(columns, task={"labels": ["no", "yes"]})
-    assert (
-        "train.csv, line 20: the train label 'yse' is not among task.labels: no, yes. Did you mean 'yes'"
-        in message
-    )
+    assert "train.csv, line 20: the train label 'yse' is not among task.labels: no, yes. Did you mean 'yes'" in message
 
 
 def test_metrics_that_do_not_fit_are_refused(folder: Folder) -> None:
@@ -214,8 +188,10 @@ def test_a_row_without_text_is_named(folder: Folder, suffix: str, blank: str) ->
 
 def test_a_null_text_is_named(folder: Folder) -> None:
     for writer, place in ((write_jsonl, "line 3"), (write_parquet, "row 3")):
-        name = writer(folder.path / f"t.{'jsonl' if writer is write_jsonl else 'parquet'}",
-                      {**BINARY, "text": [*TWENTY[:2], None, *TWENTY[3:]]}).name  # fmt: skip
+        name = writer(
+            folder.path / f"t.{'jsonl' if writer is write_jsonl else 'parquet'}",
+            {**BINARY, "text": [*TWENTY[:2], None, *TWENTY[3:]]},
+        ).name
         assert f"{name}, {place}: no text in column 'text'" in folder.fault(train=name)
 
 
@@ -250,8 +226,7 @@ def test_a_label_in_dev_that_train_lacks_is_named(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "shown"),
-    [("nan", "'nan'"), ("n/a", "'n/a'"), ("inf", "'inf'"), ("1e999", "'1e999'"), ("1,5", "'1,5'")],
+    ("bad", "shown"), [("nan", "'nan'"), ("n/a", "'n/a'"), ("inf", "'inf'"), ("1e999", "'1e999'"), ("1,5", "'1,5'")]
 )
 def test_a_score_that_is_no_number_is_named(folder: Folder, bad: str, shown: str) -> None:
     columns = {"text": TWENTY, "score": [*(i / 4 for i in range(19)), bad]}
@@ -295,28 +270,28 @@ def test_a_class_missed_by_cutting_train_is_explained(folder: Folder) -> None:
     assert "not among the labels of train.csv (its first 8 rows): 0, 1" in message
 
 
-def test_held_out_rows_leave_train_and_share_no_text_with_it(folder: Folder) -> None:
+def test_validation_rows_leave_train_and_share_no_text_with_it(folder: Folder) -> None:
     texts = [f"text {i % 70}" for i in range(100)]
-    data = folder.load({"text": texts, "label": [i % 2 for i in range(100)]}, reward_size=0.2)
-    assert len(data.train) + len(data.reward) == 100 and 15 <= len(data.reward) <= 20
-    assert not set(data.train.text(range(len(data.train)))) & set(data.reward.text(range(len(data.reward))))
+    data = folder.load({"text": texts, "label": [i % 2 for i in range(100)]}, validation_size=0.2)
+    assert len(data.train) + len(data.validation) == 100 and 15 <= len(data.validation) <= 20
+    assert not set(data.train.text(range(len(data.train)))) & set(data.validation.text(range(len(data.validation))))
     assert any("30 repeats of a text kept" in line for line in data.report)
     assert any("held out of train" in line for line in data.report)
 
 
 def test_a_reward_file_replaces_the_split(folder: Folder) -> None:
     reward = folder.write("held.jsonl", {"text": ["a", TWENTY[3]], "label": [1, 0]})
-    data = folder.load(BINARY, reward=reward, reward_size=0.5)
-    assert (len(data.train), len(data.reward)) == (20, 2)
+    data = folder.load(BINARY, validation=reward, validation_size=0.5)
+    assert (len(data.train), len(data.validation)) == (20, 2)
     assert any("held-out: 1 of 2 rows have a text that train has too" in line for line in data.report)
 
 
 def test_dev_never_takes_part_in_training(folder: Folder) -> None:
     dev = folder.write("dev.tsv", {"text": ["new", TWENTY[0]], "label": [0, 1]})
-    with_dev, without = folder.load(BINARY, dev=dev, reward_size=0.3), folder.load(BINARY, reward_size=0.3)
+    with_dev, without = folder.load(BINARY, dev=dev, validation_size=0.3), folder.load(BINARY, validation_size=0.3)
     assert with_dev.dev is not None and with_dev.dev.labels.tolist() == [0, 1]
     assert with_dev.train.fingerprint() == without.train.fingerprint()
-    assert with_dev.reward.fingerprint() == without.reward.fingerprint()
+    assert with_dev.validation.fingerprint() == without.validation.fingerprint()
     assert without.dev is None and any("dev: none given" in line for line in without.report)
     assert any("dev: 1 of 2 rows have a text that train has too" in line for line in with_dev.report)
 
@@ -335,9 +310,7 @@ def test_extra_rows_of_a_regression_have_nan_as_score(folder: Folder) -> None:
     data = folder.load(
         {"text": TWENTY, "score": [i / 4 for i in range(20)]}, extra=folder.write("e.csv", {"text": ["x"]})
     )
-    assert (
-        data.extra is not None and data.extra.labels.dtype == np.float32 and np.isnan(data.extra.labels).all()
-    )
+    assert data.extra is not None and data.extra.labels.dtype == np.float32 and np.isnan(data.extra.labels).all()
     assert len(data.distillation) == 21
 
 
@@ -354,7 +327,7 @@ def test_other_files_may_call_their_columns_otherwise(folder: Folder) -> None:
 def test_absolute_paths_ignore_the_data_dir(folder: Folder, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "t.csv", BINARY)
     data = load_data(DataConfig(train=str(file)), TaskConfig(), 0, Path("/nowhere"))
-    assert len(data.train) + len(data.reward) == 20
+    assert len(data.train) + len(data.validation) == 20
 
 
 def test_the_task_is_named_after_the_file_or_its_folder(tmp_path: Path) -> None:
@@ -362,16 +335,15 @@ def test_the_task_is_named_after_the_file_or_its_folder(tmp_path: Path) -> None:
     write_csv(tmp_path / "films" / "train.csv", BINARY)
     write_csv(tmp_path / "reviews.csv", BINARY)
     names = [
-        load_data(DataConfig(train=n), TaskConfig(), 0, tmp_path).task.name
-        for n in ("films/train.csv", "reviews.csv")
+        load_data(DataConfig(train=n), TaskConfig(), 0, tmp_path).task.name for n in ("films/train.csv", "reviews.csv")
     ]
     assert names == ["films", "reviews"]
 
 
 def test_loading_twice_gives_the_same_rows_and_another_seed_another_split(folder: Folder) -> None:
-    config = DataConfig(train=folder.write("t.csv", BINARY), reward_size=0.4)
+    config = DataConfig(train=folder.write("t.csv", BINARY), validation_size=0.4)
     first, second, other = (load_data(config, TaskConfig(), seed, folder.path) for seed in (0, 0, 1))
-    assert first.reward.fingerprint() == second.reward.fingerprint() != other.reward.fingerprint()
+    assert first.validation.fingerprint() == second.validation.fingerprint() != other.validation.fingerprint()
 
 
 # ---- one table -----------------------------------------------------------------------------------------------------
@@ -387,9 +359,7 @@ def test_one_table_is_read_with_the_labels_of_a_checkpoint(folder: Folder, tmp_p
     (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}')
     assert load_table("t.csv", data_dir=tmp_path, like=tmp_path)[1].labels == ("0", "1", "2")
     folder.write("t.csv", {"text": TWENTY, "label": [0, 4] * 10})
-    with pytest.raises(
-        DataError, match="line 3: the evaluation label '4' is not among those of the model: 0, 1, 2"
-    ):
+    with pytest.raises(DataError, match="line 3: the evaluation label '4' is not among those of the model: 0, 1, 2"):
         load_table("t.csv", data_dir=tmp_path, like=tmp_path)
 
 
@@ -402,9 +372,7 @@ def test_one_table_of_scores_is_known_by_the_checkpoint(folder: Folder, tmp_path
 
 
 def test_a_table_of_outputs_is_joined_by_text(tmp_path: Path) -> None:
-    path = write_jsonl(
-        tmp_path / "o.jsonl", {"text": ["b", "a"], "0": [0.25, 1], "1": [0.75, 0], "label": [1, 0]}
-    )
+    path = write_jsonl(tmp_path / "o.jsonl", {"text": ["b", "a"], "0": [0.25, 1], "1": [0.75, 0], "label": [1, 0]})
     ids, values = read_columns(path, ["1", "0"], 1)
     assert (ids == Table.from_texts(["b", "a"]).ids).all() and values.tolist() == [[0.75, 0.25], [0.0, 1.0]]
     with pytest.raises(DataError, match="no column '2'"):
@@ -427,12 +395,21 @@ GLUE: dict[str, tuple[dict[str, list], tuple[str, ...]]] = {
     ),
     "CoLA": ({"gj04": ["gj04"] * 20, "1": BINARY["label"], "": ["", "*"] * 10, "x": TWENTY}, ("matthews",)),
     "STS-B": (
-        {"index": range(20), "genre": TWENTY, "filename": TWENTY, "year": TWENTY, "old_index": TWENTY,
-         "source1": TWENTY, "source2": TWENTY, "sentence1": TWENTY, "sentence2": TWENTY,
-         "score": [f"{i % 6}.000" for i in range(20)]},
+        {
+            "index": range(20),
+            "genre": TWENTY,
+            "filename": TWENTY,
+            "year": TWENTY,
+            "old_index": TWENTY,
+            "source1": TWENTY,
+            "source2": TWENTY,
+            "sentence1": TWENTY,
+            "sentence2": TWENTY,
+            "score": [f"{i % 6}.000" for i in range(20)],
+        },
         ("pearson", "spearman"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GLUE)
@@ -443,7 +420,7 @@ def test_a_glue_folder_is_recognised_by_its_columns_whatever_its_name(tmp_path: 
         path = write_plain_tsv(tmp_path / "some-folder" / file, columns)
         if name == "CoLA":
             path.write_text(path.read_text().split("\n", 1)[1])
-    data = load_data(DataConfig(glue="some-folder", reward_size=0), TaskConfig(), 0, tmp_path)
+    data = load_data(DataConfig(glue="some-folder", validation_size=0), TaskConfig(), 0, tmp_path)
     assert (data.task.name, data.task.metrics) == (name, metrics)
     assert data.dev is not None and len(data.train) == len(data.dev) == 20
     assert data.task.kind == ("regression" if name == "STS-B" else "classification")
@@ -465,24 +442,18 @@ def test_what_is_no_glue_folder_says_why(folder: Folder, tmp_path: Path) -> None
     assert "leave data.train and data.dev away" in folder.fault(glue="g", train="t.csv")
 
 
-SIZES = {
-    "SST-2": (67_349, 872),
-    "RTE": (2490, 277),
-    "MRPC": (3668, 408),
-    "CoLA": (8551, 1043),
-    "STS-B": (5749, 1500),
-}
+SIZES = {"SST-2": (67_349, 872), "RTE": (2490, 277), "MRPC": (3668, 408), "CoLA": (8551, 1043), "STS-B": (5749, 1500)}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_official_glue_files_are_read_to_the_last_row(glue_dir: Path, name: str) -> None:
-    data = load_data(DataConfig(glue=name, reward_size=0), TaskConfig(), 0, glue_dir)
+    data = load_data(DataConfig(glue=name, validation_size=0), TaskConfig(), 0, glue_dir)
     assert data.dev is not None
     assert (len(data.train), len(data.dev)) == SIZES[name]
     assert (data.task.name, data.task.metrics) == (name, GLUE[name][1])
     split = load_data(DataConfig(glue=name), TaskConfig(), 0, glue_dir)
-    assert len(split.train) + len(split.reward) == len(data.train)
-    assert len(split.reward) == pytest.approx(len(data.train) / 10, abs=2)
+    assert len(split.train) + len(split.validation) == len(data.train)
+    assert len(split.validation) == pytest.approx(len(data.train) / 10, abs=2)
 
 
 def test_the_official_mrpc_is_read_the_same_as_a_plain_tsv(glue_dir: Path) -> None:

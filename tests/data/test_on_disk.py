@@ -21,9 +21,7 @@ from tests.tiny import SENTENCES, wordpiece_tokenizer
 def rows_of(count: int, pairs: bool = False) -> Table:
     rng = np.random.default_rng(0)
     words = " ".join(SENTENCES).split()
-    texts: list[Any] = [
-        f"{i} é " + " ".join(rng.choice(words, size=int(rng.integers(1, 30)))) for i in range(count)
-    ]
+    texts: list[Any] = [f"{i} é " + " ".join(rng.choice(words, size=int(rng.integers(1, 30)))) for i in range(count)]
     texts = [(text, "" if i % 3 else "zwei") for i, text in enumerate(texts)] if pairs else texts
     return Table.from_texts(texts, rng.integers(0, 2, size=count))
 
@@ -70,14 +68,14 @@ def parquet(folder: Path, count: int = 300) -> Path:
 
 
 def test_a_streamed_table_holds_the_rows_of_a_loaded_one(tmp_path: Path) -> None:
-    config = DataConfig(train=str(parquet(tmp_path)), cache=str(tmp_path / "cache"), reward_size=0.2)
+    config = DataConfig(train=str(parquet(tmp_path)), cache=str(tmp_path / "cache"), validation_size=0.2)
     data = load_data(config, TaskConfig(), 0)
     plain = load_data(config.model_copy(update={"cache": None}), TaskConfig(), 0)
     assert data.task == plain.task and data.train.folder is not None
-    ids = np.concatenate([data.train.ids, data.reward.ids])
-    both = np.concatenate([plain.train.ids, plain.reward.ids])
+    ids = np.concatenate([data.train.ids, data.validation.ids])
+    both = np.concatenate([plain.train.ids, plain.validation.ids])
     assert sorted(map(tuple, ids.tolist())) == sorted(map(tuple, both.tolist()))
-    assert 30 < len(data.reward) < 90
+    assert 30 < len(data.validation) < 90
     again = load_data(config, TaskConfig(), 0)
     assert again.train.fingerprint() == data.train.fingerprint()
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -103,10 +101,7 @@ def test_streamed_batches_are_a_partition_in_as_many_steps(
     steps = steps_per_epoch(count, size, micro)
     assert [len(share) for share in shares] == [steps * micro] * world
     assert sorted(int(row) for share in shares for part in share for row in part) == list(range(count))
-    whole = [
-        sorted(r for share in shares for p in share[s * micro : (s + 1) * micro] for r in p)
-        for s in range(steps)
-    ]
+    whole = [sorted(r for share in shares for p in share[s * micro : (s + 1) * micro] for r in p) for s in range(steps)]
     alone = [sorted(b.tolist()) for b in streamed_batches(lengths, size, 3, 1)] if micro == 1 else whole
     assert whole == alone  # ranks split the same batches
     sizes = sorted(map(len, whole), reverse=True)

@@ -51,20 +51,14 @@ def test_any_table_of_texts_is_read_back_equal(suffix: str, pairs: list[tuple[st
 
 
 @given(columns)
-def test_a_tsv_with_quotes_only_where_needed_is_read_back_with_quoting_on(
-    pairs: list[tuple[str, str]],
-) -> None:
+def test_a_tsv_with_quotes_only_where_needed_is_read_back_with_quoting_on(pairs: list[tuple[str, str]]) -> None:
     written = {"text": [a for a, _ in pairs], "other": [b for _, b in pairs]}
     with tempfile.TemporaryDirectory() as folder:
         path = write_csv(Path(folder, "t.tsv"), written, "\t")
         assert values(path, quoting=True) == written
 
 
-@given(
-    st.lists(
-        st.tuples(*[any_text.map(lambda t: t.translate(dict.fromkeys(map(ord, "\t\n\r"))))] * 2), min_size=1
-    )
-)
+@given(st.lists(st.tuples(*[any_text.map(lambda t: t.translate(dict.fromkeys(map(ord, "\t\n\r"))))] * 2), min_size=1))
 def test_a_plain_tsv_is_read_back_with_quoting_off(pairs: list[tuple[str, str]]) -> None:
     written = {"text": [a for a, _ in pairs], "other": [b for _, b in pairs]}
     with tempfile.TemporaryDirectory() as folder:
@@ -142,9 +136,7 @@ def test_json_columns_keep_their_types_and_gaps(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", {"text": ["a"]})
-    assert "no file" in fault(tmp_path / "trian.csv") and "Did you mean 'train.csv'" in fault(
-        tmp_path / "trian.csv"
-    )
+    assert "no file" in fault(tmp_path / "trian.csv") and "Did you mean 'train.csv'" in fault(tmp_path / "trian.csv")
 
 
 def test_a_missing_folder_says_where_relative_paths_start(tmp_path: Path) -> None:
@@ -176,17 +168,10 @@ def test_an_unknown_kind_of_file_lists_the_known_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
 def test_bytes_that_are_no_utf_8_are_named_with_line_and_file(tmp_path: Path, name: str) -> None:
-    lines = {
-        "t.csv": b"text,label\nfine,1\n",
-        "t.tsv": b"text\tlabel\nfine\t1\n",
-        "t.jsonl": b'{"text": "a"}\n\n',
-    }
+    lines = {"t.csv": b"text,label\nfine,1\n", "t.tsv": b"text\tlabel\nfine\t1\n", "t.jsonl": b'{"text": "a"}\n\n'}
     (tmp_path / name).write_bytes(lines[name] + b"caf\xe9,1\n")
     message = fault(tmp_path / name)
-    assert (
-        f"{name}, line 3: byte 0xe9 at position 4 is not UTF-8" in message
-        and "Save the file as UTF-8" in message
-    )
+    assert f"{name}, line 3: byte 0xe9 at position 4 is not UTF-8" in message and "Save the file as UTF-8" in message
 
 
 def test_a_csv_row_with_too_many_fields_is_named_with_its_line(tmp_path: Path) -> None:
@@ -250,9 +235,7 @@ def test_a_missing_column_lists_the_columns_and_the_nearest(tmp_path: Path) -> N
         write_jsonl(tmp_path / "t.jsonl", {"text": ["a"], "label": [1]}),
         write_parquet(tmp_path / "t.parquet", {"text": ["a"], "label": [1]}),
     ):
-        with pytest.raises(
-            DataError, match=r"no column 'lable'; its columns: text, label. Did you mean 'label'"
-        ):
+        with pytest.raises(DataError, match=r"no column 'lable'; its columns: text, label. Did you mean 'label'"):
             read(open_source(str(path)), "lable")
 
 
@@ -262,9 +245,7 @@ def test_a_folder_that_is_no_data_set_says_what_to_give(tmp_path: Path) -> None:
     assert "give it as data.glue" in fault(tmp_path)
 
 
-def test_a_parquet_file_is_streamed_without_being_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parquet_file_is_streamed_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pyarrow's reader, as it comes, buffers the whole file ahead."""
     monkeypatch.setattr(arrow_files, "_TOGETHER", 4096)
     path = tmp_path / "rows.parquet"

@@ -69,7 +69,7 @@ def test_a_class_with_one_text_stays_in_train() -> None:
         assert 49 in hold_out(table, 0.4, seed)[0]
 
 
-def test_a_text_with_many_repeats_does_not_empty_the_held_out_rows() -> None:
+def test_a_text_with_many_repeats_does_not_empty_the_validation_rows() -> None:
     table = Table.from_texts(["again"] * 500 + [f"text {i}" for i in range(500)], [0] * 1000)
     for seed in range(5):
         assert 90 <= len(hold_out(table, 0.1, seed)[1]) <= 100
@@ -80,14 +80,12 @@ def test_scores_are_split_without_classes() -> None:
     assert len(hold_out(table, 0.2, 0)[1]) == 10
 
 
-def test_nothing_is_held_out_of_size_0() -> None:
+def test_nothing_is_validation_of_size_0() -> None:
     kept, held = hold_out(table_of([(0, 0), (1, 1)]), 0.0, 0)
     assert kept.tolist() == [0, 1] and not len(held)
 
 
-@pytest.mark.parametrize(
-    ("size", "message"), [(10.0, "cannot hold 10 rows out of 3"), (1.0, "one text only")]
-)
+@pytest.mark.parametrize(("size", "message"), [(10.0, "cannot hold 10 rows out of 3"), (1.0, "one text only")])
 def test_a_split_that_leaves_nothing_is_refused(size: float, message: str) -> None:
     with pytest.raises(DataError, match=message):
         hold_out(Table.from_texts(["a", "b", "c"], [0, 1, 2]), size, 0)

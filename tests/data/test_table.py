@@ -58,9 +58,7 @@ def test_taking_rows_moves_texts_labels_and_ids_together() -> None:
 
 
 def test_joined_tables_keep_their_rows_in_order() -> None:
-    joined = Table.concat(
-        [Table.from_texts(["a"], [1]), Table.from_texts(["b"]), Table.from_texts(["c"], [0])]
-    )
+    joined = Table.concat([Table.from_texts(["a"], [1]), Table.from_texts(["b"]), Table.from_texts(["c"], [0])])
     assert joined.text([0, 1, 2]) == [("a",), ("b",), ("c",)]
     assert joined.labels.tolist() == [1, -100, 0]
     assert joined.has_label.tolist() == [True, False, True]

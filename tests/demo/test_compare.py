@@ -18,12 +18,7 @@ def config(train: str, output: Path) -> CompareConfig:
     data = {"train": train, "max_train_rows": 9}
     return parse_part(
         CompareConfig,
-        {
-            "tasks": [{"name": "t", "data": data}],
-            "students": ["x"],
-            "methods": ["finetune"],
-            "output": str(output),
-        },
+        {"tasks": [{"name": "t", "data": data}], "students": ["x"], "methods": ["finetune"], "output": str(output)},
     )
 
 
@@ -38,9 +33,11 @@ def test_its_name_becomes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (data.train, data.dev) == (str(tmp_path / "data/train.csv"), str(tmp_path / "data/dev.csv"))
     assert data.max_train_rows == 9
     elsewhere = config("builtin:docstrings", tmp_path / "elsewhere")
-    monkeypatch.setattr(compare, "build_docstrings", lambda folder: DocstringData(
-        folder / "train.csv", folder / "dev.csv", {}, ["built"]
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        compare,
+        "build_docstrings",
+        lambda folder: DocstringData(folder / "train.csv", folder / "dev.csv", {}, ["built"]),
+    )
     other = compare.with_builtin_data(elsewhere)
     assert Grid(other).cells[0].settings == Grid(found).cells[0].settings
 
@@ -49,9 +46,11 @@ def test_a_page_of_lines_that_are_there_needs_no_files_and_finds_the_same_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its name alone the data set gave other settings: published lines were left out as stale."""
-    monkeypatch.setattr(compare, "build_docstrings", lambda folder: DocstringData(
-        folder / "train.csv", folder / "dev.csv", {}, ["built"]
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        compare,
+        "build_docstrings",
+        lambda folder: DocstringData(folder / "train.csv", folder / "dev.csv", {}, ["built"]),
+    )
     built = compare.with_builtin_data(config("builtin:docstrings", tmp_path))
     monkeypatch.setattr(compare, "build_docstrings", lambda folder: pytest.fail("was built"))
     named = compare.with_builtin_data(config("builtin:docstrings", tmp_path / "elsewhere"), build=False)

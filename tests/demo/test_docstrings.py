@@ -58,9 +58,7 @@ def test_building_twice_gives_the_same_bytes(data: DocstringData, tmp_path: Path
 
 def test_the_seed_moves_the_split_but_no_row(data: DocstringData, tmp_path: Path) -> None:
     other = build_docstrings(tmp_path, seed=1)
-    assert sorted(rows(other.train_path) + rows(other.dev_path)) == sorted(
-        rows(data.train_path) + rows(data.dev_path)
-    )
+    assert sorted(rows(other.train_path) + rows(other.dev_path)) == sorted(rows(data.train_path) + rows(data.dev_path))
     assert rows(other.dev_path) != rows(data.dev_path)
 
 
@@ -105,11 +103,7 @@ def test_modules_are_read_not_run(tmp_path: Path) -> None:
 def test_only_the_first_paragraph_counts_and_broken_files_are_skipped(tmp_path: Path) -> None:
     long = '"""One two\n   three four.\n\nA second paragraph of words.\n"""\n'
     folder = library(
-        tmp_path / "lib",
-        shutil=long,
-        glob="def (",
-        io='"""Too short."""\n',
-        this='"""Nobody lists this one."""',
+        tmp_path / "lib", shutil=long, glob="def (", io='"""Too short."""\n', this='"""Nobody lists this one."""'
     )
     assert found(folder) == {"One two three four.": "files"}
 
@@ -123,9 +117,7 @@ def test_tests_and_installed_packages_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_python_without_sources_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match="lack its source files; use an interpreter with the full standard library"
-    ):
+    with pytest.raises(DataError, match="lack its source files; use an interpreter with the full standard library"):
         collect(tmp_path)
 
 

@@ -16,11 +16,7 @@ TEXTS = [("the film was a joy",), ("a dull story, badly told and far too long",)
 
 
 def loaded(folder: str) -> tuple[nn.Module, Any, int]:
-    return (
-        AutoModelForSequenceClassification.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-        32,
-    )
+    return (AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), 32)
 
 
 def test_parameters_count_tied_tables_once_and_leave_embeddings_out() -> None:
@@ -37,13 +33,7 @@ def test_layers_cost_the_same_parameters_whatever_the_vocabulary(tmp_path: Path)
 
 
 def test_bytes_are_of_weights_config_and_tokenizer_only(tmp_path: Path) -> None:
-    files = {
-        "model.safetensors": 100,
-        "config.json": 10,
-        "tokenizer.json": 5,
-        "README.md": 1000,
-        "optimizer.pt": 1000,
-    }
+    files = {"model.safetensors": 100, "config.json": 10, "tokenizer.json": 5, "README.md": 1000, "optimizer.pt": 1000}
     for name, size in files.items():
         (tmp_path / name).write_bytes(b"x" * size)
     assert bytes_on_disk(tmp_path) == 115
@@ -81,9 +71,7 @@ def test_every_family_can_be_timed(tmp_path: Path, make: Any) -> None:
 
 def test_pairs_can_be_timed(tmp_path: Path) -> None:
     assert (
-        measure_speed({"m": loaded(tiny.tiny_bert(tmp_path))}, [("a film", "a story")], repeats=2)[
-            "m"
-        ].rows_per_second
+        measure_speed({"m": loaded(tiny.tiny_bert(tmp_path))}, [("a film", "a story")], repeats=2)["m"].rows_per_second
         > 0
     )
 
@@ -117,8 +105,7 @@ def test_models_take_turns_in_eval_mode_and_are_put_back() -> None:
 def test_a_model_that_takes_longer_is_measured_as_slower() -> None:
     tokenizer = tiny.wordpiece_tokenizer()
     models = {
-        name: (Recorder(name, [], seconds), tokenizer, 16)
-        for name, seconds in (("fast", 0.002), ("slow", 0.012))
+        name: (Recorder(name, [], seconds), tokenizer, 16) for name, seconds in (("fast", 0.002), ("slow", 0.012))
     }
     speeds = measure_speed(models, TEXTS, repeats=7)
     assert ratio_to(speeds["slow"].latency_ms_p50, speeds["fast"].latency_ms_p50) > 2

@@ -98,9 +98,7 @@ def test_one_seed_leaves_the_rows_alone() -> None:
     ones = np.ones((1, 300), np.float32)
     observed = resampled_scores(task, outputs, labels, ones) - resampled_scores(task, other, labels, ones)
     found = difference_of(*paired_over_seeds(observed, resampled[:, None]))
-    plain = paired_bootstrap(
-        lambda o, y: task.score(o, y)["accuracy"], outputs, other, labels, resamples=600, seed=4
-    )
+    plain = paired_bootstrap(lambda o, y: task.score(o, y)["accuracy"], outputs, other, labels, resamples=600, seed=4)
     assert found.difference == pytest.approx(plain.difference)
     assert found.low == pytest.approx(plain.low, abs=0.03)
     assert found.high == pytest.approx(plain.high, abs=0.03)

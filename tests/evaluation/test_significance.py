@@ -53,18 +53,12 @@ def test_swapping_the_models_swaps_the_sign_and_keeps_the_p_value() -> None:
     one, other = (
         paired_bootstrap(accuracy, a, b, LABELS, resamples=300) for a, b in ((first, second), (second, first))
     )
-    assert (one.difference, one.low, one.p_value) == (
-        -other.difference,
-        pytest.approx(-other.high),
-        other.p_value,
-    )
+    assert (one.difference, one.low, one.p_value) == (-other.difference, pytest.approx(-other.high), other.p_value)
 
 
 def test_the_seed_decides_everything() -> None:
     outputs = np.arange(1000) % 3
-    runs = [
-        paired_bootstrap(accuracy, outputs, LABELS, LABELS, resamples=50, seed=seed) for seed in (0, 0, 1)
-    ]
+    runs = [paired_bootstrap(accuracy, outputs, LABELS, LABELS, resamples=50, seed=seed) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
 
 

@@ -27,10 +27,7 @@ class Toy:
             "train": str(write_scores(folder / "scores.csv", 60)),
             "dev": str(write_scores(folder / "scores-dev.csv", 24, 1)),
         }
-        self.teachers = [
-            tiny_bert(folder / "a", ["no", "yes"], 1, layers=4),
-            tiny_bert(folder / "b", ["no", "yes"], 2),
-        ]
+        self.teachers = [tiny_bert(folder / "a", ["no", "yes"], 1, layers=4), tiny_bert(folder / "b", ["no", "yes"], 2)]
         self.backbone = tiny_bert(folder / "backbone", 2, 3, layers=2)
 
     def raw(self, **changes: Any) -> dict[str, Any]:
@@ -42,7 +39,7 @@ class Toy:
             "students": ["a[layers=1,3]"],
             "methods": ["finetune", "kd"],
             "seeds": [0],
-            "train": {"epochs": 1, "batch_size": 16, "max_length": 32, "precision": "fp32", "log_every": 5},
+            "train": {"epochs": 1, "batch_size": 16, "max_length": 32, "precision": "fp32", "logging_steps": 5},
             "signals": {"precision": "fp32"},
             "resamples": 100,
         } | changes

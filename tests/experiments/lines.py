@@ -24,9 +24,18 @@ class Made:
         self.predictions: dict[str, np.ndarray[Any, Any]] = {}
 
     def add(
-        self, method: str, accuracy: float, *, task: str = "one", seed: int = 0, scenario: str = "ordinary", teacher: float = 0.9,
-        family: str = "static", tokens: int = 1000, **cost: float,
-    ) -> Made:  # fmt: skip
+        self,
+        method: str,
+        accuracy: float,
+        *,
+        task: str = "one",
+        seed: int = 0,
+        scenario: str = "ordinary",
+        teacher: float = 0.9,
+        family: str = "static",
+        tokens: int = 1000,
+        **cost: float,
+    ) -> Made:
         values = predicted(accuracy)
         exact = float((values == LABELS).mean())
         cell = f"{scenario}.{task}.s.{method}.seed={seed}"
@@ -40,13 +49,28 @@ class Made:
             "metrics": ["accuracy"],
             "num_texts": 1,
         }
-        self.lines.append({
-            "cell": cell, "settings": "x", "scenario": scenario, "task_name": task, "student_name": "s", "method": method,
-            "family": family, "seed": seed, "primary": "accuracy", "task": label_space, "dev_fingerprint": "dev",
-            "student": {"scores": {"accuracy": exact}, "held_out": {}, "layers": 3, "parameters": 17_000_000},
-            "teachers": [{"name": "t", "scores": {"accuracy": teacher}, "layers": 6}, {"name": "table", "scores": {}}],
-            "cost": {"train_seconds": 2.0, "steps": 10, "student_tokens": tokens, **cost},
-            "rows": {"train": 100, "reward": 10, "dev": 200, "extra": 0},
-            "versions": {"distilect": "0", "torch": "2"}, "machine": {"platform": "here", "device": "cpu"},
-        })  # fmt: skip
+        self.lines.append(
+            {
+                "cell": cell,
+                "settings": "x",
+                "scenario": scenario,
+                "task_name": task,
+                "student_name": "s",
+                "method": method,
+                "family": family,
+                "seed": seed,
+                "primary": "accuracy",
+                "task": label_space,
+                "dev_fingerprint": "dev",
+                "student": {"scores": {"accuracy": exact}, "validation": {}, "layers": 3, "parameters": 17_000_000},
+                "teachers": [
+                    {"name": "t", "scores": {"accuracy": teacher}, "layers": 6},
+                    {"name": "table", "scores": {}},
+                ],
+                "cost": {"train_seconds": 2.0, "steps": 10, "student_tokens": tokens, **cost},
+                "rows": {"train": 100, "validation": 10, "dev": 200, "extra": 0},
+                "versions": {"distilect": "0", "torch": "2"},
+                "machine": {"platform": "here", "device": "cpu"},
+            }
+        )
         return self

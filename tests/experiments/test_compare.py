@@ -46,10 +46,7 @@ def run_cli(file: Path, *words: str) -> Any:
 @pytest.fixture(scope="module")
 def finished(toy: Toy) -> Any:
     """Two tasks, one of them a regression; a method that cannot be run; teachers made here."""
-    tasks = [
-        {"name": "one", "data": toy.tables["one"]},
-        {"name": "scores", "data": toy.scores},
-    ]
+    tasks = [{"name": "one", "data": toy.tables["one"]}, {"name": "scores", "data": toy.scores}]
     methods = [
         {"name": "finetune", "tasks": ["one"]},
         "kd",
@@ -58,9 +55,14 @@ def finished(toy: Toy) -> Any:
         {"name": "kd", "label": "kd-tuned", "tune": {"alpha": [0.1, 0.9]}, "tasks": ["one"]},
     ]
     config = toy.config(
-        name="whole", tasks=tasks, methods=methods, teachers=[toy.made("x"), toy.made("y", 2)], seeds=[0, 1],
-        students=["x[layers=1]"], contenders=["kd", "finetune"],
-    )  # fmt: skip
+        name="whole",
+        tasks=tasks,
+        methods=methods,
+        teachers=[toy.made("x"), toy.made("y", 2)],
+        seeds=[0, 1],
+        students=["x[layers=1]"],
+        contenders=["kd", "finetune"],
+    )
     return config, compare(config)
 
 
@@ -77,9 +79,7 @@ def test_a_failed_cell_is_reported_and_does_not_stop_the_rest(finished: Any) -> 
 def test_a_line_has_the_fields_of_metrics_and_its_place_in_the_grid(finished: Any) -> None:
     config, _ = finished
     line = next(line for line in lines_of(config) if line["method"] == "mix-pkd-confidence")
-    assert {"task", "seed", "primary", "student", "teachers", "cost", "rows", "versions", "machine"} <= set(
-        line
-    )
+    assert {"task", "seed", "primary", "student", "teachers", "cost", "rows", "versions", "machine"} <= set(line)
     assert line["student"]["layers"] == 1 and line["student"]["latency_ms"]["p50"] > 0
     assert (line["scenario"], line["task_name"], line["preset"]) == ("ordinary", "one", "pkd")
     assert line["overrides"] == {"teachers": "confidence"} and line["cell"].endswith("seed=0")
@@ -99,12 +99,12 @@ def test_teachers_are_made_and_scored_once_for_all(finished: Any) -> None:
     assert {r: r.stat().st_mtime_ns for r in records} == before
 
 
-def test_tuning_chooses_on_held_out_rows_once_for_all_seeds(finished: Any) -> None:
+def test_tuning_chooses_on_validation_rows_once_for_all_seeds(finished: Any) -> None:
     config, _ = finished
     (file,) = (config.folder / "tuned").glob("*.json")
     search = json.loads(file.read_text())
-    held_out = [point["held_out"]["accuracy"] for point in search["tried"]]
-    assert search["chosen"] == search["tried"][held_out.index(max(held_out))]["choice"]
+    validation = [point["validation"]["accuracy"] for point in search["tried"]]
+    assert search["chosen"] == search["tried"][validation.index(max(validation))]["choice"]
     tuned = [line for line in lines_of(config) if line["method"] == "kd-tuned"]
     assert [line["seed"] for line in tuned] == [0, 1]
     assert all(line["tuned"] == search["chosen"] for line in tuned)
@@ -126,9 +126,7 @@ def test_tables_can_be_made_again_from_published_lines_alone(finished: Any, tmp_
     text = (tmp_path / "whole.md").read_text()
     assert "(1.000)" in text or "(0." in text  # p-values, from the published predictions
     file = tmp_path / "config.yaml"
-    file.write_text(
-        dump_config(config.model_copy(update={"output": str(tmp_path / "nowhere")})), encoding="utf-8"
-    )
+    file.write_text(dump_config(config.model_copy(update={"output": str(tmp_path / "nowhere")})), encoding="utf-8")
     done = run_cli(file, "--page-only", "--lines", str(tmp_path), "--docs", str(tmp_path))
     assert done.exit_code == 0, done.output
     text = (tmp_path / "whole.md").read_text()
@@ -175,15 +173,19 @@ def test_lines_of_other_settings_are_left_out_and_their_cells_run_again(finished
 
 
 def test_a_killed_comparison_goes_on_where_it_was(toy: Toy) -> None:
-    config = toy.config(name="killed", methods=["finetune", "kd", "uniform", "weighted"], train={
-        "epochs": 4, "batch_size": 4, "max_length": 32, "precision": "fp32", "log_every": 5,
-    })  # fmt: skip
+    config = toy.config(
+        name="killed",
+        methods=["finetune", "kd", "uniform", "weighted"],
+        train={"epochs": 4, "batch_size": 4, "max_length": 32, "precision": "fp32", "logging_steps": 5},
+    )
     file = toy.folder / "killed.yaml"
     file.write_text(dump_config(config), encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, "-m", "distilect", "compare", str(file)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     cells = config.folder / "cells"
 
     def in_the_second_cell() -> bool:
@@ -214,9 +216,7 @@ def test_a_cell_that_another_command_runs_is_left_to_it(toy: Toy) -> None:
     assert len(lines_of(config)) == 1
 
 
-def test_a_cell_whose_line_was_not_yet_written_is_not_trained_again(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_whose_line_was_not_yet_written_is_not_trained_again(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     config = toy.config(name="late", methods=["finetune"])
     with monkeypatch.context() as patch:
         patch.setattr(Ground, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -276,17 +276,13 @@ def test_a_launcher_of_several_processes_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = toy.config(name="launched")
-    with pytest.raises(
-        RunError, match="without torchrun or accelerate launch, with --workers N or --engine ray"
-    ):
+    with pytest.raises(RunError, match="without torchrun or accelerate launch, with --workers N or --engine ray"):
         compare(config)
     assert not config.folder.exists()
 
 
 def test_an_unknown_engine_is_refused(toy: Toy) -> None:
-    with pytest.raises(
-        ConfigError, match="no engine is called 'locall'; known: local.* Did you mean 'local'"
-    ):
+    with pytest.raises(ConfigError, match="no engine is called 'locall'; known: local.* Did you mean 'local'"):
         engines.engine_of(toy.config(engine="locall"))
 
 
@@ -314,22 +310,15 @@ def test_another_engine_needs_nothing_but_the_worker(toy: Toy, monkeypatch: pyte
     assert found.done == 2 and not found.failed
 
 
-def test_signals_are_asked_for_once_whatever_the_number_of_methods(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signals_are_asked_for_once_whatever_the_number_of_methods(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten methods four ask differently: of one teacher, of two, and the same with layers of their own."""
     asked = []
     real = Workbench.ask
-    monkeypatch.setattr(
-        Workbench, "ask", lambda self, planned: asked.append(planned.asks) or real(self, planned)
-    )
+    monkeypatch.setattr(Workbench, "ask", lambda self, planned: asked.append(planned.asks) or real(self, planned))
     one = ["kd", "dynamic-data"]
     two = ["uniform", "best-single", "confidence", "random-single", "dynamic-teacher"]
     pooled = {"tokens": "cls"}
-    deep = [
-        {"name": n, "knowledge": {"labels": {}, "response": {}, "feature": pooled}}
-        for n in ("pkd", "uniform")
-    ]
+    deep = [{"name": n, "knowledge": {"labels": {}, "response": {}, "feature": pooled}} for n in ("pkd", "uniform")]
     grid = Grid(toy.config(name="asked", methods=["finetune", *one, *two, *deep]))
     ground = Ground.open(grid, "ordinary", "one")
     ground.score()
@@ -391,9 +380,7 @@ def test_an_estimate_learns_from_finished_cells(finished: Any) -> None:
     assert 0 < found.cell_seconds < 5 * 6 * longest
 
 
-def test_an_estimate_leaves_out_what_another_machine_made(
-    finished: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_estimate_leaves_out_what_another_machine_made(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, _ = finished
     grid = Grid(config.model_copy(update={"seeds": [0, 1, 2]}))
     other = {**lines_of(config)[0]["machine"], "device": "cuda", "gpu": "NVIDIA H200"}
@@ -406,12 +393,17 @@ def test_an_estimate_leaves_out_what_another_machine_made(
 
 def test_every_method_gets_the_same_tokens_where_that_is_asked(toy: Toy) -> None:
     methods: list[Any] = [
-        "finetune", "kd", {"name": "rlkd-published", "teachers": {"name": "reinforced", "warmup_epochs": 0}},
+        "finetune",
+        "kd",
+        {"name": "rlkd-published", "teachers": {"name": "reinforced", "warmup_epochs": 0}},
         {"name": "kd", "label": "kd-tuned", "tune": {"alpha": [0.1, 0.9]}},
-    ]  # fmt: skip
-    config = toy.config(name="equal", methods=methods, equal_tokens=True, train={
-        "epochs": 3, "batch_size": 8, "max_length": 32, "precision": "fp32", "log_every": 5,
-    })  # fmt: skip
+    ]
+    config = toy.config(
+        name="equal",
+        methods=methods,
+        equal_tokens=True,
+        train={"epochs": 3, "batch_size": 8, "max_length": 32, "precision": "fp32", "logging_steps": 5},
+    )
     found = compare(config)
     assert not found.failed
     costs = {line["method"]: line["cost"] for line in lines_of(config)}
@@ -442,8 +434,12 @@ def test_scenarios_share_teachers_where_they_learn_the_same(toy: Toy) -> None:
 def test_a_teacher_that_cannot_be_made_takes_its_own_tasks_along(toy: Toy) -> None:
     tasks = [
         {"name": "one", "data": toy.tables["one"]},
-        {"name": "two", "data": toy.tables["two"], "teachers": [{"name": "gone", "finetune": {"init": "/no/such/model"}}]},
-    ]  # fmt: skip
+        {
+            "name": "two",
+            "data": toy.tables["two"],
+            "teachers": [{"name": "gone", "finetune": {"init": "/no/such/model"}}],
+        },
+    ]
     config = toy.config(name="gone", tasks=tasks, methods=["kd"], students=[toy.backbone])
     file = toy.folder / "gone.yaml"
     file.write_text(dump_config(config), encoding="utf-8")

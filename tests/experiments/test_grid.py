@@ -69,7 +69,7 @@ def test_a_method_may_have_seeds_tasks_and_scenarios_of_its_own() -> None:
         ({"name": "kd", "knowledge": {"labels": {}, "response": {}, "relation": {}}}, "mix-kd-relation", "static"),
         ({"name": "uniform", "teachers": "oracle", "label": "oracle"}, "oracle", "oracle"),
     ],
-)  # fmt: skip
+)
 def test_names_and_kinds_of_methods(values: dict[str, Any], label: str, kind: str) -> None:
     assert label_of(method(**values)) == label
     assert family(method(**values)) == kind
@@ -129,18 +129,24 @@ def test_settings_that_change_no_result_do_not(changes: dict[str, Any]) -> None:
     [
         ({"methods": ["kd", "kd"]}, "two methods are called 'kd'"),
         ({"methods": ["kdd"]}, "no method is called 'kdd'"),
-        ({"methods": [{"name": "kd", "tasks": ["tow"]}]}, "no task of this comparison is called 'tow'.*Did you mean 'two'"),
+        (
+            {"methods": [{"name": "kd", "tasks": ["tow"]}]},
+            "no task of this comparison is called 'tow'.*Did you mean 'two'",
+        ),
         ({"baseline": "pkd"}, "no method of this comparison is called 'pkd'"),
         ({"teachers": []}, "method 'kd' needs a teacher, but task 'one' has none"),
         ({"methods": [{"name": "kd", "tune": {"alpha": []}}]}, "tune.alpha lists no value"),
-        ({"methods": [{"name": "kd", "train": {"epoch": 3}}]}, "method kd, train: unknown key 'epoch': did you mean 'epochs'"),
+        (
+            {"methods": [{"name": "kd", "train": {"epoch": 3}}]},
+            "method kd, train: unknown key 'epoch': did you mean 'epochs'",
+        ),
         ({"methods": [{"name": "kd", "scenarios": ["ordinary"], "seeds": []}]}, "no cell is left"),
         ({"task": []}, "unknown key 'task': did you mean 'tasks'"),
         ({"students": []}, "'students'"),
         ({"name": "signals"}, "this one is kept"),
         ({"scenarios": [{"name": "a", "labelled": 0}]}, "scenarios.0.labelled"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_before_any_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DistilectError, match=message):
         _ = grid(**changes).cells

@@ -190,20 +190,9 @@ class Cluster:
 
     def _start(self, words: list[str]) -> subprocess.Popen[bytes]:
         plain = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=80000000", "--block"]
-        command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            *words,
-            *plain,
-            "--disable-usage-stats",
-        ]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, *plain, "--disable-usage-stats"]
         log = (self.folder / f"{len(getattr(self, 'nodes', []))}.log").open("wb")
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment(),
-            start_new_session=True,
-        )  # fmt: skip
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment(), start_new_session=True)
 
     def _until(self, there: Any) -> None:
         deadline = time.monotonic() + 300
@@ -237,9 +226,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def scores_of(config: Any) -> dict[str, Any]:
-    return {
-        line["cell"]: line["student"]["scores"] for line in Results(config.folder / "results.jsonl").lines()
-    }
+    return {line["cell"]: line["student"]["scores"] for line in Results(config.folder / "results.jsonl").lines()}
 
 
 @pytest.mark.slow
@@ -254,9 +241,13 @@ def test_two_nodes_give_the_lines_of_one_process(toy: Toy, cluster: Cluster) -> 
 @pytest.mark.slow
 def test_a_node_that_is_lost_costs_no_cell(toy: Toy, cluster: Cluster) -> None:
     config = toy.config(
-        name="lost", engine="ray", workers=2, ray={"address": cluster.address}, seeds=[0, 1, 2],
-        train={"epochs": 20, "batch_size": 4, "max_length": 32, "precision": "fp32", "log_every": 5},
-    )  # fmt: skip
+        name="lost",
+        engine="ray",
+        workers=2,
+        ray={"address": cluster.address},
+        seeds=[0, 1, 2],
+        train={"epochs": 20, "batch_size": 4, "max_length": 32, "precision": "fp32", "logging_steps": 5},
+    )
     cells = config.folder / "cells"
 
     def lose_in_the_middle() -> None:

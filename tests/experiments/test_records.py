@@ -12,14 +12,7 @@ import numpy as np
 import pytest
 
 from distilect.errors import RunError
-from distilect.experiments.records import (
-    Results,
-    essence,
-    lock,
-    outputs_of,
-    read_predictions,
-    write_predictions,
-)
+from distilect.experiments.records import Results, essence, lock, outputs_of, read_predictions, write_predictions
 from distilect.tasks import Task
 
 

@@ -15,14 +15,7 @@ from distilect.data import Data, Table, load_data
 from distilect.errors import ConfigError, MethodError
 from distilect.experiments.config import LearnsConfig, PartsConfig, ScenarioConfig
 from distilect.experiments.oracle import oracle_knows
-from distilect.experiments.scenarios import (
-    for_student,
-    for_teacher,
-    parts_of,
-    truth_of,
-    with_few_labels,
-    with_noise,
-)
+from distilect.experiments.scenarios import for_student, for_teacher, parts_of, truth_of, with_few_labels, with_noise
 from distilect.options import construct
 from distilect.selection.registry import TEACHERS
 from distilect.tasks import Task
@@ -47,10 +40,7 @@ def data(regression: bool = False) -> Data:
 
 
 def by_text(rows: Table) -> dict[str, Any]:
-    return {
-        text[0]: label
-        for text, label in zip(rows.text(np.arange(len(rows))), rows.labels.tolist(), strict=True)
-    }
+    return {text[0]: label for text, label in zip(rows.text(np.arange(len(rows))), rows.labels.tolist(), strict=True)}
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 1.0])
@@ -85,11 +75,11 @@ def test_scores_are_mirrored_and_shuffled_labels_are_the_same_labels() -> None:
 def test_few_labels_hide_the_others_and_lose_no_text() -> None:
     clean = data()
     found = with_few_labels(clean, 0.1, 0)
-    assert (len(found.train), len(found.reward)) == (20, 4)
+    assert (len(found.train), len(found.validation)) == (20, 4)
     assert found.extra is not None and not found.extra.has_label.any()
-    texts = {*by_text(found.train), *by_text(found.reward), *by_text(found.extra)}
-    assert texts == {*by_text(clean.train), *by_text(clean.reward)}
-    assert set(by_text(found.reward)) <= set(by_text(clean.reward))  # teachers never saw these
+    texts = {*by_text(found.train), *by_text(found.validation), *by_text(found.extra)}
+    assert texts == {*by_text(clean.train), *by_text(clean.validation)}
+    assert set(by_text(found.validation)) <= set(by_text(clean.validation))  # teachers never saw these
     assert set(np.unique(found.train.labels)) == {0, 1, 2}
     assert by_text(with_few_labels(clean, 0.1, 0).train) == by_text(found.train)
     assert by_text(with_few_labels(clean, 0.1, 1).train) != by_text(found.train)
@@ -99,7 +89,7 @@ def test_the_student_s_noise_leaves_teachers_and_dev_alone() -> None:
     clean = data()
     seen = for_student(clean, ScenarioConfig(label_noise=0.4), 0)
     assert (seen.train.labels != clean.train.labels).sum() == 80
-    assert (seen.reward.labels != clean.reward.labels).sum() == 16
+    assert (seen.validation.labels != clean.validation.labels).sum() == 16
     assert seen.dev is clean.dev
     assert for_teacher(clean, None, None, 0) is clean
 
@@ -107,10 +97,10 @@ def test_the_student_s_noise_leaves_teachers_and_dev_alone() -> None:
 def test_a_bad_teacher_learns_wrong_labels_and_a_specialist_its_part() -> None:
     clean = data()
     bad = for_teacher(clean, LearnsConfig(noise=1.0), None, 0)
-    assert (bad.train.labels != clean.train.labels).all() and (bad.reward.labels != clean.reward.labels).all()
+    assert (bad.train.labels != clean.train.labels).all() and (bad.validation.labels != clean.validation.labels).all()
     parts = parts_of(PartsConfig(by="class", count=3), clean, _config("x"))
     found = [for_teacher(clean, LearnsConfig(part=k), parts, 0) for k in range(3)]
-    assert sum(len(d.train) for d in found) == 200 and sum(len(d.reward) for d in found) == 40
+    assert sum(len(d.train) for d in found) == 200 and sum(len(d.validation) for d in found) == 40
     assert all(set(np.unique(d.train.labels)) == {k} for k, d in enumerate(found))
     with pytest.raises(ConfigError, match="sets no parts"):
         for_teacher(clean, LearnsConfig(part=0), None, 0)
@@ -134,9 +124,7 @@ def test_parts_by_cluster_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> 
     config = _config(backbone, output=str(tmp_path))
     parts = parts_of(PartsConfig(by="cluster", count=3), clean, config)
     order = np.random.default_rng(1).permutation(200)
-    again = parts_of(
-        PartsConfig(by="cluster", count=3), replace(clean, train=clean.train.take(order)), config
-    )
+    again = parts_of(PartsConfig(by="cluster", count=3), replace(clean, train=clean.train.take(order)), config)
     assert (parts(clean.train)[order] == again(clean.train.take(order))).all()
     assert len(np.unique(parts(clean.train))) == 3
 

@@ -133,18 +133,10 @@ def test_costs_are_of_the_seeds_that_all_methods_have() -> None:
     made = Made().add("a", 0.8, tokens=10).add("b", 0.8, tokens=20).add("b", 0.8, seed=1, tokens=900)
     board = boards(made.lines)[0]
     assert [cost_of(board, m).tokens for m in ("a", "b")] == [10, 20]  # type: ignore[union-attr]
-    apart = (
-        Made().add("a", 0.8, tokens=10).add("b", 0.8, seed=1, tokens=900).add("b", 0.8, seed=2, tokens=700)
-    )
+    apart = Made().add("a", 0.8, tokens=10).add("b", 0.8, seed=1, tokens=900).add("b", 0.8, seed=2, tokens=700)
     assert [cost_of(boards(apart.lines)[0], m).tokens for m in ("a", "b")] == [10, 800]  # type: ignore[union-attr]
 
 
 def test_the_pareto_front_by_hand() -> None:
-    points = {
-        "cheap": (1.0, 5.0),
-        "good": (3.0, 9.0),
-        "beaten": (3.5, 8.0),
-        "same": (3.0, 7.0),
-        "best": (9.0, 9.5),
-    }
+    points = {"cheap": (1.0, 5.0), "good": (3.0, 9.0), "beaten": (3.5, 8.0), "same": (3.0, 7.0), "best": (9.0, 9.5)}
     assert pareto(points) == ["cheap", "good", "best"]

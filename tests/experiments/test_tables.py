@@ -111,9 +111,7 @@ def test_the_front_leaves_out_who_costs_more_for_less_and_the_oracle(found: list
 
 
 def test_methods_of_one_cost_are_drawn_side_by_side() -> None:
-    drawn = _side_by_side(
-        {"good": (1000, 80.0), "dear": (3000, 81.0), "bad": (1010, 70.0), "fair": (1000, 75.0)}
-    )
+    drawn = _side_by_side({"good": (1000, 80.0), "dear": (3000, 81.0), "bad": (1010, 70.0), "fair": (1000, 75.0)})
     assert drawn["bad"] < drawn["fair"] < drawn["good"] and drawn["dear"] == 3000
     assert drawn["bad"] > 0.87 * 1000 and drawn["good"] < 1.13 * 1000
 
@@ -130,11 +128,7 @@ def test_markdown_and_latex_are_not_broken_by_names(found: list[Section]) -> Non
     for line in text.splitlines():
         if line.startswith("| `a"):
             assert line.startswith(("| `a\\|b_<i>` |", "| `a\\|b_<i> − kd` |"))
-    widths = {
-        line.replace("\\|", "").count("|")
-        for line in text.splitlines()
-        if "adaptive" in line and line[0] == "|"
-    }
+    widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if "adaptive" in line and line[0] == "|"}
     assert widths == {9}
     tex = latex(found)
     assert r"\texttt{a|b\_$<$i$>$}" in tex and "81.0 $\\pm$ 1.0" in tex

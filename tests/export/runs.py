@@ -25,16 +25,23 @@ def finished_run(folder: Path, family: Any = tiny_bert, *, regression: bool = Fa
     tiny_bert(job.teachers[0], labels, 1, layers=4)
     data: dict[str, Any] = {"train": str(job.train), "dev": str(job.dev)}
     task: dict[str, Any] = {
-        "name": "toy", "kind": "classification", "labels": ["no", "yes"], "metrics": ["accuracy", "f1"], "num_texts": 1
-    }  # fmt: skip
+        "name": "toy",
+        "kind": "classification",
+        "labels": ["no", "yes"],
+        "metrics": ["accuracy", "f1"],
+        "num_texts": 1,
+    }
     if regression:
         data |= {"dev": str(write_scores(folder / "scores.csv", 30))}
         task |= {"kind": "regression", "labels": [], "metrics": ["pearson"]}
     config = job.config(data=data, **changes)
     (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     values = metrics(
-        name="toy", task=task, primary=task["metrics"][0], method="uniform",
+        name="toy",
+        task=task,
+        primary=task["metrics"][0],
+        method="uniform",
         teachers=[{"name": "a", "path": job.teachers[0], **model(0.8, 100, 10.0)}],
-    )  # fmt: skip
+    )
     (run / "metrics.json").write_text(json.dumps(values), encoding="utf-8")
     return run

@@ -27,10 +27,7 @@ def test_the_hub_can_read_the_metadata(tmp_path: Path) -> None:
     assert data["library_name"] == "transformers"
     assert data["pipeline_tag"] == "text-classification"
     results = ModelCard.load(tmp_path / "README.md").data.eval_results
-    assert {(result.metric_type, result.metric_value) for result in results} == {
-        ("accuracy", 0.72),
-        ("f1", 0.77),
-    }
+    assert {(result.metric_type, result.metric_value) for result in results} == {("accuracy", 0.72), ("f1", 0.77)}
 
 
 def test_no_license_is_claimed_unless_given(tmp_path: Path) -> None:
@@ -51,9 +48,7 @@ def test_scores_stand_beside_the_teachers(tmp_path: Path) -> None:
 
 
 def test_the_method_is_cited_from_preset_and_from_selectors_put_in_its_place(tmp_path: Path) -> None:
-    config = parse_config(
-        {"data": {"train": "x"}, "student": "t", "method": {"name": "rlkd", "mix": "akskd"}}
-    )
+    config = parse_config({"data": {"train": "x"}, "student": "t", "method": {"name": "rlkd", "loss_weights": "akskd"}})
     _, text = card(tmp_path, config=config)
     assert "2012.06048" in text and "2302.00444" in text and "1503.02531" in text
     assert citations("finetune", {}, True) == []
@@ -77,9 +72,7 @@ def test_names_act_neither_as_markdown_nor_as_html_nor_as_yaml(tmp_path: Path) -
     data, text = card(tmp_path, values)
     assert data["model-index"][0]["name"] == evil
     body = text.split("\n---\n\n# ", 1)[1]
-    assert "<script>" not in body.replace(
-        f"`{' '.join(evil.replace('`', ' ').replace('|', ' ').split())}`", ""
-    )
+    assert "<script>" not in body.replace(f"`{' '.join(evil.replace('`', ' ').replace('|', ' ').split())}`", "")
     assert "[a](javascript" not in body.replace("\\[a\\]", "").split("Method: `")[0]
     row = next(line for line in body.splitlines() if "(teacher)" in line)
     assert row.replace("\\|", "").count("|") == 8

@@ -22,9 +22,7 @@ from tests.tiny import FAMILIES
 
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 
-pytestmark = pytest.mark.timeout(
-    900
-)  # the exporter takes ten seconds of a processor: minutes on a busy machine
+pytestmark = pytest.mark.timeout(900)  # the exporter takes ten seconds of a processor: minutes on a busy machine
 ROUNDS = {1: 3, 4: 2}
 
 
@@ -63,8 +61,10 @@ def test_what_was_checked_is_kept_with_scores_of_each_file(run: Path) -> None:
     assert set(int8["scores"]) == {"accuracy", "f1"}
     logits = OnnxModel(run / "student/onnx/model_int8.onnx")
     assert fp32["bytes"] == (run / fp32["file"]).stat().st_size and logits.names == [
-        "input_ids", "attention_mask", "token_type_ids"
-    ]  # fmt: skip
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+    ]
 
 
 def test_int8_weights_are_int8(run: Path) -> None:
@@ -83,8 +83,7 @@ def test_speed_is_told_for_every_model_batch_and_number_of_threads(run: Path) ->
     ]
     assert all(0 < line["p50_ms"] <= line["p95_ms"] for line in lines)
     assert all(
-        line["rows_per_second"] == pytest.approx(1000 * line["batch"] / line["p50_ms"], rel=0.01)
-        for line in lines
+        line["rows_per_second"] == pytest.approx(1000 * line["batch"] / line["p50_ms"], rel=0.01) for line in lines
     )
 
 
@@ -129,9 +128,7 @@ def test_a_file_that_says_something_else_is_not_kept(tmp_path: Path, monkeypatch
     assert not list((run / "student").glob("onnx/*"))
 
 
-def test_missing_packages_are_named_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages_are_named_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(tmp_path)
     find = ship.check_packages.__globals__["importlib"].util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else find(name))
@@ -172,14 +169,7 @@ def test_models_take_turns_and_the_number_of_threads_is_given_back() -> None:
 
 
 def test_the_verb_prints_times_and_what_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = {
-        "model": "ONNX",
-        "threads": 1,
-        "batch": 32,
-        "p50_ms": 12.5,
-        "p95_ms": 13.0,
-        "rows_per_second": 2560.0,
-    }
+    line = {"model": "ONNX", "threads": 1, "batch": 32, "p50_ms": 12.5, "p95_ms": 13.0, "rows_per_second": 2560.0}
     asked: dict[str, Any] = {}
 
     def fake(folder: Path, **options: Any) -> Any:
@@ -191,17 +181,8 @@ def test_the_verb_prints_times_and_what_was_checked(tmp_path: Path, monkeypatch:
         app, ["export", str(tmp_path), "--onnx", "--int8", "--push", "me/small", "--license", "mit"]
     )
     assert result.exit_code == 0, result.output
-    assert (
-        "2,560" in result.output
-        and "70.3 MB" in result.output
-        and "pushed: https://hub/me/small" in result.output
-    )
-    assert (asked["onnx"], asked["int8"], asked["repository"], asked["license"]) == (
-        True,
-        True,
-        "me/small",
-        "mit",
-    )
+    assert "2,560" in result.output and "70.3 MB" in result.output and "pushed: https://hub/me/small" in result.output
+    assert (asked["onnx"], asked["int8"], asked["repository"], asked["license"]) == (True, True, "me/small", "mit")
 
 
 @pytest.mark.slow

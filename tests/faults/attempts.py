@@ -77,9 +77,13 @@ class Trial:
         slow = f"took {ended.cpu_after:.1f} s to end" if ended.cpu_after > 10 else ""
         saved = bool(list(self.output.rglob("complete.json")))
         return {
-            "moments": [moment], "codes": [ended.code], "seconds": round(ended.after, 2), "cpu_seconds": round(ended.cpu_after, 2), "checkpoint": saved,
+            "moments": [moment],
+            "codes": [ended.code],
+            "seconds": round(ended.after, 2),
+            "cpu_seconds": round(ended.cpu_after, 2),
+            "checkpoint": saved,
             "wrong": wrong or slow or self.again(),
-        }  # fmt: skip
+        }
 
     def full_disk(self, draw: random.Random) -> dict[str, Any]:
         """A disk too small for the job: told in a line; with more room the rerun goes on to the same end."""
@@ -89,11 +93,7 @@ class Trial:
         room = _size(self.output) // 1024 + 64 + draw.randrange(max(1, needed - _size(self.output) // 1024))
         with small_disk(self.output, room) as resize:
             ended = self.run()
-            told = (
-                ""
-                if ended.code == 0 or "disk is full" in ended.said
-                else f"said: {ended.said.strip()[-200:]}"
-            )
+            told = "" if ended.code == 0 or "disk is full" in ended.said else f"said: {ended.said.strip()[-200:]}"
             resize(16 * needed + 4096)
             wrong = told or self.again()
         return {"kilobytes": room, "codes": [ended.code], "wrong": wrong}
@@ -149,9 +149,7 @@ def _size(folder: Path) -> int:
 def can_mount(folder: Path) -> bool:
     """Whether this user may mount a small disk (root may)."""
     folder.mkdir(parents=True, exist_ok=True)
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], capture_output=True).returncode:
         return False
     subprocess.run(["umount", str(folder)], check=True)
     return True
@@ -221,13 +219,7 @@ def flipped_store(scene: Scene, folder: Path, count: int, draw: random.Random) -
             FieldStore(field, []).refresh()  # makes the index, while all is well
             pattern = "*.bin" if large else "shard-*.safetensors"
             for number in range(count // 2):
-                chosen = (
-                    "index.json"
-                    if large and number % 5 == 0
-                    else pattern
-                    if number % 2
-                    else "shard-*.safetensors"
-                )
+                chosen = "index.json" if large and number % 5 == 0 else pattern if number % 2 else "shard-*.safetensors"
                 for path, _ in flips(field, chosen, 1, draw):
                     tried[_read_flipped(field, ids, values, SignalError)] += 1
                     damaged = path.with_name(path.name + ".damaged")

@@ -49,9 +49,7 @@ def warm_up() -> None:
     import distilect.training.trainer  # noqa: F401
 
 
-def forked(
-    work: Callable[[], Any], log: Path, *, at: float | None = None, sign: int = signal.SIGKILL
-) -> Ended:
+def forked(work: Callable[[], Any], log: Path, *, at: float | None = None, sign: int = signal.SIGKILL) -> Ended:
     """Run `work` in a child, and send it a signal once it has used so much processor time (`at`, in seconds)."""
     child = fork(lambda: as_command(work), log)
     before, sent = 0.0, 0.0

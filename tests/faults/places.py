@@ -57,16 +57,11 @@ def _run_folder(output: Path) -> dict[str, str]:
     """Weights, history, selections and scores of the finished run."""
     folder = output / "toy"
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    found = {
-        name: _hash(folder / name)
-        for name in ("history.jsonl", "selection.parquet", "student/model.safetensors")
-    }
+    found = {name: _hash(folder / name) for name in ("history.jsonl", "selection.parquet", "student/model.safetensors")}
     artefact = folder / "selector" / "selector.safetensors"
     found |= {"selector": _hash(artefact)} if artefact.exists() else {}
     costs = {k: metrics["cost"][k] for k in ("steps", "tokens", "teacher_rows", "probed_rows")}
-    return found | {
-        "scores": json.dumps([metrics["student"]["scores"], metrics["student"]["held_out"], costs])
-    }
+    return found | {"scores": json.dumps([metrics["student"]["scores"], metrics["student"]["validation"], costs])}
 
 
 def _hash(path: Path) -> str:
@@ -89,7 +84,7 @@ def _comparison(output: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in Results(output / "toy" / RESULTS).lines():
         student, cost = line["student"], line["cost"]
-        told = [student["scores"], student["held_out"], cost["steps"], cost["student_tokens"]]
+        told = [student["scores"], student["validation"], cost["steps"], cost["student_tokens"]]
         found[line["cell"]] = found.get(line["cell"], "") + json.dumps(told)  # a second line would show
     predictions = (output / "toy" / "predictions").glob("*.parquet")
     return found | {path.name: _hash(path) for path in predictions}
@@ -102,7 +97,7 @@ def train_by(name: str, method: Any, **train: Any) -> Place:
         "batch_size": 16,
         "max_length": 32,
         "precision": "fp32",
-        "log_every": 1,
+        "logging_steps": 1,
         "evaluations": 2,
     }
     return Place(f"train {name}", {"method": method, "train": settings | train}, _run, _run_folder)
@@ -112,18 +107,40 @@ def train_by(name: str, method: Any, **train: Any) -> Place:
 RLKD = {
     "name": "rlkd",
     "teachers": {
-        "name": "reinforced", "features": ["teacher_entropy"], "weights": "probabilities", "credit": "executed", "reward": 1,
-        "measure": "virtual", "step_size": 2.0, "share": 1.0, "baseline": "row", "warmup_epochs": 0,
-        "policy_warmup": "virtual", "policy_updates": 60, "batch_size": 128, "entropy_bonus": 0.1, "weight_decay": 0.1,
+        "name": "reinforced",
+        "features": ["teacher_entropy"],
+        "weights": "probabilities",
+        "credit": "executed",
+        "reward": 1,
+        "measure": "virtual",
+        "step_size": 2.0,
+        "share": 1.0,
+        "baseline": "row",
+        "warmup_epochs": 0,
+        "policy_warmup": "virtual",
+        "policy_updates": 60,
+        "batch_size": 128,
+        "entropy_bonus": 0.1,
+        "weight_decay": 0.1,
     },
-}  # fmt: skip
+}
 SMALL = {"episodes": 3, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8}
-AKSKD = {"name": "akskd", "mix": {"name": "actor-critic", **SMALL}}  # stage A, then stage B
+AKSKD = {"name": "akskd", "loss_weights": {"name": "actor-critic", **SMALL}}  # stage A, then stage B
 # a teacher made on the way, three students, one of them with a stage of its own
 COMPARED = {
-    "methods": ["finetune", "kd", AKSKD | {"label": "akskd"}], "students": ["own[layers=1,3]"], "seeds": [0], "resamples": 100,
-    "train": {"epochs": 2, "batch_size": 16, "max_length": 32, "precision": "fp32", "log_every": 1, "evaluations": 2},
-}  # fmt: skip
+    "methods": ["finetune", "kd", AKSKD | {"label": "akskd"}],
+    "students": ["own[layers=1,3]"],
+    "seeds": [0],
+    "resamples": 100,
+    "train": {
+        "epochs": 2,
+        "batch_size": 16,
+        "max_length": 32,
+        "precision": "fp32",
+        "logging_steps": 1,
+        "evaluations": 2,
+    },
+}
 DATA = {"name": "dynamic-data", "rows": {"name": "uncertainty", "rest": "plan", "refresh": 2, "every": 2}}
 
 PLACES: dict[str, Place] = {
@@ -165,12 +182,7 @@ class Scene:
 
         own = {"name": "own", "finetune": {"init": self.job.teachers[0], "epochs": 1, "seed": 4}}
         tables = {"train": str(self.job.train), "dev": str(self.job.dev)}
-        raw = {
-            "name": "toy",
-            "output": str(output),
-            "tasks": [{"name": "one", "data": tables}],
-            "teachers": [own],
-        }
+        raw = {"name": "toy", "output": str(output), "tasks": [{"name": "one", "data": tables}], "teachers": [own]}
         return parse_part(CompareConfig, raw | {"signals": {"precision": "fp32"}} | changes)
 
     def start(self, place: Place, output: Path) -> None:

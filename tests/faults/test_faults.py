@@ -20,10 +20,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture(scope="module")
 def trials(scene: Scene) -> dict[str, Trial]:
-    return {
-        name: Trial(scene, place, scene.folder / f"trial-{n}")
-        for n, (name, place) in enumerate(PLACES.items())
-    }
+    return {name: Trial(scene, place, scene.folder / f"trial-{n}") for n, (name, place) in enumerate(PLACES.items())}
 
 
 QUICK = ("score", "train rlkd")
@@ -37,9 +34,7 @@ def test_a_killed_job_ends_as_if_it_had_not_been(trials: dict[str, Trial], name:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", PLACES)
-def test_a_job_killed_at_any_moment_ends_as_if_it_had_not_been(
-    trials: dict[str, Trial], name: str, seed: int
-) -> None:
+def test_a_job_killed_at_any_moment_ends_as_if_it_had_not_been(trials: dict[str, Trial], name: str, seed: int) -> None:
     assert trials[name].kill(random.Random(seed))["wrong"] == ""
 
 

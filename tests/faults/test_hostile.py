@@ -34,16 +34,14 @@ cells = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 
 @bounded
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=12), st.booleans())
-def test_a_csv_of_anything_is_a_table_or_a_line(
-    tmp_path: Path, rows: list[tuple[str, str]], quoted: bool
-) -> None:
+def test_a_csv_of_anything_is_a_table_or_a_line(tmp_path: Path, rows: list[tuple[str, str]], quoted: bool) -> None:
     def cell(text: str) -> str:
         return '"' + text.replace('"', '""') + '"' if quoted else text
 
     lines = ["text,label", *(f"{cell(text)},{cell(label)}" for text, label in rows)]
     (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("utf-8", errors="surrogatepass"))
     try:
-        data = load_data(DataConfig(train=str(tmp_path / "t.csv"), reward_size=0), TaskConfig(), 0)
+        data = load_data(DataConfig(train=str(tmp_path / "t.csv"), validation_size=0), TaskConfig(), 0)
     except DistilectError as error:
         assert len(str(error).splitlines()) <= 4
         return
@@ -59,7 +57,7 @@ def test_a_file_of_any_bytes_is_a_table_or_a_line(tmp_path: Path, content: bytes
     file = tmp_path / f"t{suffix}"
     file.write_bytes(b"text,label\n" + content if suffix == ".csv" else content)
     try:
-        load_data(DataConfig(train=str(file), reward_size=0), TaskConfig(), 0)
+        load_data(DataConfig(train=str(file), validation_size=0), TaskConfig(), 0)
     except DistilectError as error:
         assert len(str(error).splitlines()) <= 4
 
@@ -74,13 +72,14 @@ def test_a_file_of_any_bytes_is_a_table_or_a_line(tmp_path: Path, content: bytes
                 "label": st.none() | st.booleans() | st.floats() | st.text(max_size=3) | st.integers(),
             },
         ),
-        min_size=1, max_size=8,
+        min_size=1,
+        max_size=8,
     )
-)  # fmt: skip
+)
 def test_rows_of_mixed_types_are_a_table_or_a_line(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     try:
-        load_data(DataConfig(train=str(tmp_path / "t.jsonl"), reward_size=0), TaskConfig(), 0)
+        load_data(DataConfig(train=str(tmp_path / "t.jsonl"), validation_size=0), TaskConfig(), 0)
     except DistilectError as error:
         assert len(str(error).splitlines()) <= 4
 
@@ -88,7 +87,7 @@ def test_rows_of_mixed_types_are_a_table_or_a_line(tmp_path: Path, rows: list[di
 def test_a_cell_of_ten_megabytes_is_read(tmp_path: Path) -> None:
     long = "word " * 2_000_000
     (tmp_path / "t.csv").write_text(f'text,label\n"{long}",a\nshort,b\n', encoding="utf-8")
-    data = load_data(DataConfig(train=str(tmp_path / "t.csv"), reward_size=0), TaskConfig(), 0)
+    data = load_data(DataConfig(train=str(tmp_path / "t.csv"), validation_size=0), TaskConfig(), 0)
     assert data.train.text([0])[0][0].strip() == long.strip() and len(data.train) == 2
 
 
@@ -98,9 +97,7 @@ def test_a_cell_of_ten_megabytes_is_read(tmp_path: Path) -> None:
 @bounded
 @given(
     st.binary(max_size=60)
-    | st.recursive(st.none() | st.integers() | st.text(max_size=4), st.lists).map(
-        lambda v: json.dumps(v).encode()
-    )
+    | st.recursive(st.none() | st.integers() | st.text(max_size=4), st.lists).map(lambda v: json.dumps(v).encode())
 )
 def test_a_manifest_or_an_index_of_anything_does_no_harm(tmp_path: Path, content: bytes) -> None:
     root = tmp_path / "s"
@@ -171,13 +168,12 @@ def test_an_index_that_names_files_elsewhere_is_refused(teacher: Path, name: str
 def test_code_in_a_checkpoint_is_never_run(teacher: Path, tmp_path: Path, kind: str) -> None:
     config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
     config |= {
-        "model_type": kind, "architectures": ["EvilModel"],
+        "model_type": kind,
+        "architectures": ["EvilModel"],
         "auto_map": {"AutoConfig": "evil.EvilConfig", "AutoModelForSequenceClassification": "evil.EvilModel"},
-    }  # fmt: skip
+    }
     (teacher / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (teacher / "evil.py").write_text(
-        f"open({str(tmp_path / 'harm')!r}, 'w').write('boom')\n", encoding="utf-8"
-    )
+    (teacher / "evil.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w').write('boom')\n", encoding="utf-8")
     if kind == "evil":
         refused(teacher, "cannot load")
     else:  # a known architecture: its own code of transformers is used
@@ -213,9 +209,7 @@ def test_texts_labels_and_names_that_look_like_html_stay_text(tmp_path: Path) ->
         file.write_text(file.read_text(encoding="utf-8").replace(",yes", f",{evil}"), encoding="utf-8")
     name = "<img src=x onerror=alert(2)>"
     train = job.raw()["train"] | {"epochs": 1}
-    config = job.config(
-        name=name, method="finetune", teachers=[], student=job.teachers[0] + "[fresh]", train=train
-    )
+    config = job.config(name=name, method="finetune", teachers=[], student=job.teachers[0] + "[fresh]", train=train)
     result = run(config)[0]
     assert result.report is not None
     page = result.report.read_text(encoding="utf-8")

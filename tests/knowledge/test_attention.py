@@ -32,9 +32,7 @@ def outputs(left: bool = False, padded: int | None = None, width: int = 8) -> St
     attention = {}
     for number, part in enumerate(PARTS):
         values = torch.full((3, made.mask.shape[1], width), 1e6)
-        values[made.mask] = torch.cat(
-            [randn(n, width, seed=100 * number + row) for row, n in enumerate(LENGTHS)]
-        )
+        values[made.mask] = torch.cat([randn(n, width, seed=100 * number + row) for row, n in enumerate(LENGTHS)])
         attention[f"{part}.3"] = values
     return replace(made, attention=attention)
 
@@ -62,9 +60,7 @@ def naive(student: torch.Tensor, teacher: torch.Tensor, heads: int) -> float:
 
 
 @pytest.mark.parametrize(("heads", "width"), [(2, 8), (1, 8), (2, 12)])
-def test_attention_is_the_kl_of_relations_per_head_whatever_the_teachers_width(
-    heads: int, width: int
-) -> None:
+def test_attention_is_the_kl_of_relations_per_head_whatever_the_teachers_width(heads: int, width: int) -> None:
     student, teachers = outputs(), signals(width)
     found = Attention(layout(teachers=[(6, width)]), heads=heads)(student, teachers, no_labels(3))
     for row, n in enumerate(LENGTHS):
@@ -105,9 +101,7 @@ def test_relation_heads_have_sixteen_numbers_where_that_divides_both_widths() ->
 
 def test_layers_can_be_named_and_are_asked_for() -> None:
     kind = Attention(layout(), layer=[2, 5])
-    assert list(kind.teacher_fields(0)) == ["query.5", "key.5", "value.5"] and list(
-        kind.attention_layers()
-    ) == [2]
+    assert list(kind.teacher_fields(0)) == ["query.5", "key.5", "value.5"] and list(kind.attention_layers()) == [2]
     assert list(Attention(layout()).attention_layers()) == [3] and not kind.needs_hidden()
 
 
@@ -135,9 +129,7 @@ def test_pooled_projects_where_widths_differ() -> None:
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
 def test_captured_values_are_those_of_the_layer_and_no_hook_stays(tmp_path: Path, family: str) -> None:
     teacher = load_teacher(
-        TeacherConfig(name="a", path=FAMILIES[family](tmp_path, TASK.labels, layers=3)),
-        TASK,
-        precision="fp32",
+        TeacherConfig(name="a", path=FAMILIES[family](tmp_path, TASK.labels, layers=3)), TASK, precision="fp32"
     )
     model = teacher.model  # type: ignore[attr-defined]
     inputs = teacher.tokenizer(["a dull story", "good food"], padding=True, return_tensors="pt")  # type: ignore[attr-defined]
@@ -165,9 +157,7 @@ def test_models_that_keep_them_otherwise_are_refused_in_a_line(tmp_path: Path, f
 
 def test_stored_queries_are_the_live_ones(tmp_path: Path) -> None:
     """Token fields of any name come back without padding, as hidden states do."""
-    teacher = load_teacher(
-        TeacherConfig(name="a", path=tiny_bert(tmp_path / "t", TASK.labels)), TASK, precision="fp32"
-    )
+    teacher = load_teacher(TeacherConfig(name="a", path=tiny_bert(tmp_path / "t", TASK.labels)), TASK, precision="fp32")
     table = Table.from_texts(["a dull story", "good", "the film was a joy from the first scene"], [0, 1, 1])
     rows, fields = np.array([2, 0, 1]), [["query.2", "value.1"]]
     source = prepare_signals([teacher], table, SignalStore(tmp_path / "signals"), fields).source

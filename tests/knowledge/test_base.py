@@ -44,10 +44,7 @@ def test_hidden_states_that_nobody_asked_for_are_named_as_missing():
 
 def test_kinds_come_in_the_order_of_the_spec():
     """Weights of kinds are matched by position: any other order would weigh the wrong loss."""
-    for order in (
-        ("labels", "response", "feature", "relation"),
-        ("relation", "feature", "response", "labels"),
-    ):
+    for order in (("labels", "response", "feature", "relation"), ("relation", "feature", "response", "labels")):
         assert [k.name for k in build_knowledge({name: {} for name in order}, layout())] == list(order)
 
 
@@ -57,13 +54,9 @@ def test_options_may_be_left_empty():
 
 
 def test_an_unknown_kind_or_option_names_the_nearest():
-    with pytest.raises(
-        MethodError, match=r"no kind of knowledge is called 'respnse'.*Did you mean 'response'\?"
-    ):
+    with pytest.raises(MethodError, match=r"no kind of knowledge is called 'respnse'.*Did you mean 'response'\?"):
         build_knowledge({"respnse": {}}, layout())
-    with pytest.raises(
-        MethodError, match=r"'response' has no option 'temprature'.*Did you mean 'temperature'\?"
-    ):
+    with pytest.raises(MethodError, match=r"'response' has no option 'temprature'.*Did you mean 'temperature'\?"):
         build_knowledge({"response": {"temprature": 2}}, layout())
     with pytest.raises(MethodError, match="no option 'layout'"):
         build_knowledge({"labels": {"layout": 1}}, layout())

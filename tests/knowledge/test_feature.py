@@ -44,9 +44,7 @@ def test_all_tokens_is_the_mean_over_real_tokens_width_and_layers():
 
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize(
-    "padding", [{"left": True}, {"padded": 11}, {"left": True, "padded": 9}, {"junk": -77.0}]
-)
+@pytest.mark.parametrize("padding", [{"left": True}, {"padded": 11}, {"left": True, "padded": 9}, {"junk": -77.0}])
 def test_padding_never_changes_a_value_or_a_gradient(tokens, normalize, padding):
     kind, teachers = Feature(layout(), tokens, normalize), teacher_signals(LENGTHS)
     plain, padded = student_outputs(LENGTHS, junk=0.0), student_outputs(LENGTHS, **padding)
@@ -63,17 +61,14 @@ def test_padding_never_changes_a_value_or_a_gradient(tokens, normalize, padding)
 def test_teachers_may_be_padded_further_than_the_student(padded):
     student = student_outputs(LENGTHS, padded=6)
     got = Feature(layout())(student, teacher_signals(LENGTHS, padded=padded), no_labels(3))
-    torch.testing.assert_close(
-        got, Feature(layout())(student_outputs(LENGTHS), teacher_signals(LENGTHS), no_labels(3))
-    )
+    torch.testing.assert_close(got, Feature(layout())(student_outputs(LENGTHS), teacher_signals(LENGTHS), no_labels(3)))
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_a_row_without_a_real_token_gives_no_nan(tokens):
     student, teachers = student_outputs((4, 0)), teacher_signals((4, 0))
     student = replace(
-        student,
-        hidden=tuple((h.detach() * student.mask.unsqueeze(-1)).requires_grad_() for h in student.hidden),
+        student, hidden=tuple((h.detach() * student.mask.unsqueeze(-1)).requires_grad_() for h in student.hidden)
     )
     got = Feature(layout(), tokens, normalize=True)(student, teachers, no_labels(2))
     gradients = torch.autograd.grad(got.sum(), student.hidden[1:])
@@ -109,13 +104,8 @@ def test_normalisation_is_over_the_width_so_that_a_tokens_length_does_not_count(
 def test_the_normalised_distance_is_two_less_twice_the_cosine_whatever_the_width():
     for width in (8, 64):
         student, teachers = student_outputs(LENGTHS, width=width), teacher_signals(LENGTHS, [(3, width)])
-        got = Feature(layout((3, width), [(3, width)]), "cls", normalize=True)(
-            student, teachers, no_labels(3)
-        )[:, 0]
-        cosines = [
-            torch.cosine_similarity(student.at_cls(j), teachers.fields[0][f"cls.{j}"], dim=1)
-            for j in (1, 2, 3)
-        ]
+        got = Feature(layout((3, width), [(3, width)]), "cls", normalize=True)(student, teachers, no_labels(3))[:, 0]
+        cosines = [torch.cosine_similarity(student.at_cls(j), teachers.fields[0][f"cls.{j}"], dim=1) for j in (1, 2, 3)]
         torch.testing.assert_close(got, torch.stack([2 - 2 * c for c in cosines]).mean(0))
 
 
@@ -138,9 +128,7 @@ def test_masked_mse_of_nothing_is_zero_with_a_graph():
     assert loss.tolist() == [0.0, 0.0] and loss.requires_grad
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher"), [(3, 12), (4, 6), (5, 12), (3, 7), (1, 5), (6, 6), (2, 24), (5, 3)]
-)
+@pytest.mark.parametrize(("student", "teacher"), [(3, 12), (4, 6), (5, 12), (3, 7), (1, 5), (6, 6), (2, 24), (5, 3)])
 def test_the_last_layers_are_paired_and_the_embeddings_never_without_exact_divisibility(student, teacher):
     pairs = pairs_of(student, teacher)
     assert [s for s, _ in pairs] == list(range(1, student + 1))
@@ -158,9 +146,7 @@ def test_own_pairs_of_layers_are_used_and_asked_for():
     kind = Feature(layout(), "cls", layers=[[1, 6], [3, 1]])
     assert list(kind.teacher_fields(0)) == ["cls.6", "cls.1"]
     student, teachers = student_outputs(LENGTHS), teacher_signals(LENGTHS)
-    expected = [
-        ((student.at_cls(s) - teachers.fields[0][f"cls.{t}"]) ** 2).mean(1) for s, t in ((1, 6), (3, 1))
-    ]
+    expected = [((student.at_cls(s) - teachers.fields[0][f"cls.{t}"]) ** 2).mean(1) for s, t in ((1, 6), (3, 1))]
     torch.testing.assert_close(kind(student, teachers, no_labels(3))[:, 0], (expected[0] + expected[1]) / 2)
 
 
@@ -185,9 +171,7 @@ def test_other_tokens_cannot_be_compared_token_by_token(kind, remedy):
 def test_pooled_features_work_across_tokenizers():
     for tokens in ("cls", "mean"):
         student, teachers = student_outputs((5, 3, 1)), teacher_signals((2, 7, 4))
-        assert torch.isfinite(
-            Feature(layout(same_tokens=False), tokens)(student, teachers, no_labels(3))
-        ).all()
+        assert torch.isfinite(Feature(layout(same_tokens=False), tokens)(student, teachers, no_labels(3))).all()
 
 
 def test_projections_exist_only_where_widths_differ_and_are_trained():
@@ -239,8 +223,6 @@ def test_each_teacher_is_compared_with_its_own_states_only():
     kind = Feature(layout(teachers=[(6, 8), (3, 8)]), "cls")
     student, teachers = student_outputs(LENGTHS), teacher_signals(LENGTHS, [(6, 8), (3, 8)])
     got = kind(student, teachers, no_labels(3))
-    changed = replace(
-        teachers, fields=[teachers.fields[0], {n: v + 1 for n, v in teachers.fields[1].items()}]
-    )
+    changed = replace(teachers, fields=[teachers.fields[0], {n: v + 1 for n, v in teachers.fields[1].items()}])
     other = kind(student, changed, no_labels(3))
     assert torch.equal(got[:, 0], other[:, 0]) and not torch.isclose(got[:, 1], other[:, 1]).any()

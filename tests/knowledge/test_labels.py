@@ -28,9 +28,7 @@ def test_an_unlabelled_row_does_not_change_the_loss_of_others():
     logits = randn(4, 3, seed=3)
     labels = torch.tensor([0, -100, 2, 1])
     known = torch.tensor([0, 2, 3])
-    torch.testing.assert_close(
-        cross_entropy(logits, labels)[known], cross_entropy(logits[known], labels[known])
-    )
+    torch.testing.assert_close(cross_entropy(logits, labels)[known], cross_entropy(logits[known], labels[known]))
 
 
 def test_nan_labels_give_no_nan_in_loss_or_gradient():
@@ -44,13 +42,10 @@ def test_nan_labels_give_no_nan_in_loss_or_gradient():
 def test_the_kind_of_label_decides_between_class_and_score():
     logits = randn(3, 1, seed=4)
     assert torch.equal(
-        label_loss(logits, torch.tensor([0.0, 1.0, 2.0])),
-        squared_error(logits, torch.tensor([0.0, 1.0, 2.0])),
+        label_loss(logits, torch.tensor([0.0, 1.0, 2.0])), squared_error(logits, torch.tensor([0.0, 1.0, 2.0]))
     )
     logits = randn(3, 3, seed=4)
-    assert torch.equal(
-        label_loss(logits, torch.tensor([0, 1, 2])), cross_entropy(logits, torch.tensor([0, 1, 2]))
-    )
+    assert torch.equal(label_loss(logits, torch.tensor([0, 1, 2])), cross_entropy(logits, torch.tensor([0, 1, 2])))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -55,9 +55,7 @@ def test_a_projected_relation_is_the_relation_of_projected_states():
     basis = _random_basis(8, 3)
     small = replace(student, hidden=tuple(h @ basis for h in student.hidden))
     fields = [{n: v @ basis for n, v in teachers.fields[0].items()}]
-    expected = Relation(layout((3, 3), [(6, 3)]), dim=None)(
-        small, replace(teachers, fields=fields), no_labels(3)
-    )
+    expected = Relation(layout((3, 3), [(6, 3)]), dim=None)(small, replace(teachers, fields=fields), no_labels(3))
     torch.testing.assert_close(
         Relation(layout(), dim=3)(student, teachers, no_labels(3)), expected, rtol=1e-3, atol=1e-5
     )
@@ -76,9 +74,7 @@ def test_a_relation_of_one_row_does_not_depend_on_the_other_rows():
     student = student_outputs(LENGTHS)
     rows = torch.tensor([2, 0])
     fields = [{n: v[rows] for n, v in everyone.fields[0].items()}]
-    some = kind(
-        student.take(rows), replace(everyone, logits=everyone.logits[rows], fields=fields), no_labels(2)
-    )
+    some = kind(student.take(rows), replace(everyone, logits=everyone.logits[rows], fields=fields), no_labels(2))
     torch.testing.assert_close(some, kind(student, everyone, no_labels(3))[rows])
 
 
@@ -107,9 +103,7 @@ def test_the_random_basis_is_orthonormal_and_the_same_in_every_model():
     torch.testing.assert_close(basis.T @ basis, torch.eye(8), atol=1e-5, rtol=0)
     torch.manual_seed(123)
     assert torch.equal(basis, _random_basis(32, 8))
-    assert torch.equal(_random_basis(6, 8), torch.eye(6)) and torch.equal(
-        _random_basis(6, None), torch.eye(6)
-    )
+    assert torch.equal(_random_basis(6, 8), torch.eye(6)) and torch.equal(_random_basis(6, None), torch.eye(6))
 
 
 def test_building_a_relation_does_not_disturb_the_global_random_state():
@@ -156,8 +150,7 @@ def test_similarity_is_the_mean_squared_difference_of_a_rows_cosines():
     for i in range(3):
         terms = [
             float(
-                torch.cosine_similarity(ours[i], ours[j], dim=0)
-                - torch.cosine_similarity(theirs[i], theirs[j], dim=0)
+                torch.cosine_similarity(ours[i], ours[j], dim=0) - torch.cosine_similarity(theirs[i], theirs[j], dim=0)
             )
             ** 2
             for j in range(3)

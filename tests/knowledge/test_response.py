@@ -67,13 +67,15 @@ def test_the_gradient_does_not_vanish_as_the_temperature_rises():
 
 
 @given(
-    rows=st.integers(1, 4), teachers=st.integers(1, 3), classes=st.integers(2, 6),
-    temperature=st.floats(0.3, 30), scale=st.floats(0.01, 10), seed=st.integers(0, 10_000),
-)  # fmt: skip
+    rows=st.integers(1, 4),
+    teachers=st.integers(1, 3),
+    classes=st.integers(2, 6),
+    temperature=st.floats(0.3, 30),
+    scale=st.floats(0.01, 10),
+    seed=st.integers(0, 10_000),
+)
 @settings(max_examples=60, deadline=None)
-def test_temperature_is_on_both_sides_and_classes_are_summed(
-    rows, teachers, classes, temperature, scale, seed
-):
+def test_temperature_is_on_both_sides_and_classes_are_summed(rows, teachers, classes, temperature, scale, seed):
     student, teacher = (
         randn(rows, classes, seed=seed, scale=scale),
         randn(rows, teachers, classes, seed=seed + 1, scale=scale),
@@ -148,9 +150,7 @@ def test_regression_learns_the_teachers_scores_whatever_the_labels_are():
 
 def test_temperature_changes_nothing_in_regression():
     student, teachers = randn(3, 1, seed=11), randn(3, 1, 1, seed=12)
-    kinds = [
-        build_knowledge({"response": {"temperature": t}}, layout(regression=True))[0] for t in (1.0, 9.0)
-    ]
+    kinds = [build_knowledge({"response": {"temperature": t}}, layout(regression=True))[0] for t in (1.0, 9.0)]
     one, nine = (kind(outputs(student), signals(teachers), torch.zeros(3)) for kind in kinds)
     assert torch.equal(one, nine) and (one > 0).all()
 

@@ -25,8 +25,7 @@ def test_generic_names_fit_numbered_labels_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "theirs",
-    [["neg", "good"], ["neg"], ["neg", "pos", "mid"], ["neg", "neg"], ["LABEL_0", "LABEL_1", "LABEL_2"]],
+    "theirs", [["neg", "good"], ["neg"], ["neg", "pos", "mid"], ["neg", "neg"], ["LABEL_0", "LABEL_1", "LABEL_2"]]
 )
 def test_other_label_sets_are_refused_and_both_maps_printed(theirs: list[str]) -> None:
     with pytest.raises(TeacherError) as refused:
@@ -45,9 +44,7 @@ def test_layers_are_taken_evenly_spaced_and_end_with_the_last(take: int, depth: 
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_any_two_depths_can_be_mapped_last_to_last_and_never_to_the_embeddings(
-    student: int, teacher: int
-) -> None:
+def test_any_two_depths_can_be_mapped_last_to_last_and_never_to_the_embeddings(student: int, teacher: int) -> None:
     mapped = even_layer_map(student, teacher)
     assert len(mapped) == student
     assert mapped[-1] == teacher

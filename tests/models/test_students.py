@@ -49,9 +49,7 @@ def test_a_cut_student_is_the_same_model_after_saving_and_loading(family: str, t
     student.tokenizer.save_pretrained(tmp_path / "student")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student", use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
-    torch.testing.assert_close(
-        logits(student.model, student.tokenizer), logits(model, tokenizer), atol=1e-6, rtol=1e-5
-    )
+    torch.testing.assert_close(logits(student.model, student.tokenizer), logits(model, tokenizer), atol=1e-6, rtol=1e-5)
     assert model.config.num_hidden_layers == 3
     assert list(model.config.id2label.values()) == list(TASK.labels)
     outputs = model(**tokenizer(TEXTS[:1], return_tensors="pt"), output_hidden_states=True)
@@ -72,9 +70,14 @@ def test_the_chosen_layers_are_the_teachers_and_no_others(family: str, tmp_path:
 
 
 SIZES = {
-    "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32,
-    "max_position_embeddings": 64, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": 200,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 
 
 @pytest.mark.parametrize(
@@ -87,9 +90,7 @@ SIZES = {
         ("SqueezeBert", {"embedding_size": 16}),
     ],
 )
-def test_families_that_nobody_listed_can_be_cut_too(
-    family: str, more: dict[str, Any], tmp_path: Path
-) -> None:
+def test_families_that_nobody_listed_can_be_cut_too(family: str, more: dict[str, Any], tmp_path: Path) -> None:
     config = getattr(transformers, f"{family}Config")(**(SIZES | more))
     student = build(f"{save(tmp_path / 'teacher', config, wordpiece_tokenizer(), TASK.labels, 0)}[layers=2]")
     student.model.save_pretrained(tmp_path / "student")
@@ -100,9 +101,18 @@ def test_families_that_nobody_listed_can_be_cut_too(
 
 def test_a_family_whose_config_cannot_say_the_cut_is_refused(tmp_path: Path) -> None:
     config = transformers.BartConfig(
-        vocab_size=200, d_model=16, encoder_layers=4, decoder_layers=4, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, eos_token_id=3,
-    )  # fmt: skip
+        vocab_size=200,
+        d_model=16,
+        encoder_layers=4,
+        decoder_layers=4,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=3,
+    )
     path = save(tmp_path, config, wordpiece_tokenizer(), TASK.labels, 0)
     with pytest.raises(StudentError, match="BartForSequenceClassification cannot be cut"):
         build(f"{path}[layers=2]")
@@ -115,9 +125,19 @@ def test_layers_know_their_new_place(tmp_path: Path) -> None:
 
 def test_lists_with_one_entry_per_layer_are_cut_with_the_layers(tmp_path: Path) -> None:
     config = transformers.ModernBertConfig(
-        vocab_size=200, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64,
-        pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, local_attention=8,
-    )  # fmt: skip
+        vocab_size=200,
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        cls_token_id=2,
+        sep_token_id=3,
+        local_attention=8,
+    )
     path = save(tmp_path / "teacher", config, wordpiece_tokenizer(), TASK.labels, 0)
     with pytest.raises(StudentError, match="keep layer 0"):  # which is built differently in this family
         build(f"{path}[layers=1,3]")
@@ -137,9 +157,7 @@ def test_a_head_made_for_the_same_labels_is_kept_in_the_tasks_order(tmp_path: Pa
     path = tiny_bert(tmp_path, ["pos", "neg", "mid"])
     whole = AutoModelForSequenceClassification.from_pretrained(path)
     student = build(path)
-    torch.testing.assert_close(
-        logits(student.model, student.tokenizer), logits(whole, student.tokenizer)[:, [1, 2, 0]]
-    )
+    torch.testing.assert_close(logits(student.model, student.tokenizer), logits(whole, student.tokenizer)[:, [1, 2, 0]])
 
 
 def test_a_head_made_for_other_labels_is_new_and_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -232,10 +250,7 @@ def test_a_tokenizer_that_is_too_large_for_the_model_is_refused(tmp_path: Path) 
 def test_students_of_a_teacher_cut_texts_into_its_tokens_and_others_do_not(
     tmp_path: Path, load: Callable[..., Any]
 ) -> None:
-    bert, roberta = (
-        FAMILIES["bert"](tmp_path / "b", TASK.labels),
-        FAMILIES["roberta"](tmp_path / "r", TASK.labels),
-    )
+    bert, roberta = (FAMILIES["bert"](tmp_path / "b", TASK.labels), FAMILIES["roberta"](tmp_path / "r", TASK.labels))
     teacher = load(bert, 24)
     assert same_tokens(build(f"{bert}[layers=1]"), teacher)
     assert not same_tokens(build(roberta), teacher)
@@ -252,9 +267,7 @@ def load() -> Callable[..., Any]:
     )
 
 
-def test_training_a_student_leaves_the_teachers_weights_alone(
-    tmp_path: Path, load: Callable[..., Any]
-) -> None:
+def test_training_a_student_leaves_the_teachers_weights_alone(tmp_path: Path, load: Callable[..., Any]) -> None:
     path = tiny_bert(tmp_path, TASK.labels)
     teacher, student = load(path, 24), build(path)
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
@@ -264,9 +277,6 @@ def test_training_a_student_leaves_the_teachers_weights_alone(
     optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items())
     changed = np.mean(
-        [
-            not torch.equal(a, b)
-            for a, b in zip(student.model.state_dict().values(), before.values(), strict=True)
-        ]
+        [not torch.equal(a, b) for a, b in zip(student.model.state_dict().values(), before.values(), strict=True)]
     )
     assert changed > 0.5

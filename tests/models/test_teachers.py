@@ -143,9 +143,7 @@ def test_a_backbone_without_a_trained_head_is_no_teacher(tmp_path: Path) -> None
     AutoModel.from_pretrained(path).save_pretrained(tmp_path / "backbone")
     for file in Path(path).glob("token*"):
         shutil.copy(file, tmp_path / "backbone")
-    with pytest.raises(
-        TeacherError, match=r"lacks classifier.bias, classifier.weight: it was never fine-tuned"
-    ):
+    with pytest.raises(TeacherError, match=r"lacks classifier.bias, classifier.weight: it was never fine-tuned"):
         checkpoint(str(tmp_path / "backbone"), labels=["neg", "pos"])
 
 
@@ -173,9 +171,7 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def table_teacher(file: Path, task: Task = TASK, outputs: Any = "probabilities") -> Teacher:
-    return load_teacher(
-        TeacherConfig(name="llm", table=file.name, outputs=outputs), task, data_dir=file.parent
-    )
+    return load_teacher(TeacherConfig(name="llm", table=file.name, outputs=outputs), task, data_dir=file.parent)
 
 
 ROWS = [{"text": text, "pos": 0.25 * i, "neg": 1 - 0.25 * i} for i, text in enumerate(TEXTS)]
@@ -206,19 +202,13 @@ def test_logits_and_log_probabilities_are_taken_as_they_are(tmp_path: Path, outp
 def test_scores_made_elsewhere_teach_regression(tmp_path: Path) -> None:
     file = write(tmp_path / "scores.csv", [{"text": text, "score": i / 2} for i, text in enumerate(TEXTS)])
     source = LiveSignals([table_teacher(file, SCORES, "scores")])
-    assert source.fetch(Table.from_texts(TEXTS), np.arange(3), [[]]).logits.flatten().tolist() == [
-        0.0,
-        0.5,
-        1.0,
-    ]
+    assert source.fetch(Table.from_texts(TEXTS), np.arange(3), [[]]).logits.flatten().tolist() == [0.0, 0.5, 1.0]
 
 
 def test_rows_that_the_table_lacks_are_counted_and_the_first_is_shown(tmp_path: Path) -> None:
     teacher = table_teacher(write(tmp_path / "llm.csv", ROWS))
     table = Table.from_texts([*TEXTS, "unknown text", "another"])
-    with pytest.raises(
-        TeacherError, match=r"no outputs for 2 of 5 rows, the first is '(unknown text|another)'"
-    ):
+    with pytest.raises(TeacherError, match=r"no outputs for 2 of 5 rows, the first is '(unknown text|another)'"):
         prepare_signals([teacher], table, SignalStore(tmp_path / "store"), [[]])
 
 
@@ -246,16 +236,12 @@ def test_bad_tables_are_one_clear_line(tmp_path: Path) -> None:
 )
 def test_a_function_that_fails_is_told_with_its_name(function: Any, told: str) -> None:
     with pytest.raises(TeacherError, match=f"teacher 'llm'.*{told}"):
-        LiveSignals([CallableTeacher("llm", function, TASK)]).fetch(
-            Table.from_texts(TEXTS), np.arange(3), [[]]
-        )
+        LiveSignals([CallableTeacher("llm", function, TASK)]).fetch(Table.from_texts(TEXTS), np.arange(3), [[]])
 
 
 def test_a_function_gets_texts_and_its_outputs_are_logits() -> None:
     teacher = CallableTeacher("length", lambda texts: [[len(text), 0] for text in texts], TASK)
-    assert LiveSignals([teacher]).fetch(Table.from_texts(TEXTS), np.array([1]), [[]]).logits.tolist() == [
-        [[9.0, 0.0]]
-    ]
+    assert LiveSignals([teacher]).fetch(Table.from_texts(TEXTS), np.array([1]), [[]]).logits.tolist() == [[[9.0, 0.0]]]
     assert not teacher.can("cls.1")
 
 
@@ -268,13 +254,7 @@ def test_a_folder_inside_an_installed_package_is_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        "package:no_such_package/model",
-        "package:transformers/none",
-        "package:transformers/../torch",
-        "package:",
-    ],
+    "path", ["package:no_such_package/model", "package:transformers/none", "package:transformers/../torch", "package:"]
 )
 def test_package_paths_that_lead_nowhere_or_outside_are_refused(path: str) -> None:
     with pytest.raises(TeacherError, match="package"):

@@ -44,10 +44,7 @@ class Job:
         self.folder = folder
         self.train = write_table(folder / "train.csv", 80)
         self.dev = write_table(folder / "dev.csv", 30, seed=1)
-        self.teachers = [
-            tiny_bert(folder / "a", ["no", "yes"], 1, layers=4),
-            tiny_bert(folder / "b", ["yes", "no"], 2),
-        ]
+        self.teachers = [tiny_bert(folder / "a", ["no", "yes"], 1, layers=4), tiny_bert(folder / "b", ["yes", "no"], 2)]
 
     def raw(self, **changes: Any) -> dict[str, Any]:
         return {
@@ -57,7 +54,7 @@ class Job:
             "teachers": list(self.teachers),
             "student": "a[layers=1,3]",
             "method": "uniform",
-            "train": {"epochs": 2, "batch_size": 16, "max_length": 32, "precision": "fp32", "log_every": 1},
+            "train": {"epochs": 2, "batch_size": 16, "max_length": 32, "precision": "fp32", "logging_steps": 1},
             "signals": {"precision": "fp32"},
         } | changes
 

@@ -25,11 +25,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def method(preset: str = "akskd", **options: Any) -> dict[str, Any]:
-    return {"name": preset, "mix": {"name": "actor-critic", **SMALL, **options}}
+    return {"name": preset, "loss_weights": {"name": "actor-critic", **SMALL, **options}}
 
 
 def frozen(path: Path, **more: Any) -> dict[str, Any]:
-    return {"name": "akskd", "mix": {"name": "actor-critic", "selector": str(path)}, **more}
+    return {"name": "akskd", "loss_weights": {"name": "actor-critic", "selector": str(path)}, **more}
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,7 @@ def test_a_run_learns_to_select_first_and_says_what_that_cost(learned: Any) -> N
     assert selection["learned"] == "in this run" and selection["selector"] == str(folder / "selector")
     assert selection["episodes"] == 2 and selection["seed"] == 0 and selection["task"] == metrics["task"]
     cost = metrics["cost"]
-    assert (
-        cost["selection_seconds"] > 0
-        and cost["selection_rows"] == 2 * 2 * 36
-        and cost["selection_steps"] == 12
-    )
+    assert cost["selection_seconds"] > 0 and cost["selection_rows"] == 2 * 2 * 36 and cost["selection_steps"] == 12
     assert metrics["cost"]["probed_rows"] == 2 * 32  # stage B: a look per phase, no reward
     lines = [line for line in history(folder) if "train/loss" in line]
     assert {"actor/a_labels", "actor/a_relation", "balance/feature", "knowledge/v_response"} <= set(lines[0])
@@ -69,24 +65,25 @@ def test_the_artefact_serves_another_seed_and_stage_b_is_the_same_each_time(job:
     for result in results:
         selection = result.metrics["selection"]
         assert (
-            selection["learned"] == "before"
-            and selection["fingerprint"] == learned.metrics["selection"]["fingerprint"]
+            selection["learned"] == "before" and selection["fingerprint"] == learned.metrics["selection"]["fingerprint"]
         )
         assert "selection_seconds" not in result.metrics["cost"] and not (result.folder / "selector").exists()
 
 
 def test_the_artefact_serves_another_depth_and_another_task(job: Job, learned: Any, tmp_path: Path) -> None:
-    other = run(
-        job.config(name="deeper", student="a[layers=0,1,3]", method=frozen(learned.folder / "selector"))
-    )[0]
+    other = run(job.config(name="deeper", student="a[layers=0,1,3]", method=frozen(learned.folder / "selector")))[0]
     assert other.metrics["student"]["layers"] == 3
     train = write_table(tmp_path / "train.csv", 60, labels=("cold", "fine", "warm"))
     teacher = tiny_bert(tmp_path / "t", ["cold", "fine", "warm"], 3, layers=3)
     task = run(
         job.config(
-            name="other-task", data={"train": str(train)}, teachers=[teacher], student="t[layers=0,2]", method=frozen(learned.folder),
+            name="other-task",
+            data={"train": str(train)},
+            teachers=[teacher],
+            student="t[layers=0,2]",
+            method=frozen(learned.folder),
         )
-    )[0]  # fmt: skip
+    )[0]
     assert task.metrics["selection"]["fingerprint"] == learned.metrics["selection"]["fingerprint"]
 
 
@@ -130,16 +127,17 @@ def test_regression_runs_through_both_stages(job: Job, tmp_path: Path) -> None:
     teacher = tiny_bert(tmp_path / "score", 1, 1, layers=4)
     result = run(
         job.config(
-            name="scores", method=method("akskd-hard"), teachers=[teacher], student="score[layers=1,3]",
+            name="scores",
+            method=method("akskd-hard"),
+            teachers=[teacher],
+            student="score[layers=1,3]",
             data={"train": str(train), "dev": str(dev)},
         )
-    )[0]  # fmt: skip
+    )[0]
     assert set(result.metrics["student"]["scores"]) == {"pearson", "spearman"}
     chosen = pq.read_table(result.folder / "selection.parquet").to_pylist()
     assert all(np.isfinite(line["knowledge/feature"]) for line in chosen)
-    actions = [
-        line["action"] for line in map(json.loads, (result.folder / "stage-a.jsonl").read_text().splitlines())
-    ]
+    actions = [line["action"] for line in map(json.loads, (result.folder / "stage-a.jsonl").read_text().splitlines())]
     assert {value for action in actions for value in action.values()} <= {0.0, 1.0}
 
 
@@ -147,10 +145,18 @@ def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd_while_disti
     """No published system can do this; on rows without labels too, and with kinds that a registry line added."""
     extra = write_table(job.folder / "extra.csv", 24, seed=9)
     mixed = {
-        "name": "akskd", "rows": {"name": "uncertainty", "ratio": 0.5}, "teachers": {"name": "reinforced", "warmup_epochs": 0},
-        "mix": {"name": "actor-critic", "learn": "online", "phases": 4, "updates": 2, "state": ["student", "progress", "losses"]},
+        "name": "akskd",
+        "rows": {"name": "uncertainty", "ratio": 0.5},
+        "teachers": {"name": "reinforced", "warmup_epochs": 0},
+        "loss_weights": {
+            "name": "actor-critic",
+            "learn": "online",
+            "phases": 4,
+            "updates": 2,
+            "state": ["student", "progress", "losses"],
+        },
         "knowledge": {"labels": {}, "response": {}, "feature": {}, "pooled": {}, "attention": {"heads": 2}},
-    }  # fmt: skip
+    }
     data = {"train": str(job.train), "dev": str(job.dev), "extra": str(extra)}
     teachers = [job.teachers[0], tiny_bert(job.folder / "c", ["no", "yes"], 3, layers=4)]
     result = run(job.config(name="mixed", method=mixed, data=data, teachers=teachers))[0]
@@ -175,8 +181,8 @@ def test_bad_settings_are_told_in_a_line(job: Job, changes: dict[str, Any], mess
     assert message in str(caught.value) and len(str(caught.value).splitlines()) <= 2
 
 
-def test_without_rows_held_out_it_says_what_to_set(job: Job) -> None:
-    data = {"train": str(job.train), "reward_size": 0}
-    with pytest.raises(MethodError, match=r"learns from rows held out of train: set data\.reward_size"):
+def test_without_rows_validation_it_says_what_to_set(job: Job) -> None:
+    data = {"train": str(job.train), "validation_size": 0}
+    with pytest.raises(MethodError, match=r"learns from rows held out of train: set data\.validation_size"):
         named = {**method(), "teachers": {"name": "single", "teacher": "a"}}
         run(job.config(name="none-held-out", data=data, method=named))

@@ -20,14 +20,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return Job(tmp_path_factory.mktemp("augmented"))
 
 
-def test_copies_of_train_are_taught_and_nothing_held_out_is_among_them(
+def test_copies_of_train_are_taught_and_nothing_validation_is_among_them(
     job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = {
-        "train": str(job.train),
-        "dev": str(job.dev),
-        "augment": {"times": 3, "methods": ["neighbours", "swap"]},
-    }
+    data = {"train": str(job.train), "dev": str(job.dev), "augment": {"times": 3, "methods": ["neighbours", "swap"]}}
     results = run(job.config(name="more", data=data, baselines=["finetune"]))
     assert "augmented: " in capsys.readouterr().err
     taught, fine = (result.metrics for result in results)
@@ -35,12 +31,10 @@ def test_copies_of_train_are_taught_and_nothing_held_out_is_among_them(
     assert taught["rows"]["train"] == 72 and 150 < extra <= 216
     assert taught["cost"]["steps"] == 2 * -(-(72 + extra) // 16)
     assert taught["cost"]["teacher_rows"] == 2 * 2 * (72 + extra)  # two teachers, two epochs, from the store
-    assert (
-        fine["cost"]["steps"] == 2 * 5 and fine["cost"]["teacher_rows"] == 0
-    )  # no teacher says what a copy is
+    assert fine["cost"]["steps"] == 2 * 5 and fine["cost"]["teacher_rows"] == 0  # no teacher says what a copy is
 
 
-def test_no_copy_is_a_row_of_dev_or_held_out(job: Job) -> None:
+def test_no_copy_is_a_row_of_dev_or_validation(job: Job) -> None:
     config = job.config(
         data={"train": str(job.train), "dev": str(job.dev), "augment": {"times": 2, "methods": ["swap"]}}
     )

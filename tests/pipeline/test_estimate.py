@@ -17,9 +17,9 @@ from distilect.pipeline.estimate import (
     by_operations,
     count_rows,
     estimate,
-    held_out,
     tokens_per_row,
     total,
+    validation,
 )
 from tests.pipeline.helpers import Job, write_table
 from tests.tiny import tiny_bert
@@ -54,20 +54,18 @@ def test_costs_grow_with_rows_epochs_and_teachers(job: Job) -> None:
     assert slower.scoring_seconds / few.scoring_seconds == pytest.approx(GPUS["h100"] / GPUS["a100"])
     one = estimate(job.config(teachers=job.teachers[:1], method="kd"), [10**6], gpu="h100")[0]
     assert one.scoring_seconds < few.scoring_seconds and one.signal_bytes < few.signal_bytes
-    alone = estimate(
-        job.config(method="finetune", teachers=[], student=job.teachers[0]), [10**6], gpu="h100"
-    )[0]
+    alone = estimate(job.config(method="finetune", teachers=[], student=job.teachers[0]), [10**6], gpu="h100")[0]
     assert alone.scoring_seconds == alone.signal_bytes == 0
 
 
 def test_the_model_is_its_formula(job: Job) -> None:
     config: Any = job.config(
-        train={"epochs": 2, "batch_size": 10}, data={"train": str(job.train), "reward_size": 100}
+        train={"epochs": 2, "batch_size": 10}, data={"train": str(job.train), "validation_size": 100}
     )
     rates = by_operations({"a": 2e9, "b": 1e9}, 5e8, 10.0, 10, 1e15, 50.0, 200.0)
     assert rates.scoring == pytest.approx({"a": 2e10 / 4e14, "b": 1e10 / 4e14})
     assert rates.step == pytest.approx(3 * 5e9 * 10 / 3.5e14)
-    found = total(config, 1100, rates, held_out(config, 1100, 0))
+    found = total(config, 1100, rates, validation(config, 1100, 0))
     assert found == Estimate(
         rows=1100,
         scoring_seconds=pytest.approx(1100 * 3e10 / 4e14),  # type: ignore[arg-type]
@@ -93,7 +91,7 @@ def test_padding_falls_as_a_table_grows(monkeypatch: pytest.MonkeyPatch, job: Jo
 
 def test_a_table_of_few_rows_is_estimated_too(tmp_path: Path, job: Job) -> None:
     few = write_table(tmp_path / "few.csv", 6)
-    config = job.config(data={"train": str(few), "reward_size": 1}, method="kd", teachers=job.teachers[:1])
+    config = job.config(data={"train": str(few), "validation_size": 1}, method="kd", teachers=job.teachers[:1])
     (said,) = estimate(config)
     assert said.rows == 6 and said.scoring_seconds > 0 and said.training_seconds > 0
 
@@ -118,10 +116,7 @@ def test_a_pilot_ends_when_it_has_seen_enough(monkeypatch: pytest.MonkeyPatch, j
 def test_a_teacher_that_is_still_to_be_made_is_stood_in_for(job: Job) -> None:
     raw = tiny_bert(job.folder / "raw", 2, 8, layers=3)
     teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 50}}]
-    assert (
-        estimate(job.config(teachers=teachers, student="own[layers=2]"), [1000], gpu="l4")[0].scoring_seconds
-        > 0
-    )
+    assert estimate(job.config(teachers=teachers, student="own[layers=2]"), [1000], gpu="l4")[0].scoring_seconds > 0
     assert not (job.folder / "runs" / "teachers").exists()
 
 

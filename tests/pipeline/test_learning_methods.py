@@ -31,13 +31,7 @@ def reinforced(**options: Any) -> dict[str, Any]:
 
 
 # the preset, with a shorter warm-up
-VIRTUAL = {
-    "state": "joint",
-    "features": ["teacher_entropy"],
-    "reward": 1,
-    "measure": "virtual",
-    "baseline": "row",
-}
+VIRTUAL = {"state": "joint", "features": ["teacher_entropy"], "reward": 1, "measure": "virtual", "baseline": "row"}
 VIRTUAL |= {"warmup_epochs": 0, "policy_warmup": "virtual", "policy_updates": 20, "weight_decay": 0.3}
 METHODS = {
     "rlkd": "rlkd",
@@ -70,10 +64,13 @@ def test_regression_runs(job: Job, name: str) -> None:
     teachers = [tiny_bert(job.folder / f"score-{i}", 1, i) for i in (1, 2)]
     result = run(
         job.config(
-            name=f"scores-{name}", method=METHODS[name], teachers=teachers, student="score-1[layers=1]",
+            name=f"scores-{name}",
+            method=METHODS[name],
+            teachers=teachers,
+            student="score-1[layers=1]",
             data={"train": str(train), "dev": str(dev)},
         )
-    )[0]  # fmt: skip
+    )[0]
     assert set(result.metrics["student"]["scores"]) == {"pearson", "spearman"}
     lines = pq.read_table(result.folder / "selection.parquet").to_pylist()
     assert all(np.isfinite(line["teacher/score-1"]) for line in lines)
@@ -85,10 +82,13 @@ def test_entropy_refuses_a_regression_in_a_line(job: Job) -> None:
     with pytest.raises(MethodError, match="selector 'entropy': .*regression"):
         run(
             job.config(
-                name="scores-entropy", method="entropy", teachers=teachers, student="e-score-1[layers=1]",
+                name="scores-entropy",
+                method="entropy",
+                teachers=teachers,
+                student="e-score-1[layers=1]",
                 data={"train": str(train)},
             )
-        )  # fmt: skip
+        )
 
 
 def test_the_encoders_vectors_are_stored_and_counted_once(job: Job) -> None:
@@ -106,9 +106,12 @@ def test_live_teachers_and_a_live_encoder_choose_the_same(job: Job) -> None:
     for live in (False, True):
         result = run(
             job.config(
-                name=f"live-{live}", method=METHODS["virtual"], data=with_extra(job), signals={"precision": "fp32", "live": live}
+                name=f"live-{live}",
+                method=METHODS["virtual"],
+                data=with_extra(job),
+                signals={"precision": "fp32", "live": live},
             )
-        )[0]  # fmt: skip
+        )[0]
         tables.append(pq.read_table(result.folder / "selection.parquet").to_pylist())
     for one, two in zip(*tables, strict=True):
         assert one == pytest.approx(two, abs=1e-4)
@@ -160,7 +163,7 @@ def test_bad_settings_are_told_in_a_line(job: Job, teachers: dict[str, Any], mes
     assert message in str(caught.value) and len(str(caught.value).splitlines()) <= 4
 
 
-def test_reward_3_without_held_out_rows_says_what_to_set(job: Job) -> None:
-    data = {"train": str(job.train), "reward_size": 0}
-    with pytest.raises(MethodError, match=r"reward: 3 needs rows held out of train: set data\.reward_size"):
+def test_reward_3_without_validation_rows_says_what_to_set(job: Job) -> None:
+    data = {"train": str(job.train), "validation_size": 0}
+    with pytest.raises(MethodError, match=r"reward: 3 needs rows held out of train: set data\.validation_size"):
         run(job.config(name="none-held-out", data=data, method=reinforced(reward=3)))

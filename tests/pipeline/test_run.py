@@ -57,15 +57,12 @@ def test_a_runs_folder_is_as_documented(finished: Any) -> None:
 def test_metrics_hold_what_the_issue_asks_for(finished: Any) -> None:
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert metrics == finished.metrics
-    assert (
-        metrics["task"]["labels"] == ["no", "yes"] and metrics["method"] == "uniform" and metrics["seed"] == 0
-    )
+    assert metrics["task"]["labels"] == ["no", "yes"] and metrics["method"] == "uniform" and metrics["seed"] == 0
     student, cost = metrics["student"], metrics["cost"]
     assert 0 <= student["scores"]["accuracy"] <= 1 and student["parameters"] > 0 and student["bytes"] > 0
     assert [t["name"] for t in metrics["teachers"]] == ["a", "b"]
     assert all(
-        0 <= t["scores"]["accuracy"] <= 1 and t["parameters"] > student["parameters"] / 2
-        for t in metrics["teachers"]
+        0 <= t["scores"]["accuracy"] <= 1 and t["parameters"] > student["parameters"] / 2 for t in metrics["teachers"]
     )
     assert cost["train_seconds"] > 0 and cost["scoring_seconds"] > 0 and cost["steps"] == 2 * 5
     assert cost["teacher_forwards"] == 2 * (72 + 8) and cost["tokens"] > 72 * 2 * 4
@@ -73,7 +70,7 @@ def test_metrics_hold_what_the_issue_asks_for(finished: Any) -> None:
     assert len(metrics["data_fingerprint"]) == 16
     assert student["latency_ms"]["p50"] > 0 and metrics["rows"] == {
         "train": 72,
-        "reward": 8,
+        "validation": 8,
         "dev": 30,
         "extra": 0,
         "truncated": 0,
@@ -120,11 +117,11 @@ def test_predictions_are_those_that_were_scored(finished: Any) -> None:
     assert len(ids) == 30 and table.schema.metadata[b"split"] == b"dev"
 
 
-def test_without_dev_the_held_out_rows_are_kept_and_called_so(job: Job) -> None:
+def test_without_dev_the_validation_rows_are_kept_and_called_so(job: Job) -> None:
     before = json.dumps(job.raw())
     result = run(job.config(name="no-dev", data={"train": str(job.train)}))[0]
     table = pq.read_table(result.folder / "predictions.parquet")
-    assert table.schema.metadata[b"split"] == b"held_out" and table.num_rows == 8
+    assert table.schema.metadata[b"split"] == b"validation" and table.num_rows == 8
     assert result.metrics["student"]["scores"] == {} and json.dumps(job.raw()) == before
 
 
@@ -139,7 +136,7 @@ def test_every_preset_runs(job: Job, method: str) -> None:
     given: dict[str, Any] = {"name": method}
     if method.startswith("akskd"):
         # the preset's eight and ten take half a minute
-        given["mix"] = {"name": "actor-critic", "episodes": 2, "phases": 2}
+        given["loss_weights"] = {"name": "actor-critic", "episodes": 2, "phases": 2}
     result = run(job.config(name=f"preset-{method}", method=given, teachers=job.teachers))[0]
     assert np.isfinite(list(result.metrics["student"]["scores"].values())).all()
     assert result.metrics["method"] == method
@@ -148,28 +145,26 @@ def test_every_preset_runs(job: Job, method: str) -> None:
 def test_stored_and_live_teachers_train_the_same_student(job: Job) -> None:
     """Invariance 2."""
     results = [
-        run(
-            job.config(
-                name=f"live-{live}", method={"name": "uniform"}, signals={"precision": "fp32", "live": live}
-            )
-        )[0]
+        run(job.config(name=f"live-{live}", method={"name": "uniform"}, signals={"precision": "fp32", "live": live}))[0]
         for live in (False, True)
     ]
-    histories = [
-        [json.loads(line) for line in (r.folder / "history.jsonl").read_text().splitlines()] for r in results
-    ]
+    histories = [[json.loads(line) for line in (r.folder / "history.jsonl").read_text().splitlines()] for r in results]
     losses = [[line["train/loss"] for line in h if "train/loss" in line] for h in histories]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert results[1].metrics["cost"]["teacher_forwards"] == 2 * (
-        2 * 72 + 8
-    )  # two teachers: two epochs, held out
+    assert results[1].metrics["cost"]["teacher_forwards"] == 2 * (2 * 72 + 8)  # two teachers: two epochs, held out
 
 
 def test_the_five_line_call_works(job: Job) -> None:
     result = distill(
-        train=str(job.train), dev=str(job.dev), teachers=job.teachers, student="a[layers=1,3]", method="kd",
-        name="five-lines", output=str(job.folder / "runs"), train__epochs=1,
-    )  # fmt: skip
+        train=str(job.train),
+        dev=str(job.dev),
+        teachers=job.teachers,
+        student="a[layers=1,3]",
+        method="kd",
+        name="five-lines",
+        output=str(job.folder / "runs"),
+        train__epochs=1,
+    )
     assert result.folder == job.folder / "runs" / "five-lines" and result.report and result.report.exists()
 
 
@@ -186,18 +181,25 @@ def test_a_function_and_a_table_can_be_teachers(job: Job) -> None:
         return np.array([[2.0, 0.0] if text.startswith("bad") else [0.0, 2.0] for text in batch])
 
     result = distill(
-        train=str(job.train), dev=str(job.dev), teachers=[{"table": str(table)}, oracle], student=job.teachers[0],
-        method="uniform", name="outside", output=str(job.folder / "runs"), train__epochs=1,
-    )  # fmt: skip
-    assert [(t["name"], t["scores"]["accuracy"]) for t in result.metrics["teachers"]] == [
-        ("llm", 1.0),
-        ("oracle", 1.0),
-    ]
+        train=str(job.train),
+        dev=str(job.dev),
+        teachers=[{"table": str(table)}, oracle],
+        student=job.teachers[0],
+        method="uniform",
+        name="outside",
+        output=str(job.folder / "runs"),
+        train__epochs=1,
+    )
+    assert [(t["name"], t["scores"]["accuracy"]) for t in result.metrics["teachers"]] == [("llm", 1.0), ("oracle", 1.0)]
     with pytest.raises(MethodError, match="llm.*no hidden states"):
         distill(
-            train=str(job.train), teachers=[{"table": str(table)}], student=job.teachers[0], method="pkd",
-            name="outside-pkd", output=str(job.folder / "runs"),
-        )  # fmt: skip
+            train=str(job.train),
+            teachers=[{"table": str(table)}],
+            student=job.teachers[0],
+            method="pkd",
+            name="outside-pkd",
+            output=str(job.folder / "runs"),
+        )
 
 
 def test_a_mixed_pool_teaches_one_student(job: Job) -> None:
@@ -215,7 +217,7 @@ def test_a_mixed_pool_teaches_one_student(job: Job) -> None:
         run(job.config(name="mixed-tokens", teachers=teachers, student="mixed-roberta", method=method))
 
 
-def test_teachers_are_finetuned_once_and_never_see_the_held_out_rows(
+def test_teachers_are_finetuned_once_and_never_see_the_validation_rows(
     job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = tiny_bert(job.folder / "raw", 2, 8, layers=3)
@@ -233,9 +235,7 @@ def test_teachers_are_finetuned_once_and_never_see_the_held_out_rows(
 
 def test_baselines_run_beside_the_method_from_the_same_student(job: Job) -> None:
     results = run(
-        job.config(
-            name="pair", baselines=["finetune", {"name": "kd", "alpha": 0.9}, {"name": "kd", "alpha": 0.1}]
-        )
+        job.config(name="pair", baselines=["finetune", {"name": "kd", "alpha": 0.9}, {"name": "kd", "alpha": 0.1}])
     )
     assert [r.folder.name for r in results] == ["pair", "pair-finetune", "pair-kd", "pair-kd-3"]
     assert results[1].metrics["cost"]["teacher_forwards"] == 0
@@ -246,9 +246,7 @@ def test_extra_rows_without_labels_are_learned_from_teachers(job: Job) -> None:
     data = {"train": str(job.train), "dev": str(job.dev), "extra": str(extra)}
     result = run(job.config(name="extra", data=data))[0]
     assert result.metrics["rows"]["extra"] == 24
-    groups = {
-        line["group"]: line["rows"] for line in pq.read_table(result.folder / "selection.parquet").to_pylist()
-    }
+    groups = {line["group"]: line["rows"] for line in pq.read_table(result.folder / "selection.parquet").to_pylist()}
     assert groups["all"] == 96 and groups["(no label)"] == 24
     alone = run(job.config(name="extra-finetune", data=data, method="finetune"))[0]
     assert alone.metrics["cost"]["steps"] == 2 * 5  # nothing to learn on rows that only teachers can label
@@ -260,10 +258,13 @@ def test_regression_runs_end_to_end(job: Job) -> None:
     for method in ("uniform", "confidence", "logistic", "best-single", "pkd"):
         result = run(
             job.config(
-                name=f"scores-{method}", method=method, teachers=teachers, student="score-1[layers=1]",
+                name=f"scores-{method}",
+                method=method,
+                teachers=teachers,
+                student="score-1[layers=1]",
                 data={"train": str(train), "dev": str(dev)},
             )
-        )[0]  # fmt: skip
+        )[0]
         assert set(result.metrics["student"]["scores"]) == {"pearson", "spearman"}
 
 
@@ -274,9 +275,7 @@ def test_score_fills_the_store_once(job: Job) -> None:
     assert result.metrics["cost"]["teacher_forwards"] == 0
 
 
-def test_a_stopped_run_goes_on_and_ends_the_same(
-    job: Job, monkeypatch: pytest.MonkeyPatch, finished: Any
-) -> None:
+def test_a_stopped_run_goes_on_and_ends_the_same(job: Job, monkeypatch: pytest.MonkeyPatch, finished: Any) -> None:
     from distilect.training.trainer import DistillationTrainer
 
     config = job.config(name="stopped")
@@ -294,9 +293,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
         run(job.config(name="stopped", seed=5))
     result = run(config)[0]
     assert result.metrics["cost"]["resumed_at_step"] == 5
-    assert result.metrics["student"] | {"latency_ms": 0, "rows_per_second": 0} == finished.metrics[
-        "student"
-    ] | {
+    assert result.metrics["student"] | {"latency_ms": 0, "rows_per_second": 0} == finished.metrics["student"] | {
         "latency_ms": 0,
         "rows_per_second": 0,
     }
@@ -333,7 +330,7 @@ def test_a_run_that_was_stopped_after_training_keeps_its_best_weights(
     result = run(config)[0]
     assert result.metrics["cost"]["resumed_at_step"] == result.metrics["cost"]["steps"] == 10
     assert result.metrics["student"]["scores"] == finished.metrics["student"]["scores"]
-    assert result.metrics["student"]["held_out"] == finished.metrics["student"]["held_out"]
+    assert result.metrics["student"]["validation"] == finished.metrics["student"]["validation"]
     assert len(list((result.folder / "checkpoints").iterdir())) == 1
 
 
@@ -344,8 +341,7 @@ def test_a_run_that_failed_before_training_may_change_its_settings(job: Job) -> 
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"data": {"train": "nowhere.csv"}}, {"teachers": ["/nowhere/x"]}, {"student": "a[layers=9,9]"}],
+    "changes", [{"data": {"train": "nowhere.csv"}}, {"teachers": ["/nowhere/x"]}, {"student": "a[layers=9,9]"}]
 )
 def test_overwrite_with_bad_input_keeps_the_earlier_run(job: Job, changes: dict[str, Any]) -> None:
     folder = job.folder / "runs" / "precious"
@@ -359,30 +355,30 @@ def test_overwrite_with_bad_input_keeps_the_earlier_run(job: Job, changes: dict[
 
 def test_settings_of_the_library_call_reach_parts_that_have_short_forms(job: Job) -> None:
     result = distill(
-        str(job.train), str(job.dev), teachers=job.teachers, student="a[layers=1]", method="uniform", name="dotted",
-        output=str(job.folder / "runs"), train__epochs=1, method__alpha=0.9, student__max_length=16, data={"text": "text"},
-    )  # fmt: skip
-    recorded = load_config(result.folder / "config.yaml")
-    assert (
-        recorded.method.alpha == 0.9
-        and recorded.student.max_length == 16
-        and recorded.data.dev == str(job.dev)
+        str(job.train),
+        str(job.dev),
+        teachers=job.teachers,
+        student="a[layers=1]",
+        method="uniform",
+        name="dotted",
+        output=str(job.folder / "runs"),
+        train__epochs=1,
+        method__alpha=0.9,
+        student__max_length=16,
+        data={"text": "text"},
     )
+    recorded = load_config(result.folder / "config.yaml")
+    assert recorded.method.alpha == 0.9 and recorded.student.max_length == 16 and recorded.data.dev == str(job.dev)
 
 
 def test_two_functions_of_one_name_are_refused(job: Job) -> None:
     with pytest.raises(DistilectError, match="different names"):
-        distill(
-            str(job.train), teachers=[lambda x: x, lambda x: x], student="a", output=str(job.folder / "runs")
-        )
+        distill(str(job.train), teachers=[lambda x: x, lambda x: x], student="a", output=str(job.folder / "runs"))
 
 
 def test_overwrite_replaces_a_finished_run(job: Job) -> None:
     run(job.config(name="twice", method="finetune"))
-    assert (
-        run(job.config(name="twice", method="finetune"), overwrite=True)[0].metrics["cost"]["resumed_at_step"]
-        == 0
-    )
+    assert run(job.config(name="twice", method="finetune"), overwrite=True)[0].metrics["cost"]["resumed_at_step"] == 0
 
 
 @pytest.mark.parametrize(
@@ -390,12 +386,9 @@ def test_overwrite_replaces_a_finished_run(job: Job) -> None:
     [
         ({"method": "unifrom"}, "Did you mean 'uniform'"),
         ({"method": {"name": "kd", "teachers": {"name": "single", "teacher": "c"}}}, "one of a, b"),
-        ({"method": {"name": "kd", "mix": {"name": "fixed", "weights": {"feature": 1.0}}}}, "feature"),
+        ({"method": {"name": "kd", "loss_weights": {"name": "fixed", "weights": {"feature": 1.0}}}}, "feature"),
         ({"method": {"name": "uniform", "knowledge": {"labels": {}}}}, "copies labels only"),
-        (
-            {"method": {"name": "pkd", "knowledge": {"response": {"temprature": 2}}}},
-            "Did you mean 'temperature'",
-        ),
+        ({"method": {"name": "pkd", "knowledge": {"response": {"temprature": 2}}}}, "Did you mean 'temperature'"),
         ({"teachers": [], "student": "{a}"}, "needs a teacher"),
         ({"student": "a[layers=1,9]"}, "9"),
         ({"teachers": [{"path": "/nowhere/teacher"}]}, "/nowhere/teacher"),
@@ -435,19 +428,22 @@ def test_a_student_learns_what_its_teachers_know(job: Job) -> None:
     fresh = tiny_bert(job.folder / "fresh", ["no", "yes"], 30, layers=2, hidden=32)
     config = parse_config(
         job.raw(
-            name="learned", teachers=[{"name": "made", "path": teacher}], student=fresh, method={"name": "kd", "alpha": 1.0},
+            name="learned",
+            teachers=[{"name": "made", "path": teacher}],
+            student=fresh,
+            method={"name": "kd", "alpha": 1.0},
             train={"epochs": 25, "batch_size": 16, "max_length": 32, "learning_rate": 5e-3, "precision": "fp32"},
         )
-    )  # fmt: skip
+    )
     result = run(config)[0]
     assert result.metrics["student"]["scores"]["accuracy"] > 0.8
 
 
-def test_without_held_out_rows_the_last_weights_are_kept(job: Job) -> None:
-    data = {"train": str(job.train), "dev": str(job.dev), "reward_size": 0}
+def test_without_validation_rows_the_last_weights_are_kept(job: Job) -> None:
+    data = {"train": str(job.train), "dev": str(job.dev), "validation_size": 0}
     method = {"name": "kd", "teachers": {"name": "single", "teacher": "a"}}
     result = run(job.config(name="all-rows", data=data, method=method))[0]
-    assert result.metrics["rows"]["train"] == 80 and result.metrics["student"]["held_out"] == {}
+    assert result.metrics["rows"]["train"] == 80 and result.metrics["student"]["validation"] == {}
     for method in ("logistic", "weighted", "kd"):
         with pytest.raises(MethodError, match="held out of train"):
             run(job.config(name=f"all-rows-{method}", data=data, method=method))
@@ -497,9 +493,7 @@ def test_a_claim_that_was_cut_off_is_made_again(job: Job, monkeypatch: pytest.Mo
         check_free(folder, config, overwrite=False)
 
 
-def test_overwriting_cut_off_half_way_leaves_no_folder_without_a_run(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overwriting_cut_off_half_way_leaves_no_folder_without_a_run(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     config = job.config(name="overwritten", train={"epochs": 1})
     folder = job.folder / "runs" / "overwritten"
     claim(folder, config, overwrite=False)

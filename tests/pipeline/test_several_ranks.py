@@ -24,7 +24,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 # two short episodes, then the run itself
 SMALL = {"episodes": 2, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8, "random": 0.0}
-AKSKD = {"name": "akskd", "mix": {"name": "actor-critic", **SMALL}}
+AKSKD = {"name": "akskd", "loss_weights": {"name": "actor-critic", **SMALL}}
 
 
 def config(job: Job, output: str) -> Any:
@@ -33,9 +33,13 @@ def config(job: Job, output: str) -> Any:
     teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 1, "seed": 4}}, job.teachers[1]]
     train = job.raw()["train"] | {"dropout": 0.0}
     return job.config(
-        output=str(job.folder / output), teachers=teachers, student="own[layers=0,2]", train=train, method="confidence",
+        output=str(job.folder / output),
+        teachers=teachers,
+        student="own[layers=0,2]",
+        train=train,
+        method="confidence",
         baselines=["finetune", AKSKD],
-    )  # fmt: skip
+    )
 
 
 def learned_alike(alone: Path, both: Path) -> None:
@@ -56,7 +60,7 @@ def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
         folder = job.folder / "both" / one.folder.name
         assert {p.name for p in folder.iterdir()} == {p.name for p in one.folder.iterdir()}
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        for key in ("scores", "held_out"):
+        for key in ("scores", "validation"):
             assert metrics["student"][key] == pytest.approx(one.metrics["student"][key], abs=1e-6)
         for key in ("steps", "tokens", "teacher_rows", "teacher_forwards", "probed_rows"):
             assert metrics["cost"][key] == one.metrics["cost"][key], key
@@ -70,9 +74,7 @@ def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
         for name in ("selection.parquet", "rows.parquet"):
             tables = [pq.read_table(f / name).to_pylist() for f in (one.folder, folder)]
             for line, other in zip(*tables, strict=True):
-                numbers = [
-                    {k: v for k, v in both.items() if isinstance(v, int | float)} for both in (line, other)
-                ]
+                numbers = [{k: v for k, v in both.items() if isinstance(v, int | float)} for both in (line, other)]
                 assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)
     learned_alike(*(job.folder / name / alone[2].folder.name / "selector" for name in ("alone", "both")))
     stores = [

@@ -14,7 +14,7 @@ import pytest
 from distilect.config import RunConfig, load_config
 from distilect.pipeline import run
 from distilect.selection import build_teacher_selector, get_preset
-from distilect.selection.actor_critic import ActorCriticMix
+from distilect.selection.actor_critic import ActorCriticWeights
 from tests.recipes.test_dynamickd import write_glue
 from tests.tiny import SENTENCES, tiny_bert
 
@@ -42,10 +42,19 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(toy: Path, name: str, *overrides: str) -> RunConfig:
     changes = [
-        f"teachers.0.finetune.init={toy / 'bert'}", "teachers.0.finetune.epochs=1", f"data_dir={toy}", "train.epochs=1",
-        "train.log_every=1", "train.precision=fp32", "signals.precision=fp32", f"output={toy / 'runs'}", "train.batch_size=16",
-        "method.mix.episodes=2", "method.mix.phases=2", "method.mix.updates=2",
-    ]  # fmt: skip
+        f"teachers.0.finetune.init={toy / 'bert'}",
+        "teachers.0.finetune.epochs=1",
+        f"data_dir={toy}",
+        "train.epochs=1",
+        "train.logging_steps=1",
+        "train.precision=fp32",
+        "signals.precision=fp32",
+        f"output={toy / 'runs'}",
+        "train.batch_size=16",
+        "method.loss_weights.episodes=2",
+        "method.loss_weights.phases=2",
+        "method.loss_weights.updates=2",
+    ]
     return load_config(RECIPES[name], [*changes, *overrides])
 
 
@@ -56,9 +65,9 @@ def test_every_recipe_parses_and_its_methods_take_their_options(name: str) -> No
     for method in (config.method, *config.baselines):
         get_preset(method.name)
         build_teacher_selector(method)
-    assert isinstance(config.method.mix, dict)
-    options = {key: value for key, value in config.method.mix.items() if key != "name"}
-    assert ActorCriticMix(**options).design.state == ("student", "teacher")
+    assert isinstance(config.method.loss_weights, dict)
+    options = {key: value for key, value in config.method.loss_weights.items() if key != "name"}
+    assert ActorCriticWeights(**options).design.state == ("student", "teacher")
     assert [method.name for method in config.baselines][-3:] == ["all-ones", "random-soft", "random-hard"]
 
 
@@ -74,7 +83,7 @@ def test_the_commands_in_the_head_comment_are_accepted(name: str) -> None:
 def test_the_recipes_differ_in_the_task_and_the_size_of_stage_a_alone() -> None:
     mrpc, rte, large = (load_config(path).model_dump() for path in RECIPES.values())
     for other, mix in ((rte, {}), (large, {"episodes": 4, "share": 0.15})):
-        assert other["method"]["mix"] == mrpc["method"]["mix"] | mix
+        assert other["method"]["loss_weights"] == mrpc["method"]["loss_weights"] | mix
         for key in ("student", "teachers", "train", "baselines", "seed"):
             assert other[key] == mrpc[key]
 
@@ -90,7 +99,7 @@ def test_layers_are_mapped_as_the_paper_has_it(toy: Path) -> None:
     ("name", "preset"), [pytest.param("rte", "akskd", marks=pytest.mark.slow), ("large", "akskd-hard")]
 )
 def test_every_recipe_runs_on_tiny_models(toy: Path, name: str, preset: str) -> None:
-    hard = ["method.name=akskd-hard", "method.mix.action=hard"] if preset == "akskd-hard" else []
+    hard = ["method.name=akskd-hard", "method.loss_weights.action=hard"] if preset == "akskd-hard" else []
     baselines: Any = [f"baselines=[{', '.join(['random-hard'])}]"]
     results = run(tiny(toy, name, *hard, *baselines))
     for result in results:

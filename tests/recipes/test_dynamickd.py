@@ -21,10 +21,7 @@ from tests.tiny import SENTENCES, tiny_bert, wordpiece_tokenizer
 
 PAPERS = Path(__file__).parents[2] / "recipes" / "papers"
 RECIPES = {arm: PAPERS / f"dynamickd-{arm}.yaml" for arm in ("teacher", "data", "objective")}
-HEADERS = {
-    "RTE": "index\tsentence1\tsentence2\tlabel",
-    "MRPC": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
-}
+HEADERS = {"RTE": "index\tsentence1\tsentence2\tlabel", "MRPC": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"}
 
 
 def write_glue(folder: Path, rows: int = 40) -> None:
@@ -39,9 +36,7 @@ def write_glue(folder: Path, rows: int = 40) -> None:
                 one, label = " ".join(rng.choice(words, size=5)), int(rng.integers(2))
                 two = f"{one.split()[0] if label else 'no'} {' '.join(rng.choice(words, size=4))}"
                 name = ("not_entailment", "entailment")[label]
-                lines.append(
-                    f"{i}\t{one}\t{two}\t{name}" if task == "RTE" else f"{label}\t{i}\t{i}\t{one}\t{two}"
-                )
+                lines.append(f"{i}\t{one}\t{two}\t{name}" if task == "RTE" else f"{label}\t{i}\t{i}\t{one}\t{two}")
             (folder / task / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -73,7 +68,7 @@ class Toy:
             changes += [f"teachers.{number}.finetune.epochs=1"]
         changes += [
             "train.epochs=1",
-            "train.log_every=1",
+            "train.logging_steps=1",
             "train.precision=fp32",
             "signals.precision=fp32",
             f"output={self.folder / 'runs'}",
@@ -105,24 +100,22 @@ def test_the_commands_in_the_head_comment_are_accepted(arm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "batch", "warmup", "seed"),
-    [("teacher", 16, 0.05, 1), ("data", 32, 0.1, 1), ("objective", 32, 0.1, 1)],
+    ("arm", "batch", "warmup", "seed"), [("teacher", 16, 0.05, 1), ("data", 32, 0.1, 1), ("objective", 32, 0.1, 1)]
 )
-def test_the_settings_are_those_of_the_released_scripts(
-    arm: str, batch: int, warmup: float, seed: int
-) -> None:
+def test_the_settings_are_those_of_the_released_scripts(arm: str, batch: int, warmup: float, seed: int) -> None:
     config = load_config(RECIPES[arm])
     train = config.train
-    assert (train.learning_rate, train.epochs, train.batch_size, train.warmup) == (2e-5, 3, batch, warmup)
-    assert (train.max_length, train.keep, train.weight_decay, train.max_grad_norm) == (128, "last", 0, 1)
+    assert (train.learning_rate, train.epochs, train.batch_size, train.warmup_ratio) == (2e-5, 3, batch, warmup)
+    assert (train.max_length, train.load_best_model_at_end, train.weight_decay, train.max_grad_norm) == (
+        128,
+        False,
+        0,
+        1,
+    )
     assert config.seed == seed and config.student.init.endswith("bert-base-uncased[layers=0,1,2,3,4,5]")
     for teacher in config.teachers:
         assert teacher.finetune is not None
-        assert (teacher.finetune.learning_rate, teacher.finetune.epochs, teacher.finetune.batch_size) == (
-            5e-5,
-            3,
-            32,
-        )
+        assert (teacher.finetune.learning_rate, teacher.finetune.epochs, teacher.finetune.batch_size) == (5e-5, 3, 32)
 
 
 @pytest.mark.parametrize("arm", RECIPES)
@@ -150,11 +143,7 @@ def test_the_augmented_variant_of_the_data_arm_runs(toy: Toy) -> None:
     """The second command: rows enlarged by a masked model, a tenth of them asks, all learn from their labels."""
     augmentation: dict[str, Any] = {"times": 3, "methods": ["mlm"], "model": toy.masked, "labels": True}
     config = toy.config(
-        "data",
-        "name=enlarged",
-        "method.rows.ratio=0.1",
-        "baselines=[]",
-        f"data.augment={json.dumps(augmentation)}",
+        "data", "name=enlarged", "method.rows.ratio=0.1", "baselines=[]", f"data.augment={json.dumps(augmentation)}"
     )
     metrics = run(config)[0].metrics
     rows = metrics["rows"]["train"] + metrics["rows"]["extra"]

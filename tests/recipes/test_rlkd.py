@@ -53,9 +53,7 @@ def write_mrpc(folder: Path, rows: int = 48) -> Path:
         for i in range(count):
             first, second = " ".join(rng.choice(words, size=5)), " ".join(rng.choice(words, size=4))
             label = int(rng.integers(2))
-            lines.append(
-                f"{label}\t{i}\t{i + count}\t{first}\t{first.split()[0] if label else 'no'} {second}"
-            )
+            lines.append(f"{label}\t{i}\t{i + count}\t{first}\t{first.split()[0] if label else 'no'} {second}")
         (folder / "MRPC" / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
@@ -83,12 +81,7 @@ class Toy:
             assert teacher.finetune is not None
             changes += [f"teachers.{number}.finetune.init={self.models[teacher.finetune.init]}"]
             changes += [f"teachers.{number}.finetune.epochs=1"]
-        changes += [
-            f"data_dir={self.folder}",
-            "train.epochs=2",
-            "train.precision=fp32",
-            "signals.precision=fp32",
-        ]
+        changes += [f"data_dir={self.folder}", "train.epochs=2", "train.precision=fp32", "signals.precision=fp32"]
         return load_config(recipe, [*overrides, *changes])
 
 
@@ -101,9 +94,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 
 def test_there_is_a_recipe_for_each_task() -> None:
-    assert [file.stem for file in RECIPES] == [
-        f"rlkd-{t}" for t in ("mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
-    ]
+    assert [file.stem for file in RECIPES] == [f"rlkd-{t}" for t in ("mnli", "mrpc", "qnli", "qqp", "rte", "sst2")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
@@ -142,13 +133,11 @@ def test_the_folders_of_the_single_teachers_are_as_the_recipe_says() -> None:
 # ---- the rows ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("task", "rows"), [("mrpc", (3668, 408)), ("rte", (2490, 277)), ("sst2", (67349, 872))]
-)
+@pytest.mark.parametrize(("task", "rows"), [("mrpc", (3668, 408)), ("rte", (2490, 277)), ("sst2", (67349, 872))])
 def test_official_files_are_read_as_the_recipe_says(task: str, rows: tuple[int, int], glue_dir: Path) -> None:
     config = load_config(PAPERS / f"rlkd-{task}.yaml")
     data = load_data(config.data, config.task, config.seed, glue_dir)
-    assert (len(data.train) + len(data.reward), len(data.dev or ())) == rows
+    assert (len(data.train) + len(data.validation), len(data.dev or ())) == rows
     assert data.task.metrics == ("accuracy",) and len(data.task.labels) == 2
 
 
@@ -181,12 +170,7 @@ class Hub(SimpleNamespace):
         ("qqp", [], "validation"),
         (
             "qnli",
-            [
-                "data.glue=null",
-                "data.train=nyu-mll/glue",
-                "data.name=qnli",
-                "data.dev=nyu-mll/glue[validation]",
-            ],
+            ["data.glue=null", "data.train=nyu-mll/glue", "data.name=qnli", "data.dev=nyu-mll/glue[validation]"],
             "validation",
         ),
     ],
@@ -195,16 +179,14 @@ def test_hub_rows_are_asked_for_by_config_and_split(
     task: str, overrides: list[str], dev: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("validation_matched", "validation_mismatched") if task == "mnli" else ("validation",)
-    splits = {"train": hub_rows(*HUB[task], "train", 30)} | {
-        n: hub_rows(*HUB[task], n, 9) for n in (*names, "test")
-    }
+    splits = {"train": hub_rows(*HUB[task], "train", 30)} | {n: hub_rows(*HUB[task], n, 9) for n in (*names, "test")}
     hub = Hub(config=task, splits=splits, asked=[])
     monkeypatch.setitem(sys.modules, "datasets", hub)
     config = load_config(PAPERS / f"rlkd-{task}.yaml", overrides)
     data = load_data(config.data, config.task, config.seed, tmp_path)
     assert hub.asked == ["train", dev]
     assert list(data.task.labels) == HUB[task][1] and data.task.num_texts == 2
-    assert (len(data.train), len(data.reward), len(data.dev or ())) == (27, 3, 9)
+    assert (len(data.train), len(data.validation), len(data.dev or ())) == (27, 3, 9)
 
 
 def test_mnli_can_be_read_from_the_official_files(tmp_path: Path) -> None:
@@ -215,9 +197,7 @@ def test_mnli_can_be_read_from_the_official_files(tmp_path: Path) -> None:
         columns = ["index", "promptID", "sentence1", "sentence2", *(f"label{n + 1}" for n in range(judges))]
         lines = ["\t".join([*columns, "gold_label"])]
         for i in range(30):
-            lines.append(
-                "\t".join([str(i), str(i), f'a "{file} {i}', f"b {i}", *[names[i % 3]] * (judges + 1)])
-            )
+            lines.append("\t".join([str(i), str(i), f'a "{file} {i}', f"b {i}", *[names[i % 3]] * (judges + 1)]))
         (tmp_path / "MNLI" / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
     comment = (PAPERS / "rlkd-mnli.yaml").read_text(encoding="utf-8").partition("one by one:")[2]
     overrides = shlex.split(comment.partition("data_dir")[0].replace("#", ""))
@@ -241,9 +221,7 @@ def test_a_dry_run_of_the_recipe_and_its_baselines_finishes(three: list[Any]) ->
     assert [result.folder.name for result in three] == expected
     for result in three:
         metrics = json.loads((result.folder / "metrics.json").read_text())
-        assert np.isfinite(
-            [*metrics["student"]["scores"].values(), *metrics["student"]["held_out"].values()]
-        ).all()
+        assert np.isfinite([*metrics["student"]["scores"].values(), *metrics["student"]["validation"].values()]).all()
         assert [teacher["name"] for teacher in metrics["teachers"]] == ["bert", "roberta", "albert", "xlnet"]
 
 
@@ -265,13 +243,10 @@ def test_the_student_of_six_layers_runs_too(toy: Toy, three: list[Any]) -> None:
     overrides = ["name=rlkd-mrpc-6", f"student={BERT_6}", "baselines=[]", "method.teachers.reward=3"]
     result = run(toy.config(MRPC, *overrides))[0]
     depths = [
-        json.loads((r.folder / "student/config.json").read_text())["num_hidden_layers"]
-        for r in (three[0], result)
+        json.loads((r.folder / "student/config.json").read_text())["num_hidden_layers"] for r in (three[0], result)
     ]
     assert depths == [3, 6]
-    assert (
-        result.metrics["cost"]["teacher_forwards"] == 0
-    )  # teachers and what they said are those of the first run
+    assert result.metrics["cost"]["teacher_forwards"] == 0  # teachers and what they said are those of the first run
     assert (result.folder / "selection.parquet").exists()
 
 
@@ -301,9 +276,7 @@ def test_the_students_grid_is_the_papers_for_every_method(grid: Any) -> None:
     for config in configs:
         first, *others = config.baselines
         assert first.name == "finetune" and first.alpha is None and len(others) == 9
-        assert {(b.temperature, b.alpha) for b in others} == {
-            (config.method.temperature, config.method.alpha)
-        }
+        assert {(b.temperature, b.alpha) for b in others} == {(config.method.temperature, config.method.alpha)}
 
 
 def test_the_rewards_grid_holds_what_the_students_grid_leaves_out(grid: Any) -> None:
@@ -337,15 +310,7 @@ def test_numbers_are_written_so_that_yaml_reads_them_as_numbers(grid: Any) -> No
 
 
 def test_the_script_runs_on_the_standard_library_and_prints_what_a_shell_reads() -> None:
-    command = [
-        sys.executable,
-        "-I",
-        "-S",
-        str(PAPERS / "grid.py"),
-        str(MRPC),
-        "students",
-        f"student={BERT_6}",
-    ]
+    command = [sys.executable, "-I", "-S", str(PAPERS / "grid.py"), str(MRPC), "students", f"student={BERT_6}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -354,14 +319,14 @@ def test_the_script_runs_on_the_standard_library_and_prints_what_a_shell_reads()
     assert wrong.returncode == 2 and "rlkd-grid.yaml has teachers, students, rewards" in wrong.stderr
 
 
-def test_the_best_cell_is_chosen_on_held_out_rows_not_on_dev(grid: Any, tmp_path: Path) -> None:
+def test_the_best_cell_is_chosen_on_validation_rows_not_on_dev(grid: Any, tmp_path: Path) -> None:
     scores = {  # held out, dev
         "rlkd-mrpc-students-lr1e-5-T5-a0.2": (0.7, 0.9),
         "rlkd-mrpc-students-lr5e-5-T20-a0.7": (0.8, 0.6),
         "rlkd-mrpc-students-lr5e-5-T20-a0.7-kd-3": (0.75, 0.5),
     }
-    for name, (held_out, dev) in scores.items():
-        student = {"held_out": {"accuracy": held_out}, "scores": {"accuracy": dev}}
+    for name, (validation, dev) in scores.items():
+        student = {"validation": {"accuracy": validation}, "scores": {"accuracy": dev}}
         method = "kd" if "kd" in name.split("-") else "rlkd"
         (tmp_path / name).mkdir()
         metrics = {"method": method, "primary": "accuracy", "student": student}
@@ -369,8 +334,6 @@ def test_the_best_cell_is_chosen_on_held_out_rows_not_on_dev(grid: Any, tmp_path
     first, *lines = grid.best(MRPC, "students", [f"output={tmp_path}"])
     assert first == "3 finished runs of 27 cells"
     assert [line.split()[0] for line in lines] == ["rlkd", "kd"]
-    assert (
-        lines[0].endswith("rlkd-mrpc-students-lr5e-5-T20-a0.7") and "0.8000 held out, 0.6000 dev" in lines[0]
-    )
+    assert lines[0].endswith("rlkd-mrpc-students-lr5e-5-T20-a0.7") and "0.8000 held out, 0.6000 dev" in lines[0]
     with pytest.raises(ValueError, match="no run of the grid 'rewards' is finished"):
         grid.best(MRPC, "rewards", [f"output={tmp_path}"])

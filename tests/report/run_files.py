@@ -37,7 +37,7 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "primary": "accuracy",
         "student": {
             **model(0.72, 40, 4.0),
-            "held_out": {"accuracy": 0.75},
+            "validation": {"accuracy": 0.75},
             "source": {"path": "t", "layers": [1, 3]},
         },
         "teachers": [
@@ -45,34 +45,20 @@ def metrics(**changes: Any) -> dict[str, Any]:
             {"name": "strong", **model(0.80, 100, 10.0), "path": "b"},
             {"name": "table", "scores": {"accuracy": 0.6}},
         ],
-        "cost": {
-            "train_seconds": 61.0,
-            "scoring_seconds": 5.0,
-            "teacher_forwards": 1200,
-            "steps": 40,
-            "tokens": 9000,
-        },
-        "rows": {"train": 600, "reward": 60, "dev": 100, "extra": 0, "truncated": 3},
+        "cost": {"train_seconds": 61.0, "scoring_seconds": 5.0, "teacher_forwards": 1200, "steps": 40, "tokens": 9000},
+        "rows": {"train": 600, "validation": 60, "dev": 100, "extra": 0, "truncated": 3},
         "versions": {"distilect": "0.1.0", "torch": "2.13.0"},
         "signals": {"reused_rows": 0, "scored_rows": 1200, "live": False},
     }
     return values | changes
 
 
-def write_run(
-    folder: Path, values: dict[str, Any] | None = None, *, name: str = "weak", group: str = "yes"
-) -> Path:
+def write_run(folder: Path, values: dict[str, Any] | None = None, *, name: str = "weak", group: str = "yes") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(values or metrics()))
     (folder / "config.yaml").write_text(f"name: {group}\n")
     history = [
-        {
-            "step": step,
-            "epoch": step / 20,
-            "train/loss": 2.0 / step,
-            f"teacher/w_{name}": 0.5,
-            "policy/entropy": 0.6,
-        }
+        {"step": step, "epoch": step / 20, "train/loss": 2.0 / step, f"teacher/w_{name}": 0.5, "policy/entropy": 0.6}
         for step in range(10, 50, 10)
     ]
     history.append({"step": 40, "epoch": 2.0, "eval/accuracy": 0.7, "eval/loss": 0.9})
@@ -95,9 +81,14 @@ def write_run(
 
 
 def write_rows(
-    folder: Path, count: int = 40, *, teachers: Sequence[str] = ("weak", "strong"), text: str = "row {row} of train",
-    epochs: int = 2, asked: float = 1.0,
-) -> None:  # fmt: skip
+    folder: Path,
+    count: int = 40,
+    *,
+    teachers: Sequence[str] = ("weak", "strong"),
+    text: str = "row {row} of train",
+    epochs: int = 2,
+    asked: float = 1.0,
+) -> None:
     """`rows.parquet`: weights that differ from row to row, the first teacher right on even rows; `asked` of the rows ask."""
     lines = []
     for epoch in range(epochs):
@@ -112,9 +103,15 @@ def write_rows(
 
 
 def write_answers(
-    folder: Path, count: int = 60, *, labels: Sequence[str] = ("no", "yes"), teachers: Sequence[str] = ("weak", "strong"),
-    text: str = "row {row} of dev", split: str = "dev", seed: int = 0,
-) -> None:  # fmt: skip
+    folder: Path,
+    count: int = 60,
+    *,
+    labels: Sequence[str] = ("no", "yes"),
+    teachers: Sequence[str] = ("weak", "strong"),
+    text: str = "row {row} of dev",
+    split: str = "dev",
+    seed: int = 0,
+) -> None:
     """`predictions.parquet` with random answers; no labels: a regression."""
     random, width = np.random.default_rng(seed), max(1, len(labels))
     gold = random.integers(0, width, count) if labels else random.normal(size=count).astype(np.float32)

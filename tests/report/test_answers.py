@@ -60,16 +60,17 @@ def test_the_rows_that_differ_most_come_first_with_what_each_said() -> None:
 def test_at_most_so_many_differences_are_listed() -> None:
     rows = 1000
     many = answers(
-        gold=np.zeros(rows, int), student=np.zeros((rows, 2)), teachers={"t": np.ones((rows, 2))}, texts=[{"text": "x"}] * rows
-    )  # fmt: skip
+        gold=np.zeros(rows, int),
+        student=np.zeros((rows, 2)),
+        teachers={"t": np.ones((rows, 2))},
+        texts=[{"text": "x"}] * rows,
+    )
     table = differences(many, "t")
     assert table is not None and len(table.rows) == 150
 
 
 def test_a_model_that_is_sure_and_wrong_is_badly_calibrated() -> None:
-    table = calibration_table(
-        answers(student=logits_of(1, 1, 0, 0, 0), teachers={"t": logits_of(0, 0, 1, 1, 1)})
-    )
+    table = calibration_table(answers(student=logits_of(1, 1, 0, 0, 0), teachers={"t": logits_of(0, 0, 1, 1, 1)}))
     assert table is not None
     student, teacher = ([cell.value for cell in row[1:]] for row in table.rows)
     assert all(a > b for a, b in zip(student, teacher, strict=True))
@@ -89,8 +90,11 @@ def test_reliability_bins_hold_equally_many_rows_and_lie_where_they_should() -> 
 
 def test_regression_shows_points_against_labels_and_no_calibration() -> None:
     scores = answers(
-        labels=(), gold=np.array([1.0, 2.0, np.nan]), student=np.array([[1.5], [2.0], [3.0]]), teachers={"t": np.array([[1.0], [2.5], [0.0]])}
-    )  # fmt: skip
+        labels=(),
+        gold=np.array([1.0, 2.0, np.nan]),
+        student=np.array([[1.5], [2.0], [3.0]]),
+        teachers={"t": np.array([[1.0], [2.5], [0.0]])},
+    )
     assert calibration_table(scores) is None and agreement(scores, "t") == ""
     student, teacher = answer_figures(scores, "t")
     assert student.data[1]["x"] == [1.0, 2.0] and student.data[1]["y"] == [1.5, 2.0]

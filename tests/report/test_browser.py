@@ -63,9 +63,7 @@ def test_every_plot_has_marks(page: Browser) -> None:
 def test_a_text_with_a_script_stays_text(page: Browser) -> None:
     assert page.run("document.title") == "one · distilect"
     assert page.run("document.images.length") == 0
-    cells = page.run(
-        "[...document.querySelectorAll('#table-differences td.wide')].map(cell => cell.textContent)"
-    )
+    cells = page.run("[...document.querySelectorAll('#table-differences td.wide')].map(cell => cell.textContent)")
     assert len(cells) > 10 and all(text.startswith("<script>") for text in cells)
 
 

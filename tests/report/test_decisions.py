@@ -42,14 +42,7 @@ def test_the_table_has_a_line_per_row_of_the_last_time_it_came_by(tmp_path: Path
     assert table is not None
     assert table.titles == ["text", "label", "asked in", "uncertainty", "weak", "strong"]
     assert len(table.rows) == 40
-    assert [cell.text for cell in table.rows[0]] == [
-        "row 0 of train",
-        "no",
-        "100% of epochs",
-        "0.00",
-        "0.00",
-        "0.50",
-    ]
+    assert [cell.text for cell in table.rows[0]] == ["row 0 of train", "no", "100% of epochs", "0.00", "0.00", "0.50"]
     assert [cell.mark for cell in table.rows[0][4:]] == ["good", "bad"]
 
 
@@ -83,8 +76,7 @@ def test_weights_by_label_and_epoch_are_drawn_where_they_differ() -> None:
 
 def test_knowledge_by_phase_is_drawn_where_it_changes() -> None:
     history = [
-        {"step": s, "knowledge/v_labels": 0.1 if s <= 30 else 0.7, "knowledge/v_response": 0.5}
-        for s in range(1, 91)
+        {"step": s, "knowledge/v_labels": 0.1 if s <= 30 else 0.7, "knowledge/v_response": 0.5} for s in range(1, 91)
     ]
     figure = knowledge_by_phase(history)
     assert figure is not None
@@ -94,9 +86,7 @@ def test_knowledge_by_phase_is_drawn_where_it_changes() -> None:
 
 
 def test_values_of_one_selector_that_differ_by_orders_of_magnitude_get_their_own_axes() -> None:
-    history = [
-        {"step": s, "critic/loss": 1000.0 + s, "critic/q": 0.3, "critic/target": 0.4} for s in (1, 2, 3)
-    ]
+    history = [{"step": s, "critic/loss": 1000.0 + s, "critic/q": 0.3, "critic/target": 0.4} for s in (1, 2, 3)]
     health = curves_of(history).health
     assert sorted(len(figure.data) for figure in health) == [1, 2]
 

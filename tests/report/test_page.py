@@ -66,10 +66,7 @@ def names(page: Page) -> list[str]:
 def test_the_verdict_comes_first_and_is_against_the_best_teacher(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path)))
     assert "90.0 % of the best teacher's accuracy, 2.50× smaller, 2.50× faster" in page.text
-    assert (
-        "Student 0.720, best teacher (strong) 0.800 accuracy on 100 dev rows: a difference of −0.080."
-        in page.text
-    )
+    assert "Student 0.720, best teacher (strong) 0.800 accuracy on 100 dev rows: a difference of −0.080." in page.text
     assert page.text.index("90.0 %") < page.text.index("Models")
 
 
@@ -87,9 +84,7 @@ def test_a_larger_slower_student_is_called_larger_and_slower(tmp_path: Path) -> 
 
 def test_curves_and_selection_are_drawn_from_the_files(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path)))
-    assert {"training", "held out", "accuracy", "weak", "entropy", "labels", "asked teachers"} <= set(
-        names(page)
-    )
+    assert {"training", "held out", "accuracy", "weak", "entropy", "labels", "asked teachers"} <= set(names(page))
     loss = next(trace for figure in page.figures for trace in figure["data"] if trace["name"] == "training")
     assert loss["x"] == [10, 20, 30, 40]
     assert loss["y"] == [0.2, 0.1, 2 / 30, 0.05]
@@ -128,9 +123,7 @@ def test_a_script_in_any_name_or_label_stays_text(tmp_path: Path) -> None:
     assert not [name for name in names(page) if "<" in name]
     hovers = [text for figure in page.figures for trace in figure["data"] for text in trace.get("text", [])]
     assert hovers and not [text for text in hovers if "<" in str(text).replace("<br>", "")]
-    axes = [
-        name for figure in page.figures for name in figure["data"][0].get("y", []) if isinstance(name, str)
-    ]
+    axes = [name for figure in page.figures for name in figure["data"][0].get("y", []) if isinstance(name, str)]
     assert axes and not [name for name in axes if "<" in name]
 
 
@@ -148,17 +141,13 @@ def test_metrics_alone_make_a_page(tmp_path: Path) -> None:
     assert page.figures == []
 
 
-@pytest.mark.parametrize(
-    "content", ["{}", '{"student": null, "teachers": 3, "task": [], "cost": "x", "rows": 1}']
-)
+@pytest.mark.parametrize("content", ["{}", '{"student": null, "teachers": 3, "task": [], "cost": "x", "rows": 1}'])
 def test_no_content_of_metrics_breaks_the_page(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content)
     assert "no student" in Page(build_report(tmp_path)).text
 
 
-@pytest.mark.parametrize(
-    "missing", ["student", "teachers", "task", "primary", "cost", "rows", "method", "signals"]
-)
+@pytest.mark.parametrize("missing", ["student", "teachers", "task", "primary", "cost", "rows", "method", "signals"])
 def test_each_part_of_metrics_may_be_missing(tmp_path: Path, missing: str) -> None:
     values = {key: value for key, value in metrics().items() if key != missing}
     assert "Models" in Page(build_report(write_run(tmp_path, values))).text
@@ -201,7 +190,7 @@ def test_a_negative_teacher_score_gives_no_share(tmp_path: Path) -> None:
     assert "accuracy -0.100, 2.00× smaller" in Page(build_report(write_run(tmp_path, values))).text
 
 
-def test_a_run_without_dev_shows_the_held_out_score_and_says_so(tmp_path: Path) -> None:
+def test_a_run_without_dev_shows_the_validation_score_and_says_so(tmp_path: Path) -> None:
     values = metrics()
     for raw in [values["student"], *values["teachers"]]:
         raw["scores"] = {}
@@ -244,9 +233,7 @@ def test_writing_leaves_no_temporary_files(tmp_path: Path) -> None:
 
 def test_a_teacher_that_is_believed_where_it_is_right_gets_a_figure():
     def rows(right, wrong):
-        return [
-            {"epoch": e, "group": "all", "right/a": right, "wrong/a": wrong, "right/b": None} for e in (0, 1)
-        ]
+        return [{"epoch": e, "group": "all", "right/a": right, "wrong/a": wrong, "right/b": None} for e in (0, 1)]
 
     titles = [figure.title for figure in selection_over_time(rows(0.9, 0.2))]
     assert "Are teachers believed where they are right?" in titles

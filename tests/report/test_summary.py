@@ -30,18 +30,13 @@ def test_the_verdict_names_the_best_student_and_how_far_the_next_is(tmp_path: Pa
 
 def test_runs_of_different_tasks_are_not_ranked_and_it_says_so(tmp_path: Path) -> None:
     other = {**metrics()["task"], "name": "another"}
-    page = Page(
-        build_summary([run(tmp_path / "a", 0.7), run(tmp_path / "b", 0.8, task=other)], tmp_path / "x.html")
-    )
+    page = Page(build_summary([run(tmp_path / "a", 0.7), run(tmp_path / "b", 0.8, task=other)], tmp_path / "x.html"))
     assert "scores highest" not in page.text and "of different tasks" in page.text
 
 
 def test_only_settings_that_differ_are_listed_down_to_those_of_a_teacher(tmp_path: Path) -> None:
     text = "name: {0}\nseed: 0\nmethod: {{name: {0}}}\nteachers: [{{name: t, epochs: {1}}}, {{name: u}}]\n"
-    folders = [
-        run(tmp_path / "kd", 0.7, text.format("kd", 1)),
-        run(tmp_path / "gate", 0.7, text.format("gate", 2)),
-    ]
+    folders = [run(tmp_path / "kd", 0.7, text.format("kd", 1)), run(tmp_path / "gate", 0.7, text.format("gate", 2))]
     page = Page(build_summary(folders, tmp_path / "x.html"))
     settings = page.text.split("Settings that differ")[1]
     assert "method.name" in settings and "teachers.0.epochs" in settings
@@ -58,9 +53,7 @@ def test_two_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) ->
     for part in ("x", "y"):
         run(tmp_path / part / "same", 0.7)
     page = Page(build_summary([tmp_path / "x" / "same", tmp_path / "y" / "same"], tmp_path / "all.html"))
-    assert (
-        f"same ({tmp_path / 'x' / 'same'})" in page.text and f"same ({tmp_path / 'y' / 'same'})" in page.text
-    )
+    assert f"same ({tmp_path / 'x' / 'same'})" in page.text and f"same ({tmp_path / 'y' / 'same'})" in page.text
 
 
 def test_names_of_points_that_are_close_do_not_stand_on_each_other() -> None:

@@ -36,9 +36,17 @@ def planted(rows: int = 300, seed: int = 0, *, regression: bool = False) -> tupl
         teachers = 3.0 * torch.nn.functional.one_hot(torch.where(right, labels.unsqueeze(1), wrong), 4)
     student = torch.zeros(rows, 1 if regression else 4)
     view = StepView(
-        rows=keys(rows, seed), labels=labels, student=student, pooled=None, teachers=teachers, progress=0.0, epoch=0,
-        step=0, seed=seed, vectors=vectors,
-    )  # fmt: skip
+        rows=keys(rows, seed),
+        labels=labels,
+        student=student,
+        pooled=None,
+        teachers=teachers,
+        progress=0.0,
+        epoch=0,
+        step=0,
+        seed=seed,
+        vectors=vectors,
+    )
     return view, part
 
 
@@ -46,10 +54,15 @@ def context_of(view: StepView, **changes: Any) -> SelectionContext:
     """The context of a training on the rows of a view."""
     labelled = int(view.has_label.sum())
     context = SelectionContext(
-        teachers=TEACHERS, kinds=("labels", "response"), regression=view.regression, seed=view.seed, num_labelled=labelled,
-        num_rows=len(view.rows), sample=sample_of(view),
+        teachers=TEACHERS,
+        kinds=("labels", "response"),
+        regression=view.regression,
+        seed=view.seed,
+        num_labelled=labelled,
+        num_rows=len(view.rows),
+        sample=sample_of(view),
         response=response_mse if view.regression else lambda s, t: response_kl(s, t, 4.0),
-    )  # fmt: skip
+    )
     return replace(context, **changes)
 
 
@@ -64,8 +77,8 @@ class FakeProbe:
 
     view: StepView
     said: Tensor
-    held_out_logits: Tensor = field(default_factory=lambda: torch.eye(4))
-    held_out_labels: Tensor = field(default_factory=lambda: torch.tensor([0, 1, 2, 0]))
+    validation_logits: Tensor = field(default_factory=lambda: torch.eye(4))
+    validation_labels: Tensor = field(default_factory=lambda: torch.tensor([0, 1, 2, 0]))
     asked: list[Tensor] = field(default_factory=list)
     limits: list[int | None] = field(default_factory=list)
     then: Callable[[Tensor], Tensor] = lambda logits: logits
@@ -75,6 +88,6 @@ class FakeProbe:
         place = {row: i for i, row in enumerate(self.view.rows.tolist())}
         return self.then(self.said[[place[row] for row in rows.tolist()]])
 
-    def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         self.limits.append(limit)
-        return self.held_out_logits[:limit], self.held_out_labels[:limit]
+        return self.validation_logits[:limit], self.validation_labels[:limit]

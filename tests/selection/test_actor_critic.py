@@ -17,14 +17,14 @@ from torch import Tensor
 from distilect.selection import Look, Pull, artefact
 from distilect.selection.actor_critic import (
     ActorCritic,
-    ActorCriticMix,
+    ActorCriticWeights,
     SelectionModule,
     Transitions,
     harden,
-    held_out_loss,
     learned_rewards,
     novelty,
     observation,
+    validation_loss,
     virtual_reward,
 )
 from tests.selection.views import keys, make_context, make_view
@@ -36,9 +36,12 @@ def transitions(before: Tensor, actions: Tensor, rewards: Tensor, **more: Tensor
     """One-step decisions: nothing follows."""
     count = len(rewards)
     whole: dict[str, Tensor] = {
-        "bonus": torch.zeros(count), "after": torch.zeros_like(before), "last": torch.ones(count, dtype=torch.bool),
-        "phases": torch.zeros(count, dtype=torch.int64), "episodes": torch.zeros(count, dtype=torch.int64),
-    }  # fmt: skip
+        "bonus": torch.zeros(count),
+        "after": torch.zeros_like(before),
+        "last": torch.ones(count, dtype=torch.bool),
+        "phases": torch.zeros(count, dtype=torch.int64),
+        "episodes": torch.zeros(count, dtype=torch.int64),
+    }
     return Transitions(before=before, actions=actions, rewards=rewards, **(whole | more))
 
 
@@ -57,10 +60,7 @@ class Environment:
         return (soft > 0.5).float() if self.hard else soft
 
     def sample(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        states, actions = (
-            torch.randn(count, 16, generator=self.draws),
-            torch.rand(count, 4, generator=self.draws),
-        )
+        states, actions = (torch.randn(count, 16, generator=self.draws), torch.rand(count, 4, generator=self.draws))
         actions = harden(actions, 0.5) if self.hard else actions
         return states, actions, -((actions - self.best(states)) ** 2).sum(1)
 
@@ -135,14 +135,10 @@ def test_the_gradient_passes_the_threshold_as_if_it_were_not_there() -> None:
 @pytest.mark.parametrize(
     ("target", "expected"), [("standard", (2 + 0.5 * 7, 2.0)), ("transcribed", (0.5 * 2 + 7, 1.0))]
 )
-def test_td_targets_in_the_standard_form_and_as_transcribed(
-    target: str, expected: tuple[float, float]
-) -> None:
+def test_td_targets_in_the_standard_form_and_as_transcribed(target: str, expected: tuple[float, float]) -> None:
     learner = ActorCritic(SelectionModule({"progress": 1}, 2), gamma=0.5, target=target)
     learner.copy.value = lambda state, actions: torch.full((len(state),), 7.0)  # type: ignore[method-assign]
-    batch = transitions(
-        torch.zeros(2, 1), torch.zeros(2, 2), torch.full((2,), 2.0), last=torch.tensor([False, True])
-    )
+    batch = transitions(torch.zeros(2, 1), torch.zeros(2, 2), torch.full((2,), 2.0), last=torch.tensor([False, True]))
     assert learner.targets(batch, batch.rewards).tolist() == pytest.approx(list(expected))
 
 
@@ -166,9 +162,7 @@ def test_the_actors_step_leaves_critic_and_state_networks_alone_and_the_reverse(
         getattr(learner, frozen).param_groups[0]["lr"] = 0.0
         before = {name: p.detach().clone() for name, p in learner.module.named_parameters()}
         learner.update(batch, batch.rewards)
-        changed = {
-            n.split(".")[0] for n, p in learner.module.named_parameters() if not torch.equal(before[n], p)
-        }
+        changed = {n.split(".")[0] for n, p in learner.module.named_parameters() if not torch.equal(before[n], p)}
         assert changed == ({"actor"} if moved == "actor" else {"critic", "features"})
 
 
@@ -191,7 +185,7 @@ def test_a_phases_mean_over_episodes_is_its_rewards_baseline() -> None:
     assert learned_rewards(alone, "phase").tolist() == [0.0] * 4
 
 
-def test_the_virtual_reward_is_the_cosine_of_the_steps_gradient_and_that_of_held_out_rows() -> None:
+def test_the_virtual_reward_is_the_cosine_of_the_steps_gradient_and_that_of_validation_rows() -> None:
     torch.manual_seed(0)
     kinds, target = torch.randn(3, 50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
     pull = Pull(kinds @ kinds.T, kinds @ target, float(target.norm()))
@@ -204,17 +198,10 @@ def test_the_virtual_reward_is_the_cosine_of_the_steps_gradient_and_that_of_held
 
 
 def test_an_observation_holds_the_parts_that_were_asked_for_in_a_fixed_order() -> None:
-    look = Look(
-        torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0, 8.0]), torch.tensor([1.0, math.e, torch.nan])
-    )
+    look = Look(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0, 8.0]), torch.tensor([1.0, math.e, torch.nan]))
     everything = observation(look, 0.25, ("student", "teacher", "progress", "losses"))
-    assert len(everything) == 2 + 3 + 1 + 3 and everything[-4:].tolist() == pytest.approx(
-        [0.25, 0.0, 1.0, 0.0]
-    )
-    assert (
-        everything[:2].tolist() == pytest.approx([-1.0, 1.0], abs=1e-4)
-        and everything[2:5].mean().abs() < 1e-6
-    )
+    assert len(everything) == 2 + 3 + 1 + 3 and everything[-4:].tolist() == pytest.approx([0.25, 0.0, 1.0, 0.0])
+    assert everything[:2].tolist() == pytest.approx([-1.0, 1.0], abs=1e-4) and everything[2:5].mean().abs() < 1e-6
     assert observation(look, 0.25, ("progress",)).tolist() == [0.25]
 
 
@@ -224,7 +211,7 @@ def test_an_observation_holds_the_parts_that_were_asked_for_in_a_fixed_order() -
 class Pretended:
     """A probe of a training whose held-out loss falls in each step by what `gain` says of the action."""
 
-    def __init__(self, selector: ActorCriticMix, steps: int, gain: Any) -> None:
+    def __init__(self, selector: ActorCriticWeights, steps: int, gain: Any) -> None:
         self.selector, self.steps, self.gain = selector, steps, gain
         self.rows, self.done, self.loss = keys(100), 0, 2.0
         self.looks: list[Tensor] = []
@@ -239,7 +226,7 @@ class Pretended:
         state = torch.tensor([1.0, 0.0, self.progress, 2.0, 0.0, 1.0])
         return Look(state, torch.arange(15.0), torch.tensor([1.0, 0.5, 0.25, 2.0]))
 
-    def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Logits of one row whose cross-entropy is the loss."""
         self.measured.append(self.loss)
         return torch.tensor([[0.0, math.log(math.expm1(self.loss))]], dtype=torch.float64), torch.tensor([0])
@@ -261,8 +248,8 @@ class Pretended:
         return actions
 
 
-def made(**options: Any) -> ActorCriticMix:
-    selector = ActorCriticMix(**{"hidden": 16, "width": 8, "updates": 1, **options})
+def made(**options: Any) -> ActorCriticWeights:
+    selector = ActorCriticWeights(**{"hidden": 16, "width": 8, "updates": 1, **options})
     selector.setup(make_context(kinds=KINDS))
     return selector
 
@@ -273,14 +260,7 @@ def changes(actions: list[Tensor]) -> list[int]:
 
 @pytest.mark.parametrize(
     ("phases", "steps", "starts"),
-    [
-        (3, 9, [3, 6]),
-        (2, 5, [3]),
-        (1, 7, []),
-        (10, 4, [1, 2, 3]),
-        ("step", 4, [1, 2, 3]),
-        (7, 7, [1, 2, 3, 4, 5, 6]),
-    ],
+    [(3, 9, [3, 6]), (2, 5, [3]), (1, 7, []), (10, 4, [1, 2, 3]), ("step", 4, [1, 2, 3]), (7, 7, [1, 2, 3, 4, 5, 6])],
 )
 def test_training_is_cut_into_phases_of_equal_length_each_with_one_action(
     phases: Any, steps: int, starts: list[int]
@@ -291,7 +271,7 @@ def test_training_is_cut_into_phases_of_equal_length_each_with_one_action(
     assert len(selector.memory[0]) == len(starts) + 1
 
 
-def test_a_phases_reward_is_the_fall_of_the_held_out_loss_and_the_last_one_is_followed_by_nothing() -> None:
+def test_a_phases_reward_is_the_fall_of_the_validation_loss_and_the_last_one_is_followed_by_nothing() -> None:
     selector = made(phases=3, exploration=0.0)
     selector.begin_episode(0)
     gains = iter([0.1, 0.1, 0.3, 0.0, -0.2, 0.05])
@@ -316,19 +296,19 @@ def test_a_calibrated_reward_is_blind_to_how_sure_the_student_is() -> None:
         def __init__(self, logits: Tensor, labels: Tensor) -> None:
             self.said = logits, labels
 
-        def held_out(self, limit: int) -> tuple[Tensor, Tensor]:
+        def validation(self, limit: int) -> tuple[Tensor, Tensor]:
             return self.said
 
     sure, plain = Held(10 * logits, labels), Held(logits, labels)
-    at_best = held_out_loss(plain, 200, calibrated=True)  # type: ignore[arg-type]
-    assert held_out_loss(sure, 200, calibrated=True) == pytest.approx(at_best, abs=1e-5)  # type: ignore[arg-type]
+    at_best = validation_loss(plain, 200, calibrated=True)  # type: ignore[arg-type]
+    assert validation_loss(sure, 200, calibrated=True) == pytest.approx(at_best, abs=1e-5)  # type: ignore[arg-type]
     scales = torch.linspace(-5, 5, 2001).exp()
     known = labels != -100
     grid = min(float(F.cross_entropy(logits[known] * s, labels[known])) for s in scales)
-    assert at_best == pytest.approx(grid, abs=1e-5) and at_best <= held_out_loss(plain, 200) + 1e-6  # type: ignore[arg-type]
-    assert held_out_loss(sure, 200) > 2 * at_best  # type: ignore[arg-type]
+    assert at_best == pytest.approx(grid, abs=1e-5) and at_best <= validation_loss(plain, 200) + 1e-6  # type: ignore[arg-type]
+    assert validation_loss(sure, 200) > 2 * at_best  # type: ignore[arg-type]
     regression = Held(torch.randn(9, 1), torch.randn(9))
-    assert held_out_loss(regression, 9, calibrated=True) == held_out_loss(regression, 9)  # type: ignore[arg-type]
+    assert validation_loss(regression, 9, calibrated=True) == validation_loss(regression, 9)  # type: ignore[arg-type]
 
 
 def test_measure_calibrated_rewards_the_fall_of_that_loss() -> None:
@@ -343,10 +323,7 @@ def test_measure_calibrated_rewards_the_fall_of_that_loss() -> None:
 
 
 def test_the_exploration_reward_is_beside_the_measured_one_falls_to_zero_and_can_be_switched_off() -> None:
-    off, on = (
-        made(phases=4, exploration=0.0, episodes=2),
-        made(phases=4, exploration=0.5, episodes=2, random=1.0),
-    )
+    off, on = (made(phases=4, exploration=0.0, episodes=2), made(phases=4, exploration=0.5, episodes=2, random=1.0))
     for selector in (off, on):
         for episode in range(2):
             selector.begin_episode(episode)
@@ -365,7 +342,7 @@ def test_rare_subsets_are_counted_over_the_whole_learning() -> None:
     assert sum(selector.seen.values()) == 6
 
 
-def test_over_episodes_the_actor_finds_what_lowers_the_held_out_loss() -> None:
+def test_over_episodes_the_actor_finds_what_lowers_the_validation_loss() -> None:
     """Labels and relation help, the others harm: with real phases, rewards, replay and noise."""
     worth = torch.tensor([1.0, -1.0, -1.0, 1.0])
     selector = made(phases=5, episodes=12, updates=30, hidden=32, actor_rate=3e-3, critic_rate=3e-3)
@@ -379,13 +356,7 @@ def test_over_episodes_the_actor_finds_what_lowers_the_held_out_loss() -> None:
 
 def test_virtual_rewards_find_the_same_without_trying_any_action() -> None:
     selector = made(
-        measure="virtual",
-        phases=3,
-        episodes=2,
-        updates=200,
-        actor_rate=3e-3,
-        critic_rate=3e-3,
-        balance="none",
+        measure="virtual", phases=3, episodes=2, updates=200, actor_rate=3e-3, critic_rate=3e-3, balance="none"
     )
     for episode in range(2):
         selector.begin_episode(episode)
@@ -410,9 +381,7 @@ def test_frozen_it_decides_without_noise_measures_nothing_and_learns_nothing() -
         assert not probe.measured and len(probe.looks) == 3
         selector.freeze()
     assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
-    assert all(
-        torch.equal(before[name], value) for name, value in selector.learner.module.state_dict().items()
-    )
+    assert all(torch.equal(before[name], value) for name, value in selector.learner.module.state_dict().items())
     assert selector.episodes is None and not selector.memory
 
 
@@ -441,7 +410,7 @@ def test_weights_are_the_action_times_sizes_times_what_the_config_says() -> None
     assert selector.weights(make_view()).tolist() == [1.0, 1.0, 0.0, 0.25]
 
 
-def learned(folder: Path, **options: Any) -> ActorCriticMix:
+def learned(folder: Path, **options: Any) -> ActorCriticWeights:
     selector = made(phases=3, **options)
     selector.begin_episode(0)
     Pretended(selector, 6, lambda action: 0.1 * float(action[0])).train()
@@ -455,7 +424,7 @@ def test_a_selection_module_comes_back_from_its_folder_or_its_runs_folder(tmp_pa
     selector.freeze()
     expected = Pretended(selector, 6, lambda action: 0.0).train()
     for path in (tmp_path, tmp_path / "selector"):
-        found = ActorCriticMix(selector=str(path))
+        found = ActorCriticWeights(selector=str(path))
         found.setup(make_context(kinds=KINDS, seed=5))
         assert not found.learning and found.episodes is None and found.hard and found.design.phases == 3
         assert found.design.threshold == 0.4 and not found.wants_teacher_cls
@@ -472,7 +441,7 @@ def test_kinds_in_another_order_get_the_same_weights_by_name(tmp_path: Path) -> 
     mixed = ("feature", "labels", "relation", "response")
     found = []
     for kinds in (KINDS, mixed):
-        selector = ActorCriticMix(selector=str(tmp_path), balance="none")
+        selector = ActorCriticWeights(selector=str(tmp_path), balance="none")
         selector.setup(make_context(kinds=kinds))
         probe = Pretended(selector, 3, lambda action: 0.0)
         losses = dict(zip(KINDS, (1.0, 0.5, 0.25, 2.0), strict=True))
@@ -489,7 +458,7 @@ def test_kinds_in_another_order_get_the_same_weights_by_name(tmp_path: Path) -> 
 
 def test_learning_goes_on_from_an_artefact_with_its_experience(tmp_path: Path) -> None:
     first = learned(tmp_path)
-    again = ActorCriticMix(selector=str(tmp_path), learn="online", updates=1)
+    again = ActorCriticWeights(selector=str(tmp_path), learn="online", updates=1)
     again.setup(make_context(kinds=KINDS))
     assert len(again.memory[0]) == 3 and (again.memory[0].episodes == -1).all()
     assert torch.equal(again.memory[0].rewards, first.memory[0].rewards)
@@ -512,7 +481,7 @@ def test_a_damaged_or_missing_artefact_is_refused_in_a_line(tmp_path: Path, hurt
     else:
         text.unlink()
     with pytest.raises(ValueError, match=r"damaged|missing|holds no selector\.json") as caught:
-        selector = ActorCriticMix(selector=str(tmp_path))
+        selector = ActorCriticWeights(selector=str(tmp_path))
         selector.setup(make_context(kinds=KINDS))
     assert "\n" not in str(caught.value)
 
@@ -520,17 +489,14 @@ def test_a_damaged_or_missing_artefact_is_refused_in_a_line(tmp_path: Path, hurt
 def test_an_artefact_for_other_kinds_widths_or_options_is_refused(tmp_path: Path) -> None:
     learned(tmp_path)
     with pytest.raises(
-        ValueError,
-        match="chooses among labels, response, feature, relation, but the method copies labels, response",
+        ValueError, match="chooses among labels, response, feature, relation, but the method copies labels, response"
     ):
-        ActorCriticMix(selector=str(tmp_path)).setup(make_context(kinds=("labels", "response")))
+        ActorCriticWeights(selector=str(tmp_path)).setup(make_context(kinds=("labels", "response")))
     with pytest.raises(ValueError, match="6 numbers per token of the student, here there are 9"):
-        ActorCriticMix(selector=str(tmp_path)).setup(replace(make_context(kinds=KINDS), student_width=9))
-    with pytest.raises(
-        ValueError, match="action is 'hard', but .* was learned with 'soft': leave action out"
-    ):
-        ActorCriticMix(selector=str(tmp_path), action="hard").setup(make_context(kinds=KINDS))
-    ActorCriticMix(selector=str(tmp_path), action="soft", state=["student", "teacher"]).setup(
+        ActorCriticWeights(selector=str(tmp_path)).setup(replace(make_context(kinds=KINDS), student_width=9))
+    with pytest.raises(ValueError, match="action is 'hard', but .* was learned with 'soft': leave action out"):
+        ActorCriticWeights(selector=str(tmp_path), action="hard").setup(make_context(kinds=KINDS))
+    ActorCriticWeights(selector=str(tmp_path), action="soft", state=["student", "teacher"]).setup(
         make_context(kinds=KINDS)
     )
 
@@ -551,9 +517,7 @@ def test_a_saved_selector_goes_on_as_if_nothing_had_happened() -> None:
             assert selector.action is not None
             probe.loss -= probe.gain(selector.action)
             probe.done += 1
-            selector.note_losses(
-                torch.rand(4, generator=torch.Generator().manual_seed(step)).double(), torch.ones(4)
-            )
+            selector.note_losses(torch.rand(4, generator=torch.Generator().manual_seed(step)).double(), torch.ones(4))
             selector.after_step(probe)  # type: ignore[arg-type]
         runs.append(selector)
     one, two = (run.state_dict() for run in runs)
@@ -584,23 +548,21 @@ def test_a_saved_selector_goes_on_as_if_nothing_had_happened() -> None:
         ({"selector": "/nowhere"}, r"selector: /nowhere holds no selector\.json"),
         ({"balance": "label"}, "Did you mean 'labels'"),
     ],
-)  # fmt: skip
+)
 def test_bad_options_say_what_is_expected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ActorCriticMix(**options)
+        ActorCriticWeights(**options)
 
 
 def test_what_it_cannot_work_with_is_refused_before_training() -> None:
-    with pytest.raises(
-        ValueError, match="chooses between kinds of knowledge, but the method copies labels only"
-    ):
-        ActorCriticMix().setup(make_context(kinds=("labels",)))
-    with pytest.raises(ValueError, match=r"set data\.reward_size"):
-        ActorCriticMix().setup(make_context(kinds=KINDS, rows=0))
+    with pytest.raises(ValueError, match="chooses between kinds of knowledge, but the method copies labels only"):
+        ActorCriticWeights().setup(make_context(kinds=("labels",)))
+    with pytest.raises(ValueError, match=r"set data\.validation_size"):
+        ActorCriticWeights().setup(make_context(kinds=KINDS, rows=0))
     with pytest.raises(ValueError, match=r"gives outputs only: set state: \[student, progress, losses\]"):
-        ActorCriticMix().setup(replace(make_context(kinds=KINDS), teacher_widths=(5, 0, 5)))
+        ActorCriticWeights().setup(replace(make_context(kinds=KINDS), teacher_widths=(5, 0, 5)))
     with pytest.raises(ValueError, match=r"weights name \['attention'\]"):
-        ActorCriticMix(weights={"attention": 1.0}).setup(make_context(kinds=KINDS))
+        ActorCriticWeights(weights={"attention": 1.0}).setup(make_context(kinds=KINDS))
 
 
 def test_health_names_actions_sizes_and_what_was_learned() -> None:

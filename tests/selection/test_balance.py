@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distilect.selection.balance import Balance
-from distilect.selection.static import AllOnes, FixedMix, RandomHard, RandomSoft
+from distilect.selection.static import AllOnes, FixedWeights, RandomHard, RandomSoft
 from tests.selection.views import make_context, make_view
 
 KINDS = ("labels", "response", "feature")
@@ -81,15 +81,13 @@ def test_sizes_survive_saving_and_a_new_training_forgets_them() -> None:
     assert made.factors().tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [({"mode": "label"}, "labels"), ({"smoothing": 1.0}, "less than 1")]
-)
+@pytest.mark.parametrize(("options", "message"), [({"mode": "label"}, "labels"), ({"smoothing": 1.0}, "less than 1")])
 def test_bad_options_say_what_is_expected(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Balance(**options)
 
 
-@pytest.mark.parametrize("make", [FixedMix, AllOnes, RandomSoft, RandomHard])
+@pytest.mark.parametrize("make", [FixedWeights, AllOnes, RandomSoft, RandomHard])
 def test_static_mixes_are_balanced_when_asked_and_only_then(make) -> None:
     plain, balanced = make(), make(balance="labels")
     for selector in (plain, balanced):

@@ -9,7 +9,7 @@ from distilect.config import MethodConfig
 from distilect.errors import MethodError
 from distilect.knowledge import KNOWLEDGE
 from distilect.selection import asks_teachers, build_method, build_teacher_selector, get_preset, presets
-from distilect.selection.registry import MIXES, ROWS, TEACHERS
+from distilect.selection.registry import LOSS_WEIGHTS, ROWS, TEACHERS
 from distilect.training.step import distillation_loss
 from tests.knowledge.making import layout, student_outputs, take, teacher_signals
 from tests.selection.views import make_context, make_view
@@ -31,7 +31,7 @@ def build(config: MethodConfig, regression: bool = False, shapes=None):
 
 
 def mix_of(**options) -> list[float]:
-    return build(MethodConfig(**options)).mix.weights(make_view()).tolist()
+    return build(MethodConfig(**options)).loss_weights.weights(make_view()).tolist()
 
 
 @pytest.mark.parametrize("regression", [False, True])
@@ -60,7 +60,7 @@ def test_every_preset_says_what_it_is_and_is_made_of_registered_parts(name):
     assert preset.name == name and preset.summary
     for spec, registry in (
         (preset.rows, ROWS),
-        (preset.mix, MIXES),
+        (preset.loss_weights, LOSS_WEIGHTS),
         (preset.teachers or "uniform", TEACHERS),
     ):
         assert (spec if isinstance(spec, str) else spec["name"]) in registry
@@ -81,7 +81,7 @@ def test_an_unknown_method_names_the_nearest():
         ({"teachers": {"teacher": "a"}}, "no teacher selector is called None"),
         ({"rows": "randm"}, "Did you mean 'random'"),
         ({"rows": {"name": "random", "ration": 0.5}}, "Did you mean 'ratio'"),
-        ({"mix": "random_soft"}, "Did you mean 'random-soft'"),
+        ({"loss_weights": "random_soft"}, "Did you mean 'random-soft'"),
         ({"knowledge": {"labels": {}, "respons": {}}}, "Did you mean 'response'"),
         ({"knowledge": {"labels": {}, "response": True}}, "response is True, expected its options"),
         ({"rows": {"name": "random", "ratio": "half"}}, "row selector 'random'"),
@@ -102,7 +102,7 @@ def test_alpha_weighs_response_and_the_rest_of_it_labels():
 
 def test_weights_given_by_name_win_over_alpha():
     mix = {"name": "fixed", "weights": {"labels": 3.0, "feature": 0.5}}
-    assert mix_of(name="pkd", alpha=0.25, mix=mix) == [3.0, 0.25, 0.5]
+    assert mix_of(name="pkd", alpha=0.25, loss_weights=mix) == [3.0, 0.25, 0.5]
 
 
 def test_alpha_follows_the_kinds_in_any_order():
@@ -117,11 +117,11 @@ def test_alpha_that_would_be_ignored_is_refused():
 
 
 def test_options_of_the_presets_own_knowledge_selector_add_to_it_and_another_one_replaces_it():
-    hard = build(MethodConfig(name="akskd-hard", mix={"name": "actor-critic", "phases": 4})).mix
+    hard = build(MethodConfig(name="akskd-hard", loss_weights={"name": "actor-critic", "phases": 4})).loss_weights
     assert hard.hard and hard.design.phases == 4
-    assert not build(MethodConfig(name="akskd", mix="actor-critic")).mix.hard
-    assert build(MethodConfig(name="all-ones", mix="all-ones")).mix.balance.on
-    assert not build(MethodConfig(name="all-ones", mix="random-hard")).mix.balance.on
+    assert not build(MethodConfig(name="akskd", loss_weights="actor-critic")).loss_weights.hard
+    assert build(MethodConfig(name="all-ones", loss_weights="all-ones")).loss_weights.balance.on
+    assert not build(MethodConfig(name="all-ones", loss_weights="random-hard")).loss_weights.balance.on
 
 
 def test_temperature_lands_in_response_knowledge():
@@ -154,7 +154,7 @@ def test_teachers_without_anything_to_copy_from_them_are_refused_and_the_reverse
 
 def test_parts_of_other_methods_can_be_mixed():
     config = MethodConfig(
-        name="pkd", rows={"name": "random", "ratio": 0.5}, teachers="confidence", mix="random-soft"
+        name="pkd", rows={"name": "random", "ratio": 0.5}, teachers="confidence", loss_weights="random-soft"
     )
     method = build(config)
     assert [s.name for s in method.selectors.values()] == ["random", "confidence", "random-soft"]

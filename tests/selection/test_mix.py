@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from distilect.selection import KnowledgeSelector
-from distilect.selection.registry import MIXES
-from distilect.selection.static import AllOnes, FixedMix, RandomHard, RandomSoft
+from distilect.selection import LossWeights
+from distilect.selection.registry import LOSS_WEIGHTS
+from distilect.selection.static import AllOnes, FixedWeights, RandomHard, RandomSoft
 from tests.selection.views import make_context, make_view
 
 KINDS = ("labels", "response", "feature", "relation")
@@ -20,27 +20,23 @@ def set_up(selector, kinds=KINDS):
     return selector
 
 
-@pytest.mark.parametrize("name", list(MIXES))
+@pytest.mark.parametrize("name", list(LOSS_WEIGHTS))
 def test_every_knowledge_selector_gives_one_weight_per_kind_none_negative(name):
-    selector = set_up(MIXES[name]())
-    assert isinstance(selector, KnowledgeSelector)
+    selector = set_up(LOSS_WEIGHTS[name]())
+    assert isinstance(selector, LossWeights)
     weights = selector.weights(make_view(5))
     assert weights.shape in ((4,), (5, 4)) and weights.dtype == torch.float32 and (weights >= 0).all()
 
 
 def test_fixed_weights_go_by_name_in_the_order_of_the_kinds():
-    selector = FixedMix({"response": 0.25, "labels": 0.75})
+    selector = FixedWeights({"response": 0.25, "labels": 0.75})
     assert set_up(selector).weights(make_view()).tolist() == [0.75, 0.25, 1.0, 1.0]
-    assert set_up(selector, ("relation", "response", "labels")).weights(make_view()).tolist() == [
-        1.0,
-        0.25,
-        0.75,
-    ]
+    assert set_up(selector, ("relation", "response", "labels")).weights(make_view()).tolist() == [1.0, 0.25, 0.75]
 
 
 def test_a_weight_for_a_kind_that_is_not_copied_is_refused():
     with pytest.raises(ValueError, match=r"\['feature'\].*\['labels', 'response'\]"):
-        set_up(FixedMix({"feature": 2.0}), ("labels", "response"))
+        set_up(FixedWeights({"feature": 2.0}), ("labels", "response"))
 
 
 def test_all_ones_are_all_ones():

@@ -35,13 +35,7 @@ from tests.selection.planted import FakeProbe, context_of, planted, without_labe
 from tests.selection.views import keys, make_context, make_view, part
 
 # acts and learns from the first step, from every labelled row, without looking at the label
-EAGER: dict[str, Any] = {
-    "warmup_epochs": 0,
-    "policy_warmup": "none",
-    "share": 1.0,
-    "hide": 1.0,
-    "update_every": 1,
-}
+EAGER: dict[str, Any] = {"warmup_epochs": 0, "policy_warmup": "none", "share": 1.0, "hide": 1.0, "update_every": 1}
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -86,8 +80,11 @@ def gold_reward(view: StepView, weights: Tensor) -> Tensor:
 
 
 def learn(
-    selector: ReinforcedTeachers, view: StepView, epochs: int, reward: Callable[[StepView, Tensor], Tensor] = gold_reward
-) -> None:  # fmt: skip
+    selector: ReinforcedTeachers,
+    view: StepView,
+    epochs: int,
+    reward: Callable[[StepView, Tensor], Tensor] = gold_reward,
+) -> None:
     """All rows as one batch in each epoch; the selector cuts them into its own updates."""
     for epoch in range(epochs):
         now = replace(view, epoch=epoch)
@@ -142,9 +139,7 @@ def test_actions_are_drawn_with_the_policys_probabilities():
     torch.testing.assert_close(drawn, expected, atol=0.015, rtol=0)
     assert float(empty.double().mean()) == pytest.approx(float((1 - p).prod()), abs=0.003)
     both = actions[~empty].double()
-    assert float((both[:, 0] * both[:, 1]).mean()) == pytest.approx(
-        float(p[0] * p[1]), abs=0.015
-    )  # independent
+    assert float((both[:, 0] * both[:, 1]).mean()) == pytest.approx(float(p[0] * p[1]), abs=0.015)  # independent
 
 
 def test_actions_change_with_epoch_and_seed_and_with_nothing_else():
@@ -263,9 +258,7 @@ def test_selected_teachers_weigh_equally_or_by_probability():
 NOTHING, ALL = torch.zeros(12, dtype=torch.bool), torch.ones(12, dtype=torch.bool)
 
 
-def fitted(
-    view: StepView, form="per_teacher", scale="standardise", features=(), encoder="backbone"
-) -> StateBuilder:
+def fitted(view: StepView, form="per_teacher", scale="standardise", features=(), encoder="backbone") -> StateBuilder:
     builder = StateBuilder(form, scale, features, encoder)
     index = torch.arange(len(view.rows))
     builder.fit(TrainingSample(view.rows[index], view.labels, view.teachers, view.vectors))
@@ -478,9 +471,7 @@ def test_weight_decay_pulls_the_policy_back():
     assert float(policy_of(selector).bias.detach().max()) < 1.0
 
 
-@pytest.mark.parametrize(
-    ("every", "learned"), [(1, [1, 2, 3, 4, 4]), (3, [0, 0, 3, 3, 3]), ("epoch", [0, 0, 0, 0, 4])]
-)
+@pytest.mark.parametrize(("every", "learned"), [(1, [1, 2, 3, 4, 4]), (3, [0, 0, 3, 3, 3]), ("epoch", [0, 0, 0, 0, 4])])
 def test_the_policy_is_updated_every_step_or_every_so_many_or_every_epoch(every, learned):
     view = make_view(10)
     selector = selector_for(view, update_every=every, batch_size=10)
@@ -709,7 +700,7 @@ def test_over_the_pool_the_action_reaches_the_reward_through_the_student_alone()
         assert torch.equal(one.reward, other.reward) == same
 
 
-def test_reward_3_looks_at_the_held_out_rows_every_so_many_steps_and_never_at_others():
+def test_reward_3_looks_at_the_validation_rows_every_so_many_steps_and_never_at_others():
     view = make_view(20)
     probe = FakeProbe(view, view.student)  # right on 3 of its 4 held-out rows
     selector = selector_for(view, reward=3, gamma=0.25, evaluate_every=3, evaluate_rows=64, update_every=1000)
@@ -732,10 +723,10 @@ def test_reward_3_does_not_look_while_the_student_warms_up():
     assert not probe.limits
 
 
-def test_reward_3_needs_rows_held_out_of_train():
+def test_reward_3_needs_rows_validation_of_train():
     view = make_view(20)
-    with pytest.raises(ValueError, match=r"reward: 3 needs rows held out of train: set data\.reward_size"):
-        selector_for(view, {"held_out_labels": torch.zeros(0).numpy()}, reward=3)
+    with pytest.raises(ValueError, match=r"reward: 3 needs rows held out of train: set data\.validation_size"):
+        selector_for(view, {"validation_labels": torch.zeros(0).numpy()}, reward=3)
 
 
 # ---- schedule ------------------------------------------------------------------------------------------------------
@@ -902,7 +893,7 @@ def steps(selector: ReinforcedTeachers, view: StepView, numbers: range) -> Tenso
     """Four steps of ten rows per epoch, with another student and another held-out score each; the weights."""
     chosen = []
     for number in numbers:
-        probe = FakeProbe(view, randn(40, 4, seed=number), held_out_logits=randn(4, 4, seed=number))
+        probe = FakeProbe(view, randn(40, 4, seed=number), validation_logits=randn(4, 4, seed=number))
         if number % 4 == 0 or number == numbers.start:
             selector.begin_epoch(probe, number // 4)
         index = torch.arange(10) + 10 * (number % 4)
@@ -964,20 +955,10 @@ def test_health_is_reported_by_stable_names_and_starts_anew_when_read():
     selector = selector_for(view)
     learn(selector, view, epochs=2)
     health = selector.health()
-    names = {
-        "policy/entropy",
-        "policy/teachers_per_row",
-        "policy/empty",
-        "policy/p_a",
-        "policy/p_b",
-        "policy/p_c",
-    }
+    names = {"policy/entropy", "policy/teachers_per_row", "policy/empty", "policy/p_a", "policy/p_b", "policy/p_c"}
     assert set(health) == names | {"reward/mean", "reward/baseline", "reward/std"}
     assert 0.9 < health["policy/entropy"] <= 1.0 and 1 <= health["policy/teachers_per_row"] <= 3
-    assert (
-        health["reward/mean"] == pytest.approx(health["reward/baseline"], abs=0.2)
-        and health["reward/std"] > 0
-    )
+    assert health["reward/mean"] == pytest.approx(health["reward/baseline"], abs=0.2) and health["reward/std"] > 0
     assert selector.health() == {}
 
 
@@ -1018,7 +999,7 @@ def test_health_is_reported_by_stable_names_and_starts_anew_when_read():
         ({"encoder": "student", "policy_warmup": "ones"}, "needs a frozen encoder: expected policy_warmup: none"),
         ({"reward": 3, "baseline": "row"}, "baseline: row cancels the held-out score"),
     ],
-)  # fmt: skip
+)
 def test_bad_options_say_what_was_expected(options, message):
     with pytest.raises(ValueError, match=message):
         ReinforcedTeachers(**options)
@@ -1038,20 +1019,36 @@ def test_the_encoder_is_asked_for_by_name_or_is_the_student():
 @pytest.mark.parametrize(
     "options",
     [
-        {"state": "joint"}, {"shared": True}, {"scale": "layernorm"}, {"scale": "none"}, {"features": ["kl"]},
-        {"weights": "probabilities"}, {"reward": 1}, {"reward": 3}, {"kd_over": "selected"}, {"measure": "virtual"},
-        {"baseline": "none"}, {"baseline": "row"}, {"normalise": False}, {"update_every": 2}, {"update_every": "epoch"},
-        {"entropy_bonus": 0.1}, {"hide": 0.5}, {"policy_warmup": "ones"}, {"policy_warmup": "virtual", "policy_updates": 4}, {"encoder": None},
+        {"state": "joint"},
+        {"shared": True},
+        {"scale": "layernorm"},
+        {"scale": "none"},
+        {"features": ["kl"]},
+        {"weights": "probabilities"},
+        {"reward": 1},
+        {"reward": 3},
+        {"kd_over": "selected"},
+        {"measure": "virtual"},
+        {"baseline": "none"},
+        {"baseline": "row"},
+        {"normalise": False},
+        {"update_every": 2},
+        {"update_every": "epoch"},
+        {"entropy_bonus": 0.1},
+        {"hide": 0.5},
+        {"policy_warmup": "ones"},
+        {"policy_warmup": "virtual", "policy_updates": 4},
+        {"encoder": None},
         {"encoder": "student"},
     ],
     ids=lambda options: "-".join(f"{k}={v}" for k, v in options.items()),
-)  # fmt: skip
+)
 def test_every_option_runs_and_the_policy_moves(options, regression):
     view = make_view(40, unlabelled=(2,), regression=regression)
     selector = selector_for(view, **options)
     probe = FakeProbe(view, randn(*view.student.shape, seed=6))
     if regression:
-        probe.held_out_logits, probe.held_out_labels = randn(4, 1), randn(4, seed=1)
+        probe.validation_logits, probe.validation_labels = randn(4, 1), randn(4, seed=1)
     for epoch in range(3):
         selector.begin_epoch(probe, epoch)
         weights = selector.weights(replace(view, epoch=epoch))
@@ -1090,8 +1087,6 @@ def test_what_all_teachers_share_is_kept_once_and_the_state_is_the_same(options)
 
 def test_a_student_that_only_warms_up_is_refused_instead_of_being_uniform():
     selector = ReinforcedTeachers(warmup_epochs=2, encoder=None)
-    with pytest.raises(
-        ValueError, match=r"warmup_epochs is 2, but the student trains for 1.5.*warmup_epochs: 0"
-    ):
+    with pytest.raises(ValueError, match=r"warmup_epochs is 2, but the student trains for 1.5.*warmup_epochs: 0"):
         selector.setup(replace(make_context(), epochs=1.5))
     selector.setup(replace(make_context(), epochs=2.5))

@@ -52,7 +52,7 @@ def test_reward_2_in_regression_is_made_of_squared_errors():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
-def test_reward_3_mixes_the_rows_own_reward_with_the_held_out_score(gamma):
+def test_reward_3_mixes_the_rows_own_reward_with_the_validation_score(gamma):
     own = torch.tensor([-1.0, -3.0])
     torch.testing.assert_close(reward_3(own, 0.75, gamma), gamma * own + (1 - gamma) * 0.75)
 
@@ -106,7 +106,7 @@ def test_a_virtual_step_holds_no_noise_from_other_rows():
     whole = virtual_step(student, teachers, weights, response, 0.5)
     alone = torch.cat(
         [virtual_step(student[i : i + 1], teachers[i : i + 1], weights[i : i + 1], response, 0.5) for i in range(6)]
-    )  # fmt: skip
+    )
     torch.testing.assert_close(whole, alone)
 
 

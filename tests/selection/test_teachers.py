@@ -107,7 +107,7 @@ def test_a_teacher_that_rules_out_the_label_gives_no_nan(spec):
     teachers[:, :, 0] = 0.0  # every teacher is certain of class 0
     context = make_context()
     context = replace(
-        context, held_out_logits=np.where(np.arange(4) == 0, 0.0, -np.inf) + np.zeros((64, 3, 1), np.float32)
+        context, validation_logits=np.where(np.arange(4) == 0, 0.0, -np.inf) + np.zeros((64, 3, 1), np.float32)
     )
     selector = construct(TEACHERS, spec, "teacher selector")
     selector.setup(context)
@@ -123,9 +123,7 @@ def view_with_probabilities(of_label: list[float]):
     """One row of two classes, label 1; teacher k gives it probability of_label[k]."""
     view = make_view(1, teachers=len(of_label), classes=2)
     p = torch.tensor(of_label)
-    return replace(
-        view, labels=torch.tensor([1]), teachers=torch.stack([(1 - p).log(), p.log()], dim=1).unsqueeze(0)
-    )
+    return replace(view, labels=torch.tensor([1]), teachers=torch.stack([(1 - p).log(), p.log()], dim=1).unsqueeze(0))
 
 
 def test_confidence_is_ca_mkds_closed_form_by_hand():
@@ -139,9 +137,7 @@ def test_confidence_in_regression_uses_squared_errors():
     teachers = torch.tensor([[[1.0], [2.0], [-1.0]]])  # squared errors 0, 1, 4
     view = replace(view, labels=torch.tensor([1.0]), teachers=teachers)
     shares = np.exp([0.0, 1.0, 4.0]) / np.exp([0.0, 1.0, 4.0]).sum()
-    torch.testing.assert_close(
-        Confidence().weights(view), torch.tensor((1 - shares) / 2).float().unsqueeze(0)
-    )
+    torch.testing.assert_close(Confidence().weights(view), torch.tensor((1 - shares) / 2).float().unsqueeze(0))
 
 
 def test_teacher_losses_are_the_cross_entropies_with_the_gold_label():
@@ -247,7 +243,7 @@ def test_random_single_per_row_is_one_teacher_per_row_and_epoch():
 
 
 def context(scores=(), names=("bert", "roberta", "albert")) -> SelectionContext:
-    return SelectionContext(teachers=names, kinds=("labels", "response"), held_out_scores=tuple(scores))
+    return SelectionContext(teachers=names, kinds=("labels", "response"), validation_scores=tuple(scores))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +263,7 @@ def test_single_is_the_best_a_name_or_an_index(teacher, scores, index):
     assert selector.weights(make_view(3)).tolist() == [[float(k == index) for k in range(3)]] * 3
 
 
-def test_the_best_of_several_cannot_be_known_without_held_out_scores():
+def test_the_best_of_several_cannot_be_known_without_validation_scores():
     with pytest.raises(ValueError, match="held out of train"):
         SingleTeacher("best").setup(context(()))
     alone = SingleTeacher("best")
@@ -306,11 +302,7 @@ def test_selectors_that_may_choose_any_teacher_keep_all(spec):
         (None, (0.6, 0.9, 0.5), (0.3, 0.45, 0.25)),
         (None, (-0.2, 0.3, 0.1), (0.0, 0.75, 0.25)),  # a negative correlation is no share
         ([1, 1, 2], (), (0.25, 0.25, 0.5)),
-        (
-            {"albert": 3, "bert": 1, "roberta": 0},
-            (),
-            (0.25, 0.0, 0.75),
-        ),  # by name, not by the order of writing
+        ({"albert": 3, "bert": 1, "roberta": 0}, (), (0.25, 0.0, 0.75)),  # by name, not by the order of writing
     ],
 )
 def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
@@ -321,15 +313,7 @@ def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
 
 @pytest.mark.parametrize(
     "values",
-    [
-        [1, 2],
-        [1, 2, 3, 4],
-        [1, -1, 1],
-        [0, 0, 0],
-        {"bert": 1},
-        {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1},
-        [],
-    ],
+    [[1, 2], [1, 2, 3, 4], [1, -1, 1], [0, 0, 0], {"bert": 1}, {"bert": 1, "roberta": 1, "albert": 1, "xlnet": 1}, []],
 )
 def test_fixed_weights_that_do_not_fit_the_teachers_are_refused(values):
     with pytest.raises(ValueError, match="values"):
@@ -355,7 +339,7 @@ def test_logistic_finds_the_one_good_teacher():
     logits = rng.normal(size=(400, 3, 4))
     logits[np.arange(400), 1, labels] += 2.0
     selector = LogisticTeachers()
-    selector.setup(replace(make_context(), held_out_logits=logits.astype(np.float32), held_out_labels=labels))
+    selector.setup(replace(make_context(), validation_logits=logits.astype(np.float32), validation_labels=labels))
     weights = selector.weights(make_view(2))
     assert float(weights[0, 1]) > 0.9
     torch.testing.assert_close(weights[0], weights[1])
@@ -368,7 +352,7 @@ def test_a_teacher_that_rules_out_the_truth_loses_its_weight_instead_of_stopping
     logits[np.arange(200), 1, labels] += 2.0
     logits[np.arange(20), 0, labels[:20]] = -np.inf
     selector = LogisticTeachers()
-    selector.setup(replace(make_context(), held_out_logits=logits, held_out_labels=labels))
+    selector.setup(replace(make_context(), validation_logits=logits, validation_labels=labels))
     assert float(selector.fixed[1]) > 0.8 and float(selector.fixed[0]) < 0.05
 
 
@@ -389,9 +373,7 @@ def test_the_fit_is_the_maximum_of_its_likelihood():
 
     def loss(beta):
         mixed = np.einsum("nkc,k->nc", log_p, beta)
-        return (logsumexp(mixed, axis=1) - mixed[np.arange(60), labels]).mean() + 5e-4 * float(
-            np.dot(beta, beta)
-        )
+        return (logsumexp(mixed, axis=1) - mixed[np.arange(60), labels]).mean() + 5e-4 * float(np.dot(beta, beta))
 
     grid = [np.array([a, b]) for a in np.linspace(0, 4, 41) for b in np.linspace(0, 4, 41)]
     assert loss(_fit_conditional_logit(log_p, labels)) <= min(loss(beta) for beta in grid) + 1e-7
@@ -403,7 +385,7 @@ def test_regression_recovers_the_mixture_that_made_the_labels():
     labels = 0.7 * scores[:, 0] + 0.3 * scores[:, 2] - 0.0 * scores[:, 1]
     selector = LogisticTeachers()
     selector.setup(
-        replace(make_context(regression=True), held_out_logits=scores[:, :, None], held_out_labels=labels)
+        replace(make_context(regression=True), validation_logits=scores[:, :, None], validation_labels=labels)
     )
     torch.testing.assert_close(
         selector.weights(make_view(1, regression=True))[0], torch.tensor([0.7, 0.0, 0.3]), atol=1e-5, rtol=0
@@ -411,12 +393,12 @@ def test_regression_recovers_the_mixture_that_made_the_labels():
 
 
 @pytest.mark.parametrize("regression", [False, True])
-def test_held_out_rows_without_a_label_are_not_fitted(regression):
+def test_validation_rows_without_a_label_are_not_fitted(regression):
     whole = make_context(regression=regression)
-    labels = whole.held_out_labels.copy()
+    labels = whole.validation_labels.copy()
     labels[::2] = np.nan if regression else -100
-    with_gaps = replace(whole, held_out_labels=labels)
-    without = replace(whole, held_out_logits=whole.held_out_logits[1::2], held_out_labels=labels[1::2])
+    with_gaps = replace(whole, validation_labels=labels)
+    without = replace(whole, validation_logits=whole.validation_logits[1::2], validation_labels=labels[1::2])
     selectors = [LogisticTeachers(), LogisticTeachers()]
     for selector, given in zip(selectors, (with_gaps, without), strict=True):
         selector.setup(given)
@@ -425,17 +407,15 @@ def test_held_out_rows_without_a_label_are_not_fitted(regression):
 
 
 @pytest.mark.parametrize(
-    "missing", [{"held_out_logits": None}, {"held_out_labels": np.full(64, -100)}, {"held_out_labels": None}]
+    "missing", [{"validation_logits": None}, {"validation_labels": np.full(64, -100)}, {"validation_labels": None}]
 )
-def test_logistic_needs_labelled_rows_that_were_held_out(missing):
+def test_logistic_needs_labelled_rows_that_were_validation(missing):
     with pytest.raises(ValueError, match="held out of train"):
         LogisticTeachers().setup(replace(make_context(), **missing))
 
 
 def test_misspelt_teacher_selectors_name_the_nearest():
-    with pytest.raises(
-        MethodError, match=r"no teacher selector is called 'confidense'.*Did you mean 'confidence'\?"
-    ):
+    with pytest.raises(MethodError, match=r"no teacher selector is called 'confidense'.*Did you mean 'confidence'\?"):
         construct(TEACHERS, "confidense", "teacher selector")
     with pytest.raises(MethodError, match="per is 'rows'"):
         construct(TEACHERS, {"name": "random-single", "per": "rows"}, "teacher selector")

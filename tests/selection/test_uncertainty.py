@@ -16,20 +16,13 @@ from torch import Tensor
 from distilect.config import MethodConfig
 from distilect.data import Window
 from distilect.errors import MethodError
-from distilect.selection import (
-    Passes,
-    StepView,
-    TeacherSelector,
-    build_method,
-    build_teacher_selector,
-    row_uniform,
-)
+from distilect.selection import Passes, StepView, TeacherSelector, build_method, build_teacher_selector, row_uniform
 from distilect.selection.uncertainty import (
     Recent,
     Stored,
-    UncertainMix,
     UncertainRows,
     UncertainTeachers,
+    UncertainWeights,
     confidence,
     distance,
     entropy,
@@ -86,7 +79,7 @@ class FakeProbe:
     def logits(self, rows: Tensor) -> Tensor:
         return self.run(rows, Passes())[0]
 
-    def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         raise AssertionError("nobody asked for it")
 
 
@@ -146,10 +139,7 @@ def test_distance_is_from_the_mean_of_the_teachers_and_1_half_at_the_median():
     d = distance(torch.tensor([[5.0], [-1.0]]), teachers)
     assert d.tolist() == [3.0, 1.0]
     assert relative(d, torch.tensor([1.0])).tolist() == [0.75, 0.5]
-    assert relative(torch.zeros(2), torch.zeros(1)).tolist() == [
-        0.0,
-        0.0,
-    ]  # a student like its teachers: no NaN
+    assert relative(torch.zeros(2), torch.zeros(1)).tolist() == [0.0, 0.0]  # a student like its teachers: no NaN
 
 
 # ---- what is remembered --------------------------------------------------------------------------------------------
@@ -315,9 +305,7 @@ def test_a_choice_by_epoch_is_that_of_the_rows_last_score_until_the_next_epoch()
     probe = begun(selector, rows, u)
     assert len(probe.ran) == 1 and len(probe.ran[0][0]) == 10
     turned = view_with(u.flip(0))
-    assert (
-        selector.weights(turned)[:, 1].tolist() == [0] * 5 + [1] * 5
-    )  # still by the scores before the epoch
+    assert selector.weights(turned)[:, 1].tolist() == [0] * 5 + [1] * 5  # still by the scores before the epoch
     selector.begin_epoch(probe, 0)  # resumed within it
     assert selector.weights(turned)[:, 1].tolist() == [0] * 5 + [1] * 5
     selector.begin_epoch(probe, 1)
@@ -340,7 +328,7 @@ def test_a_clean_pass_decides_where_it_is_asked_for():
 
 
 def test_teachers_are_ordered_by_size_then_quality_or_as_told():
-    context = replace(make_context(3), teacher_sizes=(300, 100, 100), held_out_scores=(0.1, 0.9, 0.8))
+    context = replace(make_context(3), teacher_sizes=(300, 100, 100), validation_scores=(0.1, 0.9, 0.8))
     certain, uncertain = torch.tensor([0.0, 0.5, 1.0]), ()
     for order, expected in (
         ("size", [0, 1, 2]),
@@ -355,12 +343,10 @@ def test_teachers_are_ordered_by_size_then_quality_or_as_told():
 
 def test_an_order_that_cannot_be_known_is_refused_with_what_to_do():
     context = make_context(3)
-    with pytest.raises(
-        ValueError, match="size of teacher-1 is not known: set order: quality, or order: names"
-    ):
+    with pytest.raises(ValueError, match="size of teacher-1 is not known: set order: quality, or order: names"):
         UncertainTeachers().setup(replace(context, teacher_sizes=(5, 0, 7)))
     with pytest.raises(ValueError, match="order: quality needs rows held out"):
-        UncertainTeachers(order="quality").setup(replace(context, held_out_scores=()))
+        UncertainTeachers(order="quality").setup(replace(context, validation_scores=()))
     with pytest.raises(ValueError, match="expected every teacher once: teacher-0, teacher-1, teacher-2"):
         UncertainTeachers(order=["teacher-0", "teacher-1"]).setup(context)
     lone = UncertainTeachers()
@@ -409,9 +395,7 @@ def test_the_teachers_health_has_mean_and_threshold():
     selector = arm_1()
     begun(selector, keys(4), torch.tensor([0.2, 0.4, 0.6, 0.8]))
     selector.weights(view_with(torch.tensor([0.1, 0.3, 0.3, 0.1])))
-    assert selector.health() == pytest.approx(
-        {"uncertainty/mean": 0.2, "uncertainty/threshold": 0.5}, abs=1e-5
-    )
+    assert selector.health() == pytest.approx({"uncertainty/mean": 0.2, "uncertainty/threshold": 0.5}, abs=1e-5)
     assert selector.health() == {}
 
 
@@ -469,9 +453,7 @@ def test_a_choice_by_threshold_does_not_depend_on_the_batch(by, options):
     begun(selector, keys(200), u)
     whole = selector.select(view)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(
-        torch.cat([selector.select(part(view, some)) for some in order.split(17)]), whole[order]
-    )
+    assert torch.equal(torch.cat([selector.select(part(view, some)) for some in order.split(17)]), whole[order])
     share = float(whole.float().mean())
     assert share == pytest.approx(0.3, abs=0.08)
     if not options:
@@ -626,9 +608,7 @@ def test_a_plan_is_the_same_when_a_run_is_resumed_within_it(after_visits, tmp_pa
     window = Window(2, 3, 6)
     for one in (selector, again):
         one.begin_epoch(later, 0)
-    assert (
-        again.plan(rows.numpy(), 0, 7, window).tolist() == selector.plan(rows.numpy(), 0, 7, window).tolist()
-    )
+    assert again.plan(rows.numpy(), 0, 7, window).tolist() == selector.plan(rows.numpy(), 0, 7, window).tolist()
     assert not later.ran  # this window was scored before it was saved
     assert not again.health()  # and told of
     assert (
@@ -665,9 +645,7 @@ def test_a_student_without_dropout_has_no_spread_and_says_so():
 
 @pytest.mark.parametrize("score", ["entropy", "margin", "confidence"])
 def test_scores_of_classes_are_refused_in_regression_with_what_to_use(score):
-    with pytest.raises(
-        ValueError, match=f"score is {score}, but a regression has no classes: use score: spread"
-    ):
+    with pytest.raises(ValueError, match=f"score is {score}, but a regression has no classes: use score: spread"):
         arm_2(regression=True, score=score)
     assert arm_2(regression=True, score="random").select(make_view(8, regression=True)).sum() == 4
 
@@ -711,8 +689,8 @@ def test_the_rows_health_has_their_share_and_scores():
 # ---- arm 3: which knowledge ----------------------------------------------------------------------------------------
 
 
-def arm_3(regression: bool = False, kinds: tuple[str, ...] = KINDS, **options: Any) -> UncertainMix:
-    selector = UncertainMix(**options)
+def arm_3(regression: bool = False, kinds: tuple[str, ...] = KINDS, **options: Any) -> UncertainWeights:
+    selector = UncertainWeights(**options)
     selector.setup(make_context(2, kinds, regression=regression))
     return selector
 
@@ -766,13 +744,13 @@ def test_in_regression_the_mix_goes_by_the_distance_from_the_teachers_where_they
 
 
 def test_a_method_without_internals_is_refused_with_what_to_do():
-    with pytest.raises(ValueError, match=r"method copies labels, response: add knowledge.*or use mix: fixed"):
+    with pytest.raises(ValueError, match=r"method copies labels, response: add knowledge.*or use loss_weights: fixed"):
         arm_3(kinds=("labels", "response"))
     with pytest.raises(ValueError, match="weights name"):
         arm_3(weights={"relation": 2.0})
     for wrong in ({"strategy": "uncertain"}, {"share": 1.2}, {"forward": "eval"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            UncertainMix(**wrong)
+            UncertainWeights(**wrong)
 
 
 def test_a_resumed_mix_has_the_same_median(tmp_path):
@@ -808,7 +786,7 @@ def evaluated(config: MethodConfig, labels: Tensor) -> tuple[Any, Any, Any]:
         MethodConfig(name="dynamic-teacher", teachers={"name": "dynamic", "mode": "soft", "by": "batch"}),
         MethodConfig(name="dynamic-teacher", teachers={"name": "dynamic", "mode": "soft-instance"}),
         MethodConfig(name="dynamic-objective"),
-        MethodConfig(name="dynamic-objective", mix={"name": "uncertainty", "strategy": "uncertainty-r"}),
+        MethodConfig(name="dynamic-objective", loss_weights={"name": "uncertainty", "strategy": "uncertainty-r"}),
     ],
     ids=["soft", "soft-instance", "objective", "objective-r"],
 )
@@ -817,9 +795,12 @@ def test_the_student_cannot_lower_its_loss_by_moving_its_uncertainty(config):
     result, student, signals = evaluated(config, torch.randint(4, (8,)))
     found = torch.autograd.grad(result.loss, student.logits)[0]
     again, other, _ = evaluated(config, torch.randint(4, (8,)))
-    kl = lambda k: 16 * torch.nn.functional.kl_div(  # noqa: E731
-        (other.logits / 4).log_softmax(-1), (signals.logits[:, k] / 4).log_softmax(-1), reduction="none", log_target=True
-    ).sum(-1)  # fmt: skip
+
+    def kl(k: int) -> Tensor:
+        said = (signals.logits[:, k] / 4).log_softmax(-1)
+        found = torch.nn.functional.kl_div((other.logits / 4).log_softmax(-1), said, reduction="none", log_target=True)
+        return 16 * found.sum(-1)
+
     w, v = again.teacher_weights.detach(), again.knowledge_weights.detach()
     by_hand = (v[:, 1] * (w[:, 0] * kl(0) + w[:, 1] * kl(1))).sum()
     gradient = torch.autograd.grad(by_hand, other.logits)[0]
@@ -832,16 +813,18 @@ def test_the_student_cannot_lower_its_loss_by_moving_its_uncertainty(config):
 
 def test_what_teachers_say_is_a_mean_over_the_rows_that_ask_as_published():
     config = MethodConfig(
-        name="dynamic-data", teachers={"name": "single", "teacher": 0}, mix={"name": "fixed", "weights": {"response": 1.0, "labels": 1.0}},
+        name="dynamic-data",
+        teachers={"name": "single", "teacher": 0},
+        loss_weights={"name": "fixed", "weights": {"response": 1.0, "labels": 1.0}},
         rows={"name": "uncertainty", "ratio": 0.5},
-    )  # fmt: skip
+    )
     labels = torch.randint(4, (8,), generator=torch.Generator().manual_seed(1))
     result, student, signals = evaluated(config, labels)
     logits = student.logits.detach()
     ce = torch.nn.functional.cross_entropy(logits, labels)
     kl = 16 * torch.nn.functional.kl_div(
         (logits / 4).log_softmax(-1), (signals.logits[:, 0] / 4).log_softmax(-1), reduction="none", log_target=True
-    ).sum(-1)  # fmt: skip
+    ).sum(-1)
     chosen = entropy(logits).topk(4).indices
     assert result.loss.item() / 8 == pytest.approx(float(ce + kl[chosen].mean()), rel=1e-5)
     assert result.asked.sum() == 4 and result.trained.all()

@@ -21,9 +21,17 @@ def passes_of(rows: int, outputs: int, generator: torch.Generator) -> dict[Passe
 
 
 def make_view(
-    rows: int = 12, teachers: int = 3, classes: int = 4, *, seed: int = 0, regression: bool = False,
-    unlabelled: tuple[int, ...] = (), epoch: int = 0, step: int = 0, run_seed: int = 7,
-) -> StepView:  # fmt: skip
+    rows: int = 12,
+    teachers: int = 3,
+    classes: int = 4,
+    *,
+    seed: int = 0,
+    regression: bool = False,
+    unlabelled: tuple[int, ...] = (),
+    epoch: int = 0,
+    step: int = 0,
+    run_seed: int = 7,
+) -> StepView:
     generator = torch.Generator().manual_seed(seed)
     outputs = 1 if regression else classes
     if regression:
@@ -39,8 +47,12 @@ def make_view(
         pooled=torch.randn(rows, 6, generator=generator),
         vectors=torch.randn(rows, 5, generator=generator),
         teachers=torch.randn(rows, teachers, outputs, generator=generator),
-        progress=0.25, epoch=epoch, step=step, seed=run_seed, passes=passes_of(rows, outputs, generator),
-    )  # fmt: skip
+        progress=0.25,
+        epoch=epoch,
+        step=step,
+        seed=run_seed,
+        passes=passes_of(rows, outputs, generator),
+    )
 
 
 def part(view: StepView, index: Tensor) -> StepView:
@@ -50,20 +62,23 @@ def part(view: StepView, index: Tensor) -> StepView:
 
 
 def make_context(
-    teachers: int = 3, kinds: tuple[str, ...] = ("labels", "response"), *, rows: int = 64, classes: int = 4,
-    regression: bool = False, seed: int = 0,
-) -> SelectionContext:  # fmt: skip
+    teachers: int = 3,
+    kinds: tuple[str, ...] = ("labels", "response"),
+    *,
+    rows: int = 64,
+    classes: int = 4,
+    regression: bool = False,
+    seed: int = 0,
+) -> SelectionContext:
     rng = np.random.default_rng(seed)
     outputs = 1 if regression else classes
     return SelectionContext(
         teachers=tuple(f"teacher-{k}" for k in range(teachers)),
         kinds=kinds,
         regression=regression,
-        held_out_logits=rng.normal(size=(rows, teachers, outputs)).astype(np.float32),
-        held_out_labels=rng.normal(size=rows).astype(np.float32)
-        if regression
-        else rng.integers(0, classes, rows),
-        held_out_scores=tuple(0.5 + 0.1 * k for k in range(teachers)),
+        validation_logits=rng.normal(size=(rows, teachers, outputs)).astype(np.float32),
+        validation_labels=rng.normal(size=rows).astype(np.float32) if regression else rng.integers(0, classes, rows),
+        validation_scores=tuple(0.5 + 0.1 * k for k in range(teachers)),
         teacher_sizes=tuple(1000 * (teachers - k) for k in range(teachers)),
         seed=seed,
         num_labelled=rows,

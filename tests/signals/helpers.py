@@ -26,21 +26,14 @@ def table(rows: int = 30, seed: int = 0) -> Table:
 
 
 def load(path: str, name: str = "t", precision: str = "fp32", max_length: int = 24) -> CheckpointTeacher:
-    teacher = load_teacher(
-        TeacherConfig(name=name, path=path), TASK, precision=precision, max_length=max_length
-    )
+    teacher = load_teacher(TeacherConfig(name=name, path=path), TASK, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
     return teacher
 
 
 def pool(folder: Path) -> list[CheckpointTeacher]:
     """Four families, each with labels in an order of its own."""
-    makers: dict[str, Any] = {
-        "bert": tiny_bert,
-        "roberta": tiny_roberta,
-        "xlnet": tiny_xlnet,
-        "gpt2": tiny_gpt2,
-    }
+    makers: dict[str, Any] = {"bert": tiny_bert, "roberta": tiny_roberta, "xlnet": tiny_xlnet, "gpt2": tiny_gpt2}
     orders = (["pos", "neg", "mid"], ["mid", "pos", "neg"], ["neg", "mid", "pos"], ["pos", "mid", "neg"])
     return [
         load(make(folder / name, labels, seed), name)

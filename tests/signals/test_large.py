@@ -55,9 +55,7 @@ def lengths(texts: list[Any]) -> np.ndarray:
 
 def whole_way(folder: Path, count: int) -> None:
     """Stream a table, tokenise it, score it, and read an epoch of it with its signals."""
-    config = DataConfig(
-        train=str(folder.parent / f"{count}.parquet"), cache=str(folder / "cache"), reward_size=50
-    )
+    config = DataConfig(train=str(folder.parent / f"{count}.parquet"), cache=str(folder / "cache"), validation_size=50)
     data = load_data(config, TaskConfig(), 0)
     assert data.train.folder is not None and abs(len(data.train) - count) < 200
     encoded = encode(data.train, wordpiece_tokenizer(), 32)
@@ -80,9 +78,7 @@ def test_ten_times_the_rows_need_no_more_memory(tmp_path: Path) -> None:
     for count in (few, many):
         write_rows(tmp_path / f"{count}.parquet", count)
     added = growth(
-        lambda: whole_way(tmp_path / "many", many),
-        tmp_path / "log",
-        after=lambda: whole_way(tmp_path / "few", few),
+        lambda: whole_way(tmp_path / "many", many), tmp_path / "log", after=lambda: whole_way(tmp_path / "few", few)
     )
     held = (
         many * (60 + 2 * 8 + 8 + 12 * 8) / 1e6
@@ -170,17 +166,13 @@ def test_ten_million_rows_open_in_constant_time_and_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_streamed_table_of_many_rows_needs_no_more_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_streamed_table_of_many_rows_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "LARGE", 1 << 16)
     monkeypatch.setattr(store, "_EAGER", 1 << 20)
     found = []
     # more than the 2^18 rows of a block of scoring and the 2^19 that an index holds: both are full
     for count in (600_000, 6_000_000):
         write_rows(tmp_path / f"{count}.parquet", count)
-        found.append(
-            growth(lambda count=count: whole_way(tmp_path / str(count), count), tmp_path / str(count))
-        )  # type: ignore[misc]
+        found.append(growth(lambda count=count: whole_way(tmp_path / str(count), count), tmp_path / str(count)))  # type: ignore[misc]
     print("megabytes:", found)
     assert found[1] < 1.2 * found[0] + 16

@@ -15,7 +15,7 @@ import pytest
 
 from distilect import ranks
 from distilect.errors import SignalError
-from distilect.locks import locked
+from distilect.files import locked
 from distilect.signals import SignalStore, prepare_signals, scoring
 from tests.launch import fork, run_ranks, start_ranks, wait
 from tests.signals.helpers import files, load, shards, table

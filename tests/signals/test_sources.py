@@ -29,9 +29,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[CheckpointTeacher
 
 @pytest.fixture(scope="module")
 def stored(teachers: list[CheckpointTeacher], tmp_path_factory: pytest.TempPathFactory) -> SignalSource:
-    source = prepare_signals(
-        teachers, table(), SignalStore(tmp_path_factory.mktemp("store")), [FIELDS] * 4
-    ).source
+    source = prepare_signals(teachers, table(), SignalStore(tmp_path_factory.mktemp("store")), [FIELDS] * 4).source
     assert source is not None
     return source
 
@@ -92,9 +90,7 @@ def test_the_order_of_the_asked_rows_is_kept(stored: SignalSource, teachers: lis
     rows = np.array([9, 1, 9, 4])
     for source in (stored, LiveSignals(teachers)):
         one_by_one = torch.cat([source.fetch(table(), rows[i : i + 1], [[]] * 4).logits for i in range(4)])
-        torch.testing.assert_close(
-            source.fetch(table(), rows, [[]] * 4).logits, one_by_one, atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(source.fetch(table(), rows, [[]] * 4).logits, one_by_one, atol=1e-5, rtol=1e-5)
 
 
 def test_no_rows_are_no_error(stored: SignalSource, teachers: list[CheckpointTeacher]) -> None:
@@ -105,9 +101,7 @@ def test_no_rows_are_no_error(stored: SignalSource, teachers: list[CheckpointTea
 
 
 def test_a_field_that_was_not_prepared_is_refused(stored: SignalSource) -> None:
-    with pytest.raises(
-        SignalError, match="cls.1 of teacher 'bert' was not prepared; there are logits, cls.2"
-    ):
+    with pytest.raises(SignalError, match="cls.1 of teacher 'bert' was not prepared; there are logits, cls.2"):
         stored.fetch(table(), np.arange(1), [["cls.1"]] * 4)
 
 
@@ -150,9 +144,18 @@ def test_a_family_without_hidden_states_per_token_says_so(tmp_path: Path) -> Non
     from transformers import BartConfig
 
     config = BartConfig(
-        vocab_size=200, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, eos_token_id=3,
-    )  # fmt: skip
+        vocab_size=200,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=3,
+    )
     live = LiveSignals([load(save(tmp_path, config, wordpiece_tokenizer(), TASK.labels, 0))])
     assert live.fetch(table(), np.arange(3), [[]]).logits.shape == (3, 1, 3)
     with pytest.raises(TeacherError, match="Bart.* gives no hidden state per token at layer 1"):

@@ -110,9 +110,7 @@ def _config(folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    ("change", "told"), [(_weights, "weights"), (_tokenizer, "tokenizer"), (_config, "config")]
-)
+@pytest.mark.parametrize(("change", "told"), [(_weights, "weights"), (_tokenizer, "tokenizer"), (_config, "config")])
 def test_a_changed_teacher_is_told_and_scored_again(tmp_path: Path, change: Any, told: str) -> None:
     path = tiny_bert(tmp_path / "teacher", TASK.labels, seed=3)
     score(path, table(9), tmp_path / "store")
@@ -172,9 +170,7 @@ prepare_signals([load(sys.argv[1])], table(100), SignalStore(Path(sys.argv[2])),
 """
 
 
-def test_kill_9_at_any_moment_keeps_the_finished_part_and_gives_the_same_bytes(
-    bert: str, tmp_path: Path
-) -> None:
+def test_kill_9_at_any_moment_keeps_the_finished_part_and_gives_the_same_bytes(bert: str, tmp_path: Path) -> None:
     fields = ("cls.1", "hidden.2")
     score(bert, table(100), tmp_path / "whole", fields, max_tokens=64)
     root = Path(__file__).resolve().parents[2]
@@ -182,8 +178,10 @@ def test_kill_9_at_any_moment_keeps_the_finished_part_and_gives_the_same_bytes(
     for attempt in range(2):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, bert, str(tmp_path / "killed")],
-            cwd=root, env=environment, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=root,
+            env=environment,
+            stdout=subprocess.PIPE,
+        )
         assert process.stdout is not None
         process.stdout.readline()
         deadline = time.time() + 60
@@ -197,9 +195,7 @@ def test_kill_9_at_any_moment_keeps_the_finished_part_and_gives_the_same_bytes(
     assert 0 < kept < 13
     assert resumed.forwards <= 100 - 8 * kept
     whole = files(tmp_path / "whole")
-    assert {
-        name: whole.get(name) for name in partial
-    } == partial  # the finished part is that of the uninterrupted run
+    assert {name: whole.get(name) for name in partial} == partial  # the finished part is that of the uninterrupted run
     assert files(tmp_path / "killed") == whole
 
 
@@ -227,9 +223,7 @@ def test_a_row_that_was_never_scored_is_refused_not_guessed(bert: str, tmp_path:
 def test_nan_logits_name_teacher_and_row(bert: str, tmp_path: Path) -> None:
     teacher = load(bert)
     teacher.model.classifier.bias.fill_(float("nan"))
-    with pytest.raises(
-        TeacherError, match=r"teacher 't' gives NaN or infinity for 8 of 8 rows, the first is '\d+ "
-    ):
+    with pytest.raises(TeacherError, match=r"teacher 't' gives NaN or infinity for 8 of 8 rows, the first is '\d+ "):
         prepare_signals([teacher], table(20), SignalStore(tmp_path), [[]])
     assert not shards(tmp_path)
 
@@ -252,9 +246,7 @@ def test_outputs_of_a_function_are_stored_too_but_hidden_states_are_refused(tmp_
     again = prepare_signals([CallableTeacher("llm", function, TASK)], table(20), SignalStore(tmp_path), [[]])
     assert (first.forwards, again.forwards, calls) == (20, 0, [8, 8, 4])
     function.fingerprint = "v2"  # type: ignore[attr-defined]
-    changed = prepare_signals(
-        [CallableTeacher("llm", function, TASK)], table(20), SignalStore(tmp_path), [[]]
-    )
+    changed = prepare_signals([CallableTeacher("llm", function, TASK)], table(20), SignalStore(tmp_path), [[]])
     assert changed.forwards == 20 and "fingerprint changed" in changed.report[0]
     with pytest.raises(MethodError, match="gives outputs only, no hidden states"):
         prepare_signals([teacher], table(3), SignalStore(tmp_path), [["cls.1"]])

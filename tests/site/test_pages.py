@@ -125,18 +125,19 @@ def check_config(block: Block) -> None:
     if "tasks" in raw:
         parse_part(CompareConfig, raw)
         return
-    base = {
-        "data": {"train": "train.csv"},
-        "teachers": ["teacher-a", "teacher-b"],
-        "student": "teacher-a[layers=1]",
-    }
+    base = {"data": {"train": "train.csv"}, "teachers": ["teacher-a", "teacher-b"], "student": "teacher-a[layers=1]"}
     if "data" in raw:
         raw["data"] = {**base["data"], **raw["data"]}
     config = parse_config({**base, **raw})
     layout = Layout(
-        regression=config.task.kind == "regression", student_layers=2, student_width=16, teachers=("a", "b"),
-        teacher_layers=(4, 4), teacher_widths=(16, 16), same_tokens=(True, True),
-    )  # fmt: skip
+        regression=config.task.kind == "regression",
+        student_layers=2,
+        student_width=16,
+        teachers=("a", "b"),
+        teacher_layers=(4, 4),
+        teacher_widths=(16, 16),
+        same_tokens=(True, True),
+    )
     for method in (config.method, *config.baselines):
         build_method(method, layout, build_teacher_selector(method))
 
@@ -165,9 +166,7 @@ def test_every_command_in_the_prose_exists(page: str) -> None:
 
 def test_the_parser_of_blocks_sees_languages_titles_and_marks() -> None:
     found = {(b.language, b.title, b.mark) for b in blocks("tutorial/own-data.md")}
-    assert (
-        ("yaml", "reviews.yaml", "") in found and ("bash", "", "hub") in found and ("text", "", "") in found
-    )
+    assert ("yaml", "reviews.yaml", "") in found and ("bash", "", "hub") in found and ("text", "", "") in found
     assert set(MARKS) >= {b.mark for page in pages() for b in blocks(page) if b.mark}
 
 

@@ -63,8 +63,7 @@ def test_correlations_equal_their_closed_forms() -> None:
 
 
 @given(
-    hnp.arrays(np.float64, 8, elements=st.floats(-1e6, 1e6)),
-    hnp.arrays(np.float64, 8, elements=st.floats(-1e6, 1e6)),
+    hnp.arrays(np.float64, 8, elements=st.floats(-1e6, 1e6)), hnp.arrays(np.float64, 8, elements=st.floats(-1e6, 1e6))
 )
 def test_correlations_are_always_finite(x: np.ndarray, y: np.ndarray) -> None:
     for metric in (pearson, spearman):

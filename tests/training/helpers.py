@@ -43,12 +43,10 @@ class Bench:
             self.teacher_paths = [str(folder / f"teacher-{i}") for i in (1, 2)]
             self.student_path = str(folder / "student")
         else:
-            self.teacher_paths = [
-                tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4) for i in (1, 2)
-            ]
+            self.teacher_paths = [tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4) for i in (1, 2)]
             self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2)
         self.table = toy_table(rows, regression=regression)
-        self.held_out = toy_table(12, seed=1, regression=regression)
+        self.validation = toy_table(12, seed=1, regression=regression)
         self.teachers: list[Teacher] = [
             load_teacher(TeacherConfig(name=f"t{i}", path=path), self.task, precision="fp32", max_length=32)
             for i, path in enumerate(self.teacher_paths)
@@ -58,14 +56,21 @@ class Bench:
         return build_student(StudentConfig(init=self.student_path), self.task, {}, 0, max_length=32)
 
     def trainer(
-        self, method: str | dict[str, Any] = "uniform", *, name: str = "out", seed: int = 0, source: SignalSource | None = None,
-        student: Student | None = None, callbacks: Any = None, **train: Any,
-    ) -> DistillationTrainer:  # fmt: skip
+        self,
+        method: str | dict[str, Any] = "uniform",
+        *,
+        name: str = "out",
+        seed: int = 0,
+        source: SignalSource | None = None,
+        student: Student | None = None,
+        callbacks: Any = None,
+        **train: Any,
+    ) -> DistillationTrainer:
         settings: dict[str, Any] = {
             "epochs": 2,
             "batch_size": 8,
             "precision": "fp32",
-            "log_every": 1,
+            "logging_steps": 1,
             "learning_rate": 1e-3,
         }
         config = TrainConfig(**(settings | train))
@@ -83,24 +88,35 @@ class Bench:
             source = LiveSignals(pool)
         vectors = self.vectors(built)
         nobody: list[list[str]] = [[] for _ in pool]
-        said = LiveSignals(pool).fetch(self.held_out, np.arange(len(self.held_out)), nobody) if pool else None
+        said = LiveSignals(pool).fetch(self.validation, np.arange(len(self.validation)), nobody) if pool else None
         context = SelectionContext(
-            held_out_logits=None if said is None else said.logits.numpy(),
-            teachers=layout.teachers, kinds=built.kinds, held_out_scores=(0.5,) * len(pool), seed=seed,
-            regression=layout.regression, student_width=layout.student_width, teacher_widths=layout.teacher_widths, held_out_labels=self.held_out.labels,
+            validation_logits=None if said is None else said.logits.numpy(),
+            teachers=layout.teachers,
+            kinds=built.kinds,
+            validation_scores=(0.5,) * len(pool),
+            seed=seed,
+            regression=layout.regression,
+            student_width=layout.student_width,
+            teacher_widths=layout.teacher_widths,
+            validation_labels=self.validation.labels,
             teacher_sizes=tuple(range(1, len(pool) + 1)),
-            num_labelled=int(self.table.has_label.sum()), num_rows=len(self.table),
+            num_labelled=int(self.table.has_label.sum()),
+            num_rows=len(self.table),
             sample=sampler_of(self.table, Prepared(source, vectors=vectors)),
-        )  # fmt: skip
+        )
         for part in built.selectors.values():
             part.setup(_with_response(context, built))
         rows = TrainingRows(
-            self.table, encode(self.table, student.tokenizer, 32), self.held_out,
-            encode(self.held_out, student.tokenizer, 32), self.task, student.tokenizer.cls_token_id,
-        )  # fmt: skip
+            self.table,
+            encode(self.table, student.tokenizer, 32),
+            self.validation,
+            encode(self.validation, student.tokenizer, 32),
+            self.task,
+            student.tokenizer.cls_token_id,
+        )
         return DistillationTrainer(
             student.model, rows, built, source, config, self.folder / name, seed, callbacks=callbacks, vectors=vectors
-        )  # fmt: skip
+        )
 
     def vectors(self, method: Method) -> SignalSource | None:
         """Row vectors of the frozen encoder, where a selector looks at them: the student's checkpoint as it was."""
@@ -108,9 +124,7 @@ class Bench:
         if not wanted:
             return None
         pooling = wanted[0].pooling
-        return LiveSignals(
-            [EncoderTeacher(self.student_path, pooling=pooling, max_length=32, precision="fp32")]
-        )
+        return LiveSignals([EncoderTeacher(self.student_path, pooling=pooling, max_length=32, precision="fp32")])
 
 
 def _with_response(context: SelectionContext, method: Method) -> SelectionContext:

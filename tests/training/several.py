@@ -33,7 +33,7 @@ def reinforced(**options: Any) -> dict[str, Any]:
 def acting_mix(**options: Any) -> dict[str, Any]:
     return {
         "name": "akskd",
-        "mix": {"name": "actor-critic", "hidden": 16, "width": 8, "updates": 4, "random": 0.0, **options},
+        "loss_weights": {"name": "actor-critic", "hidden": 16, "width": 8, "updates": 4, "random": 0.0, **options},
     }
 
 
@@ -52,19 +52,16 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
             {},
         ),
         "rows skipped": ({"name": "dynamic-data", "rows": rows | {"rest": "skip", "ratio": 0.1}}, {}),
-        "rows planned": (
-            {"name": "dynamic-data", "rows": rows | {"rest": "plan", "refresh": 2, "every": 2}},
-            {},
-        ),
+        "rows planned": ({"name": "dynamic-data", "rows": rows | {"rest": "plan", "refresh": 2, "every": 2}}, {}),
         "rows by epoch": ({"name": "dynamic-data", "rows": rows | {"by": "epoch"}}, {}),
         "random rows skipped": ({"name": "uniform", "rows": {"name": "random", "rest": "skip"}}, {}),
         "akskd, virtual": (acting_mix(measure="virtual", virtual_actions=4, normalise="scale"), {}),
         "akskd, tokens": (acting_mix(normalise="scale", phases=4), {"token_budget": 700}),
         "rows skipped, tokens": (
             {"name": "dynamic-data", "rows": rows | {"rest": "skip", "ratio": 0.5}},
-            {"token_budget": 500, "accumulation": 2},
+            {"token_budget": 500, "gradient_accumulation_steps": 2},
         ),
-        "parts": ("uniform", {"max_tokens": 24, "accumulation": 2}),
+        "parts": ("uniform", {"max_tokens": 24, "gradient_accumulation_steps": 2}),
         "projections": ({"name": "pkd", "teachers": "uniform"}, {}),
     }
     return found
@@ -89,11 +86,7 @@ def train(bench: Bench, name: str, spec: Any, settings: dict[str, Any]) -> dict[
     return {
         "losses": [line["loss"] for line in trainer.state.log_history if "loss" in line],
         "scores": [line["eval_accuracy"] for line in trainer.state.log_history if "eval_accuracy" in line],
-        "health": [
-            {k: v for k, v in line.items() if "/" in k}
-            for line in trainer.state.log_history
-            if "loss" in line
-        ],
+        "health": [{k: v for k, v in line.items() if "/" in k} for line in trainer.state.log_history if "loss" in line],
         "selection": trainer.recorder.table().to_pylist() if ranks.is_main() else [],
         "rows": rows_decided(trainer) if ranks.is_main() else [],
         "spent": trainer.spent_tokens,

@@ -29,10 +29,8 @@ METHODS: dict[str, Any] = {
     "uniform": "uniform",
     "a probe after each step": {"name": "rlkd-published", "teachers": {"name": "reinforced", "warmup_epochs": 0}},
     "half of the rows": {"name": "kd", "rows": {"name": "random", "ratio": 0.5, "rest": "skip"}},
-    "a look before each step": {
-        "name": "dynamic-data", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "skip"},
-    },
-}  # fmt: skip
+    "a look before each step": {"name": "dynamic-data", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "skip"}},
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -46,7 +44,7 @@ def test_every_method_stops_within_a_step_of_the_budget(bench: Bench, method: st
 
 
 def test_the_learning_rate_rises_and_falls_with_the_tokens(bench: Bench) -> None:
-    trainer = bench.trainer("finetune", name="rate", token_budget=2000, warmup=0.25, log_every=1)
+    trainer = bench.trainer("finetune", name="rate", token_budget=2000, warmup_ratio=0.25, logging_steps=1)
     trainer.train()
     rates = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
     top = int(np.argmax(rates))
@@ -56,13 +54,13 @@ def test_the_learning_rate_rises_and_falls_with_the_tokens(bench: Bench) -> None
 
 
 def test_a_resumed_training_ends_where_the_uninterrupted_one_does(bench: Bench) -> None:
-    whole = bench.trainer("kd", name="whole", token_budget=1600, keep="last")
+    whole = bench.trainer("kd", name="whole", token_budget=1600, load_best_model_at_end=False)
     whole.train()
-    first = bench.trainer("kd", name="parts", token_budget=1600, keep="last")
+    first = bench.trainer("kd", name="parts", token_budget=1600, load_best_model_at_end=False)
     first.add_callback(_stop_at(7))
     with pytest.raises(KeyboardInterrupt):
         first.train()
-    again = bench.trainer("kd", name="parts", token_budget=1600, keep="last")
+    again = bench.trainer("kd", name="parts", token_budget=1600, load_best_model_at_end=False)
     checkpoint = last_checkpoint(bench.folder / "parts")
     assert checkpoint is not None
     again.load_extra_state(checkpoint)
@@ -86,17 +84,17 @@ def test_a_training_that_had_spent_its_budget_takes_no_further_step(bench: Bench
 
 def test_what_a_selector_was_trained_on_before_is_part_of_the_budget(bench: Bench) -> None:
     trainer = bench.trainer("kd", name="stage", token_budget=1500)
-    trainer.method.mix.spent_tokens = 1000.0  # type: ignore[attr-defined]
+    trainer.method.loss_weights.spent_tokens = 1000.0  # type: ignore[attr-defined]
     trainer.train()
     assert trainer.counts.tokens < 500 + largest_step(trainer) and trainer.spent_tokens >= 1500
     eaten = bench.trainer("kd", name="eaten", token_budget=1500)
-    eaten.method.mix.spent_tokens = 1500.0  # type: ignore[attr-defined]
+    eaten.method.loss_weights.spent_tokens = 1500.0  # type: ignore[attr-defined]
     with pytest.raises(RunError, match="nothing is left for the student"):
         _train(eaten, None)
 
 
 def test_a_scheduler_that_cannot_follow_tokens_is_refused(bench: Bench) -> None:
-    trainer = bench.trainer("finetune", name="refused", token_budget=500, scheduler="reduce_lr_on_plateau")
+    trainer = bench.trainer("finetune", name="refused", token_budget=500, lr_scheduler_type="reduce_lr_on_plateau")
     with pytest.raises(ConfigError, match="cannot follow train.token_budget"):
         trainer.train()
 

@@ -80,7 +80,7 @@ def trained(trainer: DistillationTrainer) -> list[set[int]]:
 def test_ratio_1_is_kd_bit_for_bit(bench: Bench, rows: Spec) -> None:
     """With dropout: a selector that looks at rows must not draw from the training's random state."""
     runs = [
-        bench.trainer(spec, name=name, epochs=1, keep="last")
+        bench.trainer(spec, name=name, epochs=1, load_best_model_at_end=False)
         for name, spec in (("kd", "kd"), ("all", data(ratio=1.0, **rows)))
     ]
     for trainer in runs:
@@ -104,7 +104,7 @@ def test_with_two_equal_teachers_every_mode_is_kd(bench: Bench, teachers: Spec) 
     try:
         bench.teachers = [pool[0], pool[0]]
         runs = [
-            bench.trainer(spec, name="equal", epochs=1, keep="last")
+            bench.trainer(spec, name="equal", epochs=1, load_best_model_at_end=False)
             for spec in ("kd", {"name": "dynamic-teacher", "teachers": {"name": "dynamic", **teachers}})
         ]
     finally:
@@ -117,7 +117,7 @@ def test_with_two_equal_teachers_every_mode_is_kd(bench: Bench, teachers: Spec) 
 def test_passes_of_a_selector_leave_the_trainings_random_state_alone(bench: Bench) -> None:
     """The same weights with and without a pass with dropout before each step: strategy none looks, and ignores it."""
     static = {"name": "uncertainty", "strategy": "none"}
-    runs = [bench.trainer({"name": "dynamic-objective", "mix": static}, name="look", epochs=1) for _ in "ab"]
+    runs = [bench.trainer({"name": "dynamic-objective", "loss_weights": static}, name="look", epochs=1) for _ in "ab"]
     runs[1].first_look.wanted = {Passes(2, dropout=True), Passes()}
     for trainer in runs:
         trainer.train()
@@ -130,8 +130,8 @@ def test_static_weights_of_the_objective_are_a_fixed_mix(bench: Bench) -> None:
     fixed = {"name": "fixed", "weights": {"labels": 1.0, "response": 0.7, "feature": 0.3}}
     static = {"name": "uncertainty", "strategy": "none", "share": 0.3}
     runs = [
-        bench.trainer({"name": "dynamic-objective", "mix": static}, name="static", epochs=1),
-        bench.trainer({"name": "pkd", "knowledge": knowledge, "mix": fixed}, name="fixed", epochs=1),
+        bench.trainer({"name": "dynamic-objective", "loss_weights": static}, name="static", epochs=1),
+        bench.trainer({"name": "pkd", "knowledge": knowledge, "loss_weights": fixed}, name="fixed", epochs=1),
     ]
     for trainer in runs:
         trainer.train()
@@ -150,7 +150,7 @@ def test_teachers_are_asked_on_the_selected_rows_only(bench: Bench) -> None:
         ({"ratio": 0.3, "rest": "plan"}, 12),
         ({"ratio": 0.25, "score": "random"}, 5 * 2),
     ):
-        trainer = bench.trainer(data(**rows), name="asked", epochs=1, keep="last")
+        trainer = bench.trainer(data(**rows), name="asked", epochs=1, load_best_model_at_end=False)
         before = trainer.source.forwards
         trainer.train()
         # both teachers are live and in the pool here; the pipeline narrows it to the one that is believed
@@ -159,7 +159,7 @@ def test_teachers_are_asked_on_the_selected_rows_only(bench: Bench) -> None:
 
 
 def test_skipped_rows_are_scored_without_gradient_and_never_trained_on(bench: Bench) -> None:
-    trainer = bench.trainer(data(ratio=0.25, rest="skip"), name="skip", epochs=1, keep="last")
+    trainer = bench.trainer(data(ratio=0.25, rest="skip"), name="skip", epochs=1, load_best_model_at_end=False)
     with watched(trainer) as seen:
         trainer.train()
     assert [len(rows) for rows in seen["train"]] == [2] * 5  # not 8: the backward pass costs what is kept
@@ -172,7 +172,7 @@ def test_skipped_rows_are_scored_without_gradient_and_never_trained_on(bench: Be
 
 def test_the_rows_that_stay_are_the_most_uncertain_of_their_batch(bench: Bench) -> None:
     trainer = bench.trainer(
-        data(ratio=0.25, rest="skip"), name="top", epochs=1, keep="last", learning_rate=1e-12
+        data(ratio=0.25, rest="skip"), name="top", epochs=1, load_best_model_at_end=False, learning_rate=1e-12
     )
     trainer.sampler.set_epoch(0)
     batches = [sorted(batch) for batch in trainer.sampler]
@@ -183,7 +183,7 @@ def test_the_rows_that_stay_are_the_most_uncertain_of_their_batch(bench: Bench) 
 
 def test_random_rows_that_are_skipped_cost_no_pass_at_all(bench: Bench) -> None:
     spec = {"name": "kd", "rows": {"name": "random", "ratio": 0.4, "rest": "skip"}}
-    trainer = bench.trainer(spec, name="random", epochs=1, keep="last")
+    trainer = bench.trainer(spec, name="random", epochs=1, load_best_model_at_end=False)
     chosen = set((row_uniform(trainer.keys, 0, 0, "rows") < 0.4).nonzero().flatten().tolist())
     seen = trained(trainer)
     assert set().union(*seen) == chosen and 0 < len(chosen) < 40
@@ -192,8 +192,8 @@ def test_random_rows_that_are_skipped_cost_no_pass_at_all(bench: Bench) -> None:
 
 def test_a_step_of_which_no_row_is_chosen_changes_nothing_and_gives_no_nan(bench: Bench) -> None:
     spec = {"name": "kd", "rows": {"name": "random", "ratio": 1e-9, "rest": "skip"}}
-    for change in ({}, {"accumulation": 2}):
-        trainer = bench.trainer(spec, name="none", epochs=1, keep="last", weight_decay=0.0, **change)
+    for change in ({}, {"gradient_accumulation_steps": 2}):
+        trainer = bench.trainer(spec, name="none", epochs=1, load_best_model_at_end=False, weight_decay=0.0, **change)
         before = weights(trainer)
         trainer.train()
         assert_same(before, weights(trainer))
@@ -202,7 +202,7 @@ def test_a_step_of_which_no_row_is_chosen_changes_nothing_and_gives_no_nan(bench
 
 
 def test_rows_outside_a_plan_are_never_loaded(bench: Bench) -> None:
-    trainer = bench.trainer(data(ratio=0.25, rest="plan"), name="plan", epochs=2, keep="last")
+    trainer = bench.trainer(data(ratio=0.25, rest="plan"), name="plan", epochs=2, load_best_model_at_end=False)
     loaded: list[set[int]] = []
     collate = trainer.rows.encoded.collate
     keep = {id(trainer.rows.encoded)}
@@ -225,14 +225,14 @@ def test_rows_outside_a_plan_are_never_loaded(bench: Bench) -> None:
 def test_a_plan_ranks_by_the_student_at_the_beginning_of_its_window(bench: Bench) -> None:
     """Two windows of one step: the second is planned with the weights after the first step, not one step before."""
     spec = data(ratio=0.4, rest="plan", refresh=1, pool=1.0)
-    trainer = bench.trainer(spec, name="window", epochs=1, keep="last", learning_rate=0.05, warmup=0.0)
+    trainer = bench.trainer(
+        spec, name="window", epochs=1, load_best_model_at_end=False, learning_rate=0.05, warmup_ratio=0.0
+    )
     scores: list[torch.Tensor] = []
 
     class Score(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            scores.append(
-                entropy(torch.from_numpy(predict(trainer.model, trainer.rows.encoded, precision="fp32")))
-            )
+            scores.append(entropy(torch.from_numpy(predict(trainer.model, trainer.rows.encoded, precision="fp32"))))
 
     scores.append(entropy(torch.from_numpy(predict(trainer.model, trainer.rows.encoded, precision="fp32"))))
     trainer.add_callback(Score())
@@ -255,24 +255,24 @@ INVARIANT = {
     "rows by epoch": data(ratio=0.3, by="epoch"),
     "plan": data(ratio=0.3, rest="plan", refresh=2, every=2, pool=0.7),
     "teachers": {"name": "dynamic-teacher"},
-    "soft teachers": {
-        "name": "dynamic-teacher",
-        "teachers": {"name": "dynamic", "mode": "soft", "by": "running"},
-    },
+    "soft teachers": {"name": "dynamic-teacher", "teachers": {"name": "dynamic", "mode": "soft", "by": "running"}},
     "objective": {"name": "dynamic-objective"},
 }
 
 
 @pytest.mark.parametrize("name", INVARIANT)
-def test_neither_accumulation_nor_the_token_budget_changes_loss_gradient_or_choice(
-    bench: Bench, name: str
-) -> None:
+def test_neither_accumulation_nor_the_token_budget_changes_loss_gradient_or_choice(bench: Bench, name: str) -> None:
     """PITFALLS 19 and 30. With dropout in the scoring passes its masks, hence scores, do follow the token budget."""
     drop = 0.1 if name in ("rows with dropout", "rows by spread") else 0.0
     found = []
-    changes: list[Spec] = [{}, {"accumulation": 3}, {"max_tokens": 40}, {"accumulation": 2, "max_tokens": 30}]
+    changes: list[Spec] = [
+        {},
+        {"gradient_accumulation_steps": 3},
+        {"max_tokens": 40},
+        {"gradient_accumulation_steps": 2, "max_tokens": 30},
+    ]
     for number, change in enumerate(changes[:2] if drop else changes):
-        options: Spec = {"epochs": 1, "batch_size": 12, "keep": "last", **change}
+        options: Spec = {"epochs": 1, "batch_size": 12, "load_best_model_at_end": False, **change}
         if drop == 0.0:
             options["dropout"] = 0.0
         trainer = bench.trainer(INVARIANT[name], name=f"cut-{number}", **options)
@@ -295,11 +295,9 @@ def test_neither_accumulation_nor_the_token_budget_changes_loss_gradient_or_choi
 
 def test_the_loss_of_a_step_is_a_mean_over_the_rows_that_stay(bench: Bench) -> None:
     """And so it is that of a whole batch of those rows: a tenth of the rows must not mean a tenth of the gradient."""
-    options: Spec = {"dropout": 0.0, "epochs": 1, "keep": "last", "batch_size": 40}
+    options: Spec = {"dropout": 0.0, "epochs": 1, "load_best_model_at_end": False, "batch_size": 40}
     loss, grads = first_gradient(bench.trainer(data(ratio=0.2, rest="skip"), name="mean", **options))
-    plan_loss, plan_grads = first_gradient(
-        bench.trainer(data(ratio=0.2, rest="plan"), name="mean-plan", **options)
-    )
+    plan_loss, plan_grads = first_gradient(bench.trainer(data(ratio=0.2, rest="plan"), name="mean-plan", **options))
     assert loss == pytest.approx(plan_loss, rel=1e-5)
     assert_same(grads, plan_grads, tolerance=2e-5)
 
@@ -308,10 +306,7 @@ def test_the_loss_of_a_step_is_a_mean_over_the_rows_that_stay(bench: Bench) -> N
 
 RESUMED = {
     "hard": {"name": "dynamic-teacher"},
-    "soft": {
-        "name": "dynamic-teacher",
-        "teachers": {"name": "dynamic", "mode": "soft", "by": "running", "recent": 24},
-    },
+    "soft": {"name": "dynamic-teacher", "teachers": {"name": "dynamic", "mode": "soft", "by": "running", "recent": 24}},
     "labels": data(ratio=0.3, by="epoch"),
     "running": data(ratio=0.3, by="running", rest="skip", recent=24),
     "dropout": data(ratio=0.3, rest="skip", score="spread"),
@@ -320,14 +315,7 @@ RESUMED = {
     "windows of three arms": {
         "name": "dynamic-objective",
         "teachers": "dynamic",
-        "rows": {
-            "name": "uncertainty",
-            "ratio": 0.6,
-            "rest": "plan",
-            "refresh": 2,
-            "forward": "clean",
-            "every": 3,
-        },
+        "rows": {"name": "uncertainty", "ratio": 0.6, "rest": "plan", "refresh": 2, "forward": "clean", "every": 3},
     },
 }
 
@@ -336,7 +324,7 @@ RESUMED = {
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, at: int, tmp_path: Path) -> None:
     """Steps 1 and 3 of 3 (plans, the last step of an epoch) or 5: step 1 lies within a window of two."""
-    settings: Spec = {"epochs": 2, "keep": "last", "evaluations": 5, "batch_size": 8}
+    settings: Spec = {"epochs": 2, "load_best_model_at_end": False, "evaluations": 5, "batch_size": 8}
     whole = bench.trainer(RESUMED[name], name=str(tmp_path / "whole"), **settings)
     whole.train()
 
@@ -366,15 +354,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, at:
     [
         {**data(ratio=0.5, rest="skip"), "teachers": "dynamic"},
         {"name": "dynamic-objective", "teachers": "dynamic", "rows": {"name": "uncertainty", "ratio": 0.5}},
-        {
-            "name": "dynamic-objective",
-            "rows": {"name": "random", "ratio": 0.5, "rest": "skip"},
-            "teachers": "uniform",
-        },
+        {"name": "dynamic-objective", "rows": {"name": "random", "ratio": 0.5, "rest": "skip"}, "teachers": "uniform"},
         {
             "name": "dynamic-teacher",
             "rows": {"name": "random", "ratio": 0.5, "rest": "plan"},
-            "mix": "all-ones",
+            "loss_weights": "all-ones",
         },
         {"name": "rlkd", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "skip"}},
         {"name": "rlkd", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "plan", "refresh": 2}},
@@ -383,10 +367,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, at:
     ],
     ids=lambda spec: "-".join(str(v) for v in spec.values())[:60],
 )
-def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(
-    bench: Bench, spec: Spec
-) -> None:
-    trainer = bench.trainer(spec, name="both", keep="last")
+def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(bench: Bench, spec: Spec) -> None:
+    trainer = bench.trainer(spec, name="both", load_best_model_at_end=False)
     before = weights(trainer)
     trainer.train()
     assert any((before[name] != value).any() for name, value in weights(trainer).items())
@@ -400,10 +382,7 @@ def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(
     "spec",
     [
         {"name": "dynamic-teacher"},
-        {
-            "name": "dynamic-teacher",
-            "teachers": {"name": "dynamic", "mode": "soft-instance", "by": "running"},
-        },
+        {"name": "dynamic-teacher", "teachers": {"name": "dynamic", "mode": "soft-instance", "by": "running"}},
         data(ratio=0.5),
         data(ratio=0.5, rest="skip"),
         data(ratio=0.5, rest="plan", every=2),
@@ -414,7 +393,7 @@ def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(
 )
 def test_every_arm_has_a_counterpart_in_regression(tmp_path_factory: Any, spec: Spec) -> None:
     bench = _regression(tmp_path_factory)
-    trainer = bench.trainer(spec, name="scores", keep="last")
+    trainer = bench.trainer(spec, name="scores", load_best_model_at_end=False)
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses and np.isfinite(losses).all()
@@ -433,23 +412,23 @@ def test_bf16_trains_and_chooses_nearly_the_same_rows(bench: Bench) -> None:
     for precision in ("fp32", "bf16"):
         spec = data(ratio=0.5, rest="skip")
         trainer = bench.trainer(
-            spec, name=precision, precision=precision, dropout=0.0, epochs=1, keep="last", batch_size=40
+            spec,
+            name=precision,
+            precision=precision,
+            dropout=0.0,
+            epochs=1,
+            load_best_model_at_end=False,
+            batch_size=40,
         )
         chosen.append(trained(trainer)[0])
     assert len(chosen[0] & chosen[1]) >= 16
 
 
 def test_the_history_has_the_uncertainty_and_the_share_of_rows(bench: Bench) -> None:
-    spec = {
-        "name": "dynamic-objective",
-        "teachers": "dynamic",
-        "rows": {"name": "uncertainty", "ratio": 0.25},
-    }
+    spec = {"name": "dynamic-objective", "teachers": "dynamic", "rows": {"name": "uncertainty", "ratio": 0.25}}
     trainer = bench.trainer(spec, name="health", epochs=1)
     trainer.train()
     line = next(line for line in trainer.state.log_history if "loss" in line)
     assert line["rows/selected"] == line["rows/asked"] == 0.25
-    assert (
-        0 <= line["uncertainty/mean"] <= 1 and line["uncertainty/score_selected"] >= line["uncertainty/score"]
-    )
+    assert 0 <= line["uncertainty/mean"] <= 1 and line["uncertainty/score_selected"] >= line["uncertainty/score"]
     assert "uncertainty/threshold" in line

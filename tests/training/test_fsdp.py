@@ -15,10 +15,14 @@ from tests.training.several import ROWS, main, narrow_student
 
 METHODS = ["uniform", "rlkd", "dynamic-data", "parts", "projections", "rows skipped"]
 PLUGIN = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "FSDP_RESHARD_AFTER_FORWARD": "true",
-}  # fmt: skip
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
 
 
 def on_cpu() -> None:
@@ -72,9 +76,7 @@ def test_sharded_students_train_as_one_process(tmp_path: Path) -> None:
         assert all(seen) and len(seen) == len(METHODS)
 
     run_ranks(2, sharded, tmp_path)
-    one, first, second = (
-        json.loads((tmp_path / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
-    )
+    one, first, second = (json.loads((tmp_path / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     for name in METHODS:
         assert first[name]["losses"] == pytest.approx(one[name]["losses"], rel=1e-3, abs=1e-4), name
         assert first[name]["weights"] == pytest.approx(one[name]["weights"], rel=1e-3, abs=5e-3), name

@@ -15,7 +15,7 @@ from distilect.config import StudentConfig
 from distilect.data import Table, encode
 from distilect.models import build_student
 from distilect.selection import Episodes
-from distilect.selection.actor_critic import ActorCriticMix
+from distilect.selection.actor_critic import ActorCriticWeights
 from distilect.training import run_episodes
 from distilect.training.episodes import episode_rows
 from distilect.training.trainer import DistillationTrainer, last_checkpoint
@@ -31,21 +31,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def akskd(**options: Any) -> dict[str, Any]:
     """Small, and learning while distilling unless told otherwise."""
-    small = {
-        "learn": "online",
-        "phases": 3,
-        "updates": 2,
-        "hidden": 16,
-        "width": 8,
-        "state_rows": 8,
-        "reward_rows": 12,
-    }
-    return {"name": "akskd", "mix": {"name": "actor-critic", **small, **options}}
+    small = {"learn": "online", "phases": 3, "updates": 2, "hidden": 16, "width": 8, "state_rows": 8, "reward_rows": 12}
+    return {"name": "akskd", "loss_weights": {"name": "actor-critic", **small, **options}}
 
 
-def selector_of(trainer: DistillationTrainer) -> ActorCriticMix:
-    assert isinstance(trainer.method.mix, ActorCriticMix)
-    return trainer.method.mix
+def selector_of(trainer: DistillationTrainer) -> ActorCriticWeights:
+    assert isinstance(trainer.method.loss_weights, ActorCriticWeights)
+    return trainer.method.loss_weights
 
 
 def forced(trainer: DistillationTrainer, *action: float) -> DistillationTrainer:
@@ -64,10 +56,7 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolera
 
 
 def test_labels_alone_are_finetune_bit_for_bit(bench: Bench) -> None:
-    runs = [
-        bench.trainer("finetune", name="finetune"),
-        forced(bench.trainer(akskd(), name="labels"), 1, 0, 0, 0),
-    ]
+    runs = [bench.trainer("finetune", name="finetune"), forced(bench.trainer(akskd(), name="labels"), 1, 0, 0, 0)]
     for trainer in runs:
         trainer.train()
     assert selector_of(runs[1]).learned > 0 and runs[1].counts.extra["probed_rows"] > 0
@@ -91,7 +80,7 @@ def test_one_phase_is_a_run_with_fixed_weights_bit_for_bit(bench: Bench) -> None
     action = selector_of(one).action
     assert action is not None and action.min() > 0 and len(selector_of(one).memory[0]) == 1
     mix = {"name": "fixed", "weights": dict(zip(KINDS, action.tolist(), strict=True))}
-    fixed = bench.trainer({"name": "akskd", "mix": mix}, name="fixed")
+    fixed = bench.trainer({"name": "akskd", "loss_weights": mix}, name="fixed")
     fixed.train()
     assert_same(weights(one), weights(fixed))
 
@@ -142,8 +131,8 @@ def test_pulls_are_products_of_gradients(bench: Bench) -> None:
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
 
     labels = gradient(trainer.rows.encoded, list(range(6)), trainer.row_labels[:6])
-    held = trainer.probe._held_out_rows(4).tolist()
-    target = gradient(trainer.rows.held_out_encoded, held, torch.tensor(trainer.rows.held_out.labels[held]))
+    held = trainer.probe._validation_rows(4).tolist()
+    target = gradient(trainer.rows.validation_encoded, held, torch.tensor(trainer.rows.validation.labels[held]))
     torch.testing.assert_close(pull.gram, pull.gram.T)
     assert pull.gram.shape == (4, 4)
     assert pull.gram[0, 0].item() == pytest.approx(float(labels @ labels), rel=1e-3)
@@ -160,14 +149,9 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
     half.table = Table(table.texts, labels, table.ids)
     told: list[tuple[torch.Tensor, torch.Tensor]] = []
     rows = {"name": "random", "ratio": 0.5}
-    for change in ({}, {"accumulation": 2}, {"max_tokens": 32}):
+    for change in ({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32}):
         trainer = half.trainer(
-            {**akskd(), "rows": rows},
-            name=f"told-{len(told)}",
-            dropout=0.0,
-            epochs=1,
-            batch_size=40,
-            **change,
+            {**akskd(), "rows": rows}, name=f"told-{len(told)}", dropout=0.0, epochs=1, batch_size=40, **change
         )
         selector_of(trainer).note_losses = lambda s, c: told.append((s.clone(), c.clone()))  # type: ignore[method-assign]
         trainer.train()
@@ -177,9 +161,7 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
         assert counts.tolist() == told[0][1].tolist()
     asked = told[0][1][1]
     assert told[0][1][0] == 20 and 10 <= asked <= 30
-    mean = trainer.probe.look(trainer.keys).losses[
-        2
-    ]  # features, after one step of the same student: about the same
+    mean = trainer.probe.look(trainer.keys).losses[2]  # features, after one step of the same student: about the same
     assert told[0][0][2] / asked == pytest.approx(float(mean), rel=0.3)
 
 
@@ -189,9 +171,9 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
 @pytest.mark.parametrize("options", [{}, {"action": "hard", "measure": "virtual"}])
 def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: Any) -> None:
     found = []
-    for number, change in enumerate(({}, {"accumulation": 2}, {"max_tokens": 32})):
+    for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
         trainer = bench.trainer(
-            akskd(**options), name=f"split-{len(options)}-{number}", dropout=0.0, keep="last", **change
+            akskd(**options), name=f"split-{len(options)}-{number}", dropout=0.0, load_best_model_at_end=False, **change
         )
         trainer.train()
         memory = selector_of(trainer).memory[0]
@@ -203,12 +185,8 @@ def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: An
             assert one == pytest.approx(two, abs=2e-2)
 
 
-@pytest.mark.parametrize(
-    ("options", "at"), [({}, 4), ({"action": "hard", "phases": "step", "replay": "episode"}, 7)]
-)
-def test_a_resumed_run_equals_the_uninterrupted_one(
-    bench: Bench, tmp_path: Path, options: Any, at: int
-) -> None:
+@pytest.mark.parametrize(("options", "at"), [({}, 4), ({"action": "hard", "phases": "step", "replay": "episode"}, 7)])
+def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, tmp_path: Path, options: Any, at: int) -> None:
     """PITFALLS 33: within a phase; optimisers, memory, sizes and the reward that is still to come are in the checkpoint."""
 
     class Stop(TrainerCallback):
@@ -218,7 +196,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
     def build(name: str, *callbacks: TrainerCallback) -> DistillationTrainer:
         return bench.trainer(
-            akskd(**options), name=str(tmp_path / name), keep="last", callbacks=list(callbacks)
+            akskd(**options), name=str(tmp_path / name), load_best_model_at_end=False, callbacks=list(callbacks)
         )
 
     whole = build("whole")
@@ -263,44 +241,19 @@ def stage_a(bench: Bench, folder: Path, **options: Any) -> tuple[DistillationTra
         return build_student(StudentConfig(init=bench.student_path), TASK, {}, seed, max_length=32)
 
     done = run_episodes(
-        new_student,
-        trainer.rows,
-        trainer.method,
-        trainer.source,
-        trainer.config,
-        folder,
-        seed=3,
-        description="toy",
+        new_student, trainer.rows, trainer.method, trainer.source, trainer.config, folder, seed=3, description="toy"
     )
     assert len(set(students)) == len(students)
     return trainer, done
 
 
-def test_stage_a_learns_over_fresh_students_and_leaves_the_real_one_alone(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_stage_a_learns_over_fresh_students_and_leaves_the_real_one_alone(bench: Bench, tmp_path: Path) -> None:
     trainer, done = stage_a(bench, tmp_path)
     selector = selector_of(trainer)
-    assert (done.episodes, done.steps, done.rows) == (
-        3,
-        3 * 6,
-        3 * 40,
-    )  # 20 of 40 rows, 3 steps of 8, 2 epochs
-    assert len(selector.memory[0]) == 9 and selector.memory[0].episodes.tolist() == [
-        0,
-        0,
-        0,
-        1,
-        1,
-        1,
-        2,
-        2,
-        2,
-    ]
+    assert (done.episodes, done.steps, done.rows) == (3, 3 * 6, 3 * 40)  # 20 of 40 rows, 3 steps of 8, 2 epochs
+    assert len(selector.memory[0]) == 9 and selector.memory[0].episodes.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     lines = [json.loads(line) for line in (tmp_path / "stage-a.jsonl").read_text().splitlines()]
-    assert [(line["episode"], line["phase"]) for line in lines] == [
-        (e, p) for e in range(3) for p in range(3)
-    ]
+    assert [(line["episode"], line["phase"]) for line in lines] == [(e, p) for e in range(3) for p in range(3)]
     assert all(set(line["action"]) == set(KINDS) for line in lines)
     assert_same(weights(trainer), weights(bench.trainer("finetune", name="untouched")))
     assert not list(tmp_path.rglob("checkpoint-*")) and not trainer.counts.extra

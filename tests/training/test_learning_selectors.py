@@ -77,9 +77,7 @@ def test_a_training_within_the_warm_up_is_uniforms_bit_for_bit(bench: Bench) -> 
 @pytest.mark.parametrize("measure", ["step", "virtual"])
 def test_a_training_that_selects_all_teachers_is_uniforms_bit_for_bit(bench: Bench, measure: str) -> None:
     """PAPERS 1.12, 4. With dropout: looking at the student between steps must not shift its draws or leave it in eval mode."""
-    runs = [
-        bench.trainer(m, name=f"all-{measure}-{i}") for i, m in enumerate(("uniform", rlkd(measure=measure)))
-    ]
+    runs = [bench.trainer(m, name=f"all-{measure}-{i}") for i, m in enumerate(("uniform", rlkd(measure=measure)))]
     selector = selector_of(runs[1])
     build = selector._build
 
@@ -102,9 +100,7 @@ def test_a_training_with_one_hot_actions_per_step_is_random_singles_bit_for_bit(
 ) -> None:
     runs = [bench.trainer(m, name=f"one-hot-{i}") for i, m in enumerate(("random-single", rlkd()))]
 
-    def one_hot(
-        z: torch.Tensor, rows: torch.Tensor, seed: int, epoch: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def one_hot(z: torch.Tensor, rows: torch.Tensor, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         draw = step_uniform((1,), seed, runs[1].state.global_step, "teachers").expand(len(z))
         actions = torch.nn.functional.one_hot((draw * z.shape[1]).long(), z.shape[1]).bool()
         return actions, torch.zeros(len(z), dtype=torch.bool)
@@ -127,7 +123,7 @@ def test_rewards_are_measured_after_the_optimisers_step(bench: Bench) -> None:
             before.append((weights(trainer), trainer.predict_rows(trainer.rows.encoded)))
 
     trainer = bench.trainer(
-        rlkd(reward=1, update_every=1000), name="after", epochs=1, warmup=0.0, callbacks=[Watch()]
+        rlkd(reward=1, update_every=1000), name="after", epochs=1, warmup_ratio=0.0, callbacks=[Watch()]
     )
     selector = selector_of(trainer)
     look, steps = selector.after_step, []
@@ -146,9 +142,7 @@ def test_rewards_are_measured_after_the_optimisers_step(bench: Bench) -> None:
     assert steps == [(True, True, True)] * 5
 
 
-def test_the_student_is_run_again_on_the_measured_rows_only_and_virtual_steps_cost_nothing(
-    bench: Bench,
-) -> None:
+def test_the_student_is_run_again_on_the_measured_rows_only_and_virtual_steps_cost_nothing(bench: Bench) -> None:
     for number, (options, least, most) in enumerate(
         [
             ({}, 40, 40),
@@ -157,15 +151,13 @@ def test_the_student_is_run_again_on_the_measured_rows_only_and_virtual_steps_co
             ({"measure": "virtual", "policy_warmup": "virtual", "policy_updates": 3}, 40, 40),
         ]
     ):
-        trainer = bench.trainer(rlkd(**options), name=f"price-{number}", epochs=1, keep="last")
+        trainer = bench.trainer(rlkd(**options), name=f"price-{number}", epochs=1, load_best_model_at_end=False)
         trainer.train()
         assert least <= trainer.counts.extra.get("probed_rows", 0) <= most
 
 
-def test_reward_3_looks_at_rows_held_out_of_train_every_so_many_steps(bench: Bench) -> None:
-    trainer = bench.trainer(
-        rlkd(reward=3, measure="virtual", evaluate_every=4, evaluate_rows=7), name="third"
-    )
+def test_reward_3_looks_at_rows_validation_of_train_every_so_many_steps(bench: Bench) -> None:
+    trainer = bench.trainer(rlkd(reward=3, measure="virtual", evaluate_every=4, evaluate_rows=7), name="third")
     trainer.train()
     assert trainer.counts.extra["probed_rows"] == 3 * 7  # steps 1, 5 and 9 of 10
 
@@ -209,9 +201,7 @@ def test_rows_without_a_label_are_taught_but_never_learned_from(half_labelled: B
     assert line["teacher/t0"] + line["teacher/t1"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    "method", [rlkd(reward=3), rlkd(measure="virtual", state="joint", features=["kl"]), "gate"]
-)
+@pytest.mark.parametrize("method", [rlkd(reward=3), rlkd(measure="virtual", state="joint", features=["kl"]), "gate"])
 def test_regression_trains_and_resumes_nothing_but_numbers(tmp_path: Path, method: Any) -> None:
     bench = Bench(tmp_path, regression=True)
     trainer = bench.trainer(method, name="scores")
@@ -254,15 +244,13 @@ def test_a_frozen_encoders_vectors_follow_their_rows(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"measure": "virtual", "update_every": "epoch", "baseline": "row"}])
-def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(
-    half_labelled: Bench, options: Any
-) -> None:
+def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half_labelled: Bench, options: Any) -> None:
     """DESIGN, invariance 1."""
     found = []
-    for number, change in enumerate(({}, {"accumulation": 2}, {"max_tokens": 32})):
+    for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
         method = rlkd(**options)
         trainer = half_labelled.trainer(
-            method, name=f"split-{len(options)}-{number}", dropout=0.0, keep="last", **change
+            method, name=f"split-{len(options)}-{number}", dropout=0.0, load_best_model_at_end=False, **change
         )
         trainer.train()
         found.append((policy_of(trainer), trainer.recorder.table().to_pylist()))
@@ -276,16 +264,14 @@ def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(
 RESUMED = {
     "epoch": rlkd(update_every="epoch", warmup_epochs=1, policy_warmup="ones", share=0.7),
     "steps": rlkd(update_every=3, reward=3, evaluate_every=4, entropy_bonus=0.1),
-    "virtual": rlkd(
-        measure="virtual", baseline="row", state="joint", policy_warmup="virtual", policy_updates=5
-    ),
+    "virtual": rlkd(measure="virtual", baseline="row", state="joint", policy_warmup="virtual", policy_updates=5),
     "student": rlkd(encoder="student", features=["kl"], weights="probabilities", update_every="epoch"),
     "gate": {"name": "gate"},
     "entropy": {"name": "entropy"},
 }
 
 
-SAVE: dict[str, Any] = {"epochs": 3, "evaluations": 2, "keep": "last"}  # 5 steps per epoch
+SAVE: dict[str, Any] = {"epochs": 3, "evaluations": 2, "load_best_model_at_end": False}  # 5 steps per epoch
 
 
 @pytest.fixture(scope="module")
@@ -381,13 +367,7 @@ def test_teachers_are_believed_where_they_are_right_and_the_selection_file_shows
 
     bench = Bench(tmp_path)
     bench.table, bench.teachers = Table.from_texts(texts, labels), [specialist(word) for word in words]
-    options = {
-        "policy_warmup": "virtual",
-        "policy_updates": 300,
-        "pooling": "mean",
-        "batch_size": 8,
-        "hide": 1.0,
-    }
+    options = {"policy_warmup": "virtual", "policy_updates": 300, "pooling": "mean", "batch_size": 8, "hide": 1.0}
     trainer = bench.trainer(rlkd(measure="virtual", **options), epochs=1)
     trainer.train()
     line = trainer.recorder.table().to_pylist()[0]

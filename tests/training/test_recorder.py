@@ -176,14 +176,7 @@ def test_rows_that_left_before_the_pass_count_as_neither_asked_nor_trained_on():
 def test_without_teachers_there_are_no_teacher_columns():
     recorder, result = SelectionRecorder((), ("labels",), NAMES), result_of()
     recorder.add(0, LABELS, replace(of_nobody(result), knowledge_weights=torch.ones(7, 1)))
-    assert set(lines(recorder)[0, "all"]) == {
-        "epoch",
-        "group",
-        "rows",
-        "asked",
-        "trained",
-        "knowledge/labels",
-    }
+    assert set(lines(recorder)[0, "all"]) == {"epoch", "group", "rows", "asked", "trained", "knowledge/labels"}
 
 
 def test_regression_has_one_group_and_nan_labels_do_no_harm():

@@ -66,9 +66,7 @@ def test_rows_that_nobody_ran_neither_asked_nor_trained() -> None:
     found.leave_out(0, torch.tensor([1, 2]))
     found.add(0, torch.tensor([0]), STUDENT[:1], some(result_of(), torch.tensor([0])))
     out = [line for line in lines(found) if line["row"] in (1, 2)]
-    assert [(line["asked"], line["trained"], line["uncertainty"]) for line in out] == [
-        (False, False, None)
-    ] * 2
+    assert [(line["asked"], line["trained"], line["uncertainty"]) for line in out] == [(False, False, None)] * 2
     assert {line["row"] for line in lines(found)} == {0, 1, 2}
 
 

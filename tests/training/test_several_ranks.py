@@ -46,9 +46,7 @@ def test_two_ranks_train_as_one(trained: list[Found], name: str) -> None:
     """PITFALLS 5, 30 and invariance 1: same selections, losses within fp32 rounding, gradients really synchronised."""
     one, first, second = (found[name] for found in trained)
     # a kind that is brought to the size of another may weigh a thousand: its rounding does too
-    heaviest = max(
-        [1.0, *(v for line in one["selection"] for k, v in line.items() if k.startswith("knowledge/"))]
-    )
+    heaviest = max([1.0, *(v for line in one["selection"] for k, v in line.items() if k.startswith("knowledge/"))])
     assert first["losses"] == pytest.approx(one["losses"], rel=1e-5, abs=1e-6 * heaviest)
     assert first["scores"] == pytest.approx(one["scores"])
     assert first["weights"] == pytest.approx(one["weights"], rel=1e-3, abs=2e-3)

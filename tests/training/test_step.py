@@ -28,9 +28,7 @@ class Given(Selector):
     """A selector that answers with given values, looked up by row identity."""
 
     values: Tensor
-    rows: Tensor | None = (
-        None  # identities that `values` belong to; None: the answer is the same for every row
-    )
+    rows: Tensor | None = None  # identities that `values` belong to; None: the answer is the same for every row
     trains_rest: bool = True
     asked_with: list[StepView] = field(default_factory=list)
 
@@ -92,9 +90,7 @@ def test_the_loss_is_the_formula(data, seed, trains_rest, per_row_mix):
     kinds = data.draw(st.permutations(["labels", "response", "feature"]))[: data.draw(st.integers(1, 3))]
     count = len(lengths)
     asked = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
-    labels = torch.tensor(
-        data.draw(st.lists(st.sampled_from([-100, 0, 1, 2, 3]), min_size=count, max_size=count))
-    )
+    labels = torch.tensor(data.draw(st.lists(st.sampled_from([-100, 0, 1, 2, 3]), min_size=count, max_size=count)))
     w = randn(count, teachers, seed=seed + 5).softmax(1)
     v = randn(count, len(kinds), seed=seed + 6).abs()
     v = v if per_row_mix else v[:1].expand(count, -1)
@@ -114,8 +110,7 @@ def test_the_loss_is_the_formula(data, seed, trains_rest, per_row_mix):
                 value = naive_losses(student, signals, labels, i, 0)[kind]
             else:
                 value = sum(
-                    float(w[i, k]) * naive_losses(student, signals, labels, i, k)[kind]
-                    for k in range(teachers)
+                    float(w[i, k]) * naive_losses(student, signals, labels, i, k)[kind] for k in range(teachers)
                 )
                 value = value if asked[i] else 0.0
             assert float(result.losses[i, m]) == pytest.approx(value, rel=1e-4, abs=1e-5)
@@ -172,22 +167,16 @@ def test_the_loss_and_its_gradient_do_not_depend_on_how_a_batch_is_split(config)
         for rows in order.split([1, 4, 3]):
             longest = max(LENGTHS[i] for i in rows.tolist())  # a part is padded less than the whole
             some = student.take(rows)
-            some = replace(
-                some, mask=some.mask[:, :longest], hidden=tuple(h[:, :longest] for h in some.hidden)
-            )
+            some = replace(some, mask=some.mask[:, :longest], hidden=tuple(h[:, :longest] for h in some.hidden))
             parts.append(run(some, take(signals, rows), view.take(rows, None), method))
         total = sum(p.loss for p in parts)
         torch.testing.assert_close(total, whole.loss)
         for name in ("losses", "teacher_weights", "knowledge_weights", "asked", "trained"):
             values = [getattr(p, name) for p in parts]
             if name == "teacher_weights":  # a part of which no row asks has no K axis
-                values = [
-                    w if w.shape[1] else w.new_zeros(len(w), whole.teacher_weights.shape[1]) for w in values
-                ]
+                values = [w if w.shape[1] else w.new_zeros(len(w), whole.teacher_weights.shape[1]) for w in values]
             torch.testing.assert_close(torch.cat(values), getattr(whole, name)[order])
-        got = torch.autograd.grad(
-            total, [student.logits, *student.hidden[1:]], allow_unused=True, retain_graph=True
-        )
+        got = torch.autograd.grad(total, [student.logits, *student.hidden[1:]], allow_unused=True, retain_graph=True)
         for one, other in zip(got, expected, strict=True):
             assert (one is None) == (other is None)
             if one is not None:
@@ -213,9 +202,9 @@ def test_labels_alone_are_finetuning_and_the_first_two_kinds_are_kd():
     four = ready(MethodConfig(name="all-ones"), shapes)
     finetune = run(student, signals, view, ready(MethodConfig(name="finetune"), shapes)).loss
     kd_mix = {"name": "fixed", "weights": {"labels": 1.0, "response": 1.0}}
-    kd = run(student, signals, view, ready(MethodConfig(name="kd", mix=kd_mix), shapes)).loss
+    kd = run(student, signals, view, ready(MethodConfig(name="kd", loss_weights=kd_mix), shapes)).loss
     for weights, expected in (([1.0, 0, 0, 0], finetune), ([1.0, 1.0, 0, 0], kd)):
-        four.mix = Given(torch.tensor(weights))
+        four.loss_weights = Given(torch.tensor(weights))
         torch.testing.assert_close(run(student, signals, view, four).loss, expected)
 
 
@@ -223,10 +212,10 @@ def test_equal_weights_are_the_mean_over_teachers():
     student, signals, view = inputs()
     one_each = []
     for k in range(2):
-        method = ready(MethodConfig(name="uniform", mix="all-ones"))
+        method = ready(MethodConfig(name="uniform", loss_weights="all-ones"))
         method.teachers = Given(torch.eye(2)[k].expand(8, 2), view.rows)
         one_each.append(run(student, signals, view, method).loss)
-    loss = run(student, signals, view, ready(MethodConfig(name="uniform", mix="all-ones"))).loss
+    loss = run(student, signals, view, ready(MethodConfig(name="uniform", loss_weights="all-ones"))).loss
     torch.testing.assert_close(loss, (one_each[0] + one_each[1]) / 2)
 
 
@@ -258,10 +247,10 @@ def test_the_student_cannot_lower_its_loss_by_moving_a_weight(part):
     for leak in (True, False):
         logits = student.logits if leak else student.logits.detach()
         method = ready(MethodConfig(name="uniform"))
-        if part != "mix":
+        if part != "loss_weights":
             method.teachers = Leaky(logits, 2)
         if part != "teachers":
-            method.mix = Leaky(logits, 2)
+            method.loss_weights = Leaky(logits, 2)
         result = run(student, signals, view, method)
         gradients.append(torch.autograd.grad(result.loss, student.logits)[0])
     assert torch.equal(*gradients) and gradients[0].any()

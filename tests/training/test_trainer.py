@@ -49,12 +49,16 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolera
 @pytest.mark.parametrize("method", ["finetune", "uniform", "pkd", "all-ones"])
 def test_accumulation_and_batch_split_change_neither_loss_nor_gradient(bench: Bench, method: str) -> None:
     """PITFALLS 19: a mean of means weighs rows of small parts more."""
-    off = {"dropout": 0.0, "epochs": 1, "batch_size": 12, "keep": "last"}
+    off = {"dropout": 0.0, "epochs": 1, "batch_size": 12, "load_best_model_at_end": False}
     spec: Any = method
     if method == "all-ones":  # brought to one size, the rounding of a tiny loss would be blown up with it
-        spec = {"name": method, "mix": {"name": method, "balance": "none"}}
+        spec = {"name": method, "loss_weights": {"name": method, "balance": "none"}}
     loss, grads = first_gradient(bench.trainer(spec, name=f"whole-{method}", **off))
-    for change in ({"accumulation": 3}, {"max_tokens": 40}, {"accumulation": 2, "max_tokens": 30}):
+    for change in (
+        {"gradient_accumulation_steps": 3},
+        {"max_tokens": 40},
+        {"gradient_accumulation_steps": 2, "max_tokens": 30},
+    ):
         other_loss, other = first_gradient(bench.trainer(spec, name=f"split-{method}", **off, **change))
         assert other_loss == pytest.approx(loss, rel=1e-5)
         assert_same(grads, other, tolerance=2e-5)
@@ -62,18 +66,14 @@ def test_accumulation_and_batch_split_change_neither_loss_nor_gradient(bench: Be
 
 @pytest.mark.parametrize("method", ["finetune", "uniform", "random-single", "pkd"])
 @pytest.mark.parametrize("at", [3, 5])
-def test_a_resumed_run_equals_the_uninterrupted_one(
-    bench: Bench, method: str, at: int, tmp_path: Path
-) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, method: str, at: int, tmp_path: Path) -> None:
     """Invariance 3: weights, history and records; with dropout, so that random state counts. Step 5 ends an epoch."""
     save = {
         "epochs": 3,
         "evaluations": 5,
-        "keep": "last",
+        "load_best_model_at_end": False,
     }  # 40 rows, 8 per step: 5 steps per epoch, each is saved
-    whole = bench.trainer(
-        method, name=str(tmp_path / "whole"), **save, callbacks=[History(tmp_path / "whole.jsonl")]
-    )
+    whole = bench.trainer(method, name=str(tmp_path / "whole"), **save, callbacks=[History(tmp_path / "whole.jsonl")])
     whole.train()
 
     class Stop(TrainerCallback):
@@ -102,9 +102,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     )
 
 
-def test_a_training_that_is_not_resumable_gives_the_same_and_keeps_weights_only(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_a_training_that_is_not_resumable_gives_the_same_and_keeps_weights_only(bench: Bench, tmp_path: Path) -> None:
     """Its best checkpoint ends the training; nobody goes on from one that lacks the optimiser."""
     runs = [
         bench.trainer("uniform", name=str(tmp_path / str(kept)), resumable=kept, epochs=3, evaluations=2)
@@ -160,9 +158,7 @@ def test_the_student_is_not_left_in_eval_mode_by_an_evaluation(bench: Bench) -> 
     modes: list[bool] = []
 
     class Watch(TrainerCallback):
-        def on_pre_optimizer_step(
-            self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-        ) -> None:
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             modes.append(model.training)
 
     bench.trainer("finetune", name="modes", epochs=2, evaluations=5, callbacks=[Watch()]).train()
@@ -203,7 +199,7 @@ def test_batches_are_drawn_anew_each_epoch(bench: Bench) -> None:
 def test_selections_do_not_depend_on_the_batch(bench: Bench, method: str) -> None:
     """PITFALLS 30: same seed and rows, same selection, whatever accumulation and split."""
     tables = []
-    for number, change in enumerate(({}, {"accumulation": 2}, {"max_tokens": 32})):
+    for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
         spec = {"name": method, "rows": {"name": "random", "ratio": 0.5}}
         trainer = bench.trainer(spec, name=f"selections-{method}-{number}", dropout=0.0, **change)
         trainer.train()
@@ -214,15 +210,10 @@ def test_selections_do_not_depend_on_the_batch(bench: Bench, method: str) -> Non
 
 
 def test_planned_rows_are_the_only_ones_loaded(bench: Bench) -> None:
-    trainer = bench.trainer(
-        {"name": "uniform", "rows": {"name": "random", "ratio": 0.25, "rest": "plan"}}, name="plan"
-    )
+    trainer = bench.trainer({"name": "uniform", "rows": {"name": "random", "ratio": 0.25, "rest": "plan"}}, name="plan")
     trainer.train()
     assert trainer.counts.rows == 2 * 10  # two epochs of a quarter of 40 rows
-    assert [line["rows"] for line in trainer.recorder.table().to_pylist() if line["group"] == "all"] == [
-        10,
-        10,
-    ]
+    assert [line["rows"] for line in trainer.recorder.table().to_pylist() if line["group"] == "all"] == [10, 10]
 
 
 def test_skipped_rows_ask_no_teacher_and_give_no_gradient(bench: Bench) -> None:
@@ -233,20 +224,18 @@ def test_skipped_rows_ask_no_teacher_and_give_no_gradient(bench: Bench) -> None:
     trainer.train()
     line = trainer.recorder.table().to_pylist()[0]
     assert 0 < line["asked"] < 1 and line["asked"] == line["trained"]
-    assert trainer.source.forwards - before == 2 * round(
-        line["asked"] * 40
-    )  # two teachers, selected rows only
+    assert trainer.source.forwards - before == 2 * round(line["asked"] * 40)  # two teachers, selected rows only
 
 
 def test_a_row_without_label_learns_from_teachers_only(bench: Bench) -> None:
     labelled = bench.table
     try:
         bench.table = labelled.without_labels()
-        fine = bench.trainer("finetune", name="bare", epochs=1, keep="last")
+        fine = bench.trainer("finetune", name="bare", epochs=1, load_best_model_at_end=False)
         start = weights(fine)
         _, grads = first_gradient(fine)
         assert all(not g.any() for g in grads.values())
-        _, grads = first_gradient(bench.trainer("uniform", name="taught", epochs=1, keep="last"))
+        _, grads = first_gradient(bench.trainer("uniform", name="taught", epochs=1, load_best_model_at_end=False))
         assert any(g.any() for g in grads.values())
         assert start.keys() == weights(fine).keys()
     finally:
@@ -269,7 +258,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(bench: Bench, t
 
 
 def test_a_checkpoint_that_was_cut_short_is_never_read(bench: Bench, tmp_path: Path) -> None:
-    bench.trainer("finetune", name=str(tmp_path), epochs=2, keep="last").train()
+    bench.trainer("finetune", name=str(tmp_path), epochs=2, load_best_model_at_end=False).train()
     newest = last_checkpoint(tmp_path)
     assert newest is not None
     model = newest / "model.safetensors"
@@ -294,9 +283,7 @@ def test_projections_are_trained_beside_the_student_and_resumed(tmp_path: Path) 
     assert not any("projection" in name for name in trainer.model.state_dict())
     again = bench.trainer(method, name="projected", epochs=1)
     again.load_extra_state(last_checkpoint(tmp_path / "projected"))  # type: ignore[arg-type]
-    assert all(
-        torch.equal(a, b) for a, b in zip(trainer.extra_parameters(), again.extra_parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(trainer.extra_parameters(), again.extra_parameters(), strict=True))
 
 
 def test_kd_is_uniform_over_one_teacher_bit_for_bit(bench: Bench) -> None:
@@ -304,8 +291,7 @@ def test_kd_is_uniform_over_one_teacher_bit_for_bit(bench: Bench) -> None:
     try:
         bench.teachers = pool[:1]
         runs = [
-            bench.trainer(method, name=f"one-{method}")
-            for method in ("kd", "uniform", "confidence", "best-single")
+            bench.trainer(method, name=f"one-{method}") for method in ("kd", "uniform", "confidence", "best-single")
         ]
     finally:
         bench.teachers = pool
@@ -335,7 +321,7 @@ def test_regression_learns_from_teachers_and_from_labels(tmp_path: Path) -> None
 
 
 def test_patience_stops_after_so_many_worse_evaluations(bench: Bench) -> None:
-    trainer = bench.trainer("finetune", name="patience", epochs=30, patience=2, learning_rate=1e-12)
+    trainer = bench.trainer("finetune", name="patience", epochs=30, early_stopping_patience=2, learning_rate=1e-12)
     trainer.train()
     assert trainer.state.global_step == 3 * 5  # nothing ever improves after the first evaluation
 
@@ -351,13 +337,7 @@ def test_history_and_tensorboard_have_the_same_names(bench: Bench, tmp_path: Pat
     events = EventAccumulator(str(board))
     events.Reload()
     assert set(events.Tags()["scalars"]) == names
-    assert {
-        "train/loss",
-        "train/loss_labels",
-        "train/loss_response",
-        "teacher/w_t0",
-        "eval/accuracy",
-    } <= names
+    assert {"train/loss", "train/loss_labels", "train/loss_response", "teacher/w_t0", "eval/accuracy"} <= names
     steps = [point.step for point in events.Scalars("train/loss")]
     assert steps == list(range(1, 11))
 

@@ -81,9 +81,7 @@ def augment(
     whole = Table.from_columns(columns, table.labels[source])
     new = _new_rows(whole, [table, *exclude])
     if not len(new):
-        raise DataError(
-            f"none of {len(whole):,} changed rows is new: the texts are too short for {', '.join(kinds)}"
-        )
+        raise DataError(f"none of {len(whole):,} changed rows is new: the texts are too short for {', '.join(kinds)}")
     made = whole.take(new)
     return Augmented(made if keep_labels else made.without_labels(), source[new], len(whole) - len(new))
 
@@ -111,9 +109,7 @@ def augment_file(
     """
     output = Path(output)
     check_suffix(output)
-    columns, texts, labels = read_texts(
-        train, text=text, label=label, labelled=keep_labels, data_dir=Path(data_dir)
-    )
+    columns, texts, labels = read_texts(train, text=text, label=label, labelled=keep_labels, data_dir=Path(data_dir))
     table = Table.from_columns(texts)
     made = augment(table, times, seed=seed, kinds=kinds, model=model, probability=probability)
     out: dict[str, pa.Array] = dict(zip(columns, made.table.texts, strict=False))
@@ -172,13 +168,7 @@ class _Maker:
             words = Words.among(pieces, self.maskable[pieces.ids])
             texts = self.table.texts[column].to_pylist()
             changed = self.filler.fill(
-                texts,
-                pieces,
-                words,
-                self.vocabulary,
-                draws,
-                share,
-                lambda rows: advance(rows if column == 0 else 0),
+                texts, pieces, words, self.vocabulary, draws, share, lambda rows: advance(rows if column == 0 else 0)
             )
         else:
             words = Words.among(pieces, self.is_word[pieces.ids])

@@ -41,9 +41,7 @@ class MaskedFiller:
         if loaded["missing_keys"] or self.tokenizer.mask_token_id is None:
             raise DataError(f"{path} has no masked-LM head: give one that has, or use method neighbours")
         if not self.tokenizer.is_fast:
-            raise DataError(
-                f"{path}: its tokenizer does not say where tokens stand in the text: give another"
-            )
+            raise DataError(f"{path}: its tokenizer does not say where tokens stand in the text: give another")
         self.device = default_device()
         self.model = model.float().to(self.device).eval()
         self.precision = resolve_precision("auto", self.device)
@@ -58,9 +56,15 @@ class MaskedFiller:
         return changeable(self.tokenizer, self.ids, pieces) >= 0
 
     def fill(
-        self, texts: Sequence[str], pieces: Pieces, words: Words, vocabulary: Vocabulary, draws: Draws, probability: float,
+        self,
+        texts: Sequence[str],
+        pieces: Pieces,
+        words: Words,
+        vocabulary: Vocabulary,
+        draws: Draws,
+        probability: float,
         advance: Callable[[int], object] = lambda rows: None,
-    ) -> Pieces:  # fmt: skip
+    ) -> Pieces:
         """Mask words, each with `probability`, one at least, and put one of the 15 likeliest words in their places.
 
         A word that lies behind the model's maximum length stays.
@@ -69,9 +73,7 @@ class MaskedFiller:
         which, places = draws.words(words)[chosen], words.places[chosen]
         first = np.searchsorted(words.rows[chosen], np.arange(len(texts) + 1))
         begins, ends = (spans[places] for spans in _spans(pieces, vocabulary))
-        encoded = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_length, return_token_type_ids=False
-        )
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, return_token_type_ids=False)
         ids = pieces.ids.copy()
         for batch in scoring_batches([len(tokens) for tokens in encoded["input_ids"]], self.max_tokens):
             inputs, at = self._masked(encoded, batch, first, begins, ends)

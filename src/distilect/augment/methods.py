@@ -9,7 +9,9 @@ from scipy.sparse import csr_matrix
 from distilect.augment.pieces import Draws, Ints, Pieces, Words
 
 Bools = NDArray[np.bool_]
-_CANDIDATES = 128  # rows of which the nearest one becomes the partner; of few rows a tenth, or it would always be the same
+_CANDIDATES = (
+    128  # rows of which the nearest one becomes the partner; of few rows a tenth, or it would always be the same
+)
 _BLOCK = 1024  # rows whose candidates are held at once
 
 

@@ -27,20 +27,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)
-]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE",
-        help="Settings that replace the file's: train.epochs=5 seed=1",
-        show_default=False,
+        metavar="KEY=VALUE", help="Settings that replace the file's: train.epochs=5 seed=1", show_default=False
     ),
 ]
-Text = Annotated[
-    list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")
-]
+Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")]
 Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
 DataDir = Annotated[str, typer.Option(help="Relative data paths start here.")]
 MaxLength = Annotated[int, typer.Option(help="In tokens.")]
@@ -90,9 +84,7 @@ def options(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="For data, teachers, signals and runs.")] = Path("runs/demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Few rows, one epoch: the path, not the quality.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few rows, one epoch: the path, not the quality.")] = False,
 ) -> None:
     """Run the whole job on real text, from this machine alone.
 
@@ -111,14 +103,9 @@ def demo(
 def finetune(
     train: Annotated[str, typer.Argument(help="Table: .csv .tsv .jsonl .parquet", show_default=False)],
     init: Annotated[
-        str,
-        typer.Option(
-            help="Checkpoint folder or hub id to start from; NAME[layers=4] cuts it.", show_default=False
-        ),
+        str, typer.Option(help="Checkpoint folder or hub id to start from; NAME[layers=4] cuts it.", show_default=False)
     ],
-    output: Annotated[
-        str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)
-    ],
+    output: Annotated[str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)],
     dev: Annotated[str | None, typer.Option(help="Table to report on.")] = None,
     epochs: float = 3.0,
     learning_rate: float = 5e-5,
@@ -128,9 +115,7 @@ def finetune(
     label: Label = None,
     max_length: MaxLength = 128,
     data_dir: DataDir = ".",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier run in this folder.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in this folder.")] = False,
 ) -> None:
     """Fine-tune a checkpoint on a labelled table: make a teacher.
 
@@ -140,9 +125,20 @@ def finetune(
     from distilect import pipeline
 
     metrics = pipeline.finetune(
-        train, init=init, output=output, dev=dev, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
-        seed=seed, text=text, label=label, max_length=max_length, data_dir=data_dir, overwrite=overwrite,
-    )  # fmt: skip
+        train,
+        init=init,
+        output=output,
+        dev=dev,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        text=text,
+        label=label,
+        max_length=max_length,
+        data_dir=data_dir,
+        overwrite=overwrite,
+    )
     _print_table([metrics])
     typer.echo(f"model: {Path(output) / 'student'}")
 
@@ -171,9 +167,7 @@ def score(config: ConfigFile, overrides: Overrides = None) -> None:
 def run(
     config: ConfigFile,
     overrides: Overrides = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace earlier runs with these names.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier runs with these names.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the config and print all of it; run nothing.")
     ] = False,
@@ -217,12 +211,10 @@ def estimate(
     config: ConfigFile,
     overrides: Overrides = None,
     rows: Annotated[
-        list[float] | None,
-        typer.Option(help="So many rows like the table's first ones, such as 1e6; may be repeated."),
+        list[float] | None, typer.Option(help="So many rows like the table's first ones, such as 1e6; may be repeated.")
     ] = None,
     gpu: Annotated[
-        str | None,
-        typer.Option(help="t4, v100, l4, a100, h100 or h200: from its data sheet. [default: a pilot here]"),
+        str | None, typer.Option(help="t4, v100, l4, a100, h100 or h200: from its data sheet. [default: a pilot here]")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -252,9 +244,7 @@ def estimate(
 
 @app.command()
 def compare(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file of the comparison.", show_default=False)
-    ],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the comparison.", show_default=False)],
     overrides: Overrides = None,
     only: Annotated[
         list[str] | None,
@@ -262,12 +252,8 @@ def compare(
             help="Run these cells only: a task, scenario, student, method, seed=N, or a pattern such as '*.mrpc.*'; may be repeated."
         ),
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="What runs the cells. [default: the config's, local]")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Cells that are run at once. [default: the config's, 1]")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="What runs the cells. [default: the config's, local]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Cells that are run at once. [default: the config's, 1]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the config, estimate time and disk; run nothing.")
     ] = False,
@@ -275,8 +261,7 @@ def compare(
         bool, typer.Option("--page-only", help="Write tables and page from the lines that are there.")
     ] = False,
     docs: Annotated[
-        Path | None,
-        typer.Option(help="Also write tables, page, lines and predictions into this folder."),
+        Path | None, typer.Option(help="Also write tables, page, lines and predictions into this folder.")
     ] = None,
     lines: Annotated[
         Path | None,
@@ -322,9 +307,7 @@ def compare(
 @app.command()
 def augment(
     train: Annotated[str, typer.Argument(help="Table, or a GLUE folder.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)],
     times: Annotated[int, typer.Option(help="Copies per row.")] = 20,
     seed: int = 0,
     method: Annotated[
@@ -334,12 +317,9 @@ def augment(
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint whose token embeddings give neighbours, or with a masked-LM head."),
+        str | None, typer.Option(help="Checkpoint whose token embeddings give neighbours, or with a masked-LM head.")
     ] = None,
-    probability: Annotated[
-        float | None, typer.Option(help="Share of changed words. [default: by method]")
-    ] = None,
+    probability: Annotated[float | None, typer.Option(help="Share of changed words. [default: by method]")] = None,
     text: Text = None,
     label: Label = None,
     labels: Annotated[bool, typer.Option("--labels", help="Copies keep their row's label.")] = False,
@@ -356,9 +336,18 @@ def augment(
     from distilect.augment import augment_file
 
     done = augment_file(
-        train, output, times, seed=seed, kinds=method or ("neighbours",), model=model, probability=probability,
-        text=text, label=label, keep_labels=labels, data_dir=data_dir,
-    )  # fmt: skip
+        train,
+        output,
+        times,
+        seed=seed,
+        kinds=method or ("neighbours",),
+        model=model,
+        probability=probability,
+        text=text,
+        label=label,
+        keep_labels=labels,
+        data_dir=data_dir,
+    )
     typer.echo(done)
 
 
@@ -370,9 +359,7 @@ def evaluate(
     label: Label = None,
     data_dir: DataDir = ".",
     max_length: MaxLength = 128,
-    precision: Annotated[
-        Precision, typer.Option(help="auto: bf16 where the processor has it.")
-    ] = Precision.auto,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 where the processor has it.")] = Precision.auto,
 ) -> None:
     """Score a checkpoint on a labelled table.
 
@@ -382,13 +369,7 @@ def evaluate(
     from distilect import pipeline
 
     found = pipeline.evaluate(
-        model,
-        data,
-        text=text,
-        label=label,
-        data_dir=data_dir,
-        max_length=max_length,
-        precision=precision.value,
+        model, data, text=text, label=label, data_dir=data_dir, max_length=max_length, precision=precision.value
     )
     for name, value in found["scores"].items():
         typer.echo(f"{name:<12} {value:.4f}")
@@ -399,8 +380,7 @@ def evaluate(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.", show_default=False)],
     output: Annotated[
-        Path | None,
-        typer.Option(help="Page that sets several runs side by side. [default: summary.html beside them]"),
+        Path | None, typer.Option(help="Page that sets several runs side by side. [default: summary.html beside them]")
     ] = None,
 ) -> None:
     """Write the pages of runs again.
@@ -426,20 +406,14 @@ def report(
 
 @app.command()
 def export(
-    folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, check it on dev, time it.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Write ONNX with 8-bit weights too.")] = False,
-    dev: Annotated[
-        str | None, typer.Option(help="Labelled table to check on. [default: the config's]")
-    ] = None,
+    dev: Annotated[str | None, typer.Option(help="Labelled table to check on. [default: the config's]")] = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload to the Hub, with your own login.")
     ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="For all to see, when the upload makes it.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="For all to see, when the upload makes it.")] = False,
     license: Annotated[str | None, typer.Option(help="For the model card: apache-2.0, mit, …")] = None,
     base_model: Annotated[str | None, typer.Option(help="For the model card: hub id.")] = None,
     language: Annotated[str | None, typer.Option(help="For the model card: en, de, …")] = None,
@@ -454,9 +428,16 @@ def export(
     from distilect.export import export_run
 
     done = export_run(
-        folder, onnx=onnx, int8=int8, dev=dev, repository=push, public=public, license=license, base_model=base_model,
+        folder,
+        onnx=onnx,
+        int8=int8,
+        dev=dev,
+        repository=push,
+        public=public,
+        license=license,
+        base_model=base_model,
         language=language,
-    )  # fmt: skip
+    )
     if done.speed:
         from rich.console import Console
 
@@ -482,14 +463,12 @@ def methods() -> None:
     presets = registry.presets()
     width = max(len(name) for name in presets)
     for name, preset in presets.items():
-        typer.echo(
-            f"{name:<{width}}  {preset.summary}" + (f" ({preset.reference})" if preset.reference else "")
-        )
+        typer.echo(f"{name:<{width}}  {preset.summary}" + (f" ({preset.reference})" if preset.reference else ""))
     parts = {
         "rows": registry.ROWS,
         "teachers": registry.TEACHERS,
         "knowledge": KNOWLEDGE,
-        "mix": registry.MIXES,
+        "loss_weights": registry.LOSS_WEIGHTS,
     }
     typer.echo("\nparts, for method.KEY in a config:")
     for key, known in parts.items():

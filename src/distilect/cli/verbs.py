@@ -24,9 +24,7 @@ class Verbs(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
             verbs = self.list_commands(ctx)
-            ctx.fail(
-                f"no verb is called {args[0]!r}; known: {', '.join(verbs)}.{did_you_mean(args[0], verbs)}"
-            )
+            ctx.fail(f"no verb is called {args[0]!r}; known: {', '.join(verbs)}.{did_you_mean(args[0], verbs)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

@@ -180,9 +180,13 @@ def choose_split(splits: Sequence[str], role: str, split: str | None, name: str)
 
 def _from_table(label: str, table: pa.Table, class_names: dict[str, list[str]]) -> ArrowSource:
     return ArrowSource(
-        label, table.schema, lambda columns, limit: table.select(columns).slice(0, limit), class_names,
-        lambda columns: iter(table.select(columns).to_batches(max_chunksize=_TOGETHER)), table.num_rows,
-    )  # fmt: skip
+        label,
+        table.schema,
+        lambda columns, limit: table.select(columns).slice(0, limit),
+        class_names,
+        lambda columns: iter(table.select(columns).to_batches(max_chunksize=_TOGETHER)),
+        table.num_rows,
+    )
 
 
 def _mapped(file: Path) -> pa.Table:
@@ -201,9 +205,7 @@ def _names_in_schema(schema: pa.Schema) -> dict[str, list[str]]:
 
 def _names_in_features(features: Any) -> dict[str, list[str]]:
     labels = {
-        key: kind
-        for key, kind in features.items()
-        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"
+        key: kind for key, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"
     }
     return {key: [str(name) for name in kind["names"]] for key, kind in labels.items() if kind.get("names")}
 

@@ -73,16 +73,14 @@ def epoch_batches(
     Raises:
         ConfigError: a batch has too few rows to give every part one.
     """
-    drawn = (
-        np.arange(len(lengths), dtype=np.int64) if rows is None else np.sort(np.asarray(rows, dtype=np.int64))
-    )
+    drawn = np.arange(len(lengths), dtype=np.int64) if rows is None else np.sort(np.asarray(rows, dtype=np.int64))
     if not len(drawn):
         return []
     parts = micro * world
     if batch_size < parts or len(drawn) < micro:
         raise ConfigError(
             f"batches of {min(batch_size, len(drawn))} rows cannot be split into {parts} parts "
-            f"({micro} accumulation steps x {world} ranks): raise train.batch_size or lower train.accumulation"
+            f"({micro} accumulation steps x {world} ranks): raise train.batch_size or lower train.gradient_accumulation_steps"
         )
     rng = np.random.default_rng([seed % 2**64, epoch, *([window] if window else [])])
     order = rng.permutation(drawn)
@@ -90,9 +88,7 @@ def epoch_batches(
         order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
     steps = steps_per_epoch(len(order), batch_size, micro)
     batches = np.split(order, np.arange(1, steps) * batch_size)
-    return [
-        batches[step][part::parts] for step in rng.permutation(steps) for part in range(rank, parts, world)
-    ]
+    return [batches[step][part::parts] for step in rng.permutation(steps) for part in range(rank, parts, world)]
 
 
 def streamed_batches(
@@ -116,20 +112,15 @@ def streamed_batches(
     if batch_size < parts:
         raise ConfigError(
             f"batches of {batch_size} rows cannot be split into {parts} parts ({micro} accumulation steps x {world} ranks): "
-            "raise train.batch_size or lower train.accumulation"
+            "raise train.batch_size or lower train.gradient_accumulation_steps"
         )
     rng = np.random.default_rng([seed % 2**64, epoch])
     stretches = rng.permutation(-(-len(lengths) // _STRETCH))
     rest, start = np.empty(0, np.int64), 0
     while start < len(stretches):
         stop = start + _TOGETHER
-        stop = (
-            len(stretches) if len(stretches) - stop < _TOGETHER else stop
-        )  # the last window is never a small one
-        rows = [
-            np.arange(n * _STRETCH, min((n + 1) * _STRETCH, len(lengths)))
-            for n in np.sort(stretches[start:stop])
-        ]
+        stop = len(stretches) if len(stretches) - stop < _TOGETHER else stop  # the last window is never a small one
+        rows = [np.arange(n * _STRETCH, min((n + 1) * _STRETCH, len(lengths))) for n in np.sort(stretches[start:stop])]
         order = np.concatenate([rest, rng.permutation(np.concatenate(rows))])
         start = stop
         last = start == len(stretches)
@@ -219,24 +210,19 @@ class EpochBatchSampler(Sampler[list[int]]):
         end = 0
         for window in self.windows():
             end += self._steps(window.rows)
-            if (
-                0 < end <= self.done
-            ):  # over: a resumed run passes by without looking, nothing is planned again
+            if 0 < end <= self.done:  # over: a resumed run passes by without looking, nothing is planned again
                 yield from ([] for _ in range(self._micro * self._steps(window.rows)))
                 continue
             rows = self._rows(window)
             if rows is None and len(self.lengths) > LARGE:
                 yield from (
                     batch.tolist()
-                    for batch in streamed_batches(
-                        self.lengths, self.batch_size, self.seed, self.epoch, **self.options
-                    )
+                    for batch in streamed_batches(self.lengths, self.batch_size, self.seed, self.epoch, **self.options)
                 )
                 continue
             for batch in epoch_batches(
-                self.lengths, self.batch_size, self.seed, self.epoch,
-                rows=rows, window=window.number, **self.options,
-            ):  # fmt: skip
+                self.lengths, self.batch_size, self.seed, self.epoch, rows=rows, window=window.number, **self.options
+            ):
                 yield batch.tolist()
 
     def _rows(self, window: Window) -> Rows | None:

@@ -26,22 +26,24 @@ PAIRS = (
     ("query", "passage"),
     ("query", "document"),
 )
-SINGLES = (
-    "text",
-    "sentence",
-    "content",
-    "review",
-    "comment",
-    "tweet",
-    "utterance",
-    "question",
-    "document",
-    "body",
-)
+SINGLES = ("text", "sentence", "content", "review", "comment", "tweet", "utterance", "question", "document", "body")
 LABELS = (
-    "label", "labels", "score", "class", "target", "quality", "gold_label", "is_duplicate", "similarity",
-    "category", "sentiment", "intent", "stars", "rating", "y",
-)  # fmt: skip
+    "label",
+    "labels",
+    "score",
+    "class",
+    "target",
+    "quality",
+    "gold_label",
+    "is_duplicate",
+    "similarity",
+    "category",
+    "sentiment",
+    "intent",
+    "stars",
+    "rating",
+    "y",
+)
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,7 @@ def text_columns(rows: Rows, names: Sequence[str]) -> list[pa.Array]:
     blank = empties[0] if len(empties) == 1 else pc.and_(empties[0], empties[1])
     row = pc.index(blank, True).as_py()
     if row >= 0:
-        raise DataError(
-            f"{rows.where(row)}: no text in column {' + '.join(names)}. Fill it in or remove the row"
-        )
+        raise DataError(f"{rows.where(row)}: no text in column {' + '.join(names)}. Fill it in or remove the row")
     return columns
 
 
@@ -127,9 +127,7 @@ def _strings(rows: Rows, name: str) -> pa.Array:
     if pa.types.is_null(column.type):
         column = column.cast(pa.large_string())
     if not (
-        pa.types.is_string(column.type)
-        or pa.types.is_large_string(column.type)
-        or column.type == pa.string_view()
+        pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or column.type == pa.string_view()
     ):
         raise DataError(
             f"{rows.label}: column {name!r} holds {column.type}, expected texts. Set data.text to text columns"

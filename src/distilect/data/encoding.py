@@ -46,9 +46,7 @@ class Encoded:
         self.truncated = truncated
         self.max_length = max_length
         self._columns = columns  # flat, all rows one after the other
-        self._offsets = (
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) if offsets is None else offsets
-        )
+        self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) if offsets is None else offsets
         self._padding = padding
         self._left = left
 
@@ -63,9 +61,8 @@ class Encoded:
         flat = np.repeat(self._offsets[index], lengths) + inside
         columns = {name: column[flat] for name, column in self._columns.items()}
         return Encoded(
-            columns, lengths, self._padding,
-            left=self._left, truncated=self.truncated, max_length=self.max_length,
-        )  # fmt: skip
+            columns, lengths, self._padding, left=self._left, truncated=self.truncated, max_length=self.max_length
+        )
 
     def collate(self, rows: Sequence[int] | NDArray[np.integer]) -> dict[str, torch.Tensor]:
         """The model inputs of `rows`, padded to the longest of them on the tokenizer's padding side.
@@ -77,9 +74,7 @@ class Encoded:
         sizes = self.lengths[index]
         width = int(sizes.max(initial=0))
         starts = self._offsets[index]
-        places = np.arange(width) - (
-            width - sizes[:, None] if self._left else 0
-        )  # position in the row [B, T]
+        places = np.arange(width) - (width - sizes[:, None] if self._left else 0)  # position in the row [B, T]
         inside = (places >= 0) & (places < sizes[:, None])
         flat = (starts[:, None] + places)[inside]
         inputs = {"attention_mask": torch.from_numpy(inside.astype(np.int64))}
@@ -128,9 +123,7 @@ def _encode_on_disk(
 ) -> Encoded:
     """The same for a table larger than memory: tokens are files beside it, made once for each tokenizer and length."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    what = (
-        f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
-    )
+    what = f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
     folder = parent / f"tokens-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     if ranks.is_main() and not (folder / "tokens.json").is_file():
         with whole_folder(folder) as work:
@@ -181,20 +174,13 @@ def _watched(table: Table, description: str) -> Iterator[list[list[str]]]:
     return track(blocks, description, total=-(-len(table) // CHUNK))
 
 
-def _tokenise(
-    block: list[list[str]], tokenizer: Any, max_length: int, typed: bool
-) -> tuple[dict[str, Any], int]:
+def _tokenise(block: list[list[str]], tokenizer: Any, max_length: int, typed: bool) -> tuple[dict[str, Any], int]:
     """Token lists of a block, and how many rows were cut.
 
     Rows are tokenised whole first: only so their real length is known. The few that are too long go through the
     tokenizer once more, which knows how to cut pairs and where special tokens go.
     """
-    options = {
-        "padding": False,
-        "return_attention_mask": False,
-        "return_token_type_ids": typed,
-        "verbose": False,
-    }
+    options = {"padding": False, "return_attention_mask": False, "return_token_type_ids": typed, "verbose": False}
     rows = dict(tokenizer(*block, truncation=False, **options))
     long = [i for i, ids in enumerate(rows["input_ids"]) if len(ids) > max_length]
     if long:

@@ -35,21 +35,8 @@ _PAIR = ("sentence1", "sentence2")
 COLA = GlueTask("CoLA", (), ("sentence",), "label", ("matthews",))
 COLA_COLUMNS = ("source", "label", "mark", "sentence")
 TASKS = (  # more specific headers first
-    GlueTask(
-        "STS-B",
-        ("genre", "filename", *_PAIR, "score"),
-        _PAIR,
-        "score",
-        ("pearson", "spearman"),
-        regression=True,
-    ),
-    GlueTask(
-        "MRPC",
-        ("Quality", "#1 String", "#2 String"),
-        ("#1 String", "#2 String"),
-        "Quality",
-        ("accuracy", "f1"),
-    ),
+    GlueTask("STS-B", ("genre", "filename", *_PAIR, "score"), _PAIR, "score", ("pearson", "spearman"), regression=True),
+    GlueTask("MRPC", ("Quality", "#1 String", "#2 String"), ("#1 String", "#2 String"), "Quality", ("accuracy", "f1")),
     GlueTask("MNLI", ("promptID", *_PAIR, "gold_label"), _PAIR, "gold_label", ("accuracy",)),
     GlueTask(
         "QQP",
@@ -58,12 +45,8 @@ TASKS = (  # more specific headers first
         "is_duplicate",
         ("accuracy", "f1"),
     ),
-    GlueTask(
-        "QNLI", ("index", "question", "sentence", "label"), ("question", "sentence"), "label", ("accuracy",)
-    ),
-    GlueTask(
-        "RTE", ("index", *_PAIR, "label"), _PAIR, "label", ("accuracy",)
-    ),  # WNLI too: told apart by its labels
+    GlueTask("QNLI", ("index", "question", "sentence", "label"), ("question", "sentence"), "label", ("accuracy",)),
+    GlueTask("RTE", ("index", *_PAIR, "label"), _PAIR, "label", ("accuracy",)),  # WNLI too: told apart by its labels
     GlueTask("SST-2", ("sentence", "label"), ("sentence",), "label", ("accuracy",)),
 )
 
@@ -75,15 +58,11 @@ def glue_files(folder: Path) -> tuple[Path, Path]:
         DataError: no such folder or file.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"no GLUE folder {folder}. data.glue names a folder with train.tsv and dev.tsv, below data_dir"
-        )
+        raise DataError(f"no GLUE folder {folder}. data.glue names a folder with train.tsv and dev.tsv, below data_dir")
     dev = next((folder / name for name in ("dev.tsv", "dev_matched.tsv") if (folder / name).is_file()), None)
     if dev is None or not (folder / "train.tsv").is_file():
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10])
-        raise DataError(
-            f"{folder} is no GLUE folder: expected train.tsv and dev.tsv, found {found or 'nothing'}"
-        )
+        raise DataError(f"{folder} is no GLUE folder: expected train.tsv and dev.tsv, found {found or 'nothing'}")
     return folder / "train.tsv", dev
 
 

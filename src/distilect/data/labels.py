@@ -95,9 +95,7 @@ class LabelColumn:
         numbered = [str(i) for i in range(len(labels))]
         found = set(self.found())
         by_index = not found & set(labels) and found <= set(numbered)
-        codes = pc.index_in(
-            self.names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string())
-        )
+        codes = pc.index_in(self.names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string()))
         unknown = codes.is_null()
         row = int(pc.index(unknown, True).as_py())
         if row >= 0:
@@ -133,24 +131,19 @@ def _names_and_numbers(values: pa.Array, label: str, column: str) -> tuple[pa.Ar
     if pa.types.is_integer(kind):
         return values.cast(pa.large_string()), _float64(values.cast(pa.float64(), safe=False))
     if not (pa.types.is_boolean(kind) or pa.types.is_null(kind) or _is_string(kind)):
-        raise DataError(
-            f"{label}: column {column!r} holds {kind}, expected names, integers or scores as labels"
-        )
+        raise DataError(f"{label}: column {column!r} holds {kind}, expected names, integers or scores as labels")
     names = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.large_string()), names)
     is_number = pc.match_substring_regex(names, _NUMBER)
     numbers = _float64(pc.if_else(is_number, names, pa.scalar(None, pa.large_string())).cast(pa.float64()))
     if len(numbers) and np.isfinite(numbers).all() and (numbers == np.round(numbers)).all():
-        names = pc.replace_substring_regex(
-            names, r"\.0*$", ""
-        )  # "1.0", as pandas writes integers beside a gap
+        names = pc.replace_substring_regex(names, r"\.0*$", "")  # "1.0", as pandas writes integers beside a gap
     return names, numbers
 
 
 def _float_names(numbers: NDArray[np.float64]) -> pa.Array:
     names = [
-        None if np.isnan(x) else str(int(x)) if np.isfinite(x) and x == int(x) else repr(float(x))
-        for x in numbers
+        None if np.isnan(x) else str(int(x)) if np.isfinite(x) and x == int(x) else repr(float(x)) for x in numbers
     ]
     return pa.array(names, pa.large_string())
 

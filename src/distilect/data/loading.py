@@ -35,7 +35,7 @@ class Data:
 
     Attributes:
         train: rows to learn from, without those held out.
-        reward: labelled rows held out of train, for rewards, early stopping and checkpoint choice.
+        validation: labelled rows held out of train, for rewards, early stopping and checkpoint choice.
         dev: reported on only; None where the config names none.
         extra: unlabelled rows for teachers to speak on.
         report: lines for the user: what was read, from which columns, how it was split.
@@ -43,7 +43,7 @@ class Data:
 
     task: Task
     train: Table
-    reward: Table
+    validation: Table
     dev: Table | None = None
     extra: Table | None = None
     test: Table | None = None
@@ -156,9 +156,7 @@ def read_columns(
     check_columns(columns, source.columns, source.label)
     texts = choose_text_columns(source, columns)
     if len(texts) != num_texts:
-        raise DataError(
-            f"{source.label}: text in {' + '.join(texts)}, but the task has {num_texts} text(s) per row"
-        )
+        raise DataError(f"{source.label}: text in {' + '.join(texts)}, but the task has {num_texts} text(s) per row")
     rows = source.read([*texts, *columns])
     values = [LabelColumn(rows, name).numbers for name in columns]
     return identities(text_columns(rows, texts)), np.stack(values, axis=1)
@@ -177,9 +175,7 @@ def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
     return TaskConfig(kind="classification", labels=labels) if labels else TaskConfig()
 
 
-def infer_task(
-    column: LabelColumn, columns: Columns, given: TaskConfig, glue: GlueTask | None, name: str
-) -> Task:
+def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: GlueTask | None, name: str) -> Task:
     """The task of a labelled table: what is given, else the GLUE task's, else what the labels look like."""
     metrics = tuple(given.metrics or (glue.metrics if glue else ()))
     kind = _kind(column, given, glue, metrics)
@@ -217,9 +213,7 @@ class _Loader:
         self.paths: dict[str, Path] = {}
         if config.glue is not None:
             if config.train is not None or config.dev is not None:
-                raise DataError(
-                    "data.glue sets train and dev: leave data.train and data.dev away, or data.glue"
-                )
+                raise DataError("data.glue sets train and dev: leave data.train and data.dev away, or data.glue")
             folder = data_dir / Path(config.glue).expanduser()
             self.glue, self.paths["train"], self.paths["dev"] = recognise_folder(folder)
         elif config.train is None:
@@ -231,9 +225,7 @@ class _Loader:
         self.columns = self._columns(source)
         limit = self.config.max_train_rows
         cached = self.config.cache is not None
-        rows, column = _read_labelled(
-            source, self.columns, "train", min(limit or _PEEK, _PEEK) if cached else limit
-        )
+        rows, column = _read_labelled(source, self.columns, "train", min(limit or _PEEK, _PEEK) if cached else limit)
         self.task = infer_task(column, self.columns, self.settings, self.glue, self._task_name())
         if self.task.kind == "classification":
             column.require_classes()
@@ -243,11 +235,11 @@ class _Loader:
             return self._load_streamed(source, seed)
         train = _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
         self._told("train", train, rows.label, str(self.columns))
-        train, reward = self._reward(train, seed)
+        train, validation = self._validation(train, seed)
         dev, extra = self._dev(), self._extra()
-        self._told_overlap(train, reward, "held-out")
+        self._told_overlap(train, validation, "held-out")
         self._told_overlap(train, dev, "dev")
-        return Data(self.task, train, reward, dev, extra, None, [self._task_line(), *self.report])
+        return Data(self.task, train, validation, dev, extra, None, [self._task_line(), *self.report])
 
     def _load_streamed(self, source: Source, seed: int) -> Data:
         """Train, and the rows held out of it, as mapped files in `data.cache`; what labels mean is known from the first rows."""
@@ -256,14 +248,12 @@ class _Loader:
             if getattr(config, key) is not None:
                 raise DataError(f"data.{key} cannot be used with data.cache: leave one of them away")
         train, held = streamed_tables(source, self.columns, config, seed, self._block)
-        reward = self._labelled("reward", "held-out")
-        self.report.append(
-            f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}"
-        )
-        if reward is None:
-            reward = held
+        validation = self._labelled("validation", "held-out")
+        self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
+        if validation is None:
+            validation = held
             self.report.append(f"held out of train: {len(held):,} rows, drawn by text")
-        return Data(self.task, train, reward, self._dev(), None, None, [self._task_line(), *self.report])
+        return Data(self.task, train, validation, self._dev(), None, None, [self._task_line(), *self.report])
 
     def _block(self, rows: Rows) -> Table:
         """One block of train as a table."""
@@ -324,11 +314,11 @@ class _Loader:
             self.report.append("dev: none given; scores are those of the held-out rows")
         return dev
 
-    def _reward(self, train: Table, seed: int) -> tuple[Table, Table]:
-        given = self._labelled("reward", "held-out")
+    def _validation(self, train: Table, seed: int) -> tuple[Table, Table]:
+        given = self._labelled("validation", "held-out")
         if given is not None:
             return train, given
-        kept, held = hold_out(train, self.config.reward_size, seed)
+        kept, held = hold_out(train, self.config.validation_size, seed)
         self.report.append(f"held out of train: {len(held):,} rows, {len(kept):,} remain")
         return train.take(kept), train.take(held)
 
@@ -352,9 +342,7 @@ class _Loader:
     def _task_line(self) -> str:
         task = self.task
         what = f"{task.num_outputs} classes ({listed(task.labels, 8)})" if task.labels else "regression"
-        return (
-            f"task {task.name}: {what}, {task.num_texts} text(s) per row, scored by {', '.join(task.metrics)}"
-        )
+        return f"task {task.name}: {what}, {task.num_texts} text(s) per row, scored by {', '.join(task.metrics)}"
 
     def _told(self, role: str, table: Table, label: str, more: str = "") -> None:
         repeats = len(table) - len(np.unique(table.ids, axis=0))
@@ -370,9 +358,7 @@ class _Loader:
             self.report.append(f"{role}: {shared:,} of {len(other):,} rows have a text that train has too")
 
 
-def _read_labelled(
-    source: Source, columns: Columns, role: str, limit: int | None
-) -> tuple[Rows, LabelColumn]:
+def _read_labelled(source: Source, columns: Columns, role: str, limit: int | None) -> tuple[Rows, LabelColumn]:
     assert columns.label is not None
     rows = source.read([*columns.texts, columns.label], limit)
     column = LabelColumn(rows, columns.label)
@@ -380,9 +366,7 @@ def _read_labelled(
     return rows, column
 
 
-def _labelled_table(
-    rows: Rows, column: LabelColumn, columns: Columns, task: Task, role: str, origin: str
-) -> Table:
+def _labelled_table(rows: Rows, column: LabelColumn, columns: Columns, task: Task, role: str, origin: str) -> Table:
     texts: list[pa.Array] = text_columns(rows, columns.texts)
     labels = column.scores() if task.kind == "regression" else column.classes(task.labels, role, origin)
     return Table.from_columns(texts, labels)

@@ -53,14 +53,10 @@ class TableWriter:
             sizes = np.asarray(pc.binary_length(column).to_numpy(zero_copy_only=False), np.int64)
             ends = self._ends[number] + np.cumsum(sizes)
             self._files[f"text-{number}.offsets"].write(ends.tobytes())
-            offsets = np.frombuffer(column.buffers()[1], np.int64)[
-                column.offset : column.offset + len(column) + 1
-            ]
+            offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
             if len(column):
                 text = column.buffers()[2]
-                self._files[f"text-{number}.bin"].write(
-                    memoryview(text)[offsets[0] : offsets[-1]] if text else b""
-                )
+                self._files[f"text-{number}.bin"].write(memoryview(text)[offsets[0] : offsets[-1]] if text else b"")
                 self._ends[number] = int(ends[-1])
         self._files["labels.bin"].write(np.asarray(block.labels, self.kind).tobytes())
         self._files["ids.bin"].write(np.ascontiguousarray(block.ids, np.uint64).tobytes())
@@ -72,12 +68,7 @@ class TableWriter:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        content = {
-            "rows": self.rows,
-            "texts": len(self._ends),
-            "labels": self.kind,
-            "about": dict(about or {}),
-        }
+        content = {"rows": self.rows, "texts": len(self._ends), "labels": self.kind, "about": dict(about or {})}
         temporary = self.folder / (DONE + ".tmp")
         temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, self.folder / DONE)

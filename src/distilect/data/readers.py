@@ -15,19 +15,14 @@ _SPLIT = re.compile(r"(.+)\[([\w.-]+)\]")
 
 
 def open_source(
-    spec: str,
-    data_dir: Path = Path("."),
-    *,
-    role: str = "train",
-    quoting: bool | None = None,
-    name: str | None = None,
+    spec: str, data_dir: Path = Path("."), *, role: str = "train", quoting: bool | None = None, name: str | None = None
 ) -> Source:
     """Open what `spec` names.
 
     Args:
         spec: a file (.csv .tsv .jsonl .parquet), a `datasets` folder or a hub id, the last two also as `NAME[SPLIT]`;
             relative paths start at `data_dir`.
-        role: "train", "dev", "reward" or "extra": chooses the split of a data set that has several.
+        role: "train", "dev", "validation" or "extra": chooses the split of a data set that has several.
         quoting: whether double quotes delimit CSV/TSV fields; None: CSV yes, TSV detected.
         name: hub config name.
 
@@ -64,9 +59,7 @@ def open_file(path: Path, quoting: bool | None = None) -> Source:
         return JsonLines(path)
     if suffix == ".parquet":
         return parquet_file(path)
-    raise DataError(
-        f"{path}: unknown kind of file; expected one of {' '.join(SUFFIXES)}, or a `datasets` folder"
-    )
+    raise DataError(f"{path}: unknown kind of file; expected one of {' '.join(SUFFIXES)}, or a `datasets` folder")
 
 
 def locate(spec: str, data_dir: Path) -> tuple[Path, str, str | None]:
@@ -83,9 +76,7 @@ def _open_folder(path: Path, role: str, split: str | None) -> Source:
         return datasets_folder(path, role, split)
     if (path / "train.tsv").is_file():
         raise DataError(f"{path} looks like a GLUE folder: give it as data.glue, not as data.{role}")
-    raise DataError(
-        f"{path} is a folder, but not one that `datasets` saved (save_to_disk): give a file in it"
-    )
+    raise DataError(f"{path} is a folder, but not one that `datasets` saved (save_to_disk): give a file in it")
 
 
 def _maybe_hub_id(spec: str) -> bool:

@@ -26,18 +26,15 @@ def hold_out(table: Table, size: float, seed: int) -> tuple[Indexes, Indexes]:
     if size <= 0:
         return np.arange(len(table)), np.empty(0, np.int64)
     target = max(1, round(size * len(table))) if size < 1 else int(size)
-    _, first, group, counts = np.unique(
-        table.ids, axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, group, counts = np.unique(table.ids, axis=0, return_index=True, return_inverse=True, return_counts=True)
     if not 0 < target < len(table) or len(first) < 2:
         raise DataError(
             f"cannot hold {target} rows out of {len(table)} ({len(first)} different texts): "
-            "set data.reward_size so that both sides get rows, or give a file as data.reward"
+            "set data.validation_size so that both sides get rows, or give a file as data.validation"
         )
     draws = _draw(table.ids[first], seed)
     strata = [
-        members[np.argsort(draws[members], kind="stable")]
-        for members in _strata(table, group.reshape(-1), len(first))
+        members[np.argsort(draws[members], kind="stable")] for members in _strata(table, group.reshape(-1), len(first))
     ]
     sizes = np.array([counts[members].sum() for members in strata])
     out = np.zeros(len(first), dtype=bool)
@@ -48,14 +45,14 @@ def hold_out(table: Table, size: float, seed: int) -> tuple[Indexes, Indexes]:
         some = np.concatenate([members[:-1] for members in strata])
         if not len(some):
             raise DataError(
-                f"cannot hold rows out of {len(table)}: each class has one text only. Give a file as data.reward"
+                f"cannot hold rows out of {len(table)}: each class has one text only. Give a file as data.validation"
             )
         out[some[np.argmin(counts[some])]] = True
     held = out[group.reshape(-1)]
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def held_out_by_draw(ids: NDArray[np.uint64], share: float, seed: int) -> NDArray[np.bool_]:
+def validation_by_draw(ids: NDArray[np.uint64], share: float, seed: int) -> NDArray[np.bool_]:
     """bool [N]: rows of a table that is too large to be compared with itself; about `share` of its different texts.
 
     Repeats stay on one side here too; classes keep their shares on average.

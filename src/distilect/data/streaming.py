@@ -15,7 +15,7 @@ from distilect.config import DataConfig
 from distilect.data.columns import Columns
 from distilect.data.on_disk import TableWriter, is_whole, open_table, whole_folder
 from distilect.data.source import Rows, Source
-from distilect.data.splits import held_out_by_draw
+from distilect.data.splits import validation_by_draw
 from distilect.data.table import Table
 from distilect.errors import DataError
 from distilect.progress import track
@@ -41,7 +41,7 @@ def streamed_tables(
         )
     folder = Path(config.cache) / _key(source, columns, config, rows, seed)
     if ranks.is_main() and not is_whole(folder / "train"):
-        share = 0.0 if config.reward is not None else _share(config.reward_size, rows)
+        share = 0.0 if config.validation is not None else _share(config.validation_size, rows)
         limit = config.max_train_rows or rows
         with whole_folder(folder) as work:
             writers: list[TableWriter] = []
@@ -53,7 +53,7 @@ def streamed_tables(
                     TableWriter(work / name, table.num_texts, table.labels.dtype.kind == "f")
                     for name in ("held", "train")
                 ]
-                held = held_out_by_draw(table.ids, share, seed)
+                held = validation_by_draw(table.ids, share, seed)
                 writers[0].add(table.take(np.flatnonzero(held)))
                 writers[1].add(table.take(np.flatnonzero(~held)))
                 done += len(table)
@@ -76,9 +76,17 @@ def _key(source: Source, columns: Columns, config: DataConfig, rows: int, seed: 
     file = Path(config.train or "")
     stat = file.stat() if file.is_file() else None
     what: dict[str, Any] = {
-        "format": _FORMAT, "train": str(file.resolve()), "rows": rows, "texts": columns.texts, "label": columns.label,
-        "size": stat.st_size if stat else None, "time": stat.st_mtime_ns if stat else None, "seed": seed,
-        "limit": config.max_train_rows, "reward": config.reward, "reward_size": config.reward_size,
-    }  # fmt: skip
+        "format": _FORMAT,
+        "train": str(file.resolve()),
+        "rows": rows,
+        "texts": columns.texts,
+        "label": columns.label,
+        "size": stat.st_size if stat else None,
+        "time": stat.st_mtime_ns if stat else None,
+        "seed": seed,
+        "limit": config.max_train_rows,
+        "validation": config.validation,
+        "validation_size": config.validation_size,
+    }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     return f"{Path(source.label).stem}-{digest}"

@@ -45,9 +45,7 @@ class Table:
             raise DataError(f"texts, labels and ids differ in length: {sorted(sizes)}")
 
     @classmethod
-    def from_texts(
-        cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None
-    ) -> Table:
+    def from_texts(cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None) -> Table:
         """A table of plain Python values; integer labels are class indexes, others scores.
 
         Example:
@@ -57,9 +55,7 @@ class Table:
         tuples = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
         width = len(tuples[0]) if tuples else 1
         if any(len(row) != width for row in tuples):
-            raise DataError(
-                "every row of a table has the same number of texts, got rows with one and with two"
-            )
+            raise DataError("every row of a table has the same number of texts, got rows with one and with two")
         columns = [to_strings([row[i] for row in tuples]) for i in range(width)]
         return cls.from_columns(columns, labels)
 
@@ -121,9 +117,7 @@ class Table:
             raise DataError("a table with classes and one with scores cannot be joined")
         columns = zip(*(table.texts for table in tables), strict=True)
         texts = tuple(pa.concat_arrays(list(parts)) for parts in columns)
-        return Table(
-            texts, np.concatenate([t.labels for t in tables]), np.concatenate([t.ids for t in tables])
-        )
+        return Table(texts, np.concatenate([t.labels for t in tables]), np.concatenate([t.ids for t in tables]))
 
     def without_labels(self) -> Table:
         """The same rows, none of them labelled."""
@@ -159,8 +153,7 @@ def row_identity(texts: Sequence[str]) -> tuple[int, int]:
 def identities(texts: Sequence[pa.Array]) -> NDArray[np.uint64]:
     """uint64 [N, 2]: `row_identity` of every row of one or two string columns."""
     digests = [
-        b"".join(map(_digest, zip(*block, strict=True)))
-        for block in _blocks([_flat(column) for column in texts])
+        b"".join(map(_digest, zip(*block, strict=True))) for block in _blocks([_flat(column) for column in texts])
     ]
     return np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
@@ -180,9 +173,7 @@ def to_strings(values: Sequence[str | None]) -> pa.Array:
         return pa.array(values, type=pa.large_string())
     except UnicodeEncodeError:
         row = next(i for i, value in enumerate(values) if not _encodable(value))
-        raise DataError(
-            f"row {row + 1}: the text holds a lone surrogate, which UTF-8 cannot store: clean it"
-        ) from None
+        raise DataError(f"row {row + 1}: the text holds a lone surrogate, which UTF-8 cannot store: clean it") from None
 
 
 def _encodable(value: str | None) -> bool:

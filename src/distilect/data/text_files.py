@@ -30,16 +30,9 @@ class DelimitedFile:
         quoting: whether double quotes delimit fields; then a field may hold delimiters, quotes and newlines.
     """
 
-    def __init__(
-        self, path: Path, delimiter: str, quoting: bool, columns: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, path: Path, delimiter: str, quoting: bool, columns: Sequence[str] | None = None) -> None:
         self.label = path.name
-        self._path, self._delimiter, self._quoting, self._headless = (
-            path,
-            delimiter,
-            quoting,
-            columns is not None,
-        )
+        self._path, self._delimiter, self._quoting, self._headless = (path, delimiter, quoting, columns is not None)
         with _reading(path, quoting) as lines:
             first = next(self._records(lines), None)
         if first is None:
@@ -47,9 +40,7 @@ class DelimitedFile:
         self.columns = list(columns) if columns is not None else [name.strip() for name in first[1]]
         repeated = {name for name in self.columns if name and self.columns.count(name) > 1}
         if repeated:
-            raise DataError(
-                f"{path.name}: column {min(repeated)!r} stands in the header twice: rename one of them"
-            )
+            raise DataError(f"{path.name}: column {min(repeated)!r} stands in the header twice: rename one of them")
 
     def read(self, columns: Sequence[str], limit: int | None = None) -> Rows:
         check_columns(columns, self.columns, self.label)
@@ -138,11 +129,7 @@ class JsonLines:
             try:
                 values = json.loads(line)
             except (ValueError, RecursionError) as error:
-                shown = (
-                    f"{error.msg}, column {error.colno}"
-                    if isinstance(error, json.JSONDecodeError)
-                    else str(error)
-                )
+                shown = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
                 raise DataError(
                     f"{self.label}, line {number}: not JSON ({shown}): expected one object per line"
                 ) from None
@@ -249,9 +236,7 @@ def _undecodable(path: Path) -> str:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 bad = f"byte 0x{line[error.start]:02x} at position {error.start + 1}"
-                return (
-                    f"{path.name}, line {number}: {bad} is not UTF-8. Save the file as UTF-8 (iconv -t UTF-8)"
-                )
+                return f"{path.name}, line {number}: {bad} is not UTF-8. Save the file as UTF-8 (iconv -t UTF-8)"
     return f"{path.name} is not UTF-8. Save the file as UTF-8 (iconv -t UTF-8)"
 
 
@@ -259,9 +244,7 @@ def _encodable(value: Any, where: str) -> None:
     try:
         to_strings([value])
     except DataError:
-        raise DataError(
-            f"{where}: the text holds a lone surrogate (\\ud800 to \\udfff), which is no text"
-        ) from None
+        raise DataError(f"{where}: the text holds a lone surrogate (\\ud800 to \\udfff), which is no text") from None
 
 
 def _json_type(value: Any) -> str:

@@ -27,9 +27,7 @@ def with_builtin_data(config: CompareConfig, *, build: bool = True) -> CompareCo
         console.print(build_docstrings(folder).lines_to_print[0], markup=False)
     files = {"train": str((folder / TRAIN).resolve()), "dev": str((folder / DEV).resolve())}
     tasks = [
-        task.model_copy(update={"data": task.data.model_copy(update=files)})
-        if task.data.train == BUILTIN
-        else task
+        task.model_copy(update={"data": task.data.model_copy(update=files)}) if task.data.train == BUILTIN else task
         for task in config.tasks
     ]
     return config.model_copy(update={"tasks": tasks})

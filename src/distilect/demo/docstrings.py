@@ -34,9 +34,7 @@ CHAPTERS: dict[str, str] = {
         "_collections_abc _pydatetime _strptime _weakrefset array bisect calendar collections "
         "copy datetime enum graphlib heapq pprint reprlib types weakref zoneinfo"
     ),
-    "numbers and functions": (
-        "_pydecimal _pylong decimal fractions functools numbers operator random statistics"
-    ),
+    "numbers and functions": ("_pydecimal _pylong decimal fractions functools numbers operator random statistics"),
     "files": (
         "_pyio filecmp fileinput fnmatch genericpath glob io linecache nturl2path ntpath os "
         "pathlib posixpath shutil stat tempfile"
@@ -58,8 +56,7 @@ CHAPTERS: dict[str, str] = {
     ),
     "graphical interfaces": "idlelib tkinter turtle turtledemo",
     "development tools": (
-        "bdb cProfile doctest ensurepip pdb profile pstats pydoc timeit trace tracemalloc typing "
-        "unittest venv zipapp"
+        "bdb cProfile doctest ensurepip pdb profile pstats pydoc timeit trace tracemalloc typing unittest venv zipapp"
     ),
     "runtime and language": (
         "__future__ _py_abc _sitebuiltins abc ast code codeop compileall contextlib dataclasses "
@@ -99,9 +96,7 @@ def build_docstrings(folder: str | Path, seed: int = 0, dev_size: float = 0.15) 
     if not 0.0 < dev_size < 1.0:
         raise DataError(f"dev_size must lie between 0 and 1, got {dev_size}")
     rows = _without_tiny_classes(collect())
-    rows.sort(
-        key=lambda row: (_draw(row[0], seed, "order"), row[0])
-    )  # mixed: the first rows are a fair sample
+    rows.sort(key=lambda row: (_draw(row[0], seed, "order"), row[0]))  # mixed: the first rows are a fair sample
     dev_rows = [row for row in rows if _draw(row[0], seed, "split") < dev_size]
     train_rows = [row for row in rows if _draw(row[0], seed, "split") >= dev_size]
     target = Path(folder)
@@ -178,9 +173,7 @@ def _without_tiny_classes(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _draw(text: str, seed: int, purpose: str) -> float:
     """A number in [0, 1) that depends on text, seed and purpose only."""
-    digest = hashlib.blake2b(
-        f"{seed}\0{purpose}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8
-    ).digest()
+    digest = hashlib.blake2b(f"{seed}\0{purpose}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 

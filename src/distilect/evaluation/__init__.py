@@ -1,11 +1,6 @@
 """Scores, cost, calibration and significance."""
 
-from distilect.evaluation.calibration import (
-    brier_score,
-    expected_calibration_error,
-    negative_log_likelihood,
-    softmax,
-)
+from distilect.evaluation.calibration import brier_score, expected_calibration_error, negative_log_likelihood, softmax
 from distilect.evaluation.cost import (
     Parameters,
     Speed,

@@ -52,7 +52,5 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> floa
 def _labelled(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
     probs, gold = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     if probs.ndim != 2 or gold.shape != probs.shape[:1]:
-        raise ValueError(
-            f"expected probabilities [N, C] and labels [N], got shapes {probs.shape} and {gold.shape}"
-        )
+        raise ValueError(f"expected probabilities [N, C] and labels [N], got shapes {probs.shape} and {gold.shape}")
     return probs[gold >= 0], gold[gold >= 0]

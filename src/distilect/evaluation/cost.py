@@ -120,13 +120,7 @@ def measure_speed(
 
 def ratio_to(value: float | None, reference: float | None) -> float | None:
     """`value / reference`, or None where one of them is unknown or the reference is 0."""
-    if (
-        value is None
-        or reference is None
-        or not math.isfinite(value)
-        or not math.isfinite(reference)
-        or reference == 0
-    ):
+    if value is None or reference is None or not math.isfinite(value) or not math.isfinite(reference) or reference == 0:
         return None
     return value / reference
 
@@ -156,12 +150,7 @@ def _times(
 
 
 def _tokenised(
-    model: nn.Module,
-    tokenizer: Any,
-    max_length: int,
-    texts: Sequence[tuple[str, ...]],
-    batch_size: int,
-    rounds: int,
+    model: nn.Module, tokenizer: Any, max_length: int, texts: Sequence[tuple[str, ...]], batch_size: int, rounds: int
 ) -> list[dict[str, Tensor]]:
     """As many batches as there are rounds or different rows, each of `batch_size` rows, on its device."""
     device = next(model.parameters()).device

@@ -18,9 +18,7 @@ Floats = NDArray[np.float64]
 
 def row_draws(rows: int, resamples: int, seed: int) -> NDArray[np.float32]:
     """float32 [B, N]: how often each of N rows is in each of B bootstrap samples of N rows."""
-    return (
-        np.random.default_rng(seed).multinomial(rows, np.full(rows, 1.0 / rows), resamples).astype(np.float32)
-    )
+    return np.random.default_rng(seed).multinomial(rows, np.full(rows, 1.0 / rows), resamples).astype(np.float32)
 
 
 def resampled_scores(
@@ -37,9 +35,7 @@ def resampled_scores(
         return _REGRESSION[task.primary](outputs[:, 0].astype(np.float64), labels.astype(np.float64), draws)
     classes = len(task.labels)
     broken = np.isnan(outputs).any(axis=1)
-    predicted = np.where(
-        broken, classes, np.nan_to_num(outputs).argmax(axis=1)
-    )  # a class of its own: always wrong
+    predicted = np.where(broken, classes, np.nan_to_num(outputs).argmax(axis=1))  # a class of its own: always wrong
     cell = labels.astype(np.int64) * (classes + 1) + predicted
     found = np.unique(cell)
     sums = draws @ (cell[:, None] == found).astype(np.float32)  # [B, cells that occur]
@@ -89,10 +85,7 @@ def _matthews(confusion: Floats) -> Floats:
 def _pearson(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> Floats:
     if not np.isfinite(predicted).all():
         return np.zeros(len(draws))
-    x, y = (
-        predicted - predicted.mean(),
-        scores - scores.mean(),
-    )  # sums of squares of large numbers would cancel
+    x, y = (predicted - predicted.mean(), scores - scores.mean())  # sums of squares of large numbers would cancel
     sums = draws.astype(np.float64) @ np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
     n, sx, sy, sxx, syy, sxy = sums.T
     spread = np.maximum(n * sxx - sx**2, 0) * np.maximum(n * syy - sy**2, 0)
@@ -107,9 +100,7 @@ def _spearman(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> 
     found = np.empty(len(draws))
     order_x, order_y = _Ties(predicted), _Ties(scores)
     for index, counts in enumerate(draws.astype(np.float64)):
-        found[index] = _pearson(
-            order_x.ranks(counts), order_y.ranks(counts), counts[None].astype(np.float32)
-        )[0]
+        found[index] = _pearson(order_x.ranks(counts), order_y.ranks(counts), counts[None].astype(np.float32))[0]
     return found
 
 

@@ -71,13 +71,7 @@ def run_batches(
 
 
 def evaluate(
-    model: nn.Module,
-    encoded: Encoded,
-    table: Table,
-    task: Task,
-    *,
-    max_tokens: int = 16384,
-    precision: str = "auto",
+    model: nn.Module, encoded: Encoded, table: Table, task: Task, *, max_tokens: int = 16384, precision: str = "auto"
 ) -> dict[str, float]:
     """The task's metrics of `model` on the labelled rows of `table`; `encoded` is its tokens."""
     return task.score(predict(model, encoded, max_tokens=max_tokens, precision=precision), table.labels)

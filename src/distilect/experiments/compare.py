@@ -82,8 +82,7 @@ def compare(
     found = Comparison(folder)
     open_cells = missing(grid, cells)
     console.print(
-        f"{config.name}: {len(cells)} cells, {len(cells) - len(open_cells)} of them done → {folder}",
-        markup=False,
+        f"{config.name}: {len(cells)} cells, {len(cells) - len(open_cells)} of them done → {folder}", markup=False
     )
     if open_cells:
         engine = engine_of(config)
@@ -96,9 +95,7 @@ def compare(
     left = missing(grid, cells)
     found.done, found.left = len(cells) - len(left), len(left)
     if not left and not only and not config.keep_students:
-        shutil.rmtree(
-            folder / CELLS, ignore_errors=True
-        )  # of cells that were stopped and are no longer asked for
+        shutil.rmtree(folder / CELLS, ignore_errors=True)  # of cells that were stopped and are no longer asked for
     found.pages = publish(config, docs=docs)
     return found
 
@@ -122,9 +119,7 @@ def _prepare(engine: Engine, grid: Grid, cells: Sequence[Cell], found: Compariso
         if outcome.status == "failed":
             bad[outcome.key] = outcome.error
     broken = {
-        ".".join(ground): error
-        for ground in grounds_of(cells)
-        if (error := _broken(grid, ground, teachers, bad))
+        ".".join(ground): error for ground in grounds_of(cells) if (error := _broken(grid, ground, teachers, bad))
     }
     jobs = [job for job in signal_jobs(cells) if job.key not in broken]
     for outcome in _watched(engine.run(jobs), jobs, "signals", grid.config.workers):
@@ -166,9 +161,7 @@ def _run_cells(engine: Engine, grid: Grid, cells: Sequence[Cell], found: Compari
                 took = f" ({duration(outcome.seconds)})"
                 console.print(f"{clock} {title}: {outcome.summary}{took}{clock.rest()}", markup=False)
         if busy:
-            console.print(
-                f"{len(busy)} cells are being run by another command; waiting for them", markup=False
-            )
+            console.print(f"{len(busy)} cells are being run by another command; waiting for them", markup=False)
             time.sleep(POLL_SECONDS)
         jobs = busy
 

@@ -46,22 +46,18 @@ class LearnsConfig(Part):
 class PoolTeacherConfig(TeacherConfig):
     """A teacher of the comparison's pool; fine-tuned once for all methods and seeds."""
 
-    learns: LearnsConfig | None = Field(
-        None, description="with `finetune`: on changed labels or a part of train"
-    )
+    learns: LearnsConfig | None = Field(None, description="with `finetune`: on changed labels or a part of train")
 
 
 class PartsConfig(Part):
     """How train is divided between specialists."""
 
     by: Literal["class", "cluster", "length", "column"] = Field(
-        "cluster",
-        description="class: labels dealt out in turn; cluster: k-means of a frozen encoder's vectors",
+        "cluster", description="class: labels dealt out in turn; cluster: k-means of a frozen encoder's vectors"
     )
     count: int = Field(3, ge=2, description="parts")
     encoder: str | None = Field(
-        None,
-        description="checkpoint for clusters; default: the pre-trained model that the student was cut from",
+        None, description="checkpoint for clusters; default: the pre-trained model that the student was cut from"
     )
     column: str | None = Field(None, description="of the training table, with by: column (such as a genre)")
 
@@ -75,10 +71,7 @@ class ScenarioConfig(Part):
     )
     noise_kind: Noise = Field("flip", description="as in `learns`")
     labelled: float = Field(
-        1.0,
-        gt=0.0,
-        le=1.0,
-        description="share of the rows whose label the student sees; the others stay as text",
+        1.0, gt=0.0, le=1.0, description="share of the rows whose label the student sees; the others stay as text"
     )
     parts: PartsConfig | None = Field(None, description="how `learns.part` of the teachers is meant")
     teachers: list[PoolTeacherConfig] | None = Field(
@@ -92,9 +85,7 @@ class ComparisonTaskConfig(Part):
     name: str = Field(description="in results and tables", pattern=r"^[\w+-]+$")
     data: DataConfig
     task: TaskConfig = TaskConfig()
-    teachers: list[PoolTeacherConfig] | None = Field(
-        None, description="its pool, in place of the comparison's"
-    )
+    teachers: list[PoolTeacherConfig] | None = Field(None, description="its pool, in place of the comparison's")
     parts: PartsConfig | None = Field(None, description="how it is divided, in place of the scenario's way")
     train: Options | None = Field(None, description="settings that replace the comparison's for this task")
 
@@ -103,12 +94,9 @@ class ComparedMethodConfig(MethodConfig):
     """One method of a comparison: a preset, or a mix of parts."""
 
     label: str | None = Field(
-        None,
-        description="its name in results and tables; a mix of several methods' parts gets `mix-` before it",
+        None, description="its name in results and tables; a mix of several methods' parts gets `mix-` before it"
     )
-    seeds: list[int] | None = Field(
-        None, description="in place of the comparison's: more for contenders, say"
-    )
+    seeds: list[int] | None = Field(None, description="in place of the comparison's: more for contenders, say")
     students: list[str] | None = Field(None, description="only these, as they are named in `students`")
     tasks: list[str] | None = Field(None, description="only these tasks")
     scenarios: list[str] | None = Field(None, description="only these scenarios")
@@ -127,8 +115,7 @@ class RayConfig(Part):
     """The Ray cluster of `engine: ray`; its nodes share a disk."""
 
     address: str | None = Field(
-        None,
-        description="HOST:PORT of its head; default: RAY_ADDRESS, else the cluster that runs on this machine",
+        None, description="HOST:PORT of its head; default: RAY_ADDRESS, else the cluster that runs on this machine"
     )
     gpus: float = Field(0.0, ge=0.0, description="of each worker; half a one lets two workers share it")
 
@@ -137,9 +124,7 @@ class CompareConfig(Part):
     """A whole comparison; `distilect compare FILE key=value …` reads this."""
 
     name: str = Field("comparison", description="of the comparison and its folder", pattern=r"^[\w+-]+$")
-    output: str = Field(
-        "runs/compare", description="folder that holds teachers, signals and the comparison's folder"
-    )
+    output: str = Field("runs/compare", description="folder that holds teachers, signals and the comparison's folder")
     data_dir: str = Field(".", description="relative data paths start here")
     tasks: list[ComparisonTaskConfig] = Field(min_length=1)
     scenarios: list[ScenarioConfig] = Field(
@@ -175,9 +160,7 @@ class CompareConfig(Part):
     threads: int | None = Field(
         None, ge=1, description="of each worker; default: 1 with several workers, else torch's choice"
     )
-    keep_students: bool = Field(
-        False, description="keep each student's checkpoint, about 70 MB each for MiniLM"
-    )
+    keep_students: bool = Field(False, description="keep each student's checkpoint, about 70 MB each for MiniLM")
 
     @field_validator("name")
     @classmethod

@@ -126,11 +126,7 @@ class _Process:
             environment = {**os.environ, **_QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
             with self.log.open("ab") as log:
                 self.running = subprocess.Popen(
-                    worker_command(settings),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=environment,
+                    worker_command(settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
                 )
         return self.running
 

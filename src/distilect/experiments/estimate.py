@@ -31,9 +31,7 @@ from distilect.pipeline.teachers import named_teachers, teacher_folder
 from distilect.report.words import duration, megabytes
 from distilect.selection import asks_teachers, get_preset
 
-OVERHEAD_SECONDS = (
-    10.0  # of a cell beside its training: building, scoring on dev, files; until lines say better
-)
+OVERHEAD_SECONDS = 10.0  # of a cell beside its training: building, scoring on dev, files; until lines say better
 STEPS = 2  # timed ones, after one that is thrown away
 TRAINING_COPIES = (
     1 + 2 * 3
@@ -101,12 +99,7 @@ def estimate(config: CompareConfig, only: Sequence[str] = ()) -> Estimate:
 
 
 def _ground(
-    grid: Grid,
-    ground: tuple[str, str],
-    cells: Sequence[Cell],
-    rates: _Rates,
-    found: Estimate,
-    made: set[Path],
+    grid: Grid, ground: tuple[str, str], cells: Sequence[Cell], rates: _Rates, found: Estimate, made: set[Path]
 ) -> None:
     """Add one ground's share."""
     config, scenario, task, clean = read_ground(grid, *ground)
@@ -126,10 +119,7 @@ def _ground(
         learns = getattr(spec, "learns", None)
         if learns is not None and learns.part is not None:  # which rows that are may take an encoder to say
             pattern = Path(config.output) / "teachers"
-            exists, share = (
-                any(pattern.glob(f"{name}-*/distilect-teacher.json")),
-                1 / (parts.count if parts else 1),
-            )
+            exists, share = (any(pattern.glob(f"{name}-*/distilect-teacher.json")), 1 / (parts.count if parts else 1))
             folder = pattern / f"{ground} {name}"
         else:
             data = for_teacher(clean, learns, None, grid.config.split_seed)
@@ -163,9 +153,7 @@ def _cell_seconds(cell: Cell, tokens: int, length: int, config: RunConfig, rates
 
 def _signal_bytes(cells: Sequence[Cell], shape: Shape, rows: int, outputs: int) -> float:
     """Logits of every row, and one vector per layer where a method copies hidden states."""
-    kinds = {
-        kind for cell in cells for kind in (cell.method.knowledge or get_preset(cell.method.name).knowledge)
-    }
+    kinds = {kind for cell in cells for kind in (cell.method.knowledge or get_preset(cell.method.name).knowledge)}
     vectors = shape.layers if kinds - {"labels", "response"} else 0
     return rows * (16 + 4 * outputs + 2 * shape.hidden * vectors)
 
@@ -209,14 +197,10 @@ class _Rates:
         return self.calibrated(shape, length)
 
     def calibrated(self, shape: Shape, length: int) -> float:
-        length = min(
-            512, 2 ** math.ceil(math.log2(length))
-        )  # a token costs nearly the same in rows of similar length
+        length = min(512, 2 ** math.ceil(math.log2(length)))  # a token costs nearly the same in rows of similar length
         workers = self.config.workers
         threads = self.config.threads or (1 if workers > 1 else torch.get_num_threads())
-        seconds = timed_steps(
-            shape, length, self.config.train.batch_size, self.config.train.precision, threads
-        )
+        seconds = timed_steps(shape, length, self.config.train.batch_size, self.config.train.precision, threads)
         self.basis.append(
             f"{STEPS} timed steps of {self.config.train.batch_size} rows × {length} tokens, {shape.layers} layers, {threads} thread(s): "
             f"{1 / seconds:,.0f} tokens/s; selectors' own passes are not in it"

@@ -24,9 +24,9 @@ from distilect.experiments.config import (
 )
 from distilect.experiments.oracle import ORACLE
 from distilect.selection import asks_teachers, get_preset
-from distilect.selection.registry import MIXES, ROWS, TEACHERS
+from distilect.selection.registry import LOSS_WEIGHTS, ROWS, TEACHERS
 
-_PATHS = ("train", "dev", "glue", "extra", "reward")
+_PATHS = ("train", "dev", "glue", "extra", "validation")
 _STATIC = "distilect.selection.static"
 
 
@@ -57,9 +57,7 @@ class Cell:
     @property
     def title(self) -> str:
         """For the terminal."""
-        return (
-            f"{self.scenario.name} · {self.task.name} · {self.student.init} · {self.label} · seed {self.seed}"
-        )
+        return f"{self.scenario.name} · {self.task.name} · {self.student.init} · {self.label} · seed {self.seed}"
 
 
 class Grid:
@@ -138,20 +136,22 @@ class Grid:
             return None
         return task.parts or scenario.parts
 
-    def run_config(
-        self, scenario: ScenarioConfig, task: ComparisonTaskConfig, cell: Cell | None = None
-    ) -> RunConfig:
+    def run_config(self, scenario: ScenarioConfig, task: ComparisonTaskConfig, cell: Cell | None = None) -> RunConfig:
         """The config of a ground's runs, or of one of its cells."""
         config = self.config
         return RunConfig(
             name=cell.key if cell else f"{scenario.name}.{task.name}",
-            data_dir=config.data_dir, task=task.task, data=task.data,
+            data_dir=config.data_dir,
+            task=task.task,
+            data=task.data,
             teachers=list(self.pool(scenario, task)),
             student=cell.student if cell else config.students[0],
             method=cell.method.spec() if cell else MethodConfig(name="finetune"),
             train=cell.train if cell else merged(config.train, task.train, f"task {task.name}"),
-            signals=config.signals, seed=cell.seed if cell else config.split_seed, output=config.output,
-        )  # fmt: skip
+            signals=config.signals,
+            seed=cell.seed if cell else config.split_seed,
+            output=config.output,
+        )
 
     def _check(self) -> None:
         """Everything that can be known to be wrong before any work."""
@@ -177,19 +177,32 @@ class Grid:
                     raise ConfigError(f"method {label!r}: tune.{key} lists no value to try")
 
     def _cell(
-        self, scenario: ScenarioConfig, task: ComparisonTaskConfig, student: StudentConfig, label: str,
-        method: ComparedMethodConfig, seed: int,
-    ) -> Cell:  # fmt: skip
+        self,
+        scenario: ScenarioConfig,
+        task: ComparisonTaskConfig,
+        student: StudentConfig,
+        label: str,
+        method: ComparedMethodConfig,
+        seed: int,
+    ) -> Cell:
         train = merged(self.config.train, task.train, f"task {task.name}")
         train = merged(train, method.train, f"method {label}")
         key = ".".join([scenario.name, task.name, _slug(student.init), _slug(label), f"seed={seed}"])
         parts = self.parts(scenario, task)
         depends = {
-            "scenario": _plain(scenario), "parts": _plain(parts) if parts else None, "teachers": [_plain(t) for t in self.pool(scenario, task)],
-            "data": _names_only(_plain(task.data)), "task": _plain(task.task), "student": _plain(student),
-            "method": _plain(method.spec()), "tune": method.tune, "train": _results_of(train), "seed": seed,
-            "split": self.config.split_seed, "equal_tokens": self.config.equal_tokens,
-        }  # fmt: skip
+            "scenario": _plain(scenario),
+            "parts": _plain(parts) if parts else None,
+            "teachers": [_plain(t) for t in self.pool(scenario, task)],
+            "data": _names_only(_plain(task.data)),
+            "task": _plain(task.task),
+            "student": _plain(student),
+            "method": _plain(method.spec()),
+            "tune": method.tune,
+            "train": _results_of(train),
+            "seed": seed,
+            "split": self.config.split_seed,
+            "equal_tokens": self.config.equal_tokens,
+        }
         if method.tune:
             depends["tuned_with"] = self.seeds(method)[0]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
@@ -236,18 +249,16 @@ def family(method: ComparedMethodConfig) -> str:
     chosen = (
         (ROWS, method.rows or preset.rows),
         (TEACHERS, method.teachers if method.teachers is not None else preset.teachers),
-        (MIXES, method.mix or preset.mix),
+        (LOSS_WEIGHTS, method.loss_weights or preset.loss_weights),
     )
-    modules = [
-        getattr(known.get(_name(spec)), "__module__", "") for known, spec in chosen if spec is not None
-    ]
+    modules = [getattr(known.get(_name(spec)), "__module__", "") for known, spec in chosen if spec is not None]
     return "static" if all(module == _STATIC for module in modules) else "adaptive"
 
 
 def _swapped(method: ComparedMethodConfig) -> list[str]:
     """Names of the parts that replace those of the preset."""
     preset = get_preset(method.name)
-    pairs = ((method.rows, preset.rows), (method.teachers, preset.teachers), (method.mix, preset.mix))
+    pairs = ((method.rows, preset.rows), (method.teachers, preset.teachers), (method.loss_weights, preset.loss_weights))
     found = [_name(own) for own, theirs in pairs if own is not None and _name(own) != _name(theirs)]
     if method.knowledge is not None and set(method.knowledge) != set(preset.knowledge):
         found += sorted(set(method.knowledge) - set(preset.knowledge)) or ["less"]
@@ -296,11 +307,7 @@ def _known(what: str, name: str, known: Sequence[str]) -> None:
 def _slug(text: str) -> str:
     """A name of a file; a hash keeps names apart that would come out the same."""
     slug = re.sub(r"[^\w+-]+", "_", text).strip("_")
-    return (
-        slug
-        if slug == text or re.fullmatch(r"[\w-]+\[[\w=,]+\]", text)
-        else f"{slug[-40:]}-{_short_hash(text)}"
-    )
+    return slug if slug == text or re.fullmatch(r"[\w-]+\[[\w=,]+\]", text) else f"{slug[-40:]}-{_short_hash(text)}"
 
 
 def _short_hash(text: str) -> str:

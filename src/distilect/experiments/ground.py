@@ -9,14 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from distilect.config import (
-    MethodConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    dump_config,
-    set_value,
-)
+from distilect.config import MethodConfig, RunConfig, StudentConfig, TeacherConfig, dump_config, set_value
 from distilect.data import Data, encode, load_data
 from distilect.errors import ConfigError, MethodError
 from distilect.experiments.config import (
@@ -120,13 +113,7 @@ class Ground:
             data = enlarged(data, config)
         alone = self.grid.config.workers == 1 and self.grid.config.engine == "local"
         return Workbench(
-            config.model_copy(update={"seed": seed}),
-            data,
-            self.teachers,
-            0.0,
-            self.store,
-            self.speeds,
-            timed=alone,
+            config.model_copy(update={"seed": seed}), data, self.teachers, 0.0, self.store, self.speeds, timed=alone
         )
 
     def run(self, cell: Cell) -> Line:
@@ -154,9 +141,7 @@ class Ground:
                 write_predictions(labels, {f"labels {self.name} {dev.fingerprint()}": dev.labels})
             logits = read_run_predictions(source / RUN_PREDICTIONS)[2]
             key = f"{cell.key} {cell.settings}"
-            write_predictions(
-                folder / "predictions" / f"{cell.key}.parquet", {key: essence(self.clean.task, logits)}
-            )
+            write_predictions(folder / "predictions" / f"{cell.key}.parquet", {key: essence(self.clean.task, logits)})
         Results(folder / RESULTS).add(line)
         if not self.grid.config.keep_students:
             shutil.rmtree(source, ignore_errors=True)
@@ -181,16 +166,24 @@ class Ground:
         cost["tuning_seconds"] = tuned["seconds"] if tuned else 0.0
         cost["tuning_tokens"] = tuned["tokens"] if tuned else 0
         return {
-            **metrics, "cost": cost, "cell": cell.key, "settings": cell.settings, "scenario": cell.scenario.name,
-            "task_name": cell.task.name, "method": cell.label, "preset": metrics["method"],
-            "family": family(cell.method), "student_name": cell.student.init,
+            **metrics,
+            "cost": cost,
+            "cell": cell.key,
+            "settings": cell.settings,
+            "scenario": cell.scenario.name,
+            "task_name": cell.task.name,
+            "method": cell.label,
+            "preset": metrics["method"],
+            "family": family(cell.method),
+            "student_name": cell.student.init,
             "overrides": cell.method.spec().model_dump(mode="json", exclude_none=True, exclude={"name"}),
             "train": cell.train.model_dump(mode="json", exclude_defaults=True),
-            "tuned": tuned["chosen"] if tuned else None, "equal_tokens": self.grid.config.equal_tokens,
+            "tuned": tuned["chosen"] if tuned else None,
+            "equal_tokens": self.grid.config.equal_tokens,
             "labelled_rows": int(data.train.has_label.sum()),
             "dev_fingerprint": dev.fingerprint() if dev is not None else None,
             "cell_seconds": round(seconds, 3),
-        }  # fmt: skip
+        }
 
     # ---- tuning ----------------------------------------------------------------------------------------------------
 
@@ -200,9 +193,10 @@ class Ground:
             return None
         first = self.grid.seeds(cell.method)[0]
         owner = next(
-            c for c in self.grid.cells if c.seed == first and c.ground == cell.ground and c.label == cell.label
-            and c.student == cell.student
-        )  # fmt: skip
+            c
+            for c in self.grid.cells
+            if c.seed == first and c.ground == cell.ground and c.label == cell.label and c.student == cell.student
+        )
         name = f"{owner.key.rpartition('.')[0]}-{owner.settings}"
         path = self.grid.config.folder / TUNED / f"{name}.json"
         with lock(self.grid.config.folder / LOCKS / f"{name}.lock", wait=True):
@@ -212,33 +206,35 @@ class Ground:
                 write_json(path, found or self._search(cell.method, config, first, path.with_suffix("")))
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
-    def _search(
-        self, method: ComparedMethodConfig, config: RunConfig, seed: int, folder: Path
-    ) -> dict[str, Any]:
+    def _search(self, method: ComparedMethodConfig, config: RunConfig, seed: int, folder: Path) -> dict[str, Any]:
         tried = []
         for number, choice in enumerate(choices(method)):
             point = folder / str(number)
             single = _with_choice(config, choice).model_copy(update={"seed": seed, "name": f"try-{number}"})
             bench = self.bench(single, seed)
-            if not len(bench.data.reward):
-                raise ConfigError("tune: no rows are held out of train to choose by: set data.reward_size")
+            if not len(bench.data.validation):
+                raise ConfigError("tune: no rows are held out of train to choose by: set data.validation_size")
             single = self._with_budget(single, bench, len(choices(method)) + 1)
             metrics = self._distil(replace(bench, config=single), single, point)
             for heavy in ("student", "checkpoints", "tensorboard"):
                 shutil.rmtree(point / heavy, ignore_errors=True)
             tried.append(
                 {
-                    "choice": choice, "held_out": metrics["student"]["held_out"],
-                    "seconds": metrics["cost"]["train_seconds"], "tokens": metrics["cost"]["student_tokens"],
+                    "choice": choice,
+                    "validation": metrics["student"]["validation"],
+                    "seconds": metrics["cost"]["train_seconds"],
+                    "tokens": metrics["cost"]["student_tokens"],
                 }
-            )  # fmt: skip
+            )
         primary = self.clean.task.primary
-        best = max(tried, key=lambda point: float(point["held_out"][primary]))
+        best = max(tried, key=lambda point: float(point["validation"][primary]))
         shutil.rmtree(folder, ignore_errors=True)
         return {
-            "chosen": best["choice"], "tried": tried, "seconds": round(sum(p["seconds"] for p in tried), 3),
+            "chosen": best["choice"],
+            "tried": tried,
+            "seconds": round(sum(p["seconds"] for p in tried), 3),
             "tokens": sum(p["tokens"] for p in tried),
-        }  # fmt: skip
+        }
 
     # ---- equal budgets ---------------------------------------------------------------------------------------------
 
@@ -306,9 +302,7 @@ def make_teachers(
 
 def _plain_teacher(spec: PoolTeacherConfig, name: str) -> TeacherConfig:
     if spec.learns is not None:
-        raise ConfigError(
-            f"teacher {name!r}: learns: changes what a teacher is fine-tuned on, it needs finetune:"
-        )
+        raise ConfigError(f"teacher {name!r}: learns: changes what a teacher is fine-tuned on, it needs finetune:")
     values = {key: getattr(spec, key) for key in TeacherConfig.model_fields}
     return TeacherConfig.model_validate(values | {"name": name})
 

@@ -76,9 +76,7 @@ class Worker:
         """Never raises but on Ctrl-C: a job that fails is reported and does not stop the rest."""
         started = time.perf_counter()
         try:
-            status, summary = {"teacher": self._teacher, "signals": self._signals, "cell": self._cell}[
-                job.kind
-            ](job)
+            status, summary = {"teacher": self._teacher, "signals": self._signals, "cell": self._cell}[job.kind](job)
             return Outcome(job.kind, job.key, status, "", summary, time.perf_counter() - started)
         except KeyboardInterrupt:
             raise
@@ -134,16 +132,12 @@ def teacher_jobs(grid: Grid, cells: Iterable[Cell]) -> list[Job]:
             if spec.finetune is None:
                 continue
             learns = getattr(spec, "learns", None)
-            parts = (
-                grid.parts(of_scenario, of_task) if learns is not None and learns.part is not None else None
-            )
+            parts = grid.parts(of_scenario, of_task) if learns is not None and learns.part is not None else None
             recipe = json.dumps(
                 [task, name, spec.model_dump(mode="json"), parts.model_dump(mode="json") if parts else None],
                 sort_keys=True,
             )
-            job = Job(
-                "teacher", f"{scenario}.{task}.{name}", scenario, task, name, f"teacher {name} of {task}"
-            )
+            job = Job("teacher", f"{scenario}.{task}.{name}", scenario, task, name, f"teacher {name} of {task}")
             found.setdefault(recipe, job)
     return list(found.values())
 
@@ -200,7 +194,7 @@ def failures(config: CompareConfig) -> list[dict[str, Any]]:
 
 def score_of(line: dict[str, Any]) -> str:
     """`accuracy 0.712`; the held-out score where there is no dev."""
-    scores = line["student"]["scores"] or line["student"]["held_out"]
+    scores = line["student"]["scores"] or line["student"]["validation"]
     primary = line["primary"]
     return f"{primary} {scores[primary]:.3f}" if primary in scores else "no score"
 
@@ -214,7 +208,5 @@ def folder_of(config: CompareConfig) -> Path:
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
-            f"cannot write to {config.folder}: {why_unwritable(error)}; choose another output="
-        ) from None
+        raise RunError(f"cannot write to {config.folder}: {why_unwritable(error)}; choose another output=") from None
     return config.folder

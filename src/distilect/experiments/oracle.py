@@ -29,9 +29,7 @@ class OracleTeachers(Selector):
 
     def setup(self, context: SelectionContext) -> None:
         if not self.truth:
-            raise ValueError(
-                "knows the hidden labels of a comparison's scenario only: expected distilect compare"
-            )
+            raise ValueError("knows the hidden labels of a comparison's scenario only: expected distilect compare")
 
     def keeps(self) -> list[int] | None:
         return None
@@ -39,9 +37,7 @@ class OracleTeachers(Selector):
     def weights(self, view: StepView) -> Tensor:
         assert view.teachers is not None
         labels = torch.tensor(
-            [self.truth[key] for key in view.rows.tolist()],
-            dtype=view.labels.dtype,
-            device=view.student.device,
+            [self.truth[key] for key in view.rows.tolist()], dtype=view.labels.dtype, device=view.student.device
         )
         batch, count = view.teachers.shape[:2]
         losses = label_loss(view.teachers.flatten(0, 1), labels.repeat_interleave(count)).view(batch, count)

@@ -37,9 +37,7 @@ class Published:
     stale: int
 
 
-def publish(
-    config: CompareConfig, *, docs: Path | None = None, source: Path | None = None
-) -> Published | None:
+def publish(config: CompareConfig, *, docs: Path | None = None, source: Path | None = None) -> Published | None:
     """Write `comparison.html`, `comparison.md` and `comparison.tex`; None where there is no line yet.
 
     Args:
@@ -63,9 +61,7 @@ def publish(
     found = sections(
         lines, predictions, baseline=grid.baseline, contenders=config.contenders, resamples=config.resamples
     )
-    failed = (
-        [] if source else [f for f in failures(config) if f["key"] not in {line["cell"] for line in lines}]
-    )
+    failed = [] if source else [f for f in failures(config) if f["key"] not in {line["cell"] for line in lines}]
     intro = _intro(config, len(lines), len(grid.cells), failed)
     if source is None:
         page = _write(config.folder, "comparison", config.name, intro, found)
@@ -74,9 +70,7 @@ def publish(
         keep_lines(docs, config.name, lines, predictions)
     elif source is not None:
         page = _write(source, config.name, config.name, intro, found)
-    return Published(
-        page, page.with_suffix(".md"), page.with_suffix(".tex"), len(lines), len(grid.cells), stale
-    )
+    return Published(page, page.with_suffix(".md"), page.with_suffix(".tex"), len(lines), len(grid.cells), stale)
 
 
 def take_lines(config: CompareConfig, source: Path) -> int:
@@ -126,9 +120,7 @@ def _write(folder: Path, stem: str, title: str, intro: Sequence[str], found: Seq
     return build_comparison(title, intro, found, folder / f"{stem}.html")
 
 
-def _intro(
-    config: CompareConfig, lines: int, expected: int, failed: Sequence[dict[str, object]]
-) -> list[str]:
+def _intro(config: CompareConfig, lines: int, expected: int, failed: Sequence[dict[str, object]]) -> list[str]:
     budget = "Every method trains for the same epochs."
     if config.equal_tokens is not False:
         whole = "as many student tokens as its epochs over all rows"
@@ -138,11 +130,7 @@ def _intro(
     broken = [f"{f['key']}: {f['error']}" for f in failed]
     return [
         f"Written by `distilect compare` from the lines of the comparison `{config.name}`. {state} {budget}",
-        *(
-            [f"Failed, and missing here: {'; '.join(broken[:10])}{' …' if len(broken) > 10 else ''}"]
-            if broken
-            else []
-        ),
+        *([f"Failed, and missing here: {'; '.join(broken[:10])}{' …' if len(broken) > 10 else ''}"] if broken else []),
     ]
 
 

@@ -64,9 +64,7 @@ class RayEngine:
             raise ConfigError("engine: ray needs Ray, which is not installed: pip install 'distilect[ray]'")
         self.config, self.ray = config, _connected(config.ray.address)
         self.idle: list[Any] = []
-        self.pending: dict[
-            Any, tuple[Any, Job | None]
-        ] = {}  # call → actor, and its job; None: it is starting
+        self.pending: dict[Any, tuple[Any, Job | None]] = {}  # call → actor, and its job; None: it is starting
         self.lost = 0  # actors that died before they were ready, in a row
         self.token = f".seen-{os.getpid()}"
         (config.folder / self.token).touch()
@@ -134,9 +132,7 @@ class RayEngine:
         self.lost = 0
         return None
 
-    def _gone(
-        self, error: Exception, job: Job | None, attempts: Counter[str], waiting: deque[Job]
-    ) -> Outcome | None:
+    def _gone(self, error: Exception, job: Job | None, attempts: Counter[str], waiting: deque[Job]) -> Outcome | None:
         """An actor is lost: another one takes its job, or the job has failed.
 
         Raises:
@@ -176,9 +172,7 @@ def _connected(address: str | None) -> Any:
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     if not ray.is_initialized():
         try:
-            ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
-            )
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(

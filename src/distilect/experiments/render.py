@@ -7,10 +7,25 @@ from collections.abc import Sequence
 from distilect.experiments.tables import Section, TableData
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "–": "--", "·": r"$\cdot$",
-    "<": r"$<$", ">": r"$>$", "α": r"$\alpha$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "–": "--",
+    "·": r"$\cdot$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "α": r"$\alpha$",
+}
 
 
 def markdown(title: str, intro: Sequence[str], sections: Sequence[Section]) -> str:
@@ -58,9 +73,14 @@ def _code(text: str) -> str:
 def _latex_table(table: TableData, section: str) -> str:
     columns = "l" + "r" * (len(table.header) - 1)
     lines = [
-        r"\begin{table}", r"\centering\small", rf"\caption{{{_tex(f'{table.title} ({section})')}. {_tex(table.note)}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(map(_tex, table.header)) + r" \\", r"\midrule",
-    ]  # fmt: skip
+        r"\begin{table}",
+        r"\centering\small",
+        rf"\caption{{{_tex(f'{table.title} ({section})')}. {_tex(table.note)}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(map(_tex, table.header)) + r" \\",
+        r"\midrule",
+    ]
     for number, row in enumerate(table.rows):
         cells = [_tex(text) for text in row]
         if table.code:

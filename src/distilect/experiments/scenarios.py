@@ -51,17 +51,13 @@ def with_noise(table: Table, share: float, kind: Noise, task: Task, seed: int, p
     if share < 1:
         _, hit = hold_out(table.take(known), share, salted)
         rows = known[hit]
-    order = rows[
-        np.lexsort((table.ids[rows, 1], table.ids[rows, 0]))
-    ]  # by identity, whatever the table's order
+    order = rows[np.lexsort((table.ids[rows, 1], table.ids[rows, 0]))]  # by identity, whatever the table's order
     labels = table.labels.copy()
     labels[order] = _wrong(table, order, kind, task, np.random.default_rng(salted))
     return replace(table, labels=labels)
 
 
-def _wrong(
-    table: Table, rows: NDArray[np.int64], kind: Noise, task: Task, rng: np.random.Generator
-) -> NDArray[Any]:
+def _wrong(table: Table, rows: NDArray[np.int64], kind: Noise, task: Task, rng: np.random.Generator) -> NDArray[Any]:
     """New labels for `rows`."""
     labels = table.labels[rows]
     if kind == "shuffle":
@@ -82,22 +78,22 @@ def with_few_labels(data: Data, share: float, seed: int) -> Data:
         return data
     salted = derived_seed(seed, "labelled")
     hidden, known = hold_out(data.train, share, salted)
-    held, rest = np.arange(len(data.reward)), np.empty(0, np.int64)
-    if len(data.reward) > 1:
-        rest, held = hold_out(data.reward, share, salted)
-    text = [data.train.take(hidden).without_labels(), data.reward.take(rest).without_labels()]
+    held, rest = np.arange(len(data.validation)), np.empty(0, np.int64)
+    if len(data.validation) > 1:
+        rest, held = hold_out(data.validation, share, salted)
+    text = [data.train.take(hidden).without_labels(), data.validation.take(rest).without_labels()]
     extra = Table.concat([*text, *([data.extra] if data.extra is not None else [])])
-    return replace(data, train=data.train.take(known), reward=data.reward.take(held), extra=extra)
+    return replace(data, train=data.train.take(known), validation=data.validation.take(held), extra=extra)
 
 
 def for_student(clean: Data, scenario: ScenarioConfig, seed: int) -> Data:
     """The rows as a student with this seed sees them; dev is never touched."""
     data = with_few_labels(clean, scenario.labelled, seed)
-    train, reward = (
+    train, validation = (
         with_noise(table, scenario.label_noise, scenario.noise_kind, data.task, seed, f"noise {role}")
-        for role, table in (("train", data.train), ("reward", data.reward))
+        for role, table in (("train", data.train), ("validation", data.validation))
     )
-    return replace(data, train=train, reward=reward)
+    return replace(data, train=train, validation=validation)
 
 
 def for_teacher(clean: Data, learns: LearnsConfig | None, parts: Parts | None, seed: int) -> Data:
@@ -109,7 +105,7 @@ def for_teacher(clean: Data, learns: LearnsConfig | None, parts: Parts | None, s
     """
     if learns is None:
         return clean
-    tables = {"train": clean.train, "reward": clean.reward}
+    tables = {"train": clean.train, "validation": clean.validation}
     if learns.part is not None:
         if parts is None:
             raise ConfigError("a teacher learns from a part, but its scenario sets no parts:")
@@ -123,13 +119,13 @@ def for_teacher(clean: Data, learns: LearnsConfig | None, parts: Parts | None, s
     for role, table in tables.items():
         purpose = f"teacher noise {role}"
         tables[role] = with_noise(table, learns.noise, learns.noise_kind, clean.task, seed, purpose)
-    return replace(clean, train=tables["train"], reward=tables["reward"])
+    return replace(clean, train=tables["train"], validation=tables["validation"])
 
 
 def truth_of(clean: Data) -> dict[int, float]:
     """Row key → true label, for the oracle."""
     found: dict[int, float] = {}
-    for table in (clean.train, clean.reward):
+    for table in (clean.train, clean.validation):
         found.update(zip(row_keys(table.ids).tolist(), table.labels.tolist(), strict=True))
     return found
 
@@ -178,9 +174,11 @@ def _by_cluster(spec: PartsConfig, clean: Data, config: RunConfig) -> Parts:
     from sklearn.cluster import KMeans
 
     encoder = EncoderTeacher(
-        spec.encoder or backbone_path(config), pooling="mean", max_length=config.train.max_length,
+        spec.encoder or backbone_path(config),
+        pooling="mean",
+        max_length=config.train.max_length,
         precision=config.signals.precision,
-    )  # fmt: skip
+    )
     store = SignalStore(Path(config.output) / config.signals.store)
 
     def vectors(table: Table) -> NDArray[np.float32]:
@@ -189,13 +187,9 @@ def _by_cluster(spec: PartsConfig, clean: Data, config: RunConfig) -> Parts:
         found = source.fetch(table, np.arange(len(table)), [[]]).logits[:, 0].float().cpu().numpy()
         return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
 
-    unique = clean.train.take(
-        np.unique(clean.train.ids, axis=0, return_index=True)[1]
-    )  # ascending identities
+    unique = clean.train.take(np.unique(clean.train.ids, axis=0, return_index=True)[1])  # ascending identities
     fitted = KMeans(spec.count, n_init=10, random_state=0).fit(vectors(unique))
-    return lambda table: (
-        fitted.predict(vectors(table)).astype(np.int64) if len(table) else np.empty(0, np.int64)
-    )
+    return lambda table: fitted.predict(vectors(table)).astype(np.int64) if len(table) else np.empty(0, np.int64)
 
 
 def _by_column(spec: PartsConfig, clean: Data, config: RunConfig) -> Parts:
@@ -214,9 +208,7 @@ def _by_column(spec: PartsConfig, clean: Data, config: RunConfig) -> Parts:
     keys = {key: part_of[value] for key, value in value_of.items()}
     unknown = sum(int(key) not in keys for key in row_keys(clean.train.ids))
     if unknown:
-        raise DataError(
-            f"parts by column {spec.column!r}: {unknown} rows of train are not found in the table again"
-        )
+        raise DataError(f"parts by column {spec.column!r}: {unknown} rows of train are not found in the table again")
     return lambda table: np.array([keys[int(key)] for key in row_keys(table.ids)], dtype=np.int64)
 
 
@@ -227,9 +219,7 @@ def _column_values(column: str, config: RunConfig) -> dict[int, str]:
         file = str(Path(data.glue) / "train.tsv")
         text = list(read_texts(data.glue, data_dir=Path(config.data_dir))[0])
     assert file is not None
-    _, texts, values = read_texts(
-        file, text=text, label=column, labelled=True, data_dir=Path(config.data_dir)
-    )
+    _, texts, values = read_texts(file, text=text, label=column, labelled=True, data_dir=Path(config.data_dir))
     assert values is not None
     keys = row_keys(Table.from_columns(texts).ids)
     return dict(zip(keys.tolist(), map(str, values.to_pylist()), strict=True))

@@ -58,9 +58,12 @@ class Board:
         }
         runs = {task: found for task, found in runs.items() if found}
         return Board(
-            self.scenario, self.student,
-            [t for t in self.tasks if t in runs], [m for m in self.methods if any(m in found for found in runs.values())], runs,
-        )  # fmt: skip
+            self.scenario,
+            self.student,
+            [t for t in self.tasks if t in runs],
+            [m for m in self.methods if any(m in found for found in runs.values())],
+            runs,
+        )
 
     def extra_seeds(self, contenders: Iterable[str]) -> set[int]:
         """Seeds that contenders alone have, on whatever task; none where all methods are contenders."""
@@ -91,10 +94,7 @@ class Board:
     def average_by_seed(self, method: str) -> list[float]:
         """Mean over tasks of each seed that all tasks have."""
         common = set.intersection(*(set(self.seeds(task, method)) for task in self.tasks))
-        return [
-            float(np.mean([score(self.seeds(task, method)[s]) for task in self.tasks]))
-            for s in sorted(common)
-        ]
+        return [float(np.mean([score(self.seeds(task, method)[s]) for task in self.tasks])) for s in sorted(common)]
 
     def kept(self, method: str) -> float | None:
         """Share of the best teacher's score that the student keeps, averaged over tasks; None where a teacher's score is unknown."""
@@ -133,7 +133,7 @@ def boards(lines: Iterable[Line]) -> list[Board]:
 
 def score(line: Line) -> float:
     """The primary metric on dev; on the held-out rows where there is no dev."""
-    scores = line["student"]["scores"] or line["student"]["held_out"]
+    scores = line["student"]["scores"] or line["student"]["validation"]
     return float(scores.get(line["primary"], np.nan))
 
 
@@ -192,8 +192,7 @@ class Tests:
         """All other methods against one, adjusted by Holm within each task and within the average."""
         others = [m for m in board.methods if m != baseline]
         by_task = {
-            task: self._adjusted({m: self._task(board, task, m, baseline) for m in others})
-            for task in board.tasks
+            task: self._adjusted({m: self._task(board, task, m, baseline) for m in others}) for task in board.tasks
         }
         average = self._adjusted({m: self._average(board, m, baseline) for m in others})
         return [
@@ -282,9 +281,12 @@ def _compared(
         for s in set(ours) & set(theirs)
     ]
     return Compared(
-        method, tasks, average, *(sum(1 for v in surely if v == sign) for sign in (1, 0, -1)),
+        method,
+        tasks,
+        average,
+        *(sum(1 for v in surely if v == sign) for sign in (1, 0, -1)),
         *(sum(1 for v in pairs if v == sign) for sign in (1, 0, -1)),
-    )  # fmt: skip
+    )
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
@@ -321,10 +323,17 @@ class Cost:
 
 
 _COSTS = {
-    "seconds": "train_seconds", "stage_seconds": "selection_seconds", "search_seconds": "tuning_seconds", "steps": "steps", "tokens": "student_tokens",
-    "forward_tokens": "forward_tokens", "stage_tokens": "stage_tokens", "search_tokens": "tuning_tokens",
-    "teacher_rows": "teacher_rows_scored", "asked": "teacher_rows",
-}  # fmt: skip
+    "seconds": "train_seconds",
+    "stage_seconds": "selection_seconds",
+    "search_seconds": "tuning_seconds",
+    "steps": "steps",
+    "tokens": "student_tokens",
+    "forward_tokens": "forward_tokens",
+    "stage_tokens": "stage_tokens",
+    "search_tokens": "tuning_tokens",
+    "teacher_rows": "teacher_rows_scored",
+    "asked": "teacher_rows",
+}
 
 
 def cost_of(board: Board, method: str) -> Cost | None:
@@ -335,9 +344,7 @@ def cost_of(board: Board, method: str) -> Cost | None:
         if not runs:
             return None
         lines = [runs[seed] for seed in sorted(board.shared_seeds(task))] or list(runs.values())
-        per_task.append(
-            [np.mean([float(line["cost"].get(key) or 0) for line in lines]) for key in _COSTS.values()]
-        )
+        per_task.append([np.mean([float(line["cost"].get(key) or 0) for line in lines]) for key in _COSTS.values()])
     return Cost(**dict(zip(_COSTS, map(float, np.mean(per_task, axis=0)), strict=True)))
 
 

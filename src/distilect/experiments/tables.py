@@ -60,9 +60,13 @@ class Section:
 
 
 def sections(
-    lines: Sequence[Line], predictions: Mapping[str, NDArray[Any]], *, baseline: str, contenders: Sequence[str] = (),
+    lines: Sequence[Line],
+    predictions: Mapping[str, NDArray[Any]],
+    *,
+    baseline: str,
+    contenders: Sequence[str] = (),
     resamples: int = 2000,
-) -> list[Section]:  # fmt: skip
+) -> list[Section]:
     """All sections of a comparison, from its lines and predictions alone.
 
     Seeds that only contenders have are in tables of the contenders, not beside averages of methods that lack them: a seed's rows and
@@ -101,19 +105,15 @@ def _facts(board: Board, tests: Tests, extra: Collection[int]) -> list[tuple[str
     seeds = sorted({int(line["seed"]) for line in lines})
     rows = {t: next(iter(next(iter(board.runs[t].values())).values()))["rows"] for t in board.tasks}
     shown = "; ".join(
-        f"{task} {r['train']:,} train, {r['reward']:,} held out, {r['extra']:,} text only, {r['dev']:,} dev"
+        f"{task} {r['train']:,} train, {r['validation']:,} held out, {r['extra']:,} text only, {r['dev']:,} dev"
         for task, r in rows.items()
     )
     return [
         ("rows", shown),
-        (
-            "student",
-            f"{first['student']['layers']} layers, {words.count(first['student']['parameters'])} parameters",
-        ),
+        ("student", f"{first['student']['layers']} layers, {words.count(first['student']['parameters'])} parameters"),
         (
             "seeds",
-            _seeds(s for s in seeds if s not in extra)
-            + (f"; {_seeds(extra)} of the contenders only" if extra else ""),
+            _seeds(s for s in seeds if s not in extra) + (f"; {_seeds(extra)} of the contenders only" if extra else ""),
         ),
         ("runs", str(len(lines))),
         ("resamples", f"{tests.resamples:,}"),
@@ -132,9 +132,7 @@ def _all_of(lines: Sequence[Line], part: str, names: Sequence[str]) -> str:
     for line in lines:
         known = line[part]
         text = ", ".join(
-            f"{name} {known[name]}" if part == "versions" else str(known[name])
-            for name in names
-            if name in known
+            f"{name} {known[name]}" if part == "versions" else str(known[name]) for name in names if name in known
         )
         seeds.setdefault(text, set()).add(int(line["seed"]))
     if len(seeds) == 1:
@@ -145,9 +143,7 @@ def _all_of(lines: Sequence[Line], part: str, names: Sequence[str]) -> str:
 # ---- sentences -------------------------------------------------------------------------------------------------------
 
 
-def _findings(
-    board: Board, final: Board, tests: Tests, compared: Sequence[Compared], baseline: str
-) -> list[str]:
+def _findings(board: Board, final: Board, tests: Tests, compared: Sequence[Compared], baseline: str) -> list[str]:
     """What can be said, in sentences that are computed. The best of a kind are found, and tested, on `final`."""
     found = []
     best = {kind: _best_of(final, kind) for kind in ("static", "adaptive", "oracle")}
@@ -156,9 +152,7 @@ def _findings(
         if name is not None:
             kept = final.kept(name)
             share = f", {_cut(100 * kept)} % of the best teacher's score" if kept is not None else ""
-            found.append(
-                f"Best {kind} {among} on the average: {name}, {_points(final.average(name))}{share}."
-            )
+            found.append(f"Best {kind} {among} on the average: {name}, {_points(final.average(name))}{share}.")
     if best["static"] is not None and best["adaptive"] is not None:
         difference = tests.average(final, best["adaptive"], best["static"])
         if difference is not None:
@@ -200,9 +194,7 @@ def _scores(board: Board, title: str = "Scores") -> TableData:
     """Mean ± standard deviation × 100 per task and on the average, share of the teacher, rank; best first."""
     ranks = board.ranks()
     averages = {m: board.average(m) for m in board.methods}
-    order = sorted(
-        board.methods, key=lambda m: math.inf if averages[m] is None else -float(averages[m] or 0.0)
-    )
+    order = sorted(board.methods, key=lambda m: math.inf if averages[m] is None else -float(averages[m] or 0.0))
     metrics = {t: next(iter(next(iter(board.runs[t].values())).values()))["primary"] for t in board.tasks}
     header = [
         "method",
@@ -218,24 +210,27 @@ def _scores(board: Board, title: str = "Scores") -> TableData:
         counts = sorted({len(board.seeds(t, method)) for t in board.tasks if board.seeds(t, method)})
         kept, average = board.kept(method), board.average(method)
         spread = board.average_by_seed(method) if average is not None else []
-        rows.append([
-            method, _family(board, method), *(_mean_std(board.scores(t, method)) for t in board.tasks),
-            NONE if average is None else _mean_std(spread, mean=average),
-            NONE if kept is None else f"{_cut(100 * kept)}",
-            f"{ranks[method]:.1f}" if method in ranks else NONE,
-            "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
-        ])  # fmt: skip
-    columns = [
-        *[{m: board.mean(t, m) for m in order} for t in board.tasks],
-        {m: board.average(m) for m in order},
-    ]
+        rows.append(
+            [
+                method,
+                _family(board, method),
+                *(_mean_std(board.scores(t, method)) for t in board.tasks),
+                NONE if average is None else _mean_std(spread, mean=average),
+                NONE if kept is None else f"{_cut(100 * kept)}",
+                f"{ranks[method]:.1f}" if method in ranks else NONE,
+                "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
+            ]
+        )
+    columns = [*[{m: board.mean(t, m) for m in order} for t in board.tasks], {m: board.average(m) for m in order}]
     best = {(row, number + 2) for number, column in enumerate(columns) for row in _best_rows(order, column)}
     return TableData(
-        title, header, rows,
+        title,
+        header,
+        rows,
         "× 100 on dev, which nothing was chosen on: mean ± standard deviation over seeds. The average is over tasks; its ± is over "
         "seeds. Share of the best teacher of the pool on the same rows. Rank: mean over tasks, 1 is best.",
         frozenset(best),
-    )  # fmt: skip
+    )
 
 
 def _best_rows(order: Sequence[str], column: Mapping[str, float | None]) -> list[int]:
@@ -246,15 +241,22 @@ def _best_rows(order: Sequence[str], column: Mapping[str, float | None]) -> list
 def _differences(board: Board, compared: Sequence[Compared], baseline: str) -> TableData:
     rows = []
     for found in sorted(compared, key=lambda c: -(c.average.difference if c.average else -math.inf)):
-        rows.append([
-            found.method, *(_tested(found.tasks.get(t)) for t in board.tasks), _tested(found.average, interval=True),
-            f"{found.wins} / {found.ties} / {found.losses}", f"{found.higher} / {found.equal} / {found.lower}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                found.method,
+                *(_tested(found.tasks.get(t)) for t in board.tasks),
+                _tested(found.average, interval=True),
+                f"{found.wins} / {found.ties} / {found.losses}",
+                f"{found.higher} / {found.equal} / {found.lower}",
+            ]
+        )
     return TableData(
-        f"Minus {baseline}", ["method", *board.tasks, "average [95 %]", "tasks won / tied / lost", "runs higher / equal / lower"], rows,
+        f"Minus {baseline}",
+        ["method", *board.tasks, "average [95 %]", "tasks won / tied / lost", "runs higher / equal / lower"],
+        rows,
         "Points; in brackets the two-sided p-value of a paired bootstrap over rows and seeds, adjusted by Holm over the methods of a "
         "column. A task is won or lost where that p is below 0.05. Runs: pairs with the same task and seed, by score alone.",
-    )  # fmt: skip
+    )
 
 
 def _pairs(board: Board, tests: Tests) -> TableData:
@@ -268,22 +270,47 @@ def _costs(board: Board, costs: Mapping[str, Cost], baseline: str) -> TableData:
     rows = []
     base = costs.get(baseline)
     for method, cost in sorted(costs.items(), key=lambda item: item[1].all_tokens):
-        rows.append([
-            method, _points(board.average(method)), f"{cost.seconds:,.1f}", f"{cost.stage_seconds:,.1f}", f"{cost.search_seconds:,.1f}", _ratio(cost.all_tokens, base),
-            f"{cost.steps:,.0f}", words.count(cost.tokens), words.count(cost.forward_tokens), words.count(cost.stage_tokens),
-            words.count(cost.search_tokens), words.count(cost.teacher_rows), words.count(cost.asked),
-        ])  # fmt: skip
+        rows.append(
+            [
+                method,
+                _points(board.average(method)),
+                f"{cost.seconds:,.1f}",
+                f"{cost.stage_seconds:,.1f}",
+                f"{cost.search_seconds:,.1f}",
+                _ratio(cost.all_tokens, base),
+                f"{cost.steps:,.0f}",
+                words.count(cost.tokens),
+                words.count(cost.forward_tokens),
+                words.count(cost.stage_tokens),
+                words.count(cost.search_tokens),
+                words.count(cost.teacher_rows),
+                words.count(cost.asked),
+            ]
+        )
     header = [
-        "method", "average", "seconds", "stage, seconds", "search, seconds", f"tokens, × {baseline}", "steps", "student tokens", "of them looks", "of them stages",
-        "search tokens", "teacher forwards", "rows asked",
-    ]  # fmt: skip
+        "method",
+        "average",
+        "seconds",
+        "stage, seconds",
+        "search, seconds",
+        f"tokens, × {baseline}",
+        "steps",
+        "student tokens",
+        "of them looks",
+        "of them stages",
+        "search tokens",
+        "teacher forwards",
+        "rows asked",
+    ]
     return TableData(
-        "Cost of a run", header, rows,
+        "Cost of a run",
+        header,
+        rows,
         "Averaged over the seeds that all methods have, and over tasks. Seconds of training as measured; other work on the machine is in them. Student tokens: all stages "
         "and passes, those without gradient counted a third; looks (before that) and stages are parts of it. Search: trainings that "
         "only chose settings, once for all seeds. Teacher forwards: rows × teachers to be run once on an empty store; rows asked: rows × "
         "teachers read in the steps.",
-    )  # fmt: skip
+    )
 
 
 def _ratio(tokens: float, base: Cost | None) -> str:
@@ -327,10 +354,15 @@ def quality_against_cost(board: Board, costs: Mapping[str, Cost]) -> Figure | No
     front = pareto({m: p for m, p in points.items() if _family(board, m) != "oracle"})
     data: list[dict[str, Any]] = [
         {
-            "type": "scatter", "mode": "lines", "name": "Pareto front", "x": [points[m][0] for m in front],
-            "y": [points[m][1] for m in front], "line": {"dash": "dot", "shape": "hv"}, "hoverinfo": "skip",
+            "type": "scatter",
+            "mode": "lines",
+            "name": "Pareto front",
+            "x": [points[m][0] for m in front],
+            "y": [points[m][1] for m in front],
+            "line": {"dash": "dot", "shape": "hv"},
+            "hoverinfo": "skip",
         }
-    ]  # fmt: skip
+    ]
     drawn = _side_by_side(points)
     named = list(points) if len(points) <= FEW else front
     for kind in ("static", "adaptive", "oracle"):
@@ -339,9 +371,13 @@ def quality_against_cost(board: Board, costs: Mapping[str, Cost]) -> Figure | No
             data.append(_trace(board, kind, names, points, drawn, named))
     ends = (min(drawn.values()) / 1.3, max(drawn.values()) * 1.3)
     layout = {
-        "xaxis": {"title": {"text": "student tokens per run"}, "type": "log", "range": [float(np.log10(x)) for x in ends]},
+        "xaxis": {
+            "title": {"text": "student tokens per run"},
+            "type": "log",
+            "range": [float(np.log10(x)) for x in ends],
+        },
         "yaxis": {"title": {"text": "average score × 100"}},
-    }  # fmt: skip
+    }
     note = (
         "average over tasks against student tokens, stages, looks and searches included; bars: ± standard deviation over seeds. "
         "Methods of one cost stand side by side, the best on the right: hover for the number"
@@ -374,17 +410,21 @@ def _trace(
     from distilect.report.figures import label
 
     deviations = [
-        100 * float(np.std(values, ddof=1)) if len(values := board.average_by_seed(m)) > 1 else 0.0
-        for m in names
+        100 * float(np.std(values, ddof=1)) if len(values := board.average_by_seed(m)) > 1 else 0.0 for m in names
     ]
     return {
-        "type": "scatter", "mode": "markers+text", "name": kind, "x": [drawn[m] for m in names],
-        "y": [points[m][1] for m in names], "text": [label(m) if m in named else "" for m in names],
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": kind,
+        "x": [drawn[m] for m in names],
+        "y": [points[m][1] for m in names],
+        "text": [label(m) if m in named else "" for m in names],
         "hovertext": [f"{label(m)}<br>{points[m][1]:.1f} for {words.count(points[m][0])} tokens" for m in names],
-        "hoverinfo": "text", "textposition": "top right",
+        "hoverinfo": "text",
+        "textposition": "top right",
         "marker": {"size": 9, "symbol": {"static": "circle", "adaptive": "diamond", "oracle": "x"}[kind]},
         "error_y": {"type": "data", "array": deviations, "thickness": 1, "width": 2},
-    }  # fmt: skip
+    }
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

@@ -18,12 +18,7 @@ from distilect.report.files import mapping, number, part, records
 from distilect.report.rows import ModelRow, best_teacher, method_name, model_rows, primary_metric, share_kept
 
 # Our metric names -> the Hub's metric types; the others go by their own name.
-_HUB_METRICS = {
-    "macro_f1": "f1",
-    "matthews": "matthews_correlation",
-    "pearson": "pearsonr",
-    "spearman": "spearmanr",
-}
+_HUB_METRICS = {"macro_f1": "f1", "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
 _HINTON = "Hinton, Vinyals, Dean: *Distilling the Knowledge in a Neural Network*, 2015, [arXiv 1503.02531](https://arxiv.org/abs/1503.02531)"
 _RLKD = (
@@ -248,9 +243,7 @@ def _method(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         facts.append(f"Seed: {_plain(str(metrics['seed']))}")
     versions = mapping(metrics.get("versions"))
     if versions:
-        facts.append(
-            "Made with " + ", ".join(f"{_plain(str(k))} {_plain(str(v))}" for k, v in versions.items())
-        )
+        facts.append("Made with " + ", ".join(f"{_plain(str(k))} {_plain(str(v))}" for k, v in versions.items()))
     listed = "\n".join(f"- {fact}" for fact in facts)
     papers = citations(name, mapping(config.get("method")), bool(teachers))
     return listed + ("\n\nPlease cite:\n\n" + "\n".join(f"- {paper}" for paper in papers) if papers else "")
@@ -258,7 +251,7 @@ def _method(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 def citations(method: str, settings: Mapping[str, Any], teachers: bool) -> list[str]:
     """Papers behind a method: of the preset, then of selectors in `settings` (config.method)."""
-    names = [method, *(_selector(settings.get(key)) for key in ("rows", "teachers", "mix"))]
+    names = [method, *(_selector(settings.get(key)) for key in ("rows", "teachers", "loss_weights"))]
     found = [_PAPERS[first] for name in names if (first := re.split(r"[-_]", name)[0]) in _PAPERS]
     general = [_HINTON] if teachers and method != "finetune" else []
     return list(dict.fromkeys([*found, *general]))
@@ -275,14 +268,10 @@ def _limits(metrics: Mapping[str, Any]) -> str:
         "The scores are of one run with one seed; a difference of a few rows is chance.",
     ]
     if part(metrics, "task", "kind") == "classification":
-        lines.append(
-            "Its probabilities were not calibrated: they rank texts, and are no chances of being right."
-        )
+        lines.append("Its probabilities were not calibrated: they rank texts, and are no chances of being right.")
     cut = number(part(metrics, "rows", "truncated"))
     if cut:
-        lines.append(
-            f"{words.whole(cut)} of its training rows were longer than its maximum length and were cut there."
-        )
+        lines.append(f"{words.whole(cut)} of its training rows were longer than its maximum length and were cut there.")
     return "\n".join(f"- {line}" for line in lines)
 
 

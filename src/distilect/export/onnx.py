@@ -48,9 +48,7 @@ class _Logits(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
         return logits
@@ -65,21 +63,22 @@ def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path
     Raises:
         ExportError: torch cannot export this architecture.
     """
-    inputs = {
-        name: example[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in example
-    }
-    named = tuple(map(int, torch.__version__.split(".")[:2])) >= (
-        2,
-        7,
-    )  # older exporters know no names of axes
+    inputs = {name: example[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in example}
+    named = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)  # older exporters know no names of axes
     free = {0: "batch", 1: "length"} if named else dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     model.config.use_cache = False  # a decoder's file shall not hand out its keys and values
     try:
         with torch.no_grad(), _silent():
             program = torch.onnx.export(
-                _Logits(model).eval(), args=(), kwargs=inputs, dynamo=True, dynamic_shapes=dict.fromkeys(inputs, free),
-                input_names=list(inputs), output_names=["logits"], verbose=False,
-            )  # fmt: skip
+                _Logits(model).eval(),
+                args=(),
+                kwargs=inputs,
+                dynamo=True,
+                dynamic_shapes=dict.fromkeys(inputs, free),
+                input_names=list(inputs),
+                output_names=["logits"],
+                verbose=False,
+            )
     except Exception as error:
         kind = getattr(model.config, "model_type", type(model).__name__)
         reason = " ".join(str(error.__cause__ or error).split())[:200]
@@ -91,9 +90,7 @@ def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path
     large = sum(p.numel() * p.element_size() for p in model.parameters()) > TWO_GB
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as folder:
-        program.save(
-            str(Path(folder) / target.name), external_data=large
-        )  # the file names the one with its weights
+        program.save(str(Path(folder) / target.name), external_data=large)  # the file names the one with its weights
         for file in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
             os.replace(file, target.parent / file.name)
     return target

@@ -130,10 +130,7 @@ class _Bench:
         apart = float(np.abs(logits - reference).max())
         scores, size = self._scores(logits), _bytes(path)
         changed = int((logits.argmax(1) != reference.argmax(1)).sum()) if self.task.labels else 0
-        parts = [
-            f"{size / 1e6:.1f} MB",
-            f"largest difference from PyTorch {apart:.2g} on {len(self.rows):,} rows",
-        ]
+        parts = [f"{size / 1e6:.1f} MB", f"largest difference from PyTorch {apart:.2g} on {len(self.rows):,} rows"]
         if self.task.labels:
             parts.append(f"{changed} of them labelled otherwise")
         for name, value in scores.items():
@@ -172,10 +169,7 @@ class _Bench:
         best = best_teacher(model_rows(metrics))
         if best is None:
             return None
-        path = next(
-            (raw.get("path") for raw in records(metrics.get("teachers")) if raw.get("name") == best.name),
-            None,
-        )
+        path = next((raw.get("path") for raw in records(metrics.get("teachers")) if raw.get("name") == best.name), None)
         try:
             return self._load(best.name, path) if path else None
         except DistilectError as error:
@@ -206,14 +200,12 @@ def rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> T
     try:
         spec = dev or data.dev or data.glue
         if spec is None:
-            return load_data(data, config.task, config.seed, Path(config.data_dir)).reward
+            return load_data(data, config.task, config.seed, Path(config.data_dir)).validation
         where = Path(".") if dev else Path(config.data_dir)
         table, _ = load_table(spec, text=data.text, label=data.label, data_dir=where, like=student)
         return table
     except DataError as error:
-        raise ExportError(
-            f"the export is checked on the run's dev rows: {error}; or give --dev FILE"
-        ) from None
+        raise ExportError(f"the export is checked on the run's dev rows: {error}; or give --dev FILE") from None
 
 
 def _bytes(path: Path) -> int:

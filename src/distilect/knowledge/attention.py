@@ -59,9 +59,7 @@ class Attention(Knowledge):
             whole = math.gcd(*widths)
             heads = max(h for h in range(1, max(1, layout.student_width // _HEAD) + 1) if whole % h == 0)
         if heads < 1 or any(width % heads for width in widths):
-            raise ValueError(
-                f"heads is {heads}, expected a number that divides the widths {sorted(set(widths))}"
-            )
+            raise ValueError(f"heads is {heads}, expected a number that divides the widths {sorted(set(widths))}")
         self.heads = heads
 
     def teacher_fields(self, teacher: int) -> Sequence[str]:
@@ -78,8 +76,6 @@ class Attention(Knowledge):
             for part in PARTS:
                 ours, theirs = student.attention_tokens(f"{part}.{s}"), teachers.fields[k][f"{part}.{t}"]
                 longest = min(ours.shape[1], theirs.shape[1])  # the longest real row fits in either
-                parts.append(
-                    relation_kl(ours[:, :longest], theirs[:, :longest], mask[:, :longest], self.heads)
-                )
+                parts.append(relation_kl(ours[:, :longest], theirs[:, :longest], mask[:, :longest], self.heads))
             per_teacher.append(torch.stack(parts).mean(0))
         return torch.stack(per_teacher, dim=1)  # [B, K]

@@ -63,9 +63,7 @@ class StudentOutputs:
 
     def states(self, layer: int) -> Tensor:
         if self.hidden is None:
-            raise RuntimeError(
-                "the student was run without hidden states; Knowledge.student_layers must name them"
-            )
+            raise RuntimeError("the student was run without hidden states; Knowledge.student_layers must name them")
         return self.hidden[layer].float()
 
     def _real_first(self) -> Tensor:

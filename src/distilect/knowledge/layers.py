@@ -59,9 +59,7 @@ class Projections(nn.Module):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.maps = nn.ModuleList(
-            nn.Identity()
-            if width in (0, layout.student_width)
-            else nn.Linear(layout.student_width, width, bias=False)
+            nn.Identity() if width in (0, layout.student_width) else nn.Linear(layout.student_width, width, bias=False)
             for width in layout.teacher_widths
         )
 

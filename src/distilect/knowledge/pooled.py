@@ -47,7 +47,5 @@ class Pooled(Knowledge):
         for k, (s, t) in enumerate(self.pairs):
             ours = student.at_cls(s) if self.pooling == "cls" else student.mean(s)
             theirs = teachers.fields[k][f"{self.pooling}.{t}"].float()
-            per_teacher.append(
-                1 - F.cosine_similarity(self.projections(ours, k).float(), theirs, dim=-1, eps=1e-6)
-            )
+            per_teacher.append(1 - F.cosine_similarity(self.projections(ours, k).float(), theirs, dim=-1, eps=1e-6))
         return torch.stack(per_teacher, dim=1)  # [B, K]

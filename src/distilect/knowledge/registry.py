@@ -1,4 +1,4 @@
-"""All kinds of knowledge by name: one line each. Order is the order of the M axis of a knowledge selector's weights."""
+"""All kinds of knowledge by name: one line each. Order is the order of the M axis of a loss-weight selector's weights."""
 
 from __future__ import annotations
 

@@ -41,9 +41,7 @@ class Relation(Knowledge):
             raise ValueError(f"dim is {dim}, expected a width of at least 1, or null for the full width")
         self.pairs = [mapped_layers(layout, k, layers) for k in range(layout.num_teachers)]
         if any(len(pairs) < 2 for pairs in self.pairs):
-            raise ValueError(
-                "FSP matrices relate neighbouring layers: at least two mapped layers are needed, got one"
-            )
+            raise ValueError("FSP matrices relate neighbouring layers: at least two mapped layers are needed, got one")
         check_same_tokens(layout, "relation", "use feature with tokens: cls, or similarity")
         self.projections = Projections(layout)
         self.dim = dim

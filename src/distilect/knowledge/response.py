@@ -51,9 +51,7 @@ class Response(Knowledge):
     name = "response"
     summary = "teachers' outputs: T²·KL of softened probabilities, or MSE of logits"
 
-    def __init__(
-        self, layout: Layout, temperature: float = 4.0, distance: Literal["kl", "mse"] = "kl"
-    ) -> None:
+    def __init__(self, layout: Layout, temperature: float = 4.0, distance: Literal["kl", "mse"] = "kl") -> None:
         super().__init__(layout)
         above_zero(temperature=temperature)
         if distance not in ("kl", "mse"):

@@ -20,9 +20,17 @@ _PICKLES = (
     "tf_model.h5",
 )
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 # what a config says beside the function that the model computes
 _IDLE_CONFIG = (
     "_name_or_path",
@@ -48,9 +56,7 @@ def resolve_path(path: str) -> str:
     package, _, inner = path.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise TeacherError(
-            f"{path}: no package {package!r} is installed; try: pip install {package.replace('_', '-')}"
-        )
+        raise TeacherError(f"{path}: no package {package!r} is installed; try: pip install {package.replace('_', '-')}")
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     folder = (root / inner).resolve()
     if not folder.is_relative_to(root) or not folder.is_dir():
@@ -94,9 +100,7 @@ def _check_index(folder: Path, error: type[DistilectError]) -> None:
             raise error(f"{index} names files outside its folder ({sorted(outside)[0]!r}): refused")
 
 
-def load_pretrained(
-    loader: Any, path: str, error: type[DistilectError] = TeacherError, **options: Any
-) -> Any:
+def load_pretrained(loader: Any, path: str, error: type[DistilectError] = TeacherError, **options: Any) -> Any:
     """`loader.from_pretrained` with safetensors only, no remote code, and errors of one line."""
     try:
         with quiet():

@@ -23,9 +23,7 @@ class EncoderTeacher(CheckpointTeacher):
         pooling: `cls` or `mean`.
     """
 
-    def __init__(
-        self, path: str, *, pooling: str = "cls", max_length: int = 128, precision: str = "auto"
-    ) -> None:
+    def __init__(self, path: str, *, pooling: str = "cls", max_length: int = 128, precision: str = "auto") -> None:
         self.path = resolve_path(path)
         self.name = f"encoder {path}"
         check_checkpoint(self.path, MethodError)

@@ -42,15 +42,11 @@ def cut_layers(model: Any, kept: Sequence[int]) -> None:
     config, depth = model.config, model.config.num_hidden_layers
     bad = [index for index in kept if not 0 <= index < depth]
     if bad or not kept:
-        raise StudentError(
-            f"layers {list(kept)}: {bad or 'none'} out of range, the model has layers 0 to {depth - 1}"
-        )
+        raise StudentError(f"layers {list(kept)}: {bad or 'none'} out of range, the model has layers 0 to {depth - 1}")
     stacks = list(_stacks(model.base_model, depth))
     shared = getattr(config, "num_hidden_groups", None) is not None
     if not stacks and not shared:
-        raise StudentError(
-            f"{type(model).__name__} keeps its {depth} layers in no list: its layers cannot be chosen"
-        )
+        raise StudentError(f"{type(model).__name__} keeps its {depth} layers in no list: its layers cannot be chosen")
     for parent, name, stack in [] if shared else stacks:
         setattr(parent, name, nn.ModuleList(stack[index] for index in kept))
         _renumber(getattr(parent, name))

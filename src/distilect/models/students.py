@@ -77,9 +77,7 @@ def build_student(
         cut_layers(model, kept)
         _check_cut(model)
     _label(model.config, task)
-    tokenizer = load_pretrained(
-        AutoTokenizer, resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError
-    )
+    tokenizer = load_pretrained(AutoTokenizer, resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError)
     _pad_token(tokenizer, model)
     if len(tokenizer) > model.config.vocab_size:
         raise StudentError(
@@ -176,9 +174,7 @@ def _pretrained(path: str, task: Task) -> Any:
     model = load_pretrained(AutoModelForSequenceClassification, path, StudentError, config=config, **options)
     if order is not None and order != list(range(len(order))):
         _permute_head(model, order)
-    if (
-        order is None and outputs == task.num_outputs
-    ):  # transformers has kept a head that was made for other labels
+    if order is None and outputs == task.num_outputs:  # transformers has kept a head that was made for other labels
         _renew_head(model)
     return model
 
@@ -213,9 +209,7 @@ def _renew_head(model: Any) -> None:
 
 def _head(model: Any) -> nn.Linear:
     """The output layer: the last linear map with one output per label."""
-    heads = [
-        m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels
-    ]
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
     if not heads:
         raise StudentError(
             f"{type(model).__name__} has no linear output layer that could be fitted to the task's labels"

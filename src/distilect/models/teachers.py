@@ -17,22 +17,14 @@ from distilect.config import TeacherConfig
 from distilect.data import Table, pad_id, read_columns
 from distilect.errors import DataError, MethodError, TeacherError
 from distilect.models.attention import PARTS, attention_maps, captured
-from distilect.models.checkpoints import (
-    check_checkpoint,
-    combine,
-    fingerprint_parts,
-    load_pretrained,
-    resolve_path,
-)
+from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, load_pretrained, resolve_path
 from distilect.models.labels import align_labels
 from distilect.models.precision import autocast, default_device, resolve_precision
 from distilect.models.row_index import RowIndex
 from distilect.models.students import usable_length
 from distilect.tasks import Task
 
-FORMAT = (
-    1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
-)
+FORMAT = 1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
 
 
 def per_token(field: str) -> bool:
@@ -222,15 +214,11 @@ def pool_tokens(kind: str, hidden: Tensor, mask: Tensor, cls: Tensor) -> Tensor:
 def _order(name: str, config: Any, task: Task, labels: Sequence[str] | None) -> list[int]:
     if task.kind == "regression":
         if config.num_labels != 1:
-            raise TeacherError(
-                f"teacher {name!r} has {config.num_labels} outputs, a regression task needs exactly 1"
-            )
+            raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, a regression task needs exactly 1")
         return [0]
     names = list(labels) if labels else [str(config.id2label[i]) for i in range(config.num_labels)]
     if len(names) != config.num_labels:
-        raise TeacherError(
-            f"teacher {name!r} has {config.num_labels} outputs, but labels: names {len(names)}"
-        )
+        raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, but labels: names {len(names)}")
     return align_labels(names, task.labels, name)
 
 
@@ -252,9 +240,7 @@ class TableTeacher(Teacher):
             raise TeacherError(f"teacher {name!r}: {error}") from None
         if not np.isfinite(values).all():
             row = int(np.nonzero(~np.isfinite(values).all(1))[0][0])
-            raise TeacherError(
-                f"teacher {name!r}: {file}, row {row + 1} holds a value that is no finite number"
-            )
+            raise TeacherError(f"teacher {name!r}: {file}, row {row + 1} holds a value that is no finite number")
         if outputs == "probabilities" and task.kind == "classification":
             if values.min() < 0 or values.max() > 1 + 1e-3:
                 raise TeacherError(
@@ -337,12 +323,7 @@ def _code(code: Any) -> str:
 
 
 def load_teacher(
-    spec: TeacherConfig,
-    task: Task,
-    *,
-    precision: str = "auto",
-    max_length: int = 128,
-    data_dir: Path = Path("."),
+    spec: TeacherConfig, task: Task, *, precision: str = "auto", max_length: int = 128, data_dir: Path = Path(".")
 ) -> Teacher:
     """The teacher that a config names: a checkpoint or a table.
 
@@ -356,10 +337,5 @@ def load_teacher(
         raise TeacherError(f"teacher {spec.name!r} is still to be fine-tuned: it has no path yet")
     name = spec.name or Path(spec.path).name
     return CheckpointTeacher(
-        name,
-        spec.path,
-        task,
-        max_length=spec.max_length or max_length,
-        precision=precision,
-        labels=spec.labels,
+        name, spec.path, task, max_length=spec.max_length or max_length, precision=precision, labels=spec.labels
     )

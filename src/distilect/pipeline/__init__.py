@@ -61,9 +61,7 @@ def distill(
         "method": method if isinstance(method, str) else dict(method),
     }
     for key, value in settings.items():
-        if isinstance(
-            value, Mapping
-        ):  # data={"text": "review"} adds to train and dev, it does not replace them
+        if isinstance(value, Mapping):  # data={"text": "review"} adds to train and dev, it does not replace them
             for part, inner in value.items():
                 set_value(raw, [*key.split("__"), part], inner, f"{key}={value!r}")
         else:
@@ -118,7 +116,7 @@ def run(
         for folder, single in plans:
             results.append(bench.distil(folder, single, overwrite))
             student = results[-1].metrics["student"]
-            scores = score_text(student["scores"] or student["held_out"])
+            scores = score_text(student["scores"] or student["validation"])
             console.print(f"[green]done[/green] {single.name}: {scores} → {results[-1].folder}")
     return results
 
@@ -166,10 +164,13 @@ def finetune(
             "method": "finetune",
             "seed": seed,
             "train": {
-                "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "max_length": max_length
+                "epochs": epochs,
+                "learning_rate": learning_rate,
+                "batch_size": batch_size,
+                "max_length": max_length,
             },
         }
-    )  # fmt: skip
+    )
     return run(config, overwrite=overwrite)[0].metrics
 
 
@@ -184,15 +185,9 @@ def evaluate(
     precision: str = "auto",
 ) -> dict[str, Any]:
     """Scores of any classification or regression checkpoint on a labelled table."""
-    table, task = load_table(
-        data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model))
-    )
+    table, task = load_table(data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model)))
     teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
     encoded = encode(table, teacher.tokenizer, teacher.max_length)
     logits = predict(teacher.model, encoded, precision=precision)
-    return {
-        "scores": task.score(logits[:, teacher.order], table.labels),
-        "rows": len(table),
-        "task": task.to_dict(),
-    }
+    return {"scores": task.score(logits[:, teacher.order], table.labels), "rows": len(table), "task": task.to_dict()}

@@ -13,14 +13,7 @@ from distilect.data import Table, encode, row_keys
 from distilect.errors import MethodError
 from distilect.knowledge import Layout
 from distilect.models import CheckpointTeacher, Student, Teacher, same_tokens
-from distilect.selection import (
-    Method,
-    SelectionContext,
-    TeacherSelector,
-    TrainingSample,
-    build_method,
-    row_uniform,
-)
+from distilect.selection import Method, SelectionContext, TeacherSelector, TrainingSample, build_method, row_uniform
 from distilect.signals import Prepared
 from distilect.tasks import Task
 from distilect.training import TrainingRows
@@ -76,13 +69,13 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
     return sample
 
 
-def training_rows(student: Student, table: Table, held_out: Table, task: Task) -> TrainingRows:
+def training_rows(student: Student, table: Table, validation: Table, task: Task) -> TrainingRows:
     """Rows to train on and rows held out, tokenised for the student."""
     return TrainingRows(
         table=table,
         encoded=encode(table, student.tokenizer, student.max_length),
-        held_out=held_out,
-        held_out_encoded=encode(held_out, student.tokenizer, student.max_length),
+        validation=validation,
+        validation_encoded=encode(validation, student.tokenizer, student.max_length),
         task=task,
         cls_token_id=student.tokenizer.cls_token_id,
     )

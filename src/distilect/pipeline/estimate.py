@@ -99,16 +99,28 @@ def estimate(config: RunConfig, rows: Sequence[int] = (), gpu: str | None = None
     with tempfile.TemporaryDirectory() as folder:
         pilot = Pilot(config, Path(folder))
         rates = pilot.rates() if gpu is None else pilot.rates_on(GPUS[gpu.lower()])
-        given = len(pilot.bench.data.reward)
+        given = len(pilot.bench.data.validation)
         return [
-            total(config, count, pilot.padded(rates, count) if gpu is None else rates, held_out(config, count, given), pilot.method.rows.planned)
+            total(
+                config,
+                count,
+                pilot.padded(rates, count) if gpu is None else rates,
+                validation(config, count, given),
+                pilot.method.rows.planned,
+            )
             for count in counts
-        ]  # fmt: skip
+        ]
 
 
 def by_operations(
-    teachers: Mapping[str, float], student: float, tokens: float, batch_size: int, peak: float, signal_bytes: float, table_bytes: float
-) -> Rates:  # fmt: skip
+    teachers: Mapping[str, float],
+    student: float,
+    tokens: float,
+    batch_size: int,
+    peak: float,
+    signal_bytes: float,
+    table_bytes: float,
+) -> Rates:
     """Rates of a GPU of that peak, from operations per token forward, of each teacher and of the student."""
     own = tokens * student
     return Rates(
@@ -124,23 +136,15 @@ def by_operations(
 def count_rows(config: RunConfig) -> int:
     """Rows of train and extra; from a Parquet file's or a data set's own count where there is one."""
     data, limit = config.data, config.data.max_train_rows or math.inf
-    known = (
-        0 if data.train is None else getattr(open_source(data.train, Path(config.data_dir)), "num_rows", 0)
-    )
+    known = 0 if data.train is None else getattr(open_source(data.train, Path(config.data_dir)), "num_rows", 0)
     if known and data.extra is None:
         return int(min(known, limit))
-    loaded = load_data(
-        data.model_copy(update={"cache": None}), config.task, config.seed, Path(config.data_dir)
-    )
-    return len(loaded.train) + len(loaded.reward) + (len(loaded.extra) if loaded.extra is not None else 0)
+    loaded = load_data(data.model_copy(update={"cache": None}), config.task, config.seed, Path(config.data_dir))
+    return len(loaded.train) + len(loaded.validation) + (len(loaded.extra) if loaded.extra is not None else 0)
 
 
 def total(
-    config: RunConfig,
-    rows: int,
-    rates: Rates,
-    held: int,
-    planned: Callable[[int], int | None] = lambda rows: None,
+    config: RunConfig, rows: int, rates: Rates, held: int, planned: Callable[[int], int | None] = lambda rows: None
 ) -> Estimate:
     """The model itself.
 
@@ -149,9 +153,11 @@ def total(
         planned: trained rows → rows per epoch of a row selector that plans.
     """
     train = config.train
-    trained = rows - held if config.data.reward is None else rows
+    trained = rows - held if config.data.validation is None else rows
     per_epoch = planned(trained)
-    steps = steps_per_epoch(trained if per_epoch is None else per_epoch, train.batch_size, train.accumulation)
+    steps = steps_per_epoch(
+        trained if per_epoch is None else per_epoch, train.batch_size, train.gradient_accumulation_steps
+    )
     done = math.ceil(train.epochs * steps)
     if train.token_budget is not None:
         done = math.ceil(train.token_budget / (rates.tokens * train.batch_size))
@@ -166,10 +172,10 @@ def total(
     )
 
 
-def held_out(config: RunConfig, rows: int, given: int) -> int:
+def validation(config: RunConfig, rows: int, given: int) -> int:
     """Rows held out of `rows`; `given` where the config names a file of them."""
-    size = config.data.reward_size
-    held = given if config.data.reward else round(size * rows) if size < 1 else int(size)
+    size = config.data.validation_size
+    held = given if config.data.validation else round(size * rows) if size < 1 else int(size)
     return min(held, rows)
 
 
@@ -191,14 +197,16 @@ class Pilot:
             }
         )
         train = config.train.model_copy(
-            update={"epochs": 1.0, "evaluations": 1, "keep": "last", "patience": None, "token_budget": None}
+            update={
+                "epochs": 1.0,
+                "evaluations": 1,
+                "load_best_model_at_end": False,
+                "early_stopping_patience": None,
+                "token_budget": None,
+            }
         )
-        config = config.model_copy(
-            update={"data": data, "train": train, "output": str(folder), "baselines": []}
-        )
-        teachers = [
-            _stand_in(spec, number, config, folder) for number, spec in enumerate(config.teachers, start=1)
-        ]
+        config = config.model_copy(update={"data": data, "train": train, "output": str(folder), "baselines": []})
+        teachers = [_stand_in(spec, number, config, folder) for number, spec in enumerate(config.teachers, start=1)]
         self.config = config.model_copy(update={"teachers": teachers})
         self.folder = folder
         self.bench = Workbench.open(self.config, {})
@@ -213,16 +221,19 @@ class Pilot:
 
     def rates_on(self, peak: float) -> Rates:
         """From operations, for a GPU of that peak."""
-        rows = training_rows(
-            self.student, self.bench.data.train, self.bench.data.reward, self.bench.data.task
-        )
+        rows = training_rows(self.student, self.bench.data.train, self.bench.data.validation, self.bench.data.task)
         tokens = float(rows.encoded.lengths.mean())
         length = max(1, round(tokens))
         asked = [t for t in self._pool() if isinstance(t, CheckpointTeacher)]
         return by_operations(
-            {t.name: flops_per_token(t.model, length) for t in asked}, flops_per_token(self.student.model, length), tokens,
-            self.config.train.batch_size, peak, self._signal_bytes(), self._table_bytes(tokens),
-        )  # fmt: skip
+            {t.name: flops_per_token(t.model, length) for t in asked},
+            flops_per_token(self.student.model, length),
+            tokens,
+            self.config.train.batch_size,
+            peak,
+            self._signal_bytes(),
+            self._table_bytes(tokens),
+        )
 
     def _pool(self) -> list[Any]:
         if self.prepared.source is None:
@@ -236,9 +247,7 @@ class Pilot:
         for teacher in self._pool():
             if isinstance(teacher, CheckpointTeacher):
                 lengths = encode(table, teacher.tokenizer, teacher.max_length).lengths
-                scoring[teacher.name] *= tokens_per_row(lengths, rows, most) / tokens_per_row(
-                    lengths, len(table), most
-                )
+                scoring[teacher.name] *= tokens_per_row(lengths, rows, most) / tokens_per_row(lengths, len(table), most)
         return replace(rates, scoring=scoring)
 
     def _scoring(self) -> dict[str, float]:
@@ -265,12 +274,19 @@ class Pilot:
     def _training(self) -> tuple[float, float, float]:
         """Seconds per step and per evaluated row; tokens per row."""
         data = self.bench.data
-        rows = training_rows(self.student, data.train, data.reward, data.task)
+        rows = training_rows(self.student, data.train, data.validation, data.task)
         clock = _Clock()
         trainer = DistillationTrainer(
-            self.student.model, rows, self.method, self.prepared.source, self.config.train, self.folder / "checkpoints",
-            self.config.seed, callbacks=[clock], vectors=self.prepared.vectors,
-        )  # fmt: skip
+            self.student.model,
+            rows,
+            self.method,
+            self.prepared.source,
+            self.config.train,
+            self.folder / "checkpoints",
+            self.config.seed,
+            callbacks=[clock],
+            vectors=self.prepared.vectors,
+        )
         clock.counts = trainer.counts
         trainer.train()
         started, tokens = time.perf_counter(), float(rows.encoded.lengths.mean())
@@ -279,16 +295,14 @@ class Pilot:
         return clock.per_token() * tokens * self.config.train.batch_size, evaluation, tokens
 
     def _signal_bytes(self) -> float:
-        scored = len(self.bench.data.train) + len(self.bench.data.reward)
+        scored = len(self.bench.data.train) + len(self.bench.data.validation)
         folders = [self.folder / self.config.signals.store]
         size = sum(p.stat().st_size for folder in folders for p in folder.glob("*/*/shard-*.safetensors"))
         return size / max(1, scored)
 
     def _table_bytes(self, tokens: float) -> float:
         table = self.bench.data.train
-        text = sum(len(part.encode()) for row in table.text(np.arange(len(table))) for part in row) / len(
-            table
-        )
+        text = sum(len(part.encode()) for row in table.text(np.arange(len(table))) for part in row) / len(table)
         columns = 2 if "token_type_ids" in (self.student.tokenizer.model_input_names or ()) else 1
         return text + 24 + 8 * table.num_texts + tokens * 4 * columns + 12
 
@@ -329,9 +343,7 @@ def tokens_per_row(lengths: Any, rows: int, max_tokens: int) -> float:
         max_tokens: padded tokens per batch.
     """
     like = np.quantile(lengths, np.linspace(0, 1, min(rows, _LIKE)), method="nearest")
-    return sum(len(batch) * float(like[batch].max()) for batch in scoring_batches(like, max_tokens)) / len(
-        like
-    )
+    return sum(len(batch) * float(like[batch].max()) for batch in scoring_batches(like, max_tokens)) / len(like)
 
 
 def _parts(rows: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
@@ -344,14 +356,8 @@ def _parts(rows: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
 
 def _before_split(config: RunConfig, wanted: int) -> int:
     """So many rows that, without those held out, `wanted` remain; never more than the config reads."""
-    size = config.data.reward_size
-    rows = (
-        wanted
-        if config.data.reward
-        else math.ceil(wanted / (1 - size)) + 1
-        if size < 1
-        else wanted + int(size)
-    )
+    size = config.data.validation_size
+    rows = wanted if config.data.validation else math.ceil(wanted / (1 - size)) + 1 if size < 1 else wanted + int(size)
     return min(rows, config.data.max_train_rows or rows)
 
 
@@ -362,11 +368,7 @@ def _stand_in(spec: TeacherConfig, number: int, config: RunConfig, folder: Path)
     name = spec.name or f"teacher-{number}"
     task = load_data(config.data, config.task, config.seed, Path(config.data_dir)).task
     start = build_student(
-        StudentConfig(init=spec.finetune.init),
-        task,
-        {},
-        spec.finetune.seed,
-        max_length=config.train.max_length,
+        StudentConfig(init=spec.finetune.init), task, {}, spec.finetune.seed, max_length=config.train.max_length
     )
     save_student(start, folder / f"untrained-{name}")
     return TeacherConfig(name=name, path=str(folder / f"untrained-{name}"), max_length=spec.max_length)

@@ -11,7 +11,7 @@ from pathlib import Path
 from distilect import ranks
 from distilect.config import RunConfig, dump_config
 from distilect.errors import ConfigError, RunError, why_unwritable
-from distilect.locks import locked
+from distilect.files import locked
 from distilect.models import Student, quiet
 from distilect.training import episodes_begun
 
@@ -21,9 +21,7 @@ def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
     store = Path(config.signals.store).parts[0]
     plans, seen = [], {"teachers", store}
     if config.name in seen:
-        raise ConfigError(
-            f"name: {config.name!r} is kept for the folder of that name beside the runs: choose another"
-        )
+        raise ConfigError(f"name: {config.name!r} is kept for the folder of that name beside the runs: choose another")
     for number, method in enumerate((config.method, *config.baselines)):
         name = config.name if number == 0 else f"{config.name}-{method.name}"
         while name in seen:
@@ -53,9 +51,7 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
     if {path.name for path in folder.iterdir()} <= {_temporary(recorded).name}:  # its claim was cut off
         return
     if not recorded.exists():
-        raise RunError(
-            f"output folder {folder} is not empty and holds no run: choose another name= or output="
-        )
+        raise RunError(f"output folder {folder} is not empty and holds no run: choose another name= or output=")
     if overwrite:
         return
     if (folder / "metrics.json").exists():

@@ -27,12 +27,7 @@ def versions() -> dict[str, str]:
     import torch
     import transformers
 
-    modules = {
-        "torch": torch,
-        "transformers": transformers,
-        "tokenizers": tokenizers,
-        "accelerate": accelerate,
-    }
+    modules = {"torch": torch, "transformers": transformers, "tokenizers": tokenizers, "accelerate": accelerate}
     found = {name: str(module.__version__) for name, module in modules.items()}
     return {"distilect": __version__, "python": platform.python_version(), "numpy": np.__version__, **found}
 
@@ -46,7 +41,7 @@ def machine() -> dict[str, Any]:
 
 def data_fingerprint(data: Data) -> str:
     """16 hex digits over all rows of a run, in order, with their labels."""
-    parts = [data.train, data.reward, data.dev, data.extra]
+    parts = [data.train, data.validation, data.dev, data.extra]
     text = " ".join("-" if part is None else part.fingerprint() for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -55,7 +50,7 @@ def row_counts(data: Data, truncated: int) -> dict[str, int]:
     """Rows by role; `truncated` training rows were longer than the student reads."""
     optional = {"dev": data.dev, "extra": data.extra}
     counts = {role: 0 if table is None else len(table) for role, table in optional.items()}
-    return {"train": len(data.train), "reward": len(data.reward), **counts, "truncated": truncated}
+    return {"train": len(data.train), "validation": len(data.validation), **counts, "truncated": truncated}
 
 
 def student_size(student: Student, folder: Path) -> dict[str, Any]:
@@ -91,9 +86,7 @@ def speeds(student: Student, teachers: Sequence[Teacher], data: Data) -> dict[st
     for teacher in teachers:
         if isinstance(teacher, CheckpointTeacher):
             models[f"teacher {teacher.name}"] = (teacher.model, teacher.tokenizer, teacher.max_length)
-    return {
-        name: speed.to_dict() for name, speed in measure_speed(models, texts, repeats=SPEED_ROUNDS).items()
-    }
+    return {name: speed.to_dict() for name, speed in measure_speed(models, texts, repeats=SPEED_ROUNDS).items()}
 
 
 def score_text(scores: Mapping[str, float]) -> str:

@@ -29,7 +29,7 @@ def write_predictions(
 
     Columns: row, id_high, id_low (the row's identity, uint64), text[, text_2] (cut after some hundred characters), label (int64, or float32 in regression; null without one),
     `student` and `teacher/NAME`: lists of outputs (logits in the order of the task's labels, or one score). The schema's metadata
-    say which `split` it is (`dev`, or `held_out` where a run has no dev rows) and name the `labels` (a JSON list).
+    say which `split` it is (`dev`, or `validation` where a run has no dev rows) and name the `labels` (a JSON list).
     """
     known = table.has_label
     columns: dict[str, Any] = {"row": pa.array(np.arange(len(table)))}
@@ -37,10 +37,7 @@ def write_predictions(
     for name, texts in zip(("text", "text_2"), table.texts, strict=False):
         columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
     columns["label"] = pa.array(table.labels, mask=~known)
-    for name, logits in {
-        "student": student,
-        **{f"teacher/{key}": value for key, value in teachers.items()},
-    }.items():
+    for name, logits in {"student": student, **{f"teacher/{key}": value for key, value in teachers.items()}}.items():
         flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
     metadata = {"split": split, "labels": json.dumps(task.labels)}

@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distilect import ranks
-from distilect.config import (
-    FinetuneConfig,
-    MethodConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainConfig,
-)
+from distilect.config import FinetuneConfig, MethodConfig, RunConfig, StudentConfig, TeacherConfig, TrainConfig
 from distilect.data import Data
 from distilect.errors import ConfigError
 from distilect.models import (
@@ -122,14 +115,12 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
         return folder
     work = folder.with_name(folder.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
-    student = build_student(
-        StudentConfig(init=spec.init), data.task, {}, spec.seed, max_length=config.train.max_length
-    )
+    student = build_student(StudentConfig(init=spec.init), data.task, {}, spec.seed, max_length=config.train.max_length)
     fitted = _finetune(student, data, _settings(spec, config.train), work, spec.seed, f"teacher {name}")
     if ranks.is_main():
         _keep(folder, student, identity, fitted)
     ranks.barrier()
-    seconds, scores = fitted.seconds, score_text(fitted.held_out)
+    seconds, scores = fitted.seconds, score_text(fitted.validation)
     console.print(f"teacher {name}: fine-tuned in {seconds:.0f} s, held out {scores} → {folder}")
     return folder
 
@@ -138,12 +129,7 @@ def _keep(folder: Path, student: Student, identity: dict[str, Any], fitted: Fitt
     """The folder of a fine-tuned teacher, whole or not at all."""
     work = folder.with_name(folder.name + ".partial")
     save_student(student, work / "model")
-    record = {
-        "identity": identity,
-        "held_out": fitted.held_out,
-        "seconds": fitted.seconds,
-        "versions": versions(),
-    }
+    record = {"identity": identity, "validation": fitted.validation, "seconds": fitted.seconds, "versions": versions()}
     (work / "model" / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
     os.replace(work / "model", folder)
     shutil.rmtree(work, ignore_errors=True)
@@ -162,7 +148,7 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
     return {
         "spec": spec.model_dump(),
         "init": checkpoint_fingerprint(resolve_path(start)),
-        "rows": [data.train.fingerprint(), data.reward.fingerprint()],
+        "rows": [data.train.fingerprint(), data.validation.fingerprint()],
         "task": data.task.to_dict(),
         "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}),  # never a teacher's
         "format": 1,
@@ -172,8 +158,13 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
 def _settings(spec: FinetuneConfig, train: TrainConfig) -> TrainConfig:
     """A teacher's own epochs, learning rate and batch; the rest as a student's, as far as it can matter."""
     own = {"epochs": spec.epochs, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
-    plain: dict[str, Any] = {"accumulation": 1, "patience": None, "dropout": None, "evaluations": 1}
-    plain |= {"log_every": 10, "token_budget": None}
+    plain: dict[str, Any] = {
+        "gradient_accumulation_steps": 1,
+        "early_stopping_patience": None,
+        "dropout": None,
+        "evaluations": 1,
+    }
+    plain |= {"logging_steps": 10, "token_budget": None}
     return train.model_copy(update=own | plain)
 
 
@@ -182,6 +173,6 @@ def _finetune(student: Student, data: Data, train: TrainConfig, folder: Path, se
     method = assemble(MethodConfig(name="finetune"), layout_of(student, [], data.task), None, seed)
     for selector in method.selectors.values():
         set_up(selector, SelectionContext(teachers=(), kinds=method.kinds, seed=seed))
-    rows = training_rows(student, data.train, data.reward, data.task)
+    rows = training_rows(student, data.train, data.validation, data.task)
     _, fitted = fit(student, rows, method, None, train, folder, seed=seed, description=what)
     return fitted

@@ -72,23 +72,19 @@ class Planned:
 
     Attributes:
         context: what selectors may learn before training, but for a sample of train.
-        held_out: the teachers on the reward split; None for a method without teachers.
+        validation: the teachers on the validation split; None for a method without teachers.
     """
 
     method: Method
     pool: list[Teacher]
     context: SelectionContext
-    held_out: Prepared | None
+    validation: Prepared | None
 
     @property
     def asks(self) -> tuple[object, ...]:
         """Two methods with the same value want the same signals."""
         encoders = {s.encoder for s in self.method.selectors.values() if s.encoder is not None}
-        return (
-            tuple(t.name for t in self.pool),
-            repr(self.method.looked_at(len(self.pool))),
-            frozenset(encoders),
-        )
+        return (tuple(t.name for t in self.pool), repr(self.method.looked_at(len(self.pool))), frozenset(encoders))
 
 
 @dataclass
@@ -135,13 +131,11 @@ class Workbench:
         selector = build_teacher_selector(config)
         if selector is None:
             method = assemble(config, layout_of(student, [], self.data.task), None, self.config.seed)
-            return Planned(
-                method, [], SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed), None
-            )
+            return Planned(method, [], SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed), None)
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
-        held_out = self.signals(self.teachers, self.data.reward, [[] for _ in self.teachers])
-        context = self._context(self.teachers, held_out)
+        validation = self.signals(self.teachers, self.data.validation, [[] for _ in self.teachers])
+        context = self._context(self.teachers, validation)
         kept = None
         if selector.narrows:  # a method that believes one teacher never asks the others
             set_up(selector, context)
@@ -149,7 +143,7 @@ class Workbench:
         pool = self.teachers if kept is None else [self.teachers[k] for k in kept]
         layout = layout_of(student, pool, self.data.task)
         method = assemble(config, layout, selector, self.config.seed)
-        return Planned(method, pool, _narrowed(context, kept, method, layout), held_out)
+        return Planned(method, pool, _narrowed(context, kept, method, layout), validation)
 
     def ask(self, planned: Planned) -> Prepared:
         """The signals of its teachers on all rows that the method will ask for, and the vectors that its selectors look at."""
@@ -161,14 +155,14 @@ class Workbench:
     def prepare(self, config: MethodConfig, student: Student) -> tuple[Method, Prepared]:
         """The method, set up, and the signals of the teachers that it keeps on all rows that it will ask for."""
         planned = self.plan(config, student)
-        method, context, held_out = planned.method, planned.context, planned.held_out
-        if held_out is None:
+        method, context, validation = planned.method, planned.context, planned.validation
+        if validation is None:
             self._set_up(method, context)
             return method, Prepared.none()
         prepared = self.ask(planned)
         self._set_up(method, replace(context, sample=sampler_of(self.data.distillation, prepared)))
-        prepared.forwards += held_out.forwards + (held_out.source.forwards if held_out.source else 0)
-        prepared.seconds += held_out.seconds
+        prepared.forwards += validation.forwards + (validation.source.forwards if validation.source else 0)
+        prepared.seconds += validation.seconds
         return method, prepared
 
     def _add_vectors(self, method: Method, prepared: Prepared) -> None:
@@ -177,9 +171,7 @@ class Workbench:
         if not wanted:
             return
         if len(wanted) > 1:
-            raise MethodError(
-                f"selectors want different encoders {sorted(map(str, wanted))}: give them the same one"
-            )
+            raise MethodError(f"selectors want different encoders {sorted(map(str, wanted))}: give them the same one")
         encoder = load_encoder(wanted.pop(), self.config, self.teachers)
         vectors = self.signals([encoder], self.data.distillation, [[]])
         prepared.vectors, prepared.report = vectors.source, [*prepared.report, *vectors.report]
@@ -204,24 +196,22 @@ class Workbench:
         for selector in method.selectors.values():
             set_up(selector, context)
 
-    def _context(self, pool: list[Teacher], held_out: Prepared) -> SelectionContext:
-        """What selectors may learn before training; the reward split only, never dev."""
-        task, table = self.data.task, self.data.reward
-        assert held_out.source is not None
+    def _context(self, pool: list[Teacher], validation: Prepared) -> SelectionContext:
+        """What selectors may learn before training; the validation split only, never dev."""
+        task, table = self.data.task, self.data.validation
+        assert validation.source is not None
         logits = None
         scores: tuple[float, ...] = ()
         if len(table):
-            logits = (
-                held_out.source.fetch(table, np.arange(len(table)), [[] for _ in pool]).logits.cpu().numpy()
-            )
+            logits = validation.source.fetch(table, np.arange(len(table)), [[] for _ in pool]).logits.cpu().numpy()
             scores = tuple(task.score(logits[:, k], table.labels)[task.primary] for k in range(len(pool)))
         return SelectionContext(
             teachers=tuple(t.name for t in pool),
             kinds=(),
             regression=task.kind == "regression",
-            held_out_logits=logits,
-            held_out_labels=table.labels,
-            held_out_scores=scores,
+            validation_logits=logits,
+            validation_labels=table.labels,
+            validation_scores=scores,
             teacher_sizes=tuple(teacher_size(t)["parameters"] or 0 for t in pool),
             seed=self.config.seed,
             epochs=self.config.train.epochs,
@@ -234,12 +224,12 @@ class Workbench:
     def learn_selection(
         self, config: RunConfig, method: Method, prepared: Prepared, rows: TrainingRows, folder: Path
     ) -> dict[str, Any] | None:
-        """Stage A, where the knowledge selector has one, kept in the run's folder; None for every other method.
+        """Stage A, where the loss-weight selector has one, kept in the run's folder; None for every other method.
 
         Returns:
             where the selection module is, its fingerprint, and what learning it cost.
         """
-        selector: Any = method.mix
+        selector: Any = method.loss_weights
         if selector.episodes is None:
             found: dict[str, Any] | None = selector.origin()
             return found
@@ -252,9 +242,16 @@ class Workbench:
                 raise RunError(f"{error}, or remove {place} to learn it again in this run") from None
         else:
             learned = run_episodes(
-                self.new_student, rows, method, prepared.source, config.train, folder,
-                seed=config.seed, description=config.name, vectors=prepared.vectors,
-            )  # fmt: skip
+                self.new_student,
+                rows,
+                method,
+                prepared.source,
+                config.train,
+                folder,
+                seed=config.seed,
+                description=config.name,
+                vectors=prepared.vectors,
+            )
             if ranks.is_main():
                 selector.save(place, self._learned_from(config, learned))
             selector.freeze()
@@ -266,20 +263,21 @@ class Workbench:
         console.print(
             f"stage A: {about['episodes']} episodes, {about['steps']:,} steps, {about['seconds']:.0f} s → {place}"
         )
-        return {
-            "selector": str(place),
-            "fingerprint": artefact.fingerprint(place),
-            "learned": "in this run",
-        } | about
+        return {"selector": str(place), "fingerprint": artefact.fingerprint(place), "learned": "in this run"} | about
 
     def _learned_from(self, config: RunConfig, learned: StageA) -> dict[str, Any]:
         """What the artefact says of how it was learned."""
         return {
-            "task": self.data.task.to_dict(), "data_fingerprint": data_fingerprint(self.data), "seed": config.seed,
-            "student": config.student.init, "teachers": [teacher.name for teacher in self.teachers],
-            "method": config.method.model_dump(exclude_none=True), "train": config.train.model_dump(exclude_defaults=True),
-            **learned.to_dict(), "versions": versions(),
-        }  # fmt: skip
+            "task": self.data.task.to_dict(),
+            "data_fingerprint": data_fingerprint(self.data),
+            "seed": config.seed,
+            "student": config.student.init,
+            "teachers": [teacher.name for teacher in self.teachers],
+            "method": config.method.model_dump(exclude_none=True),
+            "train": config.train.model_dump(exclude_defaults=True),
+            **learned.to_dict(),
+            "versions": versions(),
+        }
 
     # ---- one student -----------------------------------------------------------------------------------------------
 
@@ -295,15 +293,22 @@ class Workbench:
             console.print(line)
         # a method without teachers has nothing to learn on rows that only teachers can label
         table = self.data.distillation if method.teachers is not None else self.data.train
-        rows = training_rows(student, table, self.data.reward, self.data.task)
+        rows = training_rows(student, table, self.data.validation, self.data.task)
         if ranks.is_main():
             claim(folder, config, overwrite)
         ranks.barrier()
         selection = self.learn_selection(config, method, prepared, rows, folder)
         trainer, fitted = fit(
-            student, rows, method, prepared.source, config.train, folder, seed=config.seed, description=config.name,
+            student,
+            rows,
+            method,
+            prepared.source,
+            config.train,
+            folder,
+            seed=config.seed,
+            description=config.name,
             vectors=prepared.vectors,
-        )  # fmt: skip
+        )
         prepared.live = int(ranks.total(prepared.source.forwards if prepared.source else 0))
         if ranks.is_main():
             save_student(student, folder / "student")
@@ -318,11 +323,7 @@ class Workbench:
             "cost": self._cost(fitted, prepared, selection),
             **({"selection": selection} if selection is not None else {}),
             "rows": row_counts(self.data, rows.encoded.truncated),
-            "signals": {
-                "scored_rows": prepared.forwards,
-                "reused_rows": prepared.reused,
-                "live": config.signals.live,
-            },
+            "signals": {"scored_rows": prepared.forwards, "reused_rows": prepared.reused, "live": config.signals.live},
             "versions": versions(),
             "machine": machine(),
             "data_fingerprint": data_fingerprint(self.data),
@@ -337,12 +338,7 @@ class Workbench:
         return RunResult(folder, metrics, build_report(folder) if report else None)
 
     def _models(
-        self,
-        student: Student,
-        trainer: DistillationTrainer,
-        fitted: Fitted,
-        folder: Path,
-        method: MethodConfig,
+        self, student: Student, trainer: DistillationTrainer, fitted: Fitted, folder: Path, method: MethodConfig
     ) -> dict[str, Any]:
         """Scores, sizes and speeds of student and teachers; what they say goes to `predictions.parquet`."""
         # before the speeds: several processes make these together
@@ -355,7 +351,7 @@ class Workbench:
         return {
             "student": {
                 "scores": self._scores(said[None], scored),
-                "held_out": fitted.held_out,
+                "validation": fitted.validation,
                 **student_size(student, folder / "student"),
                 **speed["student"],
             },
@@ -367,9 +363,7 @@ class Workbench:
             ],
         }
 
-    def _cost(
-        self, fitted: Fitted, prepared: Prepared, selection: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _cost(self, fitted: Fitted, prepared: Prepared, selection: dict[str, Any] | None = None) -> dict[str, Any]:
         """Wall times, teacher rows, steps and tokens; teachers' runs over dev are part of the report, not of the method."""
         return {
             "train_seconds": round(fitted.seconds, 3),
@@ -403,7 +397,7 @@ class Workbench:
 
         Without dev these are the held-out rows, on which only teachers that the method asks have been run already.
         """
-        split, table = ("dev", self.data.dev) if self.data.dev is not None else ("held_out", self.data.reward)
+        split, table = ("dev", self.data.dev) if self.data.dev is not None else ("validation", self.data.validation)
         if not len(table):
             return split, None, {None: None}
         encoded = encode(table, student.tokenizer, student.max_length)
@@ -430,19 +424,23 @@ def enlarged(data: Data, config: RunConfig) -> Data:
     """The rows of a run with changed copies of those of train, none of which is a row held out or of dev."""
     spec = config.data.augment
     assert spec is not None
-    others = [table for table in (data.reward, data.dev, data.extra) if table is not None and len(table)]
+    others = [table for table in (data.validation, data.dev, data.extra) if table is not None and len(table)]
     made = augment(
-        data.train, spec.times, seed=spec.seed, kinds=spec.methods, model=spec.model or backbone_path(config),
-        probability=spec.probability, keep_labels=spec.labels, exclude=others,
-    )  # fmt: skip
+        data.train,
+        spec.times,
+        seed=spec.seed,
+        kinds=spec.methods,
+        model=spec.model or backbone_path(config),
+        probability=spec.probability,
+        keep_labels=spec.labels,
+        exclude=others,
+    )
     extra = made.table if data.extra is None else Table.concat([data.extra, made.table])
     line = f"augmented: {len(made.table):,} rows made of train by {', '.join(spec.methods)}"
     return replace(data, extra=extra, report=[*data.report, line])
 
 
-def _narrowed(
-    context: SelectionContext, kept: list[int] | None, method: Method, layout: Layout
-) -> SelectionContext:
+def _narrowed(context: SelectionContext, kept: list[int] | None, method: Method, layout: Layout) -> SelectionContext:
     """The context of a pool of which some teachers are kept, with what the method copies and the widths filled in."""
     context = replace(
         context, kinds=method.kinds, student_width=layout.student_width, teacher_widths=layout.teacher_widths
@@ -452,11 +450,11 @@ def _narrowed(
         context = replace(context, response=response)
     if kept is None:
         return context
-    logits = context.held_out_logits
+    logits = context.validation_logits
     return replace(
         context,
         teachers=tuple(context.teachers[k] for k in kept),
-        held_out_logits=None if logits is None else logits[:, kept],
-        held_out_scores=tuple(context.held_out_scores[k] for k in kept) if context.held_out_scores else (),
+        validation_logits=None if logits is None else logits[:, kept],
+        validation_scores=tuple(context.validation_scores[k] for k in kept) if context.validation_scores else (),
         teacher_sizes=tuple(context.teacher_sizes[k] for k in kept),
     )

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distilect.evaluation import (
-    brier_score,
-    expected_calibration_error,
-    negative_log_likelihood,
-    softmax,
-)
+from distilect.evaluation import brier_score, expected_calibration_error, negative_log_likelihood, softmax
 from distilect.report import words
 from distilect.report.decisions import hover, row_text
 from distilect.report.figures import Figure, label
@@ -106,11 +101,7 @@ def _score_differences(answers: Answers, best: str) -> DataTable:
         for row in _furthest(apart)
     ]
     return DataTable(
-        "differences",
-        ["text", "label", "student", f"teacher {best}", "difference"],
-        body,
-        frozenset({0}),
-        frozenset(),
+        "differences", ["text", "label", "student", f"teacher {best}", "difference"], body, frozenset({0}), frozenset()
     )
 
 
@@ -163,12 +154,7 @@ def _confusion(answers: Answers, name: str | None, logits: NDArray[np.float64]) 
             "tickangle": -40 if len(names) > 4 else 0,
             "showgrid": False,
         },
-        "yaxis": {
-            "title": {"text": "label"},
-            "type": "category",
-            "autorange": "reversed",
-            "showgrid": False,
-        },
+        "yaxis": {"title": {"text": "label"}, "type": "category", "autorange": "reversed", "showgrid": False},
         "height": max(300, 150 + 26 * len(shown)),
         "showlegend": False,
     }
@@ -184,10 +170,15 @@ def _reliability(answers: Answers) -> Figure | None:
         return None
     data: list[dict[str, Any]] = [
         {
-            "type": "scatter", "mode": "lines", "name": "as it should be", "x": [0, 1], "y": [0, 1], "hoverinfo": "skip",
+            "type": "scatter",
+            "mode": "lines",
+            "name": "as it should be",
+            "x": [0, 1],
+            "y": [0, 1],
+            "hoverinfo": "skip",
             "line": {"color": "--c7", "dash": "dot", "width": 1},
         }
-    ]  # fmt: skip
+    ]
     for name, logits in list(_models(answers))[:_MAX_MODELS]:
         probabilities = softmax(logits[known])
         confidence = probabilities.max(axis=1)
@@ -226,7 +217,12 @@ def _against_labels(answers: Answers, name: str | None, logits: NDArray[np.float
     low, high = float(min(gold.min(), said.min())), float(max(gold.max(), said.max()))
     data = [
         {
-            "type": "scatter", "mode": "lines", "name": "label", "x": [low, high], "y": [low, high], "hoverinfo": "skip",
+            "type": "scatter",
+            "mode": "lines",
+            "name": "label",
+            "x": [low, high],
+            "y": [low, high],
+            "hoverinfo": "skip",
             "line": {"color": "--c7", "dash": "dot", "width": 1},
         },
         {
@@ -239,12 +235,8 @@ def _against_labels(answers: Answers, name: str | None, logits: NDArray[np.float
             "hovertemplate": "%{text}<br>label %{x:.2f}, said %{y:.2f}<extra></extra>",
             "marker": {"size": 6, "opacity": 0.6, "color": "--c0"},
         },
-    ]  # fmt: skip
-    layout = {
-        "xaxis": {"title": {"text": "label"}},
-        "yaxis": {"title": {"text": "said"}},
-        "showlegend": False,
-    }
+    ]
+    layout = {"xaxis": {"title": {"text": "label"}}, "yaxis": {"title": {"text": "said"}}, "showlegend": False}
     who = "The student" if name is None else f"Teacher {name}"
     more = f"; {len(rows):,} of {len(known):,} rows" if len(rows) < len(known) else ""
     return Figure(f"{who} against the labels", f"on the dotted line it is exact{more}", data, layout)
@@ -257,9 +249,7 @@ def _name(answers: Answers, index: int) -> str:
 def _distinct(names: list[str]) -> list[str]:
     """Names for an axis, which would put two equal ones in one place."""
     short = [label(name, 20) for name in names]
-    return [
-        name if short.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(short, start=1)
-    ]
+    return [name if short.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(short, start=1)]
 
 
 def _score(value: float) -> Cell:

@@ -45,9 +45,7 @@ def decision_table(rows: Rows) -> DataTable | None:
     latest: dict[Any, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: number(row.get("epoch")) or 0.0):
         latest[row.get("row")] = row
-    columns = [(f"teacher/{name}", name) for name in teachers] + [
-        (f"knowledge/{name}", name) for name in kinds
-    ]
+    columns = [(f"teacher/{name}", name) for name in teachers] + [(f"knowledge/{name}", name) for name in kinds]
     unsure = any(number(row.get("uncertainty")) is not None for row in rows)  # never in regression
     titles = ["text", "label", *(["asked in"] if chosen else []), *(["uncertainty"] if unsure else [])]
     body = [
@@ -60,9 +58,7 @@ def decision_table(rows: Rows) -> DataTable | None:
         ]
         for row in list(latest.values())[:_MAX_EXAMPLES]
     ]
-    return DataTable(
-        "decisions", [*titles, *(name for _, name in columns)], body, frozenset({0}), frozenset({1})
-    )
+    return DataTable("decisions", [*titles, *(name for _, name in columns)], body, frozenset({0}), frozenset({1}))
 
 
 def row_text(row: Mapping[str, Any], limit: int) -> str:
@@ -161,9 +157,7 @@ def _asked_by_uncertainty(rows: Rows) -> Figure | None:
 
 
 def _names(rows: Rows, prefix: str) -> list[str]:
-    return list(
-        dict.fromkeys(key.removeprefix(prefix) for row in rows[:1] for key in row if key.startswith(prefix))
-    )
+    return list(dict.fromkeys(key.removeprefix(prefix) for row in rows[:1] for key in row if key.startswith(prefix)))
 
 
 def _varies(rows: Rows, key: str) -> bool:

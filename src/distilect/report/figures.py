@@ -61,8 +61,7 @@ def _by_magnitude(history: Sequence[dict[str, Any]], names: list[str]) -> list[l
     """Names in groups that share an axis well: sizes within about 20 ×."""
     parts: list[tuple[float, list[str]]] = []
     sizes = {
-        name: max((abs(v) for e in history if (v := number(e.get(name))) is not None), default=0.0)
-        for name in names
+        name: max((abs(v) for e in history if (v := number(e.get(name))) is not None), default=0.0) for name in names
     }
     for name in sorted(names, key=lambda name: -sizes[name]):
         place = next((part for size, part in parts if sizes[name] == 0 or size <= 20 * sizes[name]), None)
@@ -76,14 +75,10 @@ def _by_magnitude(history: Sequence[dict[str, Any]], names: list[str]) -> list[l
 def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
     """Per epoch, over all rows: weights of teachers and kinds of knowledge, share of rows that asked."""
     rows = sorted(
-        (row for row in selection if row.get("group") == "all"),
-        key=lambda row: number(row.get("epoch")) or 0.0,
+        (row for row in selection if row.get("group") == "all"), key=lambda row: number(row.get("epoch")) or 0.0
     )
     figures = []
-    for prefix, title in (
-        ("teacher/", "Teacher weights by epoch"),
-        ("knowledge/", "Kinds of knowledge by epoch"),
-    ):
+    for prefix, title in (("teacher/", "Teacher weights by epoch"), ("knowledge/", "Kinds of knowledge by epoch")):
         columns = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
         data = [curve(rows, "epoch", column, column.removeprefix(prefix), kind="bar") for column in columns]
         if any(_filled(trace) for trace in data):
@@ -97,8 +92,7 @@ def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
     figures += _by_class(selection, "teacher/", "Weight of teacher")
     figures += _by_class(selection, "knowledge/", "Weight of")
     shares = [
-        curve(rows, "epoch", key, label)
-        for key, label in (("asked", "asked teachers"), ("trained", "trained on"))
+        curve(rows, "epoch", key, label) for key, label in (("asked", "asked teachers"), ("trained", "trained on"))
     ]
     shares = [trace for trace in shares if _filled(trace)]
     # Shares that are 1 all along say nothing: no rows were selected.
@@ -108,12 +102,7 @@ def selection_over_time(selection: Sequence[dict[str, Any]]) -> list[Figure]:
             "yaxis": {"title": {"text": "share of rows"}, "range": [0, 1.03], "tickformat": ".0%"},
         }
         figures.append(
-            Figure(
-                "Rows by epoch",
-                "share of the rows that asked teachers, and that were trained on",
-                shares,
-                layout,
-            )
+            Figure("Rows by epoch", "share of the rows that asked teachers, and that were trained on", shares, layout)
         )
     return figures
 
@@ -124,9 +113,7 @@ def _by_class(selection: Sequence[dict[str, Any]], prefix: str, title: str) -> l
     groups = _largest_groups(rows)
     epochs = sorted({number(row.get("epoch")) or 0.0 for row in rows})
     columns = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
-    largest = max(
-        (value for row in rows for c in columns if (value := number(row.get(c))) is not None), default=0.0
-    )
+    largest = max((value for row in rows for c in columns if (value := number(row.get(c))) is not None), default=0.0)
     figures = []
     for column in columns[:_MAX_MAPS]:
         found = {(row.get("group"), number(row.get("epoch"))): number(row.get(column)) for row in rows}
@@ -156,9 +143,7 @@ def _by_class(selection: Sequence[dict[str, Any]], prefix: str, title: str) -> l
             "showlegend": False,
         }
         name = column.removeprefix(prefix)
-        figures.append(
-            Figure(f"{title} {name} by label and epoch", "mean over the rows of a label", data, layout)
-        )
+        figures.append(Figure(f"{title} {name} by label and epoch", "mean over the rows of a label", data, layout))
     return figures
 
 
@@ -199,9 +184,7 @@ def knowledge_by_phase(history: Sequence[dict[str, Any]]) -> Figure | None:
         "xaxis": {"type": "category"},
         "yaxis": {"title": {"text": "mean weight"}, "rangemode": "tozero"},
     }
-    return Figure(
-        "Kinds of knowledge by phase of training", "mean weights in thirds of the steps", data, layout
-    )
+    return Figure("Kinds of knowledge by phase of training", "mean weights in thirds of the steps", data, layout)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -226,9 +209,7 @@ def _right_and_wrong(rows: Sequence[dict[str, Any]]) -> list[Figure]:
 
 
 def _teachers(rows: Sequence[dict[str, Any]]) -> list[str]:
-    names = dict.fromkeys(
-        key.removeprefix("right/") for row in rows for key in row if key.startswith("right/")
-    )
+    names = dict.fromkeys(key.removeprefix("right/") for row in rows for key in row if key.startswith("right/"))
     return list(names)
 
 
@@ -253,9 +234,7 @@ def score_against_cost(rows: Sequence[ModelRow], primary: str) -> Figure | None:
                 "x": [milliseconds for _, milliseconds, _ in chosen],
                 "y": [score for _, _, score in chosen],
                 "text": [label(row.name) for row, _, _ in chosen],
-                "textposition": [
-                    place for place, (row, _, _) in zip(places, known, strict=True) if row.role == role
-                ],
+                "textposition": [place for place, (row, _, _) in zip(places, known, strict=True) if row.role == role],
                 "marker": {"size": 11, "symbol": symbol},
             }
         )
@@ -279,12 +258,9 @@ def _label_places(points: Sequence[tuple[float, float]], middle: float) -> list[
     are close to each other one has its name above, the other below."""
     places: list[str] = []
     for index, (x, y) in enumerate(points):
-        near = [
-            places[i] for i in range(index) if abs(points[i][0] - x) < 0.25 and abs(points[i][1] - y) < 0.12
-        ]
+        near = [places[i] for i in range(index) if abs(points[i][0] - x) < 0.25 and abs(points[i][1] - y) < 0.12]
         level = next(
-            (level for level in ("middle", "top", "bottom") if not any(p.startswith(level) for p in near)),
-            "top",
+            (level for level in ("middle", "top", "bottom") if not any(p.startswith(level) for p in near)), "top"
         )
         places.append(f"{level} {'right' if x < middle else 'left'}")
     return places
@@ -299,10 +275,7 @@ def label(text: str, limit: int = 40) -> str:
 _OPTIMISER = ("train/learning_rate", "train/grad_norm", "train/samples_per_second", "train/tokens_per_second")
 _TITLES = {
     "loss": ("Loss", "of training, with its parts, and on the held-out split"),
-    "eval": (
-        "Scores while training",
-        "on the split held out of train that chooses the checkpoint, not on dev",
-    ),
+    "eval": ("Scores while training", "on the split held out of train that chooses the checkpoint, not on dev"),
     "teacher": ("Teachers while training", "mean weights of the teachers"),
     "knowledge": ("Knowledge while training", "mean weights of the kinds of knowledge"),
     "rows": ("Rows while training", "share that asked the teachers"),
@@ -334,9 +307,7 @@ def _group(name: str) -> str:
     return "optimiser" if name in _OPTIMISER or space == "train" else space
 
 
-def _curves(
-    history: Sequence[dict[str, Any]], group: str, names: list[str], alone: bool = False
-) -> Figure | None:
+def _curves(history: Sequence[dict[str, Any]], group: str, names: list[str], alone: bool = False) -> Figure | None:
     """One figure; `alone`: it shows a part of its group, and says which."""
     title, note = _TITLES.get(group, (group.replace("_", " ").capitalize(), ""))
     if alone:
@@ -371,12 +342,7 @@ def curve(rows: Sequence[dict[str, Any]], x: str, y: str, name: str, kind: str =
     points = [(number(row.get(x)), number(row.get(y))) for row in rows if row.get(y) is not None]
     pairs = [(a, b) for a, b in points if a is not None and b is not None]
     pairs = pairs[:: max(1, -(-len(pairs) // _MAX_POINTS))]
-    trace: dict[str, Any] = {
-        "type": kind,
-        "name": label(name),
-        "x": [a for a, _ in pairs],
-        "y": [b for _, b in pairs],
-    }
+    trace: dict[str, Any] = {"type": kind, "name": label(name), "x": [a for a, _ in pairs], "y": [b for _, b in pairs]}
     if kind == "scatter":
         trace["mode"] = "lines" if len(pairs) > 40 else "lines+markers"
     return trace

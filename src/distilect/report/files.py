@@ -35,7 +35,7 @@ class Answers:
     """What the models said on the rows of dev, or of the held-out split.
 
     Attributes:
-        split: `dev` or `held_out`.
+        split: `dev` or `validation`.
         labels: names in the order of the outputs; () in regression.
         gold: int64 [N], -1 without a label; or float64 [N] with NaN.
         student: float64 [N, C], logits; one score in regression.
@@ -102,9 +102,7 @@ def read_run(folder: str | Path) -> RunFiles:
         notes.append(f"unreadable lines of history.jsonl that were left out: {damaged}")
     selection, rows = (_lines(root / name, notes) for name in ("selection.parquet", "rows.parquet"))
     answers = _answers(root / "predictions.parquet", notes)
-    return RunFiles(
-        root, metrics, config, history, selection, rows, answers, _json(root / "export.json"), notes
-    )
+    return RunFiles(root, metrics, config, history, selection, rows, answers, _json(root / "export.json"), notes)
 
 
 def number(value: Any) -> float | None:

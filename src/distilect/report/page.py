@@ -11,13 +11,7 @@ from typing import Any
 from distilect.report import words
 from distilect.report.answers import agreement, answer_figures, calibration_table, differences
 from distilect.report.decisions import decision_figures, decision_table
-from distilect.report.figures import (
-    Figure,
-    curves_of,
-    knowledge_by_phase,
-    score_against_cost,
-    selection_over_time,
-)
+from distilect.report.figures import Figure, curves_of, knowledge_by_phase, score_against_cost, selection_over_time
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
 from distilect.report.rows import ModelRow, best_teacher, model_rows, primary_metric, share_kept
 from distilect.report.shared import facts, models_table
@@ -64,7 +58,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "export": _export(run.export),
         "cost": _cost(metrics),
         "rows": _counts(metrics),
-        "held_out": _scores(part(metrics, "student", "held_out")),
+        "validation": _scores(part(metrics, "student", "validation")),
         "versions": _plain(metrics.get("versions")),
         "machine": _plain(metrics.get("machine")),
         "config": run.config,
@@ -98,16 +92,8 @@ def _answers(run: RunFiles, best: ModelRow | None) -> dict[str, Any] | None:
     answers = run.answers
     if answers is None:
         return None
-    teacher = (
-        best.name
-        if best is not None and best.name in answers.teachers
-        else next(iter(answers.teachers), None)
-    )
-    where = (
-        "on the dev rows"
-        if answers.split == "dev"
-        else "on rows held out of train, which chose the checkpoint"
-    )
+    teacher = best.name if best is not None and best.name in answers.teachers else next(iter(answers.teachers), None)
+    where = "on the dev rows" if answers.split == "dev" else "on rows held out of train, which chose the checkpoint"
     return {
         "where": f"{words.whole(len(answers.gold))} {where.removeprefix('on the ').removeprefix('on ')}",
         "figures": _dicts(answer_figures(answers, teacher)),
@@ -168,15 +154,13 @@ def _verdict(metrics: Mapping[str, Any], rows: Sequence[ModelRow], primary: str)
 
 def _own_score(metrics: Mapping[str, Any], student: ModelRow, primary: str) -> str:
     """The student's score where no teacher's stands beside it; on the held-out split in runs without dev."""
-    held_out = number(part(metrics, "student", "held_out", primary))
-    if not student.scores and held_out is not None:
-        return f"{primary} {words.score(held_out)} on the held-out split (no dev rows)"
+    validation = number(part(metrics, "student", "validation", primary))
+    if not student.scores and validation is not None:
+        return f"{primary} {words.score(validation)} on the held-out split (no dev rows)"
     return f"{primary or 'score'} {words.score(student.score)}"
 
 
-def _verdict_details(
-    metrics: Mapping[str, Any], student: ModelRow, best: ModelRow | None, primary: str
-) -> list[str]:
+def _verdict_details(metrics: Mapping[str, Any], student: ModelRow, best: ModelRow | None, primary: str) -> list[str]:
     dev = number(part(metrics, "rows", "dev"))
     on = f" on {words.whole(dev)} dev rows" if dev else ""
     if best is None or best.score is None or student.score is None:
@@ -191,9 +175,7 @@ def _verdict_details(
     return lines
 
 
-def _tiles(
-    student: ModelRow, best: ModelRow | None, kept: float | None, primary: str
-) -> list[dict[str, str]]:
+def _tiles(student: ModelRow, best: ModelRow | None, kept: float | None, primary: str) -> list[dict[str, str]]:
     """Four numbers, each with the teacher's beside it."""
 
     def tile(title: str, own: str, other: str) -> dict[str, str]:
@@ -221,9 +203,7 @@ def _groups(selection: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     last = max(number(row.get("epoch")) or 0.0 for row in rows)
     chosen = [row for row in rows if (number(row.get("epoch")) or 0.0) == last]
     chosen.sort(key=lambda row: -(number(row.get("rows")) or 0.0))
-    columns = [
-        key for key in chosen[0] if key.startswith(("teacher/", "knowledge/")) or key in ("asked", "trained")
-    ]
+    columns = [key for key in chosen[0] if key.startswith(("teacher/", "knowledge/")) or key in ("asked", "trained")]
     columns = [key for key in columns if any(number(row.get(key)) is not None for row in chosen)]
     # Shares that are 1 everywhere say nothing: no rows were selected.
     columns = [
@@ -240,12 +220,7 @@ def _groups(selection: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         for row in chosen[:_MAX_GROUPS]
     ]
     titles = [key.partition("/")[2] or key for key in columns]
-    return {
-        "epoch": words.whole(last),
-        "titles": titles,
-        "rows": body,
-        "left_out": max(0, len(chosen) - _MAX_GROUPS),
-    }
+    return {"epoch": words.whole(last), "titles": titles, "rows": body, "left_out": max(0, len(chosen) - _MAX_GROUPS)}
 
 
 def _share(value: float | None) -> dict[str, Any]:
@@ -276,7 +251,7 @@ def _cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _counts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = {
         "train": "train",
-        "reward": "held out of train",
+        "validation": "held out of train",
         "dev": "dev (reported)",
         "extra": "unlabelled",
         "truncated": "cut",

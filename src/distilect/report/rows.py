@@ -77,13 +77,7 @@ def best_teacher(rows: Sequence[ModelRow]) -> ModelRow | None:
 
 def share_kept(student: ModelRow, teacher: ModelRow | None) -> float | None:
     """Student's score over the teacher's; None unless both are known and not negative."""
-    if (
-        teacher is None
-        or teacher.score is None
-        or student.score is None
-        or teacher.score <= 0
-        or student.score < 0
-    ):
+    if teacher is None or teacher.score is None or student.score is None or teacher.score <= 0 or student.score < 0:
         return None
     return student.score / teacher.score
 
@@ -91,9 +85,7 @@ def share_kept(student: ModelRow, teacher: ModelRow | None) -> float | None:
 def _teachers(metrics: Mapping[str, Any]) -> list[ModelRow]:
     primary = primary_metric(metrics)
     found = records(metrics.get("teachers"))
-    return [
-        _row(raw, "teacher", str(raw.get("name") or f"teacher {i}"), primary) for i, raw in enumerate(found)
-    ]
+    return [_row(raw, "teacher", str(raw.get("name") or f"teacher {i}"), primary) for i, raw in enumerate(found)]
 
 
 def _students(metrics: Mapping[str, Any]) -> list[ModelRow]:

@@ -13,20 +13,9 @@ from distilect.report.rows import ModelRow, best_teacher, method_name
 def models_table(rows: Sequence[ModelRow], primary: str) -> dict[str, Any]:
     """Column titles and cells; further metrics of the task follow the primary one."""
     others = list(dict.fromkeys(name for row in rows for name in row.scores if name != primary))
-    titles = [
-        primary or "score",
-        *others,
-        "parameters",
-        "MB on disk",
-        "ms/row p50",
-        "ms/row p95",
-        "rows/s",
-    ]
+    titles = [primary or "score", *others, "parameters", "MB on disk", "ms/row p50", "ms/row p95", "rows/s"]
     best = best_teacher(rows)
-    body = [
-        {"name": row.name, "role": row.role, "best": row is best, "cells": _cells(row, others)}
-        for row in rows
-    ]
+    body = [{"name": row.name, "role": row.role, "best": row is best, "cells": _cells(row, others)} for row in rows]
     return {"titles": [*titles, "×\u00a0smaller", "×\u00a0faster"], "rows": body}
 
 

@@ -13,14 +13,7 @@ from distilect.errors import RunError
 from distilect.report import words
 from distilect.report.figures import Figure, curve, label, score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run
-from distilect.report.rows import (
-    best_teacher,
-    method_name,
-    model_rows,
-    primary_metric,
-    share_kept,
-    side_by_side,
-)
+from distilect.report.rows import best_teacher, method_name, model_rows, primary_metric, share_kept, side_by_side
 from distilect.report.shared import facts, models_table
 from distilect.report.shell import Cell, DataTable, link, render, shorten, write_page
 
@@ -63,24 +56,17 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
 def _notes(runs: Sequence[RunFiles], names: Sequence[str]) -> list[str]:
     notes = [f"{name}: {note}" for run, name in zip(runs, names, strict=True) for note in run.notes]
     if len({str(part(run.metrics, "task", "name")) for run in runs}) > 1:
-        notes.insert(
-            0, "these runs are of different tasks, so their scores cannot be compared with each other"
-        )
+        notes.insert(0, "these runs are of different tasks, so their scores cannot be compared with each other")
     return notes
 
 
 def _names(runs: Sequence[RunFiles]) -> list[str]:
     """What a run is called beside the others; the folder tells apart two of one name."""
     names = [str(run.metrics.get("name") or run.folder.name) for run in runs]
-    return [
-        name if names.count(name) == 1 else f"{name} ({run.folder})"
-        for name, run in zip(names, runs, strict=True)
-    ]
+    return [name if names.count(name) == 1 else f"{name} ({run.folder})" for name, run in zip(names, runs, strict=True)]
 
 
-def _verdict(
-    metrics: Sequence[Mapping[str, Any]], names: Sequence[str], primary: str
-) -> dict[str, Any] | None:
+def _verdict(metrics: Sequence[Mapping[str, Any]], names: Sequence[str], primary: str) -> dict[str, Any] | None:
     """Which student scored highest, and by how much; None where the runs are not of one task."""
     tasks = {str(part(each, "task", "name")) for each in metrics}
     scored = []
@@ -106,9 +92,7 @@ def _verdict(
 
 
 def _learning(runs: Sequence[RunFiles], names: Sequence[str], primary: str) -> Figure | None:
-    data = [
-        curve(run.history, "step", f"eval/{primary}", name) for run, name in zip(runs, names, strict=True)
-    ]
+    data = [curve(run.history, "step", f"eval/{primary}", name) for run, name in zip(runs, names, strict=True)]
     data = [trace for trace in data if trace["y"]]
     layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": label(primary)}}}
     note = "on the split held out of train, not on dev"
@@ -171,11 +155,7 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         if not prefix and key in _OWN:
             continue
-        inner = (
-            dict(enumerate(value))
-            if isinstance(value, list) and any(isinstance(v, dict) for v in value)
-            else value
-        )
+        inner = dict(enumerate(value)) if isinstance(value, list) and any(isinstance(v, dict) for v in value) else value
         if isinstance(inner, dict) and inner:
             found |= _flat(inner, f"{prefix}{key}.")
         else:

@@ -46,9 +46,7 @@ def speed_table(lines: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("threads", "batch", "ms p50", "ms p95", "rows/s"):
         table.add_column(Text(column), justify="right")
     for index, line in enumerate(lines):
-        values = [
-            number(line.get(key)) for key in ("threads", "batch", "p50_ms", "p95_ms", "rows_per_second")
-        ]
+        values = [number(line.get(key)) for key in ("threads", "batch", "p50_ms", "p95_ms", "rows_per_second")]
         shown = (words.whole, words.whole, words.milliseconds, words.milliseconds, words.rate)
         cells = [Text(show(value)) for show, value in zip(shown, values, strict=True)]
         following = lines[index + 1] if index + 1 < len(lines) else {}

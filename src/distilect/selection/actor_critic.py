@@ -254,14 +254,14 @@ def _descend(loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.opti
 # ---- reward --------------------------------------------------------------------------------------------------------
 
 
-def held_out_loss(probe: Probe, limit: int, calibrated: bool = False) -> float:
+def validation_loss(probe: Probe, limit: int, calibrated: bool = False) -> float:
     """Mean cross-entropy (squared error in regression) on labelled rows held out of train; never of dev.
 
     Args:
         calibrated: logits are divided by the temperature that suits these rows best (Guo et al., ICML 2017), so that knowledge
             which makes the student surer or less sure of the same answers neither gains nor loses. Ours; none in regression.
     """
-    logits, labels = probe.held_out(limit)
+    logits, labels = probe.validation(limit)
     known = ~labels.isnan() if labels.is_floating_point() else labels != -100
     logits, labels = logits[known], labels[known]
     if calibrated and not labels.is_floating_point() and len(labels):
@@ -313,8 +313,8 @@ def _subset(action: Tensor) -> tuple[int, ...]:
 # ---- the selector --------------------------------------------------------------------------------------------------
 
 
-class ActorCriticMix(Selector):
-    """AKSKD's knowledge selector: v_m = action_m × factor of size_m × weight_m.
+class ActorCriticWeights(Selector):
+    """AKSKD's loss-weight selector: v_m = action_m × factor of size_m × weight_m.
 
     Training is cut into phases; each has one action, chosen from the state at its beginning and rewarded at its end by the fall of
     the cross-entropy on rows held out of train. Stage A learns over episodes: short trainings of throw-away students. Stage B, the
@@ -396,9 +396,15 @@ class ActorCriticMix(Selector):
         one_of("replay", replay, ("all", "episode"))
         one_of("normalise", normalise, ("phase", "scale", "none"))
         counts(
-            hidden=hidden, width=width, state_rows=state_rows, episodes=episodes, reward_rows=reward_rows,
-            virtual_actions=virtual_actions, updates=updates, batch_size=batch_size,
-        )  # fmt: skip
+            hidden=hidden,
+            width=width,
+            state_rows=state_rows,
+            episodes=episodes,
+            reward_rows=reward_rows,
+            virtual_actions=virtual_actions,
+            updates=updates,
+            batch_size=batch_size,
+        )
         shares(share=share, random=random, gamma=gamma, tau=tau)
         above_zero(share=share, critic_rate=critic_rate, actor_rate=actor_rate)
         zero_or_more(exploration=exploration, noise=noise)
@@ -412,8 +418,12 @@ class ActorCriticMix(Selector):
         self.exploration, self.noise = exploration, noise
         self.count, self.share = (episodes if learn == "episodes" else 1), share
         self.learner_options: dict[str, Any] = {
-            "gamma": gamma, "target": target, "tau": tau, "critic_rate": critic_rate, "actor_rate": actor_rate,
-        }  # fmt: skip
+            "gamma": gamma,
+            "target": target,
+            "tau": tau,
+            "critic_rate": critic_rate,
+            "actor_rate": actor_rate,
+        }
         self.replay, self.updates, self.batch_size, self.normalise = replay, updates, batch_size, normalise
         self.wants_losses = self.balance.on
         self.wants_teacher_cls = "teacher" in self.design.state
@@ -449,14 +459,16 @@ class ActorCriticMix(Selector):
         unknown = [kind for kind in self.by_kind if kind not in context.kinds]
         if unknown:
             raise ValueError(f"weights name {unknown}, but the method copies {list(context.kinds)}")
-        no_rows = context.held_out_labels is not None and not len(context.held_out_labels)
+        no_rows = context.validation_labels is not None and not len(context.validation_labels)
         if self.learn != "off" and no_rows:
-            raise ValueError("learns from rows held out of train: set data.reward_size or data.reward")
+            raise ValueError("learns from rows held out of train: set data.validation_size or data.validation")
         self.factors = torch.tensor([float(self.by_kind.get(kind, 1.0)) for kind in context.kinds])
         self.widths = {
-            "student": context.student_width, "teacher": sum(context.teacher_widths), "progress": 1,
+            "student": context.student_width,
+            "teacher": sum(context.teacher_widths),
+            "progress": 1,
             "losses": len(context.kinds),
-        }  # fmt: skip
+        }
         if self.path is not None:
             self._load(Path(self.path))
         else:
@@ -475,17 +487,13 @@ class ActorCriticMix(Selector):
     def _use(self, design: _Design, kinds: tuple[str, ...]) -> None:
         """Build the selection module; what is random in it depends on the seed alone."""
         self.design, self.module_kinds = design, kinds
-        self.outward = torch.tensor(
-            [kinds.index(kind) for kind in self.kinds]
-        )  # the module's order → the method's
+        self.outward = torch.tensor([kinds.index(kind) for kind in self.kinds])  # the module's order → the method's
         self.inward = torch.argsort(self.outward)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             widths = {part: self.widths[part] for part in design.state}
             module = SelectionModule(widths, len(kinds), design.hidden, design.width)
-        self.learner = ActorCritic(
-            module, action=design.action, threshold=design.threshold, **self.learner_options
-        )
+        self.learner = ActorCritic(module, action=design.action, threshold=design.threshold, **self.learner_options)
 
     @property
     def learning(self) -> bool:
@@ -505,11 +513,11 @@ class ActorCriticMix(Selector):
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
         if self.action is None:  # else: a later epoch, or a run resumed within this one
             if self.learning and self.measure != "virtual":
-                self.loss_before = self._held_out_loss(probe)
+                self.loss_before = self._validation_loss(probe)
             self._begin_phase(probe, self._look(probe))
 
-    def _held_out_loss(self, probe: Probe) -> float:
-        return held_out_loss(probe, self.reward_rows, calibrated=self.measure == "calibrated")
+    def _validation_loss(self, probe: Probe) -> float:
+        return validation_loss(probe, self.reward_rows, calibrated=self.measure == "calibrated")
 
     def _look(self, probe: Probe) -> Look:
         number = self.episode * 1_000_003 + self.decisions
@@ -568,7 +576,7 @@ class ActorCriticMix(Selector):
             return
         look = None if over else self._look(probe)
         if self.learning and self.measure != "virtual":
-            after = self._held_out_loss(probe)
+            after = self._validation_loss(probe)
             reward, self.loss_before = self.loss_before - after, after
             self.following = None if look is None else self._observe_state(look, probe.progress)
             self.observe(torch.tensor(reward))
@@ -585,30 +593,38 @@ class ActorCriticMix(Selector):
         loss, promised = self._learn()
         self.journal.append(
             {
-                "episode": self.episode, "phase": self.phase,
+                "episode": self.episode,
+                "phase": self.phase,
                 "action": dict(zip(self.module_kinds, [round(float(a), 4) for a in self.action], strict=True)),
-                "reward": float(reward), "exploration": self.bonus, "held_out_loss": self.loss_before,
-                "critic_loss": loss, "q": promised,
+                "reward": float(reward),
+                "exploration": self.bonus,
+                "validation_loss": self.loss_before,
+                "critic_loss": loss,
+                "q": promised,
             }
-        )  # fmt: skip
+        )
 
     def _remember(
         self, before: Tensor, action: Tensor, reward: Tensor, bonus: float, after: Tensor, last: bool
     ) -> None:
         self.memory.append(
             Transitions(
-                before[None], action[None], reward.float().reshape(1), torch.tensor([bonus]), after[None],
-                torch.tensor([last]), torch.tensor([self.phase]), torch.tensor([self.episode]),
+                before[None],
+                action[None],
+                reward.float().reshape(1),
+                torch.tensor([bonus]),
+                after[None],
+                torch.tensor([last]),
+                torch.tensor([self.phase]),
+                torch.tensor([self.episode]),
             )
-        )  # fmt: skip
+        )
 
     def _imagine(self, probe: Probe) -> None:
         """Reward random actions by gradients alone, and learn from them. The size of each kind is part of its gradient's weight."""
         assert self.observation is not None
         number = self.episode * 1_000_003 + self.decisions
-        pull = probe.pull(
-            draw_rows(probe.rows, self.state_rows, self.seed, number, "look"), 4 * self.state_rows
-        )
+        pull = probe.pull(draw_rows(probe.rows, self.state_rows, self.seed, number, "look"), 4 * self.state_rows)
         rng = np.random.default_rng([self.seed % 2**64, self.episode, self.decisions, 1])
         actions = torch.from_numpy(rng.random((self.virtual_actions, len(self.kinds)))).float()
         if self.hard:
@@ -623,10 +639,14 @@ class ActorCriticMix(Selector):
         loss, promised = self._learn()
         self.journal.append(
             {
-                "episode": self.episode, "phase": self.phase, "reward": float(rewards.mean()), "best": float(rewards.max()),
-                "critic_loss": loss, "q": promised,
+                "episode": self.episode,
+                "phase": self.phase,
+                "reward": float(rewards.mean()),
+                "best": float(rewards.max()),
+                "critic_loss": loss,
+                "q": promised,
             }
-        )  # fmt: skip
+        )
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
@@ -641,9 +661,7 @@ class ActorCriticMix(Selector):
         loss = promised = math.nan
         for _ in range(self.updates):
             rng = np.random.default_rng([self.seed % 2**64, self.learned, 2])
-            index = torch.from_numpy(
-                rng.choice(usable, size=min(self.batch_size, len(usable)), replace=False)
-            )
+            index = torch.from_numpy(rng.choice(usable, size=min(self.batch_size, len(usable)), replace=False))
             loss, promised = self.learner.update(memory.take(index), rewards[index])
             self.learned += 1
         self.averages.add("critic/loss", torch.tensor(loss))
@@ -675,9 +693,11 @@ class ActorCriticMix(Selector):
             about: what is said of how it was learned; plain values.
         """
         described = {
-            "kinds": list(self.module_kinds), **self.design.to_dict(),
-            "widths": {part: self.widths[part] for part in self.design.state}, "about": dict(about),
-        }  # fmt: skip
+            "kinds": list(self.module_kinds),
+            **self.design.to_dict(),
+            "widths": {part: self.widths[part] for part in self.design.state},
+            "about": dict(about),
+        }
         tensors = {f"module.{name}": value for name, value in self.learner.module.state_dict().items()}
         if self.memory:
             memory = Transitions.join(self.memory)
@@ -743,12 +763,10 @@ class ActorCriticMix(Selector):
             "balance": self.balance.state_dict(),
             "averages": {"sums": dict(self.averages.sums), "counts": dict(self.averages.counts)},
             "seen": [[list(subset), count] for subset, count in self.seen.items()],
-            "tensors": {
-                "action": self.action, "observation": self.observation, "previous": self.previous,
-            },
+            "tensors": {"action": self.action, "observation": self.observation, "previous": self.previous},
             "numbers": [self.phase, self.decisions, self.episode, self.learned],
             "reward": [self.loss_before, self.bonus],
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])
@@ -763,7 +781,7 @@ class ActorCriticMix(Selector):
 
 
 def learned_rewards(memory: Transitions, normalise: str) -> Tensor:
-    """float32 [n]: the measured rewards as the critic learns them; see `ActorCriticMix.normalise`."""
+    """float32 [n]: the measured rewards as the critic learns them; see `ActorCriticWeights.normalise`."""
     rewards = memory.rewards.double()
     if normalise == "none":
         return memory.rewards
@@ -801,9 +819,7 @@ class _Design:
             one_of("state", part, STATE)
         phases = 10 if given["phases"] is None else given["phases"]
         if phases != "step" and (not isinstance(phases, int) or isinstance(phases, bool) or phases < 1):
-            raise ValueError(
-                f"phases is {phases!r}, expected a whole number from 1, or 'step' for one per step"
-            )
+            raise ValueError(f"phases is {phases!r}, expected a whole number from 1, or 'step' for one per step")
         threshold = 0.5 if given["threshold"] is None else float(given["threshold"])
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold is {threshold}, expected a number from 0 to less than 1")

@@ -74,12 +74,15 @@ class StepView:
     def take(self, index: Tensor, teachers: Tensor | None) -> StepView:
         """The view of some rows (`index` int64 [b]) together with what their teachers said, [b, K, C]."""
         return replace(
-            self, rows=self.rows[index], labels=self.labels[index], student=self.student[index],
+            self,
+            rows=self.rows[index],
+            labels=self.labels[index],
+            student=self.student[index],
             pooled=None if self.pooled is None else self.pooled[index],
             vectors=None if self.vectors is None else self.vectors[index],
             passes={wanted: said[:, index] for wanted, said in self.passes.items()},
             teachers=teachers,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ class Probe(Protocol):
         """float32 [n, C] on rows of train (int64 [n], identities): without dropout, without gradient; costs a forward pass."""
         ...
 
-    def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Logits [n, C] and labels [n] on at most `limit` rows held out of train, always the same ones; never on dev."""
         ...
 
@@ -211,9 +214,9 @@ class SelectionContext:
         teachers: names, in the order of every K axis.
         kinds: names of the knowledge, in the order of every M axis.
         regression: one output per row instead of C classes.
-        held_out_logits: float32 [N, K, C], the teachers on the reward split.
-        held_out_labels: [N], its labels.
-        held_out_scores: each teacher's primary metric there.
+        validation_logits: float32 [N, K, C], the teachers on the validation split.
+        validation_labels: [N], its labels.
+        validation_scores: each teacher's primary metric there.
         teacher_sizes: parameters of each teacher; 0 where they are not known (tables, functions).
         seed: of the run.
         num_labelled, num_rows: of train, with unlabelled extra rows.
@@ -226,9 +229,9 @@ class SelectionContext:
     teachers: tuple[str, ...]
     kinds: tuple[str, ...]
     regression: bool = False
-    held_out_logits: np.ndarray | None = None
-    held_out_labels: np.ndarray | None = None
-    held_out_scores: tuple[float, ...] = ()
+    validation_logits: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
+    validation_scores: tuple[float, ...] = ()
     teacher_sizes: tuple[int, ...] = ()
     seed: int = 0
     num_labelled: int = 0
@@ -384,7 +387,7 @@ class TeacherSelector(Protocol):
 
 
 @runtime_checkable
-class KnowledgeSelector(Protocol):
+class LossWeights(Protocol):
     """What do they copy?"""
 
     wants_pooled: bool
@@ -400,22 +403,8 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1) / math.log(logits.shape[-1])
 
 
-_NAMES = (
-    "rows",
-    "teachers",
-    "knowledge",
-    "plan",
-    "hide",
-    "reward",
-    "shuffle",
-    "sample",
-    "ties",
-    "look",
-    "episode",
-)
-_STREAMS = {
-    name: number for number, name in enumerate(_NAMES, start=1)
-}  # append only: a new number changes all draws
+_NAMES = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample", "ties", "look", "episode")
+_STREAMS = {name: number for number, name in enumerate(_NAMES, start=1)}  # append only: a new number changes all draws
 
 
 def row_uniform(rows: Tensor, seed: int, epoch: int, stream: str) -> Tensor:
@@ -454,9 +443,7 @@ def draw_rows(rows: Tensor, count: int, seed: int, number: int, stream: str) -> 
 
 def _key(seed: int, epoch: int, stream: str) -> int:
     """One signed 64-bit integer for the three; Python integers so that no product overflows."""
-    value = (
-        seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + _STREAMS[stream] * 0x8CB92BA72F3D8DD7
-    ) & _MASK
+    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + _STREAMS[stream] * 0x8CB92BA72F3D8DD7) & _MASK
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

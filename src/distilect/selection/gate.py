@@ -66,9 +66,17 @@ class GateTeachers(Selector):
         if not len(sample.rows):
             raise ValueError("needs labelled rows to be fitted on: expected labels in train")
         view = StepView(
-            rows=sample.rows, labels=sample.labels, student=sample.teachers[:, 0], pooled=None, teachers=sample.teachers,
-            progress=0.0, epoch=0, step=0, seed=context.seed, vectors=sample.vectors,
-        )  # fmt: skip
+            rows=sample.rows,
+            labels=sample.labels,
+            student=sample.teachers[:, 0],
+            pooled=None,
+            teachers=sample.teachers,
+            progress=0.0,
+            epoch=0,
+            step=0,
+            seed=context.seed,
+            vectors=sample.vectors,
+        )
         best = teacher_losses(view).argmin(1).numpy()
         self.model = _fitted(self._state(view), best)
 
@@ -103,7 +111,5 @@ def _fitted(state: np.ndarray, best: np.ndarray) -> Any:
         if counts[counts > 0].min() < _FOLDS:  # too few rows of some teacher to hold some out
             return LogisticRegression(C=10.0, max_iter=300).fit(state, best)
         folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-        search = GridSearchCV(
-            LogisticRegression(max_iter=300), {"C": _STRENGTHS}, scoring="neg_log_loss", cv=folds
-        )
+        search = GridSearchCV(LogisticRegression(max_iter=300), {"C": _STRENGTHS}, scoring="neg_log_loss", cv=folds)
         return search.fit(state, best).best_estimator_

@@ -11,13 +11,11 @@ from distilect.errors import MethodError, did_you_mean
 from distilect.knowledge import Knowledge, Layout, build_knowledge
 from distilect.options import construct
 from distilect.selection import actor_critic, gate, reinforced, static, uncertainty
-from distilect.selection.base import KnowledgeSelector, RowSelector, TeacherSelector
+from distilect.selection.base import LossWeights, RowSelector, TeacherSelector
 
 Spec = Mapping[str, Any] | str
 
-ROWS: dict[str, Any] = {
-    cls.name: cls for cls in (static.AllRows, static.RandomRows, uncertainty.UncertainRows)
-}
+ROWS: dict[str, Any] = {cls.name: cls for cls in (static.AllRows, static.RandomRows, uncertainty.UncertainRows)}
 TEACHERS: dict[str, Any] = {
     cls.name: cls
     for cls in (
@@ -34,15 +32,15 @@ TEACHERS: dict[str, Any] = {
         uncertainty.UncertainTeachers,
     )
 }
-MIXES: dict[str, Any] = {
+LOSS_WEIGHTS: dict[str, Any] = {
     cls.name: cls
     for cls in (
-        static.FixedMix,
+        static.FixedWeights,
         static.AllOnes,
         static.RandomSoft,
         static.RandomHard,
-        uncertainty.UncertainMix,
-        actor_critic.ActorCriticMix,
+        uncertainty.UncertainWeights,
+        actor_critic.ActorCriticWeights,
     )
 }
 
@@ -64,7 +62,7 @@ class Preset:
     rows: Spec = "all"
     teachers: Spec | None = "uniform"
     knowledge: Mapping[str, Any] = field(default_factory=lambda: dict(_LABELS_AND_RESPONSE))
-    mix: Spec = "fixed"
+    loss_weights: Spec = "fixed"
     alpha: float = 0.5
 
 
@@ -73,72 +71,124 @@ _PRESETS = (
     Preset("kd", "one teacher, labels + response", "Hinton et al., 2015, arXiv 1503.02531", teachers="single"),
     Preset("uniform", "all teachers, equal weights", "U-Ensemble; Yuan et al., 2021, arXiv 2012.06048"),
     Preset(
-        "random-single", "one random teacher per step", "Rand-Single-Ensemble; Yuan et al., 2021",
+        "random-single",
+        "one random teacher per step",
+        "Rand-Single-Ensemble; Yuan et al., 2021",
         teachers="random-single",
     ),
     Preset("weighted", "fixed weights by held-out score", "W-Ensemble; Yuan et al., 2021", teachers="weighted"),
     Preset("logistic", "weights by logistic regression", "LR-Ensemble; Yuan et al., 2021", teachers="logistic"),
     Preset(
-        "best-single", "per row, the teacher nearest to the label", "Best-Single-Ensemble; Yuan et al., 2021",
+        "best-single",
+        "per row, the teacher nearest to the label",
+        "Best-Single-Ensemble; Yuan et al., 2021",
         teachers="best-single",
     ),
     Preset(
-        "confidence", "per row, weights by the teachers' cross-entropy", "CA-MKD; Zhang et al., 2022, arXiv 2201.00007",
+        "confidence",
+        "per row, weights by the teachers' cross-entropy",
+        "CA-MKD; Zhang et al., 2022, arXiv 2201.00007",
         teachers="confidence",
     ),
     Preset("entropy", "per row, weights by the teachers' entropy", "", teachers="entropy"),
     Preset("gate", "per row, weights by a classifier of the best teacher", "", teachers="gate"),
     Preset(
-        "rlkd", "per row, teachers picked by a reinforced policy", "RL-KD; Yuan et al., 2021, arXiv 2012.06048",
+        "rlkd",
+        "per row, teachers picked by a reinforced policy",
+        "RL-KD; Yuan et al., 2021, arXiv 2012.06048",
         teachers={
-            "name": "reinforced", "features": ["teacher_entropy"], "weights": "probabilities", "credit": "executed",
-            "reward": 1, "measure": "virtual", "step_size": 2.0, "share": 1.0, "baseline": "row", "warmup_epochs": 0,
-            "policy_warmup": "virtual", "policy_updates": 2000, "batch_size": 128, "entropy_bonus": 0.1, "weight_decay": 0.1,
+            "name": "reinforced",
+            "features": ["teacher_entropy"],
+            "weights": "probabilities",
+            "credit": "executed",
+            "reward": 1,
+            "measure": "virtual",
+            "step_size": 2.0,
+            "share": 1.0,
+            "baseline": "row",
+            "warmup_epochs": 0,
+            "policy_warmup": "virtual",
+            "policy_updates": 2000,
+            "batch_size": 128,
+            "entropy_bonus": 0.1,
+            "weight_decay": 0.1,
         },
     ),
     Preset(
-        "rlkd-published", "RL-KD as far as the paper could be read", "Yuan et al., 2021, with reconstructions",
+        "rlkd-published",
+        "RL-KD as far as the paper could be read",
+        "Yuan et al., 2021, with reconstructions",
         teachers="reinforced",
     ),
     Preset(
-        "dynamic-teacher", "per row, the smaller teacher where the student is uncertain",
-        "DynamicKD, arm 1; Li et al., 2021, arXiv 2109.11295", teachers="dynamic",
+        "dynamic-teacher",
+        "per row, the smaller teacher where the student is uncertain",
+        "DynamicKD, arm 1; Li et al., 2021, arXiv 2109.11295",
+        teachers="dynamic",
     ),
     Preset(
-        "dynamic-data", "one teacher, asked on the rows where the student is uncertain", "DynamicKD, arm 2",
-        rows="uncertainty", teachers="single",
+        "dynamic-data",
+        "one teacher, asked on the rows where the student is uncertain",
+        "DynamicKD, arm 2",
+        rows="uncertainty",
+        teachers="single",
     ),
     Preset(
-        "dynamic-objective", "one teacher, outputs where the student is certain, hidden states where not",
-        "DynamicKD, arm 3", teachers="single", mix="uncertainty",
+        "dynamic-objective",
+        "one teacher, outputs where the student is certain, hidden states where not",
+        "DynamicKD, arm 3",
+        teachers="single",
+        loss_weights="uncertainty",
         knowledge={"labels": {}, "response": {}, "feature": {"tokens": "cls", "normalize": True}},
     ),
     Preset(
-        "pkd", "one teacher, labels + response + hidden states", "Patient KD; Sun et al., 2019, arXiv 1908.09355",
+        "pkd",
+        "one teacher, labels + response + hidden states",
+        "Patient KD; Sun et al., 2019, arXiv 1908.09355",
         teachers="single",
         knowledge={"labels": {}, "response": {}, "feature": {"tokens": "cls", "normalize": True}},
     ),
     Preset(
-        "akskd", "one teacher, an actor-critic weighs the four kinds", "AKSKD; Wang et al., 2022, arXiv 2302.00444",
-        teachers="single", knowledge=_ALL_KINDS, mix="actor-critic",
+        "akskd",
+        "one teacher, an actor-critic weighs the four kinds",
+        "AKSKD; Wang et al., 2022, arXiv 2302.00444",
+        teachers="single",
+        knowledge=_ALL_KINDS,
+        loss_weights="actor-critic",
     ),
     Preset(
-        "akskd-hard", "one teacher, an actor-critic picks a subset of the four kinds", "AKSKD; Wang et al., 2022",
-        teachers="single", knowledge=_ALL_KINDS, mix={"name": "actor-critic", "action": "hard"},
+        "akskd-hard",
+        "one teacher, an actor-critic picks a subset of the four kinds",
+        "AKSKD; Wang et al., 2022",
+        teachers="single",
+        knowledge=_ALL_KINDS,
+        loss_weights={"name": "actor-critic", "action": "hard"},
     ),
     Preset(
-        "all-ones", "one teacher, all four kinds with weight 1, brought to one size", "control of AKSKD; Wang et al., 2022",
-        teachers="single", knowledge=_ALL_KINDS, mix={"name": "all-ones", "balance": "labels"},
+        "all-ones",
+        "one teacher, all four kinds with weight 1, brought to one size",
+        "control of AKSKD; Wang et al., 2022",
+        teachers="single",
+        knowledge=_ALL_KINDS,
+        loss_weights={"name": "all-ones", "balance": "labels"},
     ),
     Preset(
-        "random-soft", "one teacher, random weights of the four kinds", "Random-Soft; Wang et al., 2022",
-        teachers="single", knowledge=_ALL_KINDS, mix={"name": "random-soft", "balance": "labels"},
+        "random-soft",
+        "one teacher, random weights of the four kinds",
+        "Random-Soft; Wang et al., 2022",
+        teachers="single",
+        knowledge=_ALL_KINDS,
+        loss_weights={"name": "random-soft", "balance": "labels"},
     ),
     Preset(
-        "random-hard", "one teacher, a random subset of the four kinds", "Random-Hard; Wang et al., 2022",
-        teachers="single", knowledge=_ALL_KINDS, mix={"name": "random-hard", "balance": "labels"},
+        "random-hard",
+        "one teacher, a random subset of the four kinds",
+        "Random-Hard; Wang et al., 2022",
+        teachers="single",
+        knowledge=_ALL_KINDS,
+        loss_weights={"name": "random-hard", "balance": "labels"},
     ),
-)  # fmt: skip
+)
 
 
 def presets() -> dict[str, Preset]:
@@ -154,9 +204,7 @@ def get_preset(name: str) -> Preset:
     """
     known = presets()
     if name not in known:
-        raise MethodError(
-            f"no method is called {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}"
-        )
+        raise MethodError(f"no method is called {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
     return known[name]
 
 
@@ -165,7 +213,7 @@ class Method:
     """A method, built for given models: what the trainer evaluates.
 
     Attributes:
-        rows, teachers, mix: the three selectors; `teachers` is None where no teacher is asked.
+        rows, teachers, loss_weights: the three selectors; `teachers` is None where no teacher is asked.
         knowledge: the kinds in the order of the M axis.
         teacher_cls: per teacher, its last layer's signal (`cls.L`) for selectors that look at it; empty where nobody does.
     """
@@ -173,7 +221,7 @@ class Method:
     name: str
     rows: RowSelector
     teachers: TeacherSelector | None
-    mix: KnowledgeSelector
+    loss_weights: LossWeights
     knowledge: list[Knowledge]
     teacher_cls: tuple[str, ...] = ()
 
@@ -184,7 +232,7 @@ class Method:
     @property
     def selectors(self) -> dict[str, Any]:
         """The three by the name of their axis, those that exist."""
-        named = {"rows": self.rows, "teachers": self.teachers, "mix": self.mix}
+        named = {"rows": self.rows, "teachers": self.teachers, "loss_weights": self.loss_weights}
         return {axis: selector for axis, selector in named.items() if selector is not None}
 
     def fields(self, num_teachers: int) -> list[list[str]]:
@@ -226,7 +274,7 @@ def build_method(config: MethodConfig, layout: Layout, teachers: TeacherSelector
         name=config.name,
         rows=construct(ROWS, config.rows or preset.rows, "row selector"),
         teachers=teachers,
-        mix=construct(MIXES, _mix(config, preset, kinds), "knowledge selector"),
+        loss_weights=construct(LOSS_WEIGHTS, _mix(config, preset, kinds), "loss-weight selector"),
         knowledge=build_knowledge(kinds, layout),
     )
     if any(selector.wants_teacher_cls for selector in method.selectors.values()):
@@ -248,9 +296,7 @@ def _kinds(config: MethodConfig, preset: Preset, with_teachers: bool) -> dict[st
         )
     if not with_teachers and set(kinds) != {"labels"}:
         others = sorted(set(kinds) - {"labels"})
-        raise MethodError(
-            f"method {config.name!r} asks no teacher but copies {others}: set teachers: uniform"
-        )
+        raise MethodError(f"method {config.name!r} asks no teacher but copies {others}: set teachers: uniform")
     if config.temperature is not None:
         if "response" not in kinds:
             raise MethodError(f"temperature is set, but method {config.name!r} copies no response knowledge")
@@ -263,25 +309,21 @@ def _options(spec: Spec) -> dict[str, Any]:
 
 
 def _mix(config: MethodConfig, preset: Preset, kinds: Mapping[str, Any]) -> Spec:
-    """The knowledge selector's spec: the preset's, with the config's options in it if it is the same selector.
+    """The loss-weight selector's spec: the preset's, with the config's options in it if it is the same selector.
 
     A `fixed` one gets 1 - alpha and alpha where it names no weight itself.
     """
-    options = _options(preset.mix)
-    if config.mix:
-        given = _options(config.mix)
+    options = _options(preset.loss_weights)
+    if config.loss_weights:
+        given = _options(config.loss_weights)
         options = options | given if given.get("name") == options["name"] else given
     if options.get("name") != "fixed":
         if config.alpha is not None:
             chosen = options.get("name")
-            raise MethodError(
-                f"alpha is set, but the knowledge selector is {chosen!r}, which weighs by itself"
-            )
+            raise MethodError(f"alpha is set, but the loss-weight selector is {chosen!r}, which weighs by itself")
         return options
     if config.alpha is not None and "response" not in kinds:
-        raise MethodError(
-            f"alpha is set, but method {config.name!r} copies no response knowledge that it could weigh"
-        )
+        raise MethodError(f"alpha is set, but method {config.name!r} copies no response knowledge that it could weigh")
     alpha = preset.alpha if config.alpha is None else config.alpha
     default = {"labels": 1 - alpha, "response": alpha}
     weights = {kind: weight for kind, weight in default.items() if kind in kinds}

@@ -428,9 +428,7 @@ class ReinforcedTeachers(Selector):
         policy_warmup = policy_warmup or ("none" if own else "ones")
         one_of("policy_warmup", policy_warmup, ("ones", "virtual", "none"))
         if own and policy_warmup != "none":
-            raise ValueError(
-                "policy_warmup needs a frozen encoder: expected policy_warmup: none with encoder: student"
-            )
+            raise ValueError("policy_warmup needs a frozen encoder: expected policy_warmup: none with encoder: student")
         self.wants_pooled = own
         self.encoder = None if own or encoder is None else Encoder(encoder, pooling)
         self.builder = StateBuilder(state, scale, features, encoder, shared)
@@ -463,8 +461,8 @@ class ReinforcedTeachers(Selector):
                 f"warmup_epochs is {self.warmup_epochs}, but the student trains for {context.epochs:g}: the policy would never choose. "
                 "Expected more train.epochs, or warmup_epochs: 0"
             )
-        if self.reward == 3 and context.held_out_labels is not None and not len(context.held_out_labels):
-            raise ValueError("reward: 3 needs rows held out of train: set data.reward_size or data.reward")
+        if self.reward == 3 and context.validation_labels is not None and not len(context.validation_labels):
+            raise ValueError("reward: 3 needs rows held out of train: set data.validation_size or data.validation")
         if self.hide is None:
             self.hide = 1 - context.num_labelled / context.num_rows if context.num_rows else 0.0
         if self.builder.scale == "standardise":
@@ -521,7 +519,7 @@ class ReinforcedTeachers(Selector):
         if not self.pending:
             return
         if self.reward == 3 and self.observed % self.evaluate_every == 0:
-            self.score = correctness(*probe.held_out(self.evaluate_rows))
+            self.score = correctness(*probe.validation(self.evaluate_rows))
         self.pending = [Decisions.join(self.pending)]
         decisions = self.pending[0]
         after = self._after(decisions, probe)
@@ -550,9 +548,7 @@ class ReinforcedTeachers(Selector):
         if self.baseline != "row":
             return torch.zeros_like(decisions.reward)
         if self.measure == "virtual":
-            return self._rewards(
-                self._virtual(decisions, torch.ones_like(decisions.actions).float()), decisions
-            )
+            return self._rewards(self._virtual(decisions, torch.ones_like(decisions.actions).float()), decisions)
         return self._rewards(decisions.student, decisions)
 
     # ---- policy update ---------------------------------------------------------------------------------------------
@@ -624,13 +620,11 @@ class ReinforcedTeachers(Selector):
             return
         student = probe.logits(sample.rows)
         if self.reward == 3:
-            self.score = correctness(*probe.held_out(self.evaluate_rows))
+            self.score = correctness(*probe.validation(self.evaluate_rows))
         passes, last = 0, self.updates + self.policy_updates
         while passes == 0 or (self.policy_warmup == "virtual" and self.updates < last):
             passes += 1  # their draws are those of epochs before the first
-            self.history.append(
-                self._warm_up_decisions(_fixed_view(sample, student, self.seed, epoch=-passes))
-            )
+            self.history.append(self._warm_up_decisions(_fixed_view(sample, student, self.seed, epoch=-passes)))
             self._learn()
         self.moments = Moments()  # rewards of real steps have another scale
 
@@ -672,9 +666,7 @@ class ReinforcedTeachers(Selector):
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "builder": self.builder.state_dict(),
             "moments": self.moments.state_dict(),
-            "history": None
-            if history is None
-            else {f.name: getattr(history, f.name) for f in fields(history)},
+            "history": None if history is None else {f.name: getattr(history, f.name) for f in fields(history)},
             "averages": {"sums": dict(self.averages.sums), "counts": dict(self.averages.counts)},
             "counts": [self.observed, self.updates, self.begun],
             "warmed": self.warmed,
@@ -706,7 +698,14 @@ def _fixed_view(sample: TrainingSample, student: Tensor, seed: int, epoch: int) 
     """The view that a step would have had, where the policy will be."""
     device = default_device()
     return StepView(
-        rows=sample.rows.to(device), labels=sample.labels.to(device), student=student.to(device), pooled=None,
-        teachers=sample.teachers.to(device), progress=0.0, epoch=epoch, step=0, seed=seed,
+        rows=sample.rows.to(device),
+        labels=sample.labels.to(device),
+        student=student.to(device),
+        pooled=None,
+        teachers=sample.teachers.to(device),
+        progress=0.0,
+        epoch=epoch,
+        step=0,
+        seed=seed,
         vectors=None if sample.vectors is None else sample.vectors.to(device),
-    )  # fmt: skip
+    )

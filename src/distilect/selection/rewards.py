@@ -22,9 +22,7 @@ def correctness(logits: Tensor, labels: Tensor) -> float:
     return float((logits[known].argmax(-1) == labels[known]).double().mean()) if known.any() else 0.0
 
 
-def virtual_step(
-    student: Tensor, teachers: Tensor, weights: Tensor, response: Response, size: float
-) -> Tensor:
+def virtual_step(student: Tensor, teachers: Tensor, weights: Tensor, response: Response, size: float) -> Tensor:
     """The student's logits after one step of its own on each row's distillation loss, taken in the logits themselves.
 
     z' = z - size · ∂/∂z Σ_k w_k · response_k(z): what believing these teachers would do to the row if its outputs could move

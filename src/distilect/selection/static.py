@@ -135,11 +135,11 @@ class SingleTeacher(_StaticTeachers):
     def _best(self, context: SelectionContext) -> int:
         if len(context.teachers) == 1:
             return 0
-        if not context.held_out_scores:
+        if not context.validation_scores:
             raise ValueError(
                 "needs rows held out of train to find the best teacher, or its name: teachers: {name: single, teacher: NAME}"
             )
-        return int(np.argmax(context.held_out_scores))
+        return int(np.argmax(context.validation_scores))
 
     def keeps(self) -> list[int] | None:
         return [self.index]
@@ -194,14 +194,12 @@ class FixedTeachers(_StaticTeachers):
 
     def _chosen(self, context: SelectionContext) -> np.ndarray:
         if self.values is None:
-            if not context.held_out_scores:
-                raise ValueError(
-                    "needs rows held out of train to score teachers on, or values: one number per teacher"
-                )
-            scores = np.maximum(np.asarray(context.held_out_scores, dtype=float), 0.0)
+            if not context.validation_scores:
+                raise ValueError("needs rows held out of train to score teachers on, or values: one number per teacher")
+            scores = np.maximum(np.asarray(context.validation_scores, dtype=float), 0.0)
             if not scores.any():
                 raise ValueError(
-                    f"no teacher scores above 0 on the held-out rows ({context.held_out_scores}): give values, one number each"
+                    f"no teacher scores above 0 on the held-out rows ({context.validation_scores}): give values, one number each"
                 )
             return scores
         values = self.values
@@ -209,9 +207,7 @@ class FixedTeachers(_StaticTeachers):
             missing = [name for name in context.teachers if name not in values]
             unknown = [name for name in values if name not in context.teachers]
             if missing or unknown:
-                raise ValueError(
-                    f"values name {sorted(values)}, expected exactly {', '.join(context.teachers)}"
-                )
+                raise ValueError(f"values name {sorted(values)}, expected exactly {', '.join(context.teachers)}")
             values = [values[name] for name in context.teachers]
         if len(values) != len(context.teachers) or min(values) < 0 or not any(values):
             raise ValueError(
@@ -238,17 +234,15 @@ class LogisticTeachers(FixedTeachers):
         super().__init__(None)
 
     def _chosen(self, context: SelectionContext) -> np.ndarray:
-        logits, labels = context.held_out_logits, context.held_out_labels
+        logits, labels = context.validation_logits, context.validation_labels
         if logits is None or labels is None or not len(labels):
             raise ValueError(
-                "needs rows held out of train to fit its weights: set data.reward_size or data.reward"
+                "needs rows held out of train to fit its weights: set data.validation_size or data.validation"
             )
         known = ~np.isnan(labels) if context.regression else labels >= 0
         logits, labels = logits[known].astype(float), labels[known]
         if not len(labels):
-            raise ValueError(
-                "needs labels on rows held out of train to fit its weights: none of those rows has one"
-            )
+            raise ValueError("needs labels on rows held out of train to fit its weights: none of those rows has one")
         if context.regression:
             return np.asarray(nnls(logits[:, :, 0], labels.astype(float))[0])
         log_p = log_softmax(logits, axis=-1)
@@ -346,9 +340,7 @@ class Entropy(_StaticTeachers):
 
     def setup(self, context: SelectionContext) -> None:
         if context.regression:
-            raise ValueError(
-                "weighs teachers by their entropy, which a regression has not: use confidence or uniform"
-            )
+            raise ValueError("weighs teachers by their entropy, which a regression has not: use confidence or uniform")
 
     def weights(self, view: StepView) -> Tensor:
         entropy = normalised_entropy(_logits(view))
@@ -397,7 +389,7 @@ class _PerStep(Selector):
         self.balance.load_state_dict(state["balance"])
 
 
-class FixedMix(_PerStep):
+class FixedWeights(_PerStep):
     """The same weights for every row and step.
 
     Args:
@@ -408,9 +400,7 @@ class FixedMix(_PerStep):
     name = "fixed"
 
     def __init__(
-        self,
-        weights: dict[str, float] | None = None,
-        balance: Literal["labels", "unit", "none"] = "none",
+        self, weights: dict[str, float] | None = None, balance: Literal["labels", "unit", "none"] = "none"
     ) -> None:
         super().__init__(balance)
         self.by_kind = dict(weights or {})
@@ -427,7 +417,7 @@ class FixedMix(_PerStep):
         return self.fixed
 
 
-class AllOnes(FixedMix):
+class AllOnes(FixedWeights):
     """All kinds of knowledge with weight 1: AKSKD's control without selection."""
 
     name = "all-ones"

@@ -395,7 +395,7 @@ def hats(u: Tensor, count: int) -> Tensor:
 
 def _smallest_first(order: str | Sequence[str], context: SelectionContext) -> list[int]:
     """Numbers of the teachers, the one for the most uncertain rows first."""
-    names, sizes, scores = context.teachers, context.teacher_sizes, context.held_out_scores
+    names, sizes, scores = context.teachers, context.teacher_sizes, context.validation_scores
     every = range(len(names))
     if len(names) == 1:
         return [0]
@@ -405,9 +405,7 @@ def _smallest_first(order: str | Sequence[str], context: SelectionContext) -> li
         return [names.index(name) for name in order]
     if order == "quality":
         if not scores:
-            raise ValueError(
-                "order: quality needs rows held out of train, or give order: names, smallest first"
-            )
+            raise ValueError("order: quality needs rows held out of train, or give order: names, smallest first")
         return sorted(every, key=lambda k: scores[k])
     unknown = [name for name, size in zip(names, sizes, strict=True) if not size] if sizes else list(names)
     if unknown:
@@ -494,18 +492,14 @@ class UncertainRows(Selector):
     def setup(self, context: SelectionContext) -> None:
         score = self.score or ("spread" if context.regression else "entropy")
         if context.regression and score in ("entropy", "margin", "confidence"):
-            raise ValueError(
-                f"score is {score}, but a regression has no classes: use score: spread or random"
-            )
+            raise ValueError(f"score is {score}, but a regression has no classes: use score: spread or random")
         if score == "spread" and self.forward == "clean":
             raise ValueError("score: spread is over dropout passes: leave forward: clean away")
         self.score, self.seed = score, context.seed
         self.own_passes = Passes(self.count if score == "spread" else 1, self._drops())
         self.passes = self.own_passes if self._looks_first() else None
         self.chooses_first = self.rest == "skip" or (self.rest == "labels" and self.passes is not None)
-        self.compares = (
-            self.rest == "labels" and self.by == "batch" and self.ratio < 1 and not self.chooses_first
-        )
+        self.compares = self.rest == "labels" and self.by == "batch" and self.ratio < 1 and not self.chooses_first
 
     def _drops(self) -> bool:
         return self.score == "spread" or self.forward == "train"
@@ -657,12 +651,7 @@ class UncertainRows(Selector):
     def state_dict(self) -> dict[str, Any]:
         memory = None if self.memory is None else self.memory.state_dict()
         planned_at = None if self.planned_at is None else list(self.planned_at)
-        return {
-            "memory": memory,
-            "planned_at": planned_at,
-            "begun": self.begun,
-            "averages": _saved(self.averages),
-        }
+        return {"memory": memory, "planned_at": planned_at, "begun": self.begun, "averages": _saved(self.averages)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.begun, self.averages = int(state["begun"]), Averages(**state["averages"])
@@ -673,13 +662,7 @@ class UncertainRows(Selector):
 
 
 def _check_plan(
-    rest: str,
-    by: str | None,
-    refresh: int | str,
-    pool: float | None,
-    every: int,
-    warmup: int,
-    ratio: float,
+    rest: str, by: str | None, refresh: int | str, pool: float | None, every: int, warmup: int, ratio: float
 ) -> None:
     """Refuse options that would be ignored or that no plan can follow."""
     if refresh != "epoch" and (not isinstance(refresh, int) or isinstance(refresh, bool) or refresh < 1):
@@ -690,23 +673,14 @@ def _check_plan(
     if pool is not None and not 0 < pool <= 1:
         raise ValueError(f"pool is {pool}, expected a number in (0, 1]")
     if rest != "plan":
-        given = {
-            "refresh": refresh != "epoch",
-            "pool": pool is not None,
-            "every": every != 1,
-            "warmup": warmup,
-        }
+        given = {"refresh": refresh != "epoch", "pool": pool is not None, "every": every != 1, "warmup": warmup}
         ignored = [option for option, is_given in given.items() if is_given]
         if ignored:
             raise ValueError(f"{', '.join(ignored)}: of a plan only: expected rest: plan with it")
         if rest == "skip" and by == "epoch":
-            raise ValueError(
-                "by: epoch with rest: skip would never score a skipped row again: use rest: plan"
-            )
+            raise ValueError("by: epoch with rest: skip would never score a skipped row again: use rest: plan")
     elif by is not None:
-        raise ValueError(
-            f"by is {by!r}, but a plan ranks all rows of its pool: leave by away with rest: plan"
-        )
+        raise ValueError(f"by is {by!r}, but a plan ranks all rows of its pool: leave by away with rest: plan")
     elif pool is not None and refresh == "epoch" and pool < ratio:
         raise ValueError(f"pool is {pool}, but {ratio} of all rows are to be chosen from it: expected more")
 
@@ -714,7 +688,7 @@ def _check_plan(
 # ---- arm 3: which knowledge (3.4) ----------------------------------------------------------------------------------
 
 
-class UncertainMix(Selector):
+class UncertainWeights(Selector):
     """Certain rows copy the teachers' outputs, uncertain rows their internals (DynamicKD, arm 3).
 
     v_labels = 1; v_response = 1 - u(i); every other kind (feature, relation, similarity): u(i). So outputs and internals weigh 1
@@ -756,7 +730,7 @@ class UncertainMix(Selector):
         if "response" not in kinds or not internals:
             raise ValueError(
                 f"weighs the teachers' outputs against their internals, but the method copies {', '.join(kinds)}: add knowledge: "
-                "{labels: {}, response: {}, feature: {}}, or use mix: fixed"
+                "{labels: {}, response: {}, feature: {}}, or use loss_weights: fixed"
             )
         self.regression = context.regression
         self.factors = torch.tensor([float(self.by_kind.get(kind, 1.0)) for kind in kinds])
@@ -769,9 +743,7 @@ class UncertainMix(Selector):
         if self.strategy == "none":
             u = torch.full_like(u, self.share)
         inner = (1 - u if self.strategy == "uncertainty-r" else u).unsqueeze(1)  # [B, 1]
-        factors, response, internal = (
-            t.to(u.device) for t in (self.factors, self.is_response, self.is_internal)
-        )
+        factors, response, internal = (t.to(u.device) for t in (self.factors, self.is_response, self.is_internal))
         return factors * torch.where(internal, inner, torch.where(response, 1 - inner, 1.0))  # [B, M]
 
     def _u(self, view: StepView) -> Tensor:
@@ -785,9 +757,7 @@ class UncertainMix(Selector):
         distances = distance(said, view.teachers)
         self.memory.add(view.rows[asked], distances[asked])
         memory = self.memory if len(self.memory.values) else Recent(1, distances[asked])
-        return relative(
-            distances, memory.quantiles(0.5)
-        )  # in the first step the median is that of its own rows
+        return relative(distances, memory.quantiles(0.5))  # in the first step the median is that of its own rows
 
     def observations(self) -> list[list[Any]]:
         return [self.memory.pending] if self.regression else []

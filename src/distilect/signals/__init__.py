@@ -4,12 +4,4 @@ from distilect.signals.base import SignalSource, TeacherSignals
 from distilect.signals.prepare import LiveSignals, Prepared, prepare_signals
 from distilect.signals.store import FieldStore, SignalStore
 
-__all__ = [
-    "FieldStore",
-    "LiveSignals",
-    "Prepared",
-    "SignalSource",
-    "SignalStore",
-    "TeacherSignals",
-    "prepare_signals",
-]
+__all__ = ["FieldStore", "LiveSignals", "Prepared", "SignalSource", "SignalStore", "TeacherSignals", "prepare_signals"]

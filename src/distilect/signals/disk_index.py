@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 from distilect.models.row_index import Ids
 
 INDEX = "index"
-_BUCKETS = (
-    256  # of the first 8 bits of identities, which are hashes: each bucket holds about 1/256 of the rows
-)
+_BUCKETS = 256  # of the first 8 bits of identities, which are hashes: each bucket holds about 1/256 of the rows
 _HELD = 1 << 19  # rows that wait before they are written to their buckets
 _ROUND = 1 << 16  # ids that are looked up at a time
 Stamp = tuple[int, int]  # size and time of a file
@@ -94,9 +92,7 @@ class DiskIndex:
         while (open_ := np.flatnonzero(low < high)).size:
             middle = (low[open_] + high[open_]) // 2
             found, sought = self._ids[middle], wanted[open_]
-            less = (found[:, 0] < sought[:, 0]) | (
-                (found[:, 0] == sought[:, 0]) & (found[:, 1] < sought[:, 1])
-            )
+            less = (found[:, 0] < sought[:, 0]) | ((found[:, 0] == sought[:, 0]) & (found[:, 1] < sought[:, 1]))
             low[open_] = np.where(less, middle + 1, low[open_])
             high[open_] = np.where(less, high[open_], middle)
         places = np.full(len(ids), -1, np.int64)
@@ -162,11 +158,7 @@ class IndexWriter:
         final = self.folder / INDEX
         shutil.rmtree(final, ignore_errors=True)
         os.replace(self.work, final)
-        content: dict[str, Any] = {
-            "rows": rows,
-            "shards": self.shards,
-            "directory": os.stat(self.folder).st_mtime_ns,
-        }
+        content: dict[str, Any] = {"rows": rows, "shards": self.shards, "directory": os.stat(self.folder).st_mtime_ns}
         temporary = final / "index.json.tmp"
         temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, final / "index.json")

@@ -11,7 +11,7 @@ from functools import partial
 from distilect import ranks
 from distilect.data import Encoded, Table, encode
 from distilect.errors import MethodError, SignalError
-from distilect.locks import locked
+from distilect.files import locked
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.models.row_index import unique_rows
 from distilect.signals.base import Fields, Pool, SignalSource, Voice
@@ -107,18 +107,14 @@ def _voice(
     missing = Missing(table, _fields_of(store, fingerprint, names), tokens)
     if not ranks.any_of(missing.total > 0):
         found.reused += missing.different
-        found.report.append(
-            f"teacher {teacher.name}: 0 rows scored; {missing.different:,} reused from {store.root}"
-        )
+        found.report.append(f"teacher {teacher.name}: 0 rows scored; {missing.different:,} reused from {store.root}")
         return StoredVoice(teacher, missing.stores)
     lock = store.root / fingerprint[:16] / ".lock"
     busy = f"another process scores by {teacher.name} into {store.root}"
     lock_for_all = locked(lock, SignalError, busy, wait=True, what="teacher signals ")
     with lock_for_all if ranks.is_main() else nullcontext():
         ranks.barrier()  # the first one holds the lock for all
-        missing = Missing(
-            table, _fields_of(store, fingerprint, names), tokens
-        )  # another may have scored meanwhile
+        missing = Missing(table, _fields_of(store, fingerprint, names), tokens)  # another may have scored meanwhile
         size = _bytes(teacher, missing, names)
         used = store.size() if size else 0
         if size and used + size > budget:

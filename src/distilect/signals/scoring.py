@@ -118,9 +118,7 @@ class Missing:
         tokens: a table → its tokens for the teacher; None for a teacher that is no checkpoint.
     """
 
-    def __init__(
-        self, table: Table, stores: dict[str, FieldStore], tokens: Callable[[Table], Encoded] | None
-    ) -> None:
+    def __init__(self, table: Table, stores: dict[str, FieldStore], tokens: Callable[[Table], Encoded] | None) -> None:
         self.table, self.stores, self.tokens = table, stores, tokens
         self.starts = range(0, max(1, len(table)), BLOCK)
         self.counts = [len(self.rows(block)) for block in range(len(self.starts))]
@@ -176,9 +174,7 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int, description:
     size = chunk_rows(teacher, fields)
     chunks = [-(-count // size) for count in missing.counts]
     numbers = _shard_numbers(missing, size)
-    whole_blocks = (
-        len(chunks) >= 4 * world
-    )  # else a block's chunks are shared out, and every rank tokenises it
+    whole_blocks = len(chunks) >= 4 * world  # else a block's chunks are shared out, and every rank tokenises it
     first, cut = 0, 0
     with bar() as progress:
         task = progress.add_task(description, total=missing.total)
@@ -193,9 +189,15 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int, description:
                         progress.advance(task, len(chunk))
                         continue
                     said = run_teacher(
-                        teacher, todo, encoded, chunk, fields, max_tokens, half=True,
+                        teacher,
+                        todo,
+                        encoded,
+                        chunk,
+                        fields,
+                        max_tokens,
+                        half=True,
                         advance=lambda rows: progress.advance(task, rows),
-                    )  # fmt: skip
+                    )
                     for name, store in stores.items():
                         if (block, number) in numbers[name]:
                             _add(store, todo.ids[chunk], said[name], numbers[name][block, number])

@@ -34,12 +34,8 @@ from distilect.signals.disk_index import INDEX, DiskIndex, Stamp
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"shard-(\d+)-([0-9a-f]{16})\.safetensors")
-_IN_MEMORY = (
-    1 << 26
-)  # bytes: logits and smaller fields are gathered from memory, larger ones from mapped files
-_EAGER = (
-    1 << 28
-)  # bytes of a field that are verified when it is opened, a quarter of a second; beyond, shard by shard
+_IN_MEMORY = 1 << 26  # bytes: logits and smaller fields are gathered from memory, larger ones from mapped files
+_EAGER = 1 << 28  # bytes of a field that are verified when it is opened, a quarter of a second; beyond, shard by shard
 _MAPPED = 8192  # shards of a large field that are mapped at a time
 _ABANDONED = 3600.0  # seconds: a temporary file that old belongs to a process that was killed
 _TYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "U64": np.uint64}
@@ -148,9 +144,7 @@ class FieldStore:
                         if tensors is not None:
                             writer.add(name, stamps[name], np.array(tensors["ids"]))
             except OSError as error:
-                raise SignalError(
-                    f"cannot write the index of {self.folder}: {error.strerror or error}"
-                ) from None
+                raise SignalError(f"cannot write the index of {self.folder}: {error.strerror or error}") from None
             self._large = writer.index
 
     def _open(self, path: Path) -> None:
@@ -168,9 +162,7 @@ class FieldStore:
         try:
             try:
                 stamp = _stamp(path)
-                if match is None or (
-                    self._verified.get(path.name) != stamp and _digest(path) != match.group(2)
-                ):
+                if match is None or (self._verified.get(path.name) != stamp and _digest(path) != match.group(2)):
                     raise ValueError("checksum")
                 tensors = _mapped(path)
                 self._verified[path.name] = stamp
@@ -282,11 +274,7 @@ class FieldStore:
         return found
 
     def add(
-        self,
-        ids: Ids,
-        value: NDArray[Any],
-        offsets: NDArray[np.int64] | None = None,
-        number: int | None = None,
+        self, ids: Ids, value: NDArray[Any], offsets: NDArray[np.int64] | None = None, number: int | None = None
     ) -> None:
         """Write one more shard; `SignalStore.field` opens it.
 
@@ -349,9 +337,7 @@ def _write(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(
-                file.fileno()
-            )  # a renamed file without its bytes would be a damaged shard after a power cut
+            os.fsync(file.fileno())  # a renamed file without its bytes would be a damaged shard after a power cut
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distilect.tasks.metrics import accuracy, f1, macro_f1, matthews, neg_mse, pearson, spearman
-from distilect.tasks.task import NO_LABEL, Kind, Task, check_metrics, default_metrics, kind_of_metrics
+from distilect.tasks.task import NO_LABEL, Kind, Task, check_metrics, default_metrics, has_label, kind_of_metrics
 
 __all__ = [
     "NO_LABEL",
@@ -13,6 +13,7 @@ __all__ = [
     "check_metrics",
     "default_metrics",
     "f1",
+    "has_label",
     "kind_of_metrics",
     "macro_f1",
     "matthews",

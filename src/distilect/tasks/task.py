@@ -17,6 +17,12 @@ Kind = Literal["classification", "regression"]
 NO_LABEL = -100  # the class index of a row without a label; regression uses NaN
 
 
+def has_label(labels: Any) -> Any:
+    """Which rows have a label: bool [N] for class indexes (int [N]) or scores (float [N]), of numpy or of torch."""
+    floating = labels.dtype.kind == "f" if isinstance(labels, np.ndarray) else labels.is_floating_point()
+    return labels == labels if floating else labels != NO_LABEL  # NaN differs from itself
+
+
 @dataclass(frozen=True)
 class Task:
     """A task as data, teachers, student and report see it.
@@ -87,9 +93,7 @@ class Task:
     def _classes(self, logits: NDArray[Any]) -> NDArray[np.int64]:
         """[N, C] → [N] class indexes; -1, which is no class, for a row with NaN."""
         if logits.ndim != 2 or logits.shape[1] != len(self.labels):
-            raise DataError(
-                f"logits of shape {logits.shape}: expected [rows, {len(self.labels)}] for {self.name}"
-            )
+            raise DataError(f"logits of shape {logits.shape}: expected [rows, {len(self.labels)}] for {self.name}")
         broken = np.isnan(logits).any(axis=1)
         return np.where(broken, -1, np.where(np.isnan(logits), 0, logits).argmax(axis=1)).astype(np.int64)
 
@@ -112,9 +116,7 @@ class Task:
         """
         expected = {"name", "kind", "labels", "metrics", "num_texts"}
         if set(values) != expected:
-            raise ConfigError(
-                f"a task has the keys {', '.join(sorted(expected))}; got {', '.join(sorted(values))}"
-            )
+            raise ConfigError(f"a task has the keys {', '.join(sorted(expected))}; got {', '.join(sorted(values))}")
         kind, labels, metrics = values["kind"], tuple(values["labels"]), tuple(values["metrics"])
         return cls(values["name"], kind, labels, metrics, values["num_texts"])
 

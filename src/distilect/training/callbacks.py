@@ -19,17 +19,12 @@ from distilect.errors import Terminated
 if TYPE_CHECKING:
     from distilect.training.trainer import DistillationTrainer
 
-_GRACE = 8.0  # seconds from SIGTERM until a step that does not end is given up: machines are taken away after 10 and more
+_GRACE = (
+    8.0  # seconds from SIGTERM until a step that does not end is given up: machines are taken away after 10 and more
+)
 
 _NAMES = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
-_SKIPPED = (
-    "epoch",
-    "total_flos",
-    "train_runtime",
-    "train_samples_per_second",
-    "train_steps_per_second",
-    "train_loss",
-)
+_SKIPPED = ("epoch", "total_flos", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
 
 
 def stable_names(logs: dict[str, Any]) -> dict[str, float]:
@@ -53,12 +48,8 @@ class History(TrainerCallback):
         self.tensorboard = tensorboard
         self.writer: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        kept = (
-            [line for line in self.read() if line["step"] <= state.global_step] if state.global_step else []
-        )
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        kept = [line for line in self.read() if line["step"] <= state.global_step] if state.global_step else []
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)
@@ -68,12 +59,7 @@ class History(TrainerCallback):
             self.writer = SummaryWriter(str(self.tensorboard), purge_step=state.global_step + 1)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         values = stable_names(logs or {})
         if not values:
@@ -85,9 +71,7 @@ class History(TrainerCallback):
             for name, value in values.items():
                 self.writer.add_scalar(name, value, state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.writer is not None:
             self.writer.close()
 
@@ -116,18 +100,14 @@ class Bar(TrainerCallback):
         self.display: Progress | None = None
         self.task = TaskID(0)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.display = progress.bar()
         self.display.start()
         self.task = self.display.add_task(
             self.description, total=self.budget or state.max_steps, completed=self._done(state)
         )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.display is not None:
             self.display.update(self.task, completed=self._done(state))
 
@@ -135,19 +115,12 @@ class Bar(TrainerCallback):
         return int(self.tokens()) if self.budget else state.global_step
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         if self.display is not None and logs and "loss" in logs:
             self.display.update(self.task, description=f"{self.description} · loss {logs['loss']:.3f}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.close()
 
     def close(self) -> None:
@@ -159,9 +132,7 @@ class Bar(TrainerCallback):
 class LastStepEvaluation(TrainerCallback):
     """Evaluate and save after the very last step too, when the evaluation interval does not end there."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
 
@@ -175,9 +146,7 @@ class Patience(TrainerCallback):
     def __init__(self, patience: int, metric: str) -> None:
         self.patience, self.key = patience, f"eval_{metric}"
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         scores = [line[self.key] for line in state.log_history if self.key in line]
         if scores and len(scores) - 1 - scores.index(max(scores)) >= self.patience:
             control.should_training_stop = True
@@ -212,7 +181,7 @@ class Preemption(TrainerCallback):
         together = self.trainer.together
         if together.stop or (together.world == 1 and self.trainer.asked_to_stop):
             together.stop = control.should_training_stop = True
-            steps = len(self.trainer.sampler) // self.trainer.config.accumulation
+            steps = len(self.trainer.sampler) // self.trainer.config.gradient_accumulation_steps
             over = self.trainer.budget_spent or state.global_step >= state.max_steps
             self.mid_epoch = state.global_step % steps > 0 and not over
             control.should_save = control.should_save or self.mid_epoch

@@ -19,9 +19,7 @@ _TRAINER_STATE = "trainer_state.json"
 
 def finish_checkpoint(folder: Path, step: int) -> None:
     """Record the hash of every file, about a second per gigabyte: from now on the checkpoint counts."""
-    found = {
-        str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    found = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(COMPLETE_FILE, None)
     temporary = folder / (COMPLETE_FILE + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -44,9 +42,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         best = _best_of(checkpoint)
         if best is not None and best not in names:
             logger.warning(
-                "%s needs the weights of %s, which are damaged: training goes on without both",
-                checkpoint,
-                best,
+                "%s needs the weights of %s, which are damaged: training goes on without both", checkpoint, best
             )
             complete.remove(checkpoint)
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -70,9 +66,7 @@ def _same(path: Path, expected: Any) -> bool:
 def _best_of(checkpoint: Path) -> str | None:
     """The checkpoint whose weights it would end with."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        best = json.loads((checkpoint / _TRAINER_STATE).read_text(encoding="utf-8")).get(
-            "best_model_checkpoint"
-        )
+        best = json.loads((checkpoint / _TRAINER_STATE).read_text(encoding="utf-8")).get("best_model_checkpoint")
         return Path(best).name if best else None
     return None
 

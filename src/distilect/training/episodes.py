@@ -56,10 +56,7 @@ class StageA:
     resumed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "seconds": round(self.seconds, 3),
-            "student_tokens": round(self.student_tokens),
-        }
+        return asdict(self) | {"seconds": round(self.seconds, 3), "student_tokens": round(self.student_tokens)}
 
 
 def run_episodes(
@@ -74,7 +71,7 @@ def run_episodes(
     description: str,
     vectors: SignalSource | None = None,
 ) -> StageA:
-    """Let the knowledge selector learn over its episodes; a killed stage goes on after the last whole one.
+    """Let the loss-weight selector learn over its episodes; a killed stage goes on after the last whole one.
 
     Every episode has a fresh student and fresh copies of everything else that learns; draws are a function of (seed, episode).
     Writes `stage-a/` (state) and `stage-a.jsonl` (a line per phase) into `folder`.
@@ -82,13 +79,18 @@ def run_episodes(
     Args:
         new_student: seed → a student as it is before training.
     """
-    selector: Any = method.mix
+    selector: Any = method.loss_weights
     plan: Episodes = selector.episodes
     state = folder / FOLDER / STATE
     done = _resume(state, selector, folder / JOURNAL)
     done.resumed = done.episodes
     short = config.model_copy(
-        update={"keep": "last", "patience": None, "evaluations": 1, "token_budget": None}
+        update={
+            "load_best_model_at_end": False,
+            "early_stopping_patience": None,
+            "evaluations": 1,
+            "token_budget": None,
+        }
     )
     bar = _EpisodeBar(f"{description} · stage A", plan.count, done.episodes)
     try:
@@ -103,9 +105,17 @@ def run_episodes(
             fresh_seed = int(np.random.SeedSequence([seed % 2**64, number]).generate_state(1)[0])
             selector.begin_episode(number)
             trainer = DistillationTrainer(
-                student.model, some, fresh, source, short, folder / FOLDER, fresh_seed,
-                callbacks=[bar] if ranks.is_main() else [], vectors=vectors, keeps=False,
-            )  # fmt: skip
+                student.model,
+                some,
+                fresh,
+                source,
+                short,
+                folder / FOLDER,
+                fresh_seed,
+                callbacks=[bar] if ranks.is_main() else [],
+                vectors=vectors,
+                keeps=False,
+            )
             with quiet():
                 trainer.train()
             trainer.together.same_everywhere()
@@ -119,9 +129,7 @@ def run_episodes(
     return done
 
 
-def episode_rows(
-    rows: TrainingRows, plan: Episodes, config: TrainConfig, seed: int, number: int
-) -> np.ndarray:
+def episode_rows(rows: TrainingRows, plan: Episodes, config: TrainConfig, seed: int, number: int) -> np.ndarray:
     """int64 [n]: positions of the rows of an episode, drawn by identity; at least so many that it has its `least_steps`."""
     table = rows.table
     least = int(np.ceil(plan.least_steps * config.batch_size / config.epochs))
@@ -196,9 +204,7 @@ class _EpisodeBar(TrainerCallback):
     def begin(self, number: int) -> None:
         self.number = number
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         text = f"{self.description} · episode {self.number + 1} of {self.episodes}"
         if self.display is None:
             self.display = progress.bar()
@@ -207,9 +213,7 @@ class _EpisodeBar(TrainerCallback):
             self.task = self.display.add_task(text, total=total, completed=state.max_steps * self.done)
         self.display.update(self.task, description=text)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.display is not None:
             self.display.advance(self.task)
 

@@ -31,9 +31,7 @@ class FirstLook:
         self.positions = np.empty(0, np.int64)  # of the step's rows, ascending
         self.said: dict[Passes, Tensor] = {}  # [P, rows of the step, C]
         self.own_chosen = 0
-        self.chosen: np.ndarray | None = (
-            None  # positions, ascending; None: every row asks its selector in the step
-        )
+        self.chosen: np.ndarray | None = None  # positions, ascending; None: every row asks its selector in the step
 
     def __call__(self, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The parts of a step, cut down to the rows that stay in it."""
@@ -83,7 +81,5 @@ class FirstLook:
         if len(kept) == len(self.positions):
             return batches
         parts = [rows[np.isin(rows, kept)] for rows in (batch["rows"].numpy() for batch in batches)]
-        parts.sort(
-            key=lambda rows: len(rows) > 0
-        )  # ranks wait for each other in the last part: it must have rows
+        parts.sort(key=lambda rows: len(rows) > 0)  # ranks wait for each other in the last part: it must have rows
         return [self.trainer.collate(rows.tolist()) for rows in parts]

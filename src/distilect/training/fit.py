@@ -27,7 +27,7 @@ class Fitted:
     """What a training gave.
 
     Attributes:
-        held_out: metrics of the kept weights on the reward split.
+        validation: metrics of the kept weights on the validation split.
         seconds: wall time of training, over all resumed parts.
         steps, tokens: optimiser steps and tokens (without padding) that were trained on.
         asked: rows that teachers were asked on in the steps, summed over teachers; read from a store or run.
@@ -38,7 +38,7 @@ class Fitted:
         resumed: the step that this process went on from; 0 for a fresh start.
     """
 
-    held_out: dict[str, float]
+    validation: dict[str, float]
     seconds: float
     steps: int
     tokens: int
@@ -75,7 +75,7 @@ def fit(
     written = [History(folder / "history.jsonl", folder / "tensorboard"), bar] if ranks.is_main() else []
     trainer = DistillationTrainer(
         student.model, rows, method, source, config, folder / "checkpoints", seed, callbacks=written, vectors=vectors
-    )  # fmt: skip
+    )
     bar.tokens = lambda: trainer.spent_tokens
     preemption = Preemption(trainer)
     trainer.add_callback(_Clock(trainer))
@@ -94,10 +94,10 @@ def fit(
         trainer.recorder.write(folder / "selection.parquet")
         trainer.row_sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
     student.model = trainer.whole_model()
-    logits = trainer.predict_rows(rows.held_out_encoded)
-    held_out = rows.task.score(logits, rows.held_out.labels) if len(logits) else {}
+    logits = trainer.predict_rows(rows.validation_encoded)
+    validation = rows.task.score(logits, rows.validation.labels) if len(logits) else {}
     fitted = Fitted(
-        held_out=held_out,
+        validation=validation,
         seconds=trainer.counts.extra["seconds"],
         steps=trainer.state.global_step,
         tokens=int(trainer.counts.tokens),
@@ -155,15 +155,11 @@ class _Clock(TrainerCallback):
         self.trainer = trainer
         self.last = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.trainer.counts.extra.setdefault("seconds", 0.0)
         self.last = time.perf_counter()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = time.perf_counter()
         self.trainer.counts.extra["seconds"] += now - self.last
         self.last = now

@@ -93,13 +93,13 @@ class TrainerProbe:
                 "this method compares gradients of the whole student (measure: virtual), which is sharded by FSDP: "
                 "set measure: phase, or launch without FSDP"
             )
-        positions, held_out = self.positions(rows), self._held_out_rows(limit)
-        for encoded, some in ((trainer.rows.encoded, positions), (trainer.rows.held_out_encoded, held_out)):
+        positions, validation = self.positions(rows), self._validation_rows(limit)
+        for encoded, some in ((trainer.rows.encoded, positions), (trainer.rows.validation_encoded, validation)):
             trainer.count_probe(encoded.lengths[some], 3)  # a backward pass costs two forward passes
-        found = trainer.together.by_main(lambda: self._products(positions, held_out))
+        found = trainer.together.by_main(lambda: self._products(positions, validation))
         return Pull(found["gram"], found["toward"], float(found["length"]))
 
-    def _products(self, positions: np.ndarray, held_out: np.ndarray) -> dict[str, Tensor]:
+    def _products(self, positions: np.ndarray, validation: np.ndarray) -> dict[str, Tensor]:
         """What a `Pull` holds; int64 [n] each: rows of train, and held-out ones."""
         trainer = self.trainer
         weights = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -107,9 +107,9 @@ class TrainerProbe:
             _, _, losses = self._losses(positions)
             means = losses.nanmean(0)
             kinds = torch.stack([_gradient(mean, weights) for mean in means])  # [M, P]
-            inputs = self._inputs(trainer.rows.held_out_encoded, held_out)
+            inputs = self._inputs(trainer.rows.validation_encoded, validation)
             _, student = self._forward(inputs, hidden=False)
-            labels = torch.tensor(trainer.rows.held_out.labels[held_out]).to(student.logits.device)
+            labels = torch.tensor(trainer.rows.validation.labels[validation]).to(student.logits.device)
             known = ~labels.isnan() if labels.is_floating_point() else labels != -100
             target = _gradient(label_loss(student.logits, labels)[known].mean(), weights)
         gram, toward = (kinds @ kinds.T).double().cpu(), (kinds @ target).double().cpu()
@@ -140,9 +140,7 @@ class TrainerProbe:
             return trainer.student_outputs(trainer.model, inputs, hidden)
 
     def _inputs(self, encoded: Encoded, positions: np.ndarray) -> dict[str, Tensor]:
-        return {
-            name: value.to(self.trainer.args.device) for name, value in encoded.collate(positions).items()
-        }
+        return {name: value.to(self.trainer.args.device) for name, value in encoded.collate(positions).items()}
 
     def logits(self, rows: Tensor) -> Tensor:
         """float32 [n, C], on the device of `rows`."""
@@ -159,11 +157,16 @@ class TrainerProbe:
         with self._own_draws() if passes.dropout else nullcontext():
             found = [
                 trainer.together.predict(
-                    trainer.model, trainer.rows.encoded, positions, self._max_tokens(), trainer.config.precision,
-                    passes.dropout, partial(self._draw_batch, number) if passes.dropout else _nothing,
+                    trainer.model,
+                    trainer.rows.encoded,
+                    positions,
+                    self._max_tokens(),
+                    trainer.config.precision,
+                    passes.dropout,
+                    partial(self._draw_batch, number) if passes.dropout else _nothing,
                 )
                 for number in range(passes.count)
-            ]  # fmt: skip
+            ]
         return torch.from_numpy(np.stack(found))
 
     def _draw_batch(self, number: int, batch: int) -> None:
@@ -188,20 +191,20 @@ class TrainerProbe:
             torch.manual_seed(self._key())
             yield
 
-    def held_out(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Logits [n, C] and labels [n] on rows held out of train; the lowest identities, as a file may be sorted by class."""
         trainer = self.trainer
-        encoded, labels = trainer.rows.held_out_encoded, trainer.rows.held_out.labels
-        rows = self._held_out_rows(limit)
+        encoded, labels = trainer.rows.validation_encoded, trainer.rows.validation.labels
+        rows = self._validation_rows(limit)
         trainer.count_probe(encoded.lengths[rows])
         found = trainer.together.predict(
             trainer.model, encoded, rows, 2 * trainer.config.max_tokens, trainer.config.precision
         )
         return torch.from_numpy(found), torch.tensor(labels[rows])
 
-    def _held_out_rows(self, limit: int | None) -> np.ndarray:
+    def _validation_rows(self, limit: int | None) -> np.ndarray:
         """int64 [n]: positions, the same ones at every look."""
-        return np.argsort(row_keys(self.trainer.rows.held_out.ids), kind="stable")[:limit]
+        return np.argsort(row_keys(self.trainer.rows.validation.ids), kind="stable")[:limit]
 
 
 def _nothing(number: int) -> None:
@@ -214,8 +217,5 @@ def _gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
         return torch.zeros(sum(p.numel() for p in weights), device=weights[0].device)
     found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
     return torch.cat(
-        [
-            torch.zeros_like(p).flatten() if g is None else g.flatten()
-            for p, g in zip(weights, found, strict=True)
-        ]
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(weights, found, strict=True)]
     )

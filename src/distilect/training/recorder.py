@@ -97,8 +97,7 @@ class SelectionRecorder:
         line |= {"asked": asked / rows, "trained": trained / rows}
         count = len(self.teachers)
         line |= {
-            f"teacher/{n}": w / asked if asked else 0.0
-            for n, w in zip(self.teachers, weights[:count], strict=True)
+            f"teacher/{n}": w / asked if asked else 0.0 for n, w in zip(self.teachers, weights[:count], strict=True)
         }
         mixed, correctness = weights[count : count + len(self.kinds)], weights[count + len(self.kinds) :]
         line |= {f"knowledge/{n}": w / seen if seen else 0.0 for n, w in zip(self.kinds, mixed, strict=True)}

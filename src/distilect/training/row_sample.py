@@ -56,9 +56,7 @@ class RowSample:
             weights = weights.new_zeros(len(found), len(self.teachers))
             right = torch.full_like(weights, torch.nan)
         logits = student[index]
-        unsure = (
-            normalised_entropy(logits) if logits.shape[1] > 1 else logits.new_full((len(found),), torch.nan)
-        )
+        unsure = normalised_entropy(logits) if logits.shape[1] > 1 else logits.new_full((len(found),), torch.nan)
         decided = [torch.ones_like(unsure), result.asked[index], result.trained[index], unsure]
         values = torch.cat(
             [

@@ -57,9 +57,7 @@ def load_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = _fill(json.loads(about["state"]), tensors)
         return state
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        message = (
-            f"{path} is missing or damaged ({error}): remove that checkpoint to go on from an earlier one"
-        )
+        message = f"{path} is missing or damaged ({error}): remove that checkpoint to go on from an earlier one"
         raise RunError(message) from None
 
 

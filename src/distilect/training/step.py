@@ -71,14 +71,12 @@ def distillation_loss(
 
     # what to copy: v_m(i)
     seen = replace(view, teachers=_of_all(signals, rows, len(asked)))
-    mix = method.mix.weights(seen).detach().to(losses).expand_as(losses)
-    loss = (mix * losses)[trained].sum()
+    loss_weights = method.loss_weights.weights(seen).detach().to(losses).expand_as(losses)
+    loss = (loss_weights * losses)[trained].sum()
 
     spread = view.student.new_zeros(len(asked), weights.shape[1]).index_copy(0, rows, weights)
-    right = torch.full_like(spread, torch.nan).index_copy(
-        0, rows, _right(view.labels[rows], signals, weights)
-    )
-    return StepResult(loss, losses.detach(), spread, mix, asked, trained, right)
+    right = torch.full_like(spread, torch.nan).index_copy(0, rows, _right(view.labels[rows], signals, weights))
+    return StepResult(loss, losses.detach(), spread, loss_weights, asked, trained, right)
 
 
 def _of_all(signals: TeacherSignals | None, rows: Tensor, count: int) -> Tensor | None:
@@ -118,9 +116,7 @@ def _losses(
         elif signals is None:
             columns.append(_zeros(student))
         else:
-            per_row = (weights * kind(asking, signals, labels[rows])).sum(
-                1
-            ) / method.rows.asked_share  # [b, K] → [b]
+            per_row = (weights * kind(asking, signals, labels[rows])).sum(1) / method.rows.asked_share  # [b, K] → [b]
             columns.append(per_row.new_zeros(len(labels)).index_copy(0, rows, per_row))
     return torch.stack(columns, dim=1)
 

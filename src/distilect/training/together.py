@@ -151,9 +151,7 @@ class Together:
         lists = self._observations()
         if not lists:
             return
-        starts = {
-            axis: [self._start(axis, n, items) for n, items in enumerate(w)] for axis, w in lists.items()
-        }
+        starts = {axis: [self._start(axis, n, items) for n, items in enumerate(w)] for axis, w in lists.items()}
         mine: dict[str, Tensor] = {}
         for axis, waiting in lists.items():
             for number, items in enumerate(waiting):
@@ -226,9 +224,7 @@ class Together:
 
     def _collect_row_sample(self) -> None:
         sample = self.trainer.row_sample
-        found = ranks.gather(
-            {str(epoch): values for epoch, values in sample.epochs.items()} if self.rank else {}
-        )
+        found = ranks.gather({str(epoch): values for epoch, values in sample.epochs.items()} if self.rank else {})
         if self.rank:
             sample.epochs = {}
         else:
@@ -246,12 +242,8 @@ class Together:
                 self._collect_averages(averages)
 
     def _collect_averages(self, averages: Averages) -> None:
-        counts = {
-            name: torch.as_tensor(count, dtype=torch.float64) for name, count in averages.counts.items()
-        }
-        both = {f"s{name}": value for name, value in averages.sums.items()} | {
-            f"c{n}": v for n, v in counts.items()
-        }
+        counts = {name: torch.as_tensor(count, dtype=torch.float64) for name, count in averages.counts.items()}
+        both = {f"s{name}": value for name, value in averages.sums.items()} | {f"c{n}": v for n, v in counts.items()}
         found = self._summed(both)
         averages.sums = {name[1:]: value for name, value in found.items() if name[0] == "s"}
         averages.counts = {name[1:]: float(value) for name, value in found.items() if name[0] == "c"}
@@ -299,26 +291,29 @@ class Together:
         return ranks.gather(work() if self.rank == 0 else {})[0]
 
     def predict(
-        self, model: Any, encoded: Encoded, rows: np.ndarray | None, max_tokens: int, precision: str,
-        dropout: bool = False, before: Callable[[int], object] = lambda number: None,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        model: Any,
+        encoded: Encoded,
+        rows: np.ndarray | None,
+        max_tokens: int,
+        precision: str,
+        dropout: bool = False,
+        before: Callable[[int], object] = lambda number: None,
+    ) -> np.ndarray:
         """`evaluation.predict`, its batches shared out; the same float32 [n, C] on all ranks.
 
         Args:
             before: called before each batch with its number among all of them, where dropout draws by it.
         """
         if self.world == 1:
-            return predict(
-                model, encoded, rows=rows, max_tokens=max_tokens, precision=precision, dropout=dropout
-            )
+            return predict(model, encoded, rows=rows, max_tokens=max_tokens, precision=precision, dropout=dropout)
         rows = np.arange(len(encoded)) if rows is None else rows
         if not len(rows):
             return predict(model, encoded, rows=rows, precision=precision)
         batches = scoring_batches(encoded.lengths[rows], max_tokens)
         # the last round repeats a batch on the ranks that have none left: sharded models have to run in step
         mine = [
-            min(n, len(batches) - 1)
-            for n in range(self.rank, -(-len(batches) // self.world) * self.world, self.world)
+            min(n, len(batches) - 1) for n in range(self.rank, -(-len(batches) // self.world) * self.world, self.world)
         ]
         parts = run_batches(
             model, encoded, [rows[batches[n]] for n in mine], precision, dropout, lambda i: before(mine[i])
@@ -358,7 +353,5 @@ def _number(name: str) -> int:
 
 def _joined(view: StepView, found: Sequence[dict[str, Tensor]]) -> StepView:
     """The rows of all ranks as one view; what was gathered of them, and no more."""
-    parts: dict[str, Any] = {
-        name: torch.cat([one[name] for one in found]).to(view.rows.device) for name in found[0]
-    }
+    parts: dict[str, Any] = {name: torch.cat([one[name] for one in found]).to(view.rows.device) for name in found[0]}
     return replace(view, **parts, pooled=None, vectors=None, passes={}, teachers=None)

@@ -64,15 +64,15 @@ class TrainingRows:
     Attributes:
         table: train rows followed by unlabelled extra rows.
         encoded: the same rows, tokenised for the student.
-        held_out, held_out_encoded: the reward split; scores on it choose the checkpoint.
+        validation, validation_encoded: the validation split; scores on it choose the checkpoint.
         task: what is learned.
         cls_token_id: of the student's tokenizer; None where it has no classification token.
     """
 
     table: Table
     encoded: Encoded
-    held_out: Table
-    held_out_encoded: Encoded
+    validation: Table
+    validation_encoded: Encoded
     task: Task
     cls_token_id: int | None = None
 
@@ -128,7 +128,7 @@ class DistillationTrainer(Trainer):
         seed: of data order, dropout and every draw.
         vectors: a frozen encoder's row vectors (as "logits" of its only voice), where a selector wants them.
         callbacks: further `TrainerCallback`s.
-        keeps: evaluate on the reward split and write checkpoints; not so in throw-away trainings.
+        keeps: evaluate on the validation split and write checkpoints; not so in throw-away trainings.
     """
 
     control: Any  # the Trainer's own, as the next four
@@ -162,9 +162,7 @@ class DistillationTrainer(Trainer):
         self.knowledge = nn.ModuleList(method.knowledge).to(default_device())
         self.fields = method.fields(source.num_teachers) if source is not None else []
         self.wants_losses = any(s.wants_losses for s in method.selectors.values())
-        self.step_losses = torch.zeros(
-            2, len(method.kinds), dtype=torch.float64
-        )  # sums and counts of this step
+        self.step_losses = torch.zeros(2, len(method.kinds), dtype=torch.float64)  # sums and counts of this step
         self.wants_pooled = any(s.wants_pooled for s in method.selectors.values())
         self.wants_hidden = self.wants_pooled or any(k.needs_hidden() for k in method.knowledge)
         self.attention_layers = sorted({layer for k in method.knowledge for layer in k.attention_layers()})
@@ -181,9 +179,7 @@ class DistillationTrainer(Trainer):
         self.said_losses: list[
             tuple[Tensor, Tensor]
         ] = []  # rows and losses [b, M] of the last batch's parts, for messages
-        self.beside: torch.optim.Optimizer | None = (
-            None  # of projections, where the student is sharded (FSDP2)
-        )
+        self.beside: torch.optim.Optimizer | None = None  # of projections, where the student is sharded (FSDP2)
         self.state_beside: dict[str, Any] | None = None  # of that optimiser in a checkpoint
         self.asked_to_stop = False  # by a signal: after the step that is running
         self.shortest = int(np.argmin(rows.encoded.lengths)) if len(rows.encoded.lengths) else 0
@@ -195,14 +191,14 @@ class DistillationTrainer(Trainer):
             args=training_arguments(
                 config,
                 rows.task,
-                len(self.sampler) // config.accumulation,
+                len(self.sampler) // config.gradient_accumulation_steps,
                 output,
                 seed,
-                held_out=len(rows.held_out) > 0,
+                validation=len(rows.validation) > 0,
                 keeps=keeps,
             ),
             train_dataset=_Positions(len(rows.table)),
-            eval_dataset=_Positions(len(rows.held_out)),
+            eval_dataset=_Positions(len(rows.validation)),
             data_collator=self.collate,
             callbacks=[_Schedule(self), *(self._stopping() if keeps else []), *(callbacks or [])],
         )
@@ -212,15 +208,15 @@ class DistillationTrainer(Trainer):
 
     def _stopping(self) -> list[TrainerCallback]:
         """Callbacks that evaluate once more at the end and stop early; both need rows held out of train."""
-        if not len(self.rows.held_out):
-            if self.config.patience is not None:
+        if not len(self.rows.validation):
+            if self.config.early_stopping_patience is not None:
                 raise ConfigError(
-                    "train.patience is set, but no rows are held out of train: set data.reward_size or data.reward"
+                    "train.early_stopping_patience is set, but no rows are held out of train: set data.validation_size or data.validation"
                 )
             return []
         found: list[TrainerCallback] = [LastStepEvaluation()] if self.config.evaluations > 1 else []
-        if self.config.patience is not None:
-            found.append(Patience(self.config.patience, self.rows.task.primary))
+        if self.config.early_stopping_patience is not None:
+            found.append(Patience(self.config.early_stopping_patience, self.rows.task.primary))
         return found
 
     # ---- batches ---------------------------------------------------------------------------------------------------
@@ -238,7 +234,7 @@ class DistillationTrainer(Trainer):
             batch_size=self.config.batch_size,
             seed=self.run_seed,
             group=self.config.group_by_length,
-            micro=self.config.accumulation,
+            micro=self.config.gradient_accumulation_steps,
             rank=ranks.rank(),
             world=ranks.world(),
             rows_for_window=None if planned is None else plan,
@@ -261,9 +257,7 @@ class DistillationTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self.first_look(batches)
         own = sum(int(self.rows.encoded.lengths[batch["rows"].numpy()].sum()) for batch in batches)
-        rows, tokens = self.together.step_begins(
-            self.first_look.trained_rows(batches), own, self.asked_to_stop
-        )
+        rows, tokens = self.together.step_begins(self.first_look.trained_rows(batches), own, self.asked_to_stop)
         self.of_all.tokens += tokens
         self.rows_in_step = max(rows, 1)
         batches = self.together.in_last_part(batches)
@@ -278,9 +272,7 @@ class DistillationTrainer(Trainer):
 
     # ---- the step --------------------------------------------------------------------------------------------------
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run one batch, in parts where it holds more padded tokens than `max_tokens`; the loss is the same."""
         rows = inputs["rows"].numpy()  # still on the CPU: the loader does not move batches
         idle = inputs.pop(IDLE, False)
@@ -319,17 +311,11 @@ class DistillationTrainer(Trainer):
         Raises:
             RunError: names the step and the rows; with several processes when they meet, at the end of the step.
         """
-        if torch.isfinite(
-            loss
-        ):  # the one point where a step waits for the device; the Trainer's own filter is off
+        if torch.isfinite(loss):  # the one point where a step waits for the device; the Trainer's own filter is off
             return loss
         bad = [rows[~torch.isfinite(found.cpu()).all(1)] for rows, found in self.said_losses]
         rows = torch.cat([*bad, torch.empty(0, dtype=torch.int64)]).tolist()
-        where = (
-            f"rows {rows[:8]}{'…' if len(rows) > 8 else ''} of train (from 0)"
-            if rows
-            else "the mean over its rows"
-        )
+        where = f"rows {rows[:8]}{'…' if len(rows) > 8 else ''} of train (from 0)" if rows else "the mean over its rows"
         self.together.bad = (
             f"the loss is {float(loss)} at step {self.state.global_step + 1}, {where}: "
             "lower train.learning_rate or set train.precision: fp32; the last checkpoint is kept"
@@ -339,11 +325,7 @@ class DistillationTrainer(Trainer):
         return loss
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
         if self.part_is_idle:
@@ -359,9 +341,7 @@ class DistillationTrainer(Trainer):
         loss = result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
         return (loss, outputs) if return_outputs else loss
 
-    def student_outputs(
-        self, model: nn.Module, inputs: dict[str, Any], hidden: bool
-    ) -> tuple[Any, StudentOutputs]:
+    def student_outputs(self, model: nn.Module, inputs: dict[str, Any], hidden: bool) -> tuple[Any, StudentOutputs]:
         """One forward pass: what the model returns, and what the kinds of knowledge want of it."""
         with captured(self.model, self.attention_layers) as attention:
             outputs = model(**inputs, output_hidden_states=hidden)
@@ -550,10 +530,8 @@ class DistillationTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Scores on the reward split; the student's mode is restored."""
-        scores = self.rows.task.score(
-            self.predict_rows(self.rows.held_out_encoded), self.rows.held_out.labels
-        )
+        """Scores on the validation split; the student's mode is restored."""
+        scores = self.rows.task.score(self.predict_rows(self.rows.validation_encoded), self.rows.validation.labels)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -561,9 +539,7 @@ class DistillationTrainer(Trainer):
 
     def predict_rows(self, encoded: Encoded) -> np.ndarray:
         """float32 [N, C]: the student's logits on other rows. With several processes all have to call it."""
-        return self.together.predict(
-            self.model, encoded, None, 2 * self.config.max_tokens, self.config.precision
-        )
+        return self.together.predict(self.model, encoded, None, 2 * self.config.max_tokens, self.config.precision)
 
     def _whole_state(self) -> dict[str, Any]:
         """Rank 0: all parameters of a sharded model, on the CPU; nothing on the others, who have to call it too."""
@@ -653,11 +629,7 @@ class DistillationTrainer(Trainer):
             "beside": None if self.beside is None else self.beside.state_dict(),
             "recorder": self.recorder.state_dict(),
             "row_sample": self.row_sample.state_dict(),
-            "counts": {
-                "tokens": self.counts.tokens,
-                "rows": self.counts.rows,
-                "extra": dict(self.counts.extra),
-            },
+            "counts": {"tokens": self.counts.tokens, "rows": self.counts.rows, "extra": dict(self.counts.extra)},
             "averages": {"sums": dict(self.averages.sums), "counts": dict(self.averages.counts)},
         }
 
@@ -684,7 +656,7 @@ class _Schedule(TrainerCallback):
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        steps = len(self.trainer.sampler) // self.trainer.config.accumulation
+        steps = len(self.trainer.sampler) // self.trainer.config.gradient_accumulation_steps
         epoch, done = divmod(state.global_step, steps)
         self.trainer.sampler.set_epoch(epoch, done)
         for selector in self.trainer.method.selectors.values():
@@ -709,9 +681,7 @@ class _Schedule(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         extra = self.trainer.extra_parameters()
         self.trainer.together.check()
-        self.trainer.together.average(
-            extra
-        )  # they are outside the wrapped model: nobody else averages them over ranks
+        self.trainer.together.average(extra)  # they are outside the wrapped model: nobody else averages them over ranks
         if extra and args.max_grad_norm:
             nn.utils.clip_grad_norm_(extra, args.max_grad_norm)
         self.trainer.step_beside()
@@ -738,10 +708,10 @@ def refuse_data_parallel(gpus: int) -> None:
 
 
 def training_arguments(
-    config: TrainConfig, task: Task, steps: int, output: Path, seed: int, held_out: bool, keeps: bool = True
+    config: TrainConfig, task: Task, steps: int, output: Path, seed: int, validation: bool, keeps: bool = True
 ) -> TrainingArguments:
-    """The Trainer's arguments; `steps` optimiser steps per epoch, `held_out`: there are rows to evaluate on; `keeps`: see above."""
-    held_out = held_out and keeps
+    """The Trainer's arguments; `steps` optimiser steps per epoch, `validation`: there are rows to evaluate on; `keeps`: see above."""
+    validation = validation and keeps
     device = default_device()
     precision = resolve_precision(config.precision, device)
     total = max(1, math.ceil(steps * config.epochs))
@@ -752,25 +722,25 @@ def training_arguments(
     return TrainingArguments(
         output_dir=str(output),
         max_steps=total,
-        per_device_train_batch_size=max(1, config.batch_size // config.accumulation),
-        gradient_accumulation_steps=config.accumulation,
+        per_device_train_batch_size=max(1, config.batch_size // config.gradient_accumulation_steps),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.scheduler,
-        warmup_steps=math.ceil(config.warmup * total),
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=math.ceil(config.warmup_ratio * total),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=device.type == "cpu",
         seed=seed,
-        logging_steps=config.log_every,
+        logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
-        eval_strategy=when if held_out else "no",
+        eval_strategy=when if validation else "no",
         eval_steps=interval,
         save_strategy=when if keeps else "no",
         save_steps=interval,
         save_only_model=not config.resumable,
-        load_best_model_at_end=config.keep == "best" and held_out,
+        load_best_model_at_end=config.load_best_model_at_end and validation,
         metric_for_best_model=f"eval_{task.primary}",
         greater_is_better=True,
         report_to=[],
@@ -782,17 +752,17 @@ def training_arguments(
 
 
 def by_progress(config: TrainConfig, optimizer: Any, progress: Callable[[], float]) -> Any:
-    """A learning rate that is a function of `progress` in [0, 1], in the shape that `config.scheduler` has over steps.
+    """A learning rate that is a function of `progress` in [0, 1], in the shape that `config.lr_scheduler_type` has over steps.
 
     Raises:
         ConfigError: that scheduler is no function of the step alone.
     """
     fine = 100_000  # steps that the shape is read at
-    warmup = math.ceil(config.warmup * fine)
-    shape = get_scheduler(config.scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=fine)
+    warmup = math.ceil(config.warmup_ratio * fine)
+    shape = get_scheduler(config.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=fine)
     if not isinstance(shape, LambdaLR):
         raise ConfigError(
-            f"train.scheduler: {config.scheduler!r} cannot follow train.token_budget: use linear, cosine or constant"
+            f"train.lr_scheduler_type: {config.lr_scheduler_type!r} cannot follow train.token_budget: use linear, cosine or constant"
         )
     # all groups have the same shape; plain functions are left out of the scheduler's state
     return LambdaLR(optimizer, lambda _: shape.lr_lambdas[0](int(progress() * fine)))
