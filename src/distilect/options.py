@@ -1,14 +1,92 @@
-"""Build a registered class from plain options, with errors that name the nearest known word."""
+"""Options of selectors and kinds of knowledge: declared once, as a nested `Options` class with a description per field.
+
+Checking, "did you mean", docs/configuration.md, `distilect methods NAME` and the YAML schema all come from that declaration.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import Field, ValidationError
+
+from distilect.config import Part
 from distilect.errors import MethodError, did_you_mean
 
+Count = Annotated[int, Field(ge=1, strict=True)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]  # from 0 to 1
+Ratio = Annotated[float, Field(gt=0.0, le=1.0)]  # a share that is not empty
+AboveZero = Annotated[float, Field(gt=0.0)]
+ZeroOrMore = Annotated[float, Field(ge=0.0)]
+
+O = TypeVar("O", bound=Part)
 T = TypeVar("T")
+
+
+def parse_options(kind: type[O], values: Mapping[str, Any]) -> O:
+    """Checked options.
+
+    Raises:
+        ValueError: an unknown option, with the nearest known one; or a value that does not fit: got, expected.
+    """
+    for option in values:
+        if option not in kind.model_fields:
+            known = ", ".join(kind.model_fields) or "none"
+            raise ValueError(f"unknown option {option!r}; known: {known}.{did_you_mean(option, kind.model_fields)}")
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ValueError("; ".join(dict.fromkeys(_explain(kind, e) for e in error.errors()))) from None
+
+
+def _explain(kind: type[Part], error: Any) -> str:
+    if error["type"] == "value_error":  # of a validator of ours, which names the options itself
+        return str(error["ctx"]["error"])
+    option = error["loc"][0]
+    field = kind.model_fields[option]
+    value = getattr(error["input"], option, error["input"]) if len(error["loc"]) == 1 else error["input"]
+    words = [str(word) for word in _words(field.annotation)]
+    near = did_you_mean(value, words) if isinstance(value, str) else ""
+    return f"{option} is {value!r}, expected {expected(field.annotation, field.metadata)}.{near}".removesuffix(".")
+
+
+def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """What a value may be, in words: `one of a, b`, `a number above 0`, `a list`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        inner = [m for part in arguments[1:] for m in getattr(part, "metadata", [part])]
+        return expected(arguments[0], [*inner, *metadata])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else repr(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(expected(a, metadata) for a in arguments if a is not type(None))
+    if annotation in (int, float):
+        return _bounds("a whole number" if annotation is int else "a number", metadata)
+    names = {bool: "true or false", str: "a word", list: "a list", dict: "a mapping"}
+    return names.get(origin or annotation, "another value")
+
+
+def _bounds(what: str, metadata: Sequence[Any]) -> str:
+    found: dict[str, Any] = {}
+    for limit in metadata:
+        found |= {name: getattr(limit, name) for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)}
+    if "gt" in found and "le" in found:
+        return f"{what} in ({found['gt']:g}, {found['le']:g}]"
+    if "gt" in found:
+        return f"{what} above {found['gt']:g}"
+    if "ge" in found:
+        end = f" to {found['le']:g}" if "le" in found else f" to less than {found['lt']:g}" if "lt" in found else ""
+        return f"{what} from {found['ge']:g}{end}" if end or found["ge"] else f"{what}, 0 or more"
+    return what
+
+
+def _words(annotation: Any) -> Iterable[Any]:
+    """The words that an annotation allows."""
+    if typing.get_origin(annotation) is Literal:
+        return typing.get_args(annotation)
+    return [word for argument in typing.get_args(annotation) for word in _words(argument)]
 
 
 def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, what: str, **given: Any) -> T:
@@ -16,7 +94,7 @@ def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, wh
 
     Args:
         registry: name → class.
-        spec: a name, or a mapping with `name` and the class's keyword options.
+        spec: a name, or a mapping with `name` and the class's options.
         what: what is being built, for messages: "row selector", "kind of knowledge".
         given: keyword arguments that the caller supplies, not the user.
 
@@ -28,71 +106,7 @@ def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, wh
     if name not in registry:
         near = did_you_mean(str(name), registry)
         raise MethodError(f"no {what} is called {name!r}; known: {', '.join(registry)}.{near}")
-    cls = registry[name]
-    known = [p for p in inspect.signature(cls).parameters if p not in given]
-    for option in options:
-        if option not in known:
-            raise MethodError(
-                f"{what} {name!r} has no option {option!r}; known: {', '.join(known) or 'none'}."
-                f"{did_you_mean(option, known)}"
-            )
     try:
-        return cls(**given, **options)
+        return registry[name](**given, **options)
     except (TypeError, ValueError) as error:
         raise MethodError(f"{what} {name!r}: {error}") from None
-
-
-def one_of(option: str, value: Any, known: tuple[Any, ...], other: str = "") -> None:
-    """Refuse a value that is none of `known`; `other` says what it might be besides.
-
-    Raises:
-        ValueError: names the nearest known value.
-    """
-    if value not in known:
-        words = [str(word) for word in known if word is not None]
-        listed = ", ".join([*words, other] if other else words)
-        raise ValueError(f"{option} is {value!r}, expected one of {listed}.{did_you_mean(str(value), words)}")
-
-
-def shares(**values: float) -> None:
-    """Refuse what is not from 0 to 1.
-
-    Raises:
-        ValueError: names the option.
-    """
-    for option, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{option} is {value}, expected a number from 0 to 1")
-
-
-def above_zero(**values: float) -> None:
-    """Refuse 0, less, and NaN.
-
-    Raises:
-        ValueError: names the option.
-    """
-    for option, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{option} is {value}, expected a number above 0")
-
-
-def zero_or_more(**values: float) -> None:
-    """Refuse less than 0, and NaN.
-
-    Raises:
-        ValueError: names the option.
-    """
-    for option, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{option} is {value}, expected 0 or more")
-
-
-def counts(**values: int) -> None:
-    """Refuse what is not a whole number from 1; True is none.
-
-    Raises:
-        ValueError: names the option.
-    """
-    for option, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{option} is {value!r}, expected a whole number from 1")

@@ -56,7 +56,7 @@ def test_options_may_be_left_empty():
 def test_an_unknown_kind_or_option_names_the_nearest():
     with pytest.raises(MethodError, match=r"no kind of knowledge is called 'respnse'.*Did you mean 'response'\?"):
         build_knowledge({"respnse": {}}, layout())
-    with pytest.raises(MethodError, match=r"'response' has no option 'temprature'.*Did you mean 'temperature'\?"):
+    with pytest.raises(MethodError, match=r"'response': unknown option 'temprature'.*Did you mean 'temperature'\?"):
         build_knowledge({"response": {"temprature": 2}}, layout())
     with pytest.raises(MethodError, match="no option 'layout'"):
         build_knowledge({"labels": {"layout": 1}}, layout())

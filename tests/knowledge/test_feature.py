@@ -171,7 +171,7 @@ def test_other_tokens_cannot_be_compared_token_by_token(kind, remedy):
 def test_pooled_features_work_across_tokenizers():
     for tokens in ("cls", "mean"):
         student, teachers = student_outputs((5, 3, 1)), teacher_signals((2, 7, 4))
-        assert torch.isfinite(Feature(layout(same_tokens=False), tokens)(student, teachers, no_labels(3))).all()
+        assert torch.isfinite(Feature(layout(same_tokens=False), tokens=tokens)(student, teachers, no_labels(3))).all()
 
 
 def test_projections_exist_only_where_widths_differ_and_are_trained():

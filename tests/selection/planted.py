@@ -59,7 +59,7 @@ def context_of(view: StepView, **changes: Any) -> SelectionContext:
         regression=view.regression,
         seed=view.seed,
         num_labelled=labelled,
-        num_rows=len(view.rows),
+        num_rows=len(view.keys),
         sample=sample_of(view),
         response=response_mse if view.regression else lambda s, t: response_kl(s, t, 4.0),
     )
@@ -85,7 +85,7 @@ class FakeProbe:
 
     def logits(self, rows: Tensor) -> Tensor:
         self.asked.append(rows)
-        place = {row: i for i, row in enumerate(self.view.rows.tolist())}
+        place = {row: i for i, row in enumerate(self.view.keys.tolist())}
         return self.then(self.said[[place[row] for row in rows.tolist()]])
 
     def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:

@@ -95,8 +95,8 @@ def test_static_mixes_are_balanced_when_asked_and_only_then(make) -> None:
         selector.note_losses(*step(1.0, 0.5, 4.0))
     assert balanced.wants_losses and not plain.wants_losses
     view = make_view(step=3)
-    torch.testing.assert_close(balanced.weights(view), plain.weights(view) * torch.tensor([1.0, 2.0, 0.25]))
+    torch.testing.assert_close(balanced.decide(view), plain.decide(view) * torch.tensor([1.0, 2.0, 0.25]))
     again = make(balance="labels")
     again.setup(make_context(kinds=KINDS))
     again.load_state_dict(balanced.state_dict())
-    assert torch.equal(again.weights(view), balanced.weights(view))
+    assert torch.equal(again.decide(view), balanced.decide(view))

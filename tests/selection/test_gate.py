@@ -22,7 +22,7 @@ def gate_for(view: StepView, **options: Any) -> GateTeachers:
 
 
 def halves(view: StepView) -> tuple[StepView, StepView]:
-    rows = torch.arange(len(view.rows))
+    rows = torch.arange(len(view.keys))
     return part(view, rows[::2]), part(view, rows[1::2])
 
 
@@ -47,24 +47,24 @@ def test_it_finds_the_right_teacher_of_rows_that_it_was_not_fitted_on_without_th
 def test_a_rows_label_changes_nothing_once_the_gate_is_fitted():
     view, _ = planted(100)
     gate = gate_for(view)
-    assert torch.equal(gate.weights(view), gate.weights(replace(view, labels=view.labels.roll(1))))
+    assert torch.equal(gate.decide(view), gate.weights(replace(view, labels=view.labels.roll(1))))
 
 
 def test_hard_gives_all_weight_to_the_most_probable_teacher():
     view, _ = planted(200)
-    soft, hard = gate_for(view).weights(view), gate_for(view, hard=True).weights(view)
+    soft, hard = gate_for(view).decide(view), gate_for(view, hard=True).decide(view)
     assert torch.equal(hard, torch.nn.functional.one_hot(soft.argmax(1), 3).float())
 
 
 def test_a_teacher_that_is_always_the_best_gets_everything():
     view = make_view(60)
-    weights = gate_for(always(view, [1] * 60)).weights(view)
+    weights = gate_for(always(view, [1] * 60)).decide(view)
     assert weights.tolist() == [[0.0, 1.0, 0.0]] * 60
 
 
 def test_a_teacher_that_is_never_the_best_gets_nothing():
     view = make_view(60)
-    weights = gate_for(always(view, [0, 2] * 30)).weights(view)
+    weights = gate_for(always(view, [0, 2] * 30)).decide(view)
     assert not weights[:, 1].any() and weights[:, [0, 2]].all()
     torch.testing.assert_close(weights.sum(1), torch.ones(60))
 
@@ -73,13 +73,13 @@ def test_a_teacher_that_is_never_the_best_gets_nothing():
 def test_teachers_that_are_rarely_the_best_do_not_stop_the_fit(rare):
     """With fewer of them than folds nothing can be held out."""
     view = make_view(40)
-    weights = gate_for(always(view, [2] * rare + [0] * (40 - rare))).weights(view)
+    weights = gate_for(always(view, [2] * rare + [0] * (40 - rare))).decide(view)
     assert torch.isfinite(weights).all() and weights[:, 2].all()
     torch.testing.assert_close(weights.sum(1), torch.ones(40))
 
 
 def test_two_rows_are_enough():
-    weights = gate_for(always(make_view(2), [0, 1])).weights(make_view(5))
+    weights = gate_for(always(make_view(2), [0, 1])).decide(make_view(5))
     torch.testing.assert_close(weights.sum(1), torch.ones(5))
 
 
@@ -98,7 +98,7 @@ def test_it_is_fitted_on_labelled_rows_only_and_at_most_so_many():
     alone.builder = scaled  # the scale is taken from all rows, labelled or not
     alone.builder.fit = lambda sample: None  # type: ignore[method-assign]
     alone.setup(context_of(part(view, torch.arange(50))))
-    assert torch.equal(gate_for(some).weights(view), alone.weights(view))
+    assert torch.equal(gate_for(some).decide(view), alone.decide(view))
     asked: list[tuple[int, bool]] = []
     context = context_of(view)
 
@@ -113,10 +113,10 @@ def test_it_is_fitted_on_labelled_rows_only_and_at_most_so_many():
 def test_two_fits_are_equal_and_a_rows_weights_depend_on_it_alone():
     view, _ = planted(150)
     gates = [gate_for(view), gate_for(view)]
-    whole = gates[0].weights(view)
-    assert torch.equal(whole, gates[1].weights(view))
+    whole = gates[0].decide(view)
+    assert torch.equal(whole, gates[1].decide(view))
     index = torch.randperm(150, generator=torch.Generator().manual_seed(0))[:40]
-    torch.testing.assert_close(gates[0].weights(part(view, index)), whole[index], atol=1e-6, rtol=0)
+    torch.testing.assert_close(gates[0].decide(part(view, index)), whole[index], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("scale", ["standardise", "layernorm", "none"])
@@ -124,7 +124,7 @@ def test_two_fits_are_equal_and_a_rows_weights_depend_on_it_alone():
 @pytest.mark.parametrize("regression", [False, True])
 def test_every_state_gives_shares(scale, encoder, regression):
     view = make_view(60, regression=regression)
-    weights = gate_for(view, scale=scale, encoder=encoder, features=["teacher_entropy"]).weights(view)
+    weights = gate_for(view, scale=scale, encoder=encoder, features=["teacher_entropy"]).decide(view)
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(60))
 
@@ -132,7 +132,7 @@ def test_every_state_gives_shares(scale, encoder, regression):
 def test_vectors_that_another_selector_asked_for_are_left_alone():
     view = make_view(60)
     gate = gate_for(view, encoder=None)
-    assert torch.equal(gate.weights(view), gate.weights(replace(view, vectors=None, pooled=None)))
+    assert torch.equal(gate.decide(view), gate.weights(replace(view, vectors=None, pooled=None)))
 
 
 def test_entropies_help_where_the_right_teacher_is_the_certain_one():
@@ -150,7 +150,7 @@ def test_teachers_that_rule_classes_out_give_no_nan():
     teachers = torch.full_like(view.teachers, -torch.inf)
     teachers.scatter_(2, torch.randint(4, (60, 3, 1), generator=torch.Generator().manual_seed(0)), 0.0)
     view = replace(view, teachers=teachers)
-    assert torch.isfinite(gate_for(view, features=["teacher_entropy"]).weights(view)).all()
+    assert torch.isfinite(gate_for(view, features=["teacher_entropy"]).decide(view)).all()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def build(config: MethodConfig, regression: bool = False, shapes=None):
 
 
 def mix_of(**options) -> list[float]:
-    return build(MethodConfig(**options)).loss_weights.weights(make_view()).tolist()
+    return build(MethodConfig(**options)).loss_weights.decide(make_view()).tolist()
 
 
 @pytest.mark.parametrize("regression", [False, True])

@@ -24,21 +24,21 @@ def test_every_row_selector_is_one(name):
 @pytest.mark.parametrize("rest", ["labels", "skip"])
 def test_a_rows_selection_depends_on_neither_order_nor_batch(rest):
     view, selector = make_view(200), RandomRows(0.4, rest)
-    whole = selector.select(view)
+    whole = selector.decide(view)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(selector.select(part(view, order)), whole[order])
-    assert torch.equal(torch.cat([selector.select(part(view, o)) for o in order.split(17)]), whole[order])
+    assert torch.equal(selector.decide(part(view, order)), whole[order])
+    assert torch.equal(torch.cat([selector.decide(part(view, o)) for o in order.split(17)]), whole[order])
 
 
 def test_the_share_is_the_ratio_and_every_row_gets_its_turn():
     selector = RandomRows(0.3)
-    chosen = torch.stack([selector.select(make_view(2000, epoch=epoch)) for epoch in range(20)])
+    chosen = torch.stack([selector.decide(make_view(2000, epoch=epoch)) for epoch in range(20)])
     assert float(chosen.float().mean()) == pytest.approx(0.3, abs=4 * (0.21 / 40_000) ** 0.5)
     assert float(chosen.any(0).float().mean()) > 0.99  # 1 - 0.7^20; the same rows every epoch would give 0.3
 
 
 def test_other_seeds_choose_other_rows():
-    one, two = (RandomRows(0.5).select(make_view(500, run_seed=seed)) for seed in (1, 2))
+    one, two = (RandomRows(0.5).decide(make_view(500, run_seed=seed)) for seed in (1, 2))
     assert 0.4 < float((one == two).float().mean()) < 0.6
 
 
@@ -50,8 +50,8 @@ def test_what_becomes_of_the_rest():
 
 def test_all_rows_are_all_rows():
     view = make_view(9)
-    assert AllRows().select(view).tolist() == [True] * 9
-    assert RandomRows(1.0).select(view).all()
+    assert AllRows().decide(view).tolist() == [True] * 9
+    assert RandomRows(1.0).decide(view).all()
 
 
 @given(st.integers(1, 300), st.floats(0.001, 1.0), st.integers(0, 9))
@@ -79,7 +79,7 @@ def test_plans_of_other_epochs_and_seeds_differ():
 
 
 def test_planned_rows_all_ask():
-    assert RandomRows(0.1, "plan").select(make_view(30)).all()
+    assert RandomRows(0.1, "plan").decide(make_view(30)).all()
 
 
 @pytest.mark.parametrize(

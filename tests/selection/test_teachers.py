@@ -63,7 +63,7 @@ def test_weights_of_a_row_are_shares(spec, regression):
     skip_where_refused(spec, regression)
     view = make_view(40, regression=regression, unlabelled=(0, 7, 39))
     selector = built(spec, regression)
-    weights = selector.weights(view)
+    weights = selector.decide(view)
     assert isinstance(selector, TeacherSelector)
     assert weights.shape == (40, 3) and weights.dtype == torch.float32
     assert (weights >= 0).all()
@@ -79,17 +79,17 @@ def test_a_rows_weights_depend_on_neither_order_nor_batch(spec, regression):
         pytest.skip("compares a row with those of the epoch before; test_uncertainty.py lets epochs begin")
     view = make_view(64, regression=regression, unlabelled=(3, 4), epoch=1, step=11)
     selector = built(spec, regression)
-    whole = selector.weights(view)
+    whole = selector.decide(view)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(selector.weights(part(view, order)), whole[order], rtol=0, atol=0)
-    parts = [selector.weights(part(view, o)) for o in order.split(5)]
+    torch.testing.assert_close(selector.decide(part(view, order)), whole[order], rtol=0, atol=0)
+    parts = [selector.decide(part(view, o)) for o in order.split(5)]
     torch.testing.assert_close(torch.cat(parts), whole[order], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("spec", list(TEACHERS), ids=name_of)
 def test_one_teacher_gets_all_the_weight(spec):
     view = make_view(8, teachers=1, unlabelled=(2,))
-    assert built(spec, teachers=1).weights(view).tolist() == [[1.0]] * 8
+    assert built(spec, teachers=1).decide(view).tolist() == [[1.0]] * 8
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=name_of)
@@ -128,7 +128,7 @@ def view_with_probabilities(of_label: list[float]):
 
 def test_confidence_is_ca_mkds_closed_form_by_hand():
     # cross-entropies ln 2, ln 4, ln 8 → softmax (2, 4, 8) / 14 → (1 - softmax) / 2
-    weights = Confidence().weights(view_with_probabilities([1 / 2, 1 / 4, 1 / 8]))
+    weights = Confidence().decide(view_with_probabilities([1 / 2, 1 / 4, 1 / 8]))
     torch.testing.assert_close(weights, torch.tensor([[12 / 28, 10 / 28, 6 / 28]]))
 
 
@@ -137,7 +137,7 @@ def test_confidence_in_regression_uses_squared_errors():
     teachers = torch.tensor([[[1.0], [2.0], [-1.0]]])  # squared errors 0, 1, 4
     view = replace(view, labels=torch.tensor([1.0]), teachers=teachers)
     shares = np.exp([0.0, 1.0, 4.0]) / np.exp([0.0, 1.0, 4.0]).sum()
-    torch.testing.assert_close(Confidence().weights(view), torch.tensor((1 - shares) / 2).float().unsqueeze(0))
+    torch.testing.assert_close(Confidence().decide(view), torch.tensor((1 - shares) / 2).float().unsqueeze(0))
 
 
 def test_teacher_losses_are_the_cross_entropies_with_the_gold_label():
@@ -153,7 +153,7 @@ def test_teacher_losses_are_the_cross_entropies_with_the_gold_label():
 @pytest.mark.parametrize("regression", [False, True])
 def test_best_single_is_the_teacher_nearest_to_the_label(regression):
     view = make_view(50, regression=regression)
-    weights = BestSingle().weights(view)
+    weights = BestSingle().decide(view)
     for i in range(50):
         if regression:
             distances = [abs(float(view.teachers[i, k, 0] - view.labels[i])) for k in range(3)]
@@ -166,13 +166,13 @@ def test_best_single_is_the_teacher_nearest_to_the_label(regression):
 @pytest.mark.parametrize("regression", [False, True])
 def test_rows_without_a_label_believe_all_teachers_equally(make, regression):
     view = make_view(6, regression=regression, unlabelled=(1, 4))
-    weights = make().weights(view)
+    weights = make().decide(view)
     torch.testing.assert_close(weights[[1, 4]], torch.full((2, 3), 1 / 3))
     assert not torch.isclose(weights[[0, 2, 3, 5]], torch.tensor(1 / 3)).all(1).any()
 
 
 def test_uniform_is_uniform():
-    assert torch.equal(UniformTeachers().weights(make_view(4, teachers=5)), torch.full((4, 5), 0.2))
+    assert torch.equal(UniformTeachers().decide(make_view(4, teachers=5)), torch.full((4, 5), 0.2))
 
 
 # ---- entropy -------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_uniform_is_uniform():
 
 def test_entropy_is_the_softmax_of_the_teachers_certainty():
     # entropies in units of log 2: 1, H(1/4) = 0.8113, 0
-    weights = Entropy(temperature=0.5).weights(view_with_probabilities([1 / 2, 1 / 4, 1.0]))
+    weights = Entropy(temperature=0.5).decide(view_with_probabilities([1 / 2, 1 / 4, 1.0]))
     u = np.array([1.0, -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75)), 0.0])
     shares = np.exp(-u / 0.5) / np.exp(-u / 0.5).sum()
     torch.testing.assert_close(weights, torch.tensor(shares).float().unsqueeze(0))
@@ -189,22 +189,22 @@ def test_entropy_is_the_softmax_of_the_teachers_certainty():
 def test_entropy_at_temperature_0_believes_the_most_certain_teacher_and_at_a_high_one_all():
     view = make_view(30)
     certain = stats.entropy(view.teachers.softmax(-1).numpy(), axis=-1).argmin(1)
-    assert torch.equal(Entropy(temperature=0).weights(view), torch.eye(3)[certain])
-    torch.testing.assert_close(Entropy(1e6).weights(view), torch.full((30, 3), 1 / 3))
-    torch.testing.assert_close(Entropy(1e-4).weights(view), Entropy(0).weights(view), atol=1e-3, rtol=0)
+    assert torch.equal(Entropy(temperature=0).decide(view), torch.eye(3)[certain])
+    torch.testing.assert_close(Entropy(1e6).decide(view), torch.full((30, 3), 1 / 3))
+    torch.testing.assert_close(Entropy(1e-4).decide(view), Entropy(0).decide(view), atol=1e-3, rtol=0)
 
 
 def test_entropy_needs_no_label():
     view = make_view(30)
     bare = replace(view, labels=torch.full_like(view.labels, -100))
-    assert torch.equal(Entropy().weights(view), Entropy().weights(bare))
+    assert torch.equal(Entropy().decide(view), Entropy().weights(bare))
 
 
 @pytest.mark.parametrize("temperature", [0, 0.1])
 def test_entropy_of_teachers_that_rule_classes_out_is_that_of_the_rest(temperature):
     some, all_but_one = torch.tensor([0.0, 0.0, -torch.inf]), torch.tensor([0.0, -torch.inf, -torch.inf])
     view = replace(make_view(1, classes=3), teachers=torch.stack([some, all_but_one]).unsqueeze(0))
-    weights = Entropy(temperature).weights(view)
+    weights = Entropy(temperature).decide(view)
     assert weights[0, 1] > 0.99 and torch.isfinite(weights).all()
 
 
@@ -221,7 +221,7 @@ def test_entropy_refuses_a_regression_and_negative_temperatures():
 def test_random_single_per_batch_is_one_teacher_per_step_and_any_over_steps():
     chosen = []
     for step in range(600):
-        weights = RandomSingle().weights(make_view(7, step=step, seed=step))
+        weights = RandomSingle().decide(make_view(7, step=step, seed=step))
         assert (weights == weights[0]).all()
         chosen.append(int(weights[0].argmax()))
     assert stats.chisquare(np.bincount(chosen, minlength=3)).pvalue > 1e-3
@@ -231,11 +231,11 @@ def test_random_single_per_batch_is_one_teacher_per_step_and_any_over_steps():
 
 def test_random_single_per_row_is_one_teacher_per_row_and_epoch():
     selector = RandomSingle("row")
-    epochs = [selector.weights(make_view(900, epoch=epoch)).argmax(1).numpy() for epoch in (0, 1)]
+    epochs = [selector.decide(make_view(900, epoch=epoch)).argmax(1).numpy() for epoch in (0, 1)]
     for chosen in epochs:
         assert stats.chisquare(np.bincount(chosen, minlength=3)).pvalue > 1e-3
     assert stats.chi2_contingency(np.histogram2d(*epochs, bins=3)[0]).pvalue > 1e-3
-    steps = [selector.weights(make_view(9, step=step)) for step in (0, 5)]
+    steps = [selector.decide(make_view(9, step=step)) for step in (0, 5)]
     assert torch.equal(*steps)  # within an epoch a row keeps its teacher
 
 
@@ -260,7 +260,7 @@ def test_single_is_the_best_a_name_or_an_index(teacher, scores, index):
     selector = SingleTeacher(teacher)
     selector.setup(context(scores))
     assert selector.keeps() == [index]
-    assert selector.weights(make_view(3)).tolist() == [[float(k == index) for k in range(3)]] * 3
+    assert selector.decide(make_view(3)).tolist() == [[float(k == index) for k in range(3)]] * 3
 
 
 def test_the_best_of_several_cannot_be_known_without_validation_scores():
@@ -277,7 +277,7 @@ def test_single_stays_with_its_teacher_when_the_pool_is_narrowed_to_it(teacher):
     selector.setup(context((0.1, 0.2, 0.3)))
     selector.setup(context((0.3,), names=("albert",)))
     assert selector.keeps() == [0]
-    assert selector.weights(make_view(3, teachers=1)).tolist() == [[1.0]] * 3
+    assert selector.decide(make_view(3, teachers=1)).tolist() == [[1.0]] * 3
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_selectors_that_may_choose_any_teacher_keep_all(spec):
 def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
     selector = FixedTeachers(values)
     selector.setup(context(scores))
-    torch.testing.assert_close(selector.weights(make_view(4)), torch.tensor([weights] * 4))
+    torch.testing.assert_close(selector.decide(make_view(4)), torch.tensor([weights] * 4))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_logistic_finds_the_one_good_teacher():
     logits[np.arange(400), 1, labels] += 2.0
     selector = LogisticTeachers()
     selector.setup(replace(make_context(), validation_logits=logits.astype(np.float32), validation_labels=labels))
-    weights = selector.weights(make_view(2))
+    weights = selector.decide(make_view(2))
     assert float(weights[0, 1]) > 0.9
     torch.testing.assert_close(weights[0], weights[1])
 
@@ -388,7 +388,7 @@ def test_regression_recovers_the_mixture_that_made_the_labels():
         replace(make_context(regression=True), validation_logits=scores[:, :, None], validation_labels=labels)
     )
     torch.testing.assert_close(
-        selector.weights(make_view(1, regression=True))[0], torch.tensor([0.7, 0.0, 0.3]), atol=1e-5, rtol=0
+        selector.decide(make_view(1, regression=True))[0], torch.tensor([0.7, 0.0, 0.3]), atol=1e-5, rtol=0
     )
 
 

@@ -41,7 +41,7 @@ def make_view(
         labels = torch.randint(classes, (rows,), generator=generator)
         labels[list(unlabelled)] = -100
     return StepView(
-        rows=keys(rows, seed),
+        keys=keys(rows, seed),
         labels=labels,
         student=torch.randn(rows, outputs, generator=generator),
         pooled=torch.randn(rows, 6, generator=generator),
@@ -93,11 +93,11 @@ def sample_of(view: StepView):
     """`SelectionContext.sample` over the rows of a view."""
 
     def sample(limit: int, labelled: bool = False) -> TrainingSample:
-        index = torch.argsort(view.rows)
+        index = torch.argsort(view.keys)
         if labelled:
             index = index[view.has_label[index]]
         index = index[:limit]
         assert view.teachers is not None and view.vectors is not None
-        return TrainingSample(view.rows[index], view.labels[index], view.teachers[index], view.vectors[index])
+        return TrainingSample(view.keys[index], view.labels[index], view.teachers[index], view.vectors[index])
 
     return sample

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from distilect.config import Part
 from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
 from distilect.knowledge.layers import check_same_tokens, mapped_layers
+from distilect.options import Count
 from distilect.signals import TeacherSignals
 
 PARTS = ("query", "key", "value")
@@ -37,10 +41,6 @@ class Attention(Knowledge):
 
     Queries, keys and values of all attention heads are joined and cut anew into relation heads, so that numbers of heads may differ.
 
-    Args:
-        heads: relation heads; must divide both widths. Default: as many as leave 16 numbers each, or the next number below that does.
-        layer: [student, teacher] layer, 1-based; default: the last ones (MiniLMv2: of large teachers one of the upper middle).
-
     Needs the student's tokenizer in the teacher, and models that keep the three in linear maps of their own (BERT, RoBERTa, ELECTRA,
     DistilBERT; not ALBERT, XLNet, GPT-2).
     Example: `knowledge: {labels: {}, response: {}, attention: {}}`.
@@ -49,8 +49,23 @@ class Attention(Knowledge):
     name = "attention"
     summary = "how tokens relate in queries, keys and values of the last layer: KL (MiniLMv2)"
 
-    def __init__(self, layout: Layout, heads: int | None = None, layer: list[int] | None = None) -> None:
-        super().__init__(layout)
+    class Options(Part):
+        heads: Count | None = Field(
+            None,
+            description="relation heads, a divisor of all widths; default: as many as leave 16 numbers each, or the nearest smaller "
+            "divisor",
+        )
+        layer: list[int] | None = Field(
+            None,
+            description="[student, teacher] layer, counted from 1; default: the last ones (MiniLMv2 takes one of the upper middle "
+            "of a large teacher)",
+        )
+
+    options: Options
+
+    def __init__(self, layout: Layout, **options: Any) -> None:
+        super().__init__(layout, **options)
+        heads, layer = self.options.heads, self.options.layer
         pairs = None if layer is None else [layer]
         self.pairs = [mapped_layers(layout, k, pairs)[-1] for k in range(layout.num_teachers)]
         check_same_tokens(layout, "attention", "use pooled or similarity")
@@ -58,7 +73,7 @@ class Attention(Knowledge):
         if heads is None:
             whole = math.gcd(*widths)
             heads = max(h for h in range(1, max(1, layout.student_width // _HEAD) + 1) if whole % h == 0)
-        if heads < 1 or any(width % heads for width in widths):
+        if any(width % heads for width in widths):
             raise ValueError(f"heads is {heads}, expected a number that divides the widths {sorted(set(widths))}")
         self.heads = heads
 

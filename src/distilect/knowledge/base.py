@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from distilect.config import Part
+from distilect.options import parse_options
 from distilect.signals import TeacherSignals
 
 
@@ -107,9 +109,12 @@ class Knowledge(nn.Module):
     summary: ClassVar[str]
     asks_teachers: ClassVar[bool] = True
 
-    def __init__(self, layout: Layout) -> None:
+    class Options(Part):
+        """What a config may set; a subclass declares its own."""
+
+    def __init__(self, layout: Layout, **options: Any) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.options = layout, parse_options(self.Options, options)
 
     def teacher_fields(self, teacher: int) -> Sequence[str]:
         """Names of the signals wanted from that teacher besides logits, such as `hidden.4` (see `signals`)."""

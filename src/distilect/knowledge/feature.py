@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from distilect.config import Part
 from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
 from distilect.knowledge.layers import Projections, check_same_tokens, mapped_layers
 from distilect.signals import TeacherSignals
@@ -23,13 +25,6 @@ def masked_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 class Feature(Knowledge):
     """Squared distance between mapped hidden states, mean over layers.
 
-    Args:
-        tokens: `all` real tokens (needs the student's tokenizer in the teacher), `cls` (the classification token;
-            Patient KD) or `mean` (over real tokens).
-        normalize: scale each vector to length 1 first (Patient KD); the distance is then summed over the width instead
-            of averaged, so that it lies in [0, 4] whatever the width.
-        layers: [student, teacher] pairs, 1-based; default: evenly spaced, last to last.
-
     Where widths differ, a trained linear map takes the student's states to the teacher's width.
     Sibling: `relation` compares how layers relate to each other.
     Example: `knowledge: {labels: {}, response: {}, feature: {tokens: cls, normalize: true}}`.
@@ -38,21 +33,30 @@ class Feature(Knowledge):
     name = "feature"
     summary = "hidden states of mapped layers: MSE over tokens, or of the classification token"
 
-    def __init__(
-        self,
-        layout: Layout,
-        tokens: Literal["all", "cls", "mean"] = "all",
-        normalize: bool = False,
-        layers: list[list[int]] | None = None,
-    ) -> None:
-        super().__init__(layout)
-        if tokens not in ("all", "cls", "mean"):
-            raise ValueError(f"tokens is {tokens!r}, expected 'all', 'cls' or 'mean'")
+    class Options(Part):
+        tokens: Literal["all", "cls", "mean"] = Field(
+            "all",
+            description="all real tokens (the teacher needs the student's tokenizer), the classification token (cls; Patient KD), "
+            "or the mean over real tokens",
+        )
+        normalize: bool = Field(
+            False,
+            description="scale each vector to length 1 and sum over the width instead of averaging (Patient KD): the distance "
+            "lies in [0, 4] whatever the width",
+        )
+        layers: list[list[int]] | None = Field(
+            None, description="[student, teacher] pairs, counted from 1; default: evenly spaced, last to last"
+        )
+
+    options: Options
+
+    def __init__(self, layout: Layout, **options: Any) -> None:
+        super().__init__(layout, **options)
+        tokens, layers = self.options.tokens, self.options.layers
         self.pairs = [mapped_layers(layout, k, layers) for k in range(layout.num_teachers)]
         if tokens == "all":
             check_same_tokens(layout, "feature", "set tokens: cls or tokens: mean")
         self.prefix = {"all": "hidden", "cls": "cls", "mean": "mean"}[tokens]
-        self.normalize = normalize
         self.projections = Projections(layout)
 
     def teacher_fields(self, teacher: int) -> Sequence[str]:
@@ -80,7 +84,7 @@ class Feature(Knowledge):
             states = (student.at_cls(s) if self.prefix == "cls" else student.mean(s)).unsqueeze(1)
             target, mask = target.unsqueeze(1), torch.ones_like(states[..., 0], dtype=torch.bool)
         states = self.projections(states, k).float()
-        if self.normalize:
+        if self.options.normalize:
             width = target.shape[-1]
             states, target = F.normalize(states, dim=-1, eps=1e-6), F.normalize(target, dim=-1, eps=1e-6)
             return width * masked_mse(states, target, mask)

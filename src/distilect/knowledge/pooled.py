@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from distilect.config import Part
 from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
 from distilect.knowledge.layers import Projections, mapped_layers
 from distilect.signals import TeacherSignals
@@ -17,9 +19,6 @@ from distilect.signals import TeacherSignals
 class Pooled(Knowledge):
     """1 - cosine similarity of the last layers' pooled vectors; in [0, 2]. Any tokenizer will do.
 
-    Args:
-        pooling: `cls` (the classification token) or `mean` (over real tokens).
-
     Where widths differ, a trained linear map takes the student's vector to the teacher's width.
     Example: `knowledge: {labels: {}, response: {}, pooled: {pooling: mean}}`.
     """
@@ -27,16 +26,20 @@ class Pooled(Knowledge):
     name = "pooled"
     summary = "the direction of the last layer's pooled vector: 1 - cosine"
 
-    def __init__(self, layout: Layout, pooling: Literal["cls", "mean"] = "cls") -> None:
-        super().__init__(layout)
-        if pooling not in ("cls", "mean"):
-            raise ValueError(f"pooling is {pooling!r}, expected 'cls' or 'mean'")
-        self.pooling = pooling
+    class Options(Part):
+        pooling: Literal["cls", "mean"] = Field(
+            "cls", description="the classification token, or the mean over real tokens"
+        )
+
+    options: Options
+
+    def __init__(self, layout: Layout, **options: Any) -> None:
+        super().__init__(layout, **options)
         self.pairs = [mapped_layers(layout, k, None)[-1] for k in range(layout.num_teachers)]
         self.projections = Projections(layout)
 
     def teacher_fields(self, teacher: int) -> Sequence[str]:
-        return [f"{self.pooling}.{self.pairs[teacher][1]}"]
+        return [f"{self.options.pooling}.{self.pairs[teacher][1]}"]
 
     def needs_hidden(self) -> bool:
         return True
@@ -45,7 +48,7 @@ class Pooled(Knowledge):
         assert teachers is not None
         per_teacher = []
         for k, (s, t) in enumerate(self.pairs):
-            ours = student.at_cls(s) if self.pooling == "cls" else student.mean(s)
-            theirs = teachers.fields[k][f"{self.pooling}.{t}"].float()
+            ours = student.at_cls(s) if self.options.pooling == "cls" else student.mean(s)
+            theirs = teachers.fields[k][f"{self.options.pooling}.{t}"].float()
             per_teacher.append(1 - F.cosine_similarity(self.projections(ours, k).float(), theirs, dim=-1, eps=1e-6))
         return torch.stack(per_teacher, dim=1)  # [B, K]

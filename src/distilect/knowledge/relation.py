@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from distilect.config import Part
 from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
 from distilect.knowledge.layers import Projections, check_same_tokens, mapped_layers
+from distilect.options import Count
 from distilect.signals import TeacherSignals
 
 
@@ -24,10 +28,7 @@ class Relation(Knowledge):
 
     AKSKD names the FSP matrix; tokens, scaling and pairs are a reconstruction (PAPERS.md 2.2).
 
-    Args:
-        dim: width to which both models are first projected by one fixed random map, so that a matrix has dim² entries;
-            None keeps the full width, H² per row.
-        layers: [student, teacher] pairs, 1-based; default: evenly spaced. At least two are needed.
+    Layers are mapped evenly; at least two pairs are needed.
 
     Example: `knowledge: {relation: {dim: 64}}`.
     """
@@ -35,18 +36,24 @@ class Relation(Knowledge):
     name = "relation"
     summary = "flow between neighbouring layers: MSE of FSP matrices"
 
-    def __init__(self, layout: Layout, dim: int | None = 64, layers: list[list[int]] | None = None) -> None:
-        super().__init__(layout)
-        if dim is not None and dim < 1:
-            raise ValueError(f"dim is {dim}, expected a width of at least 1, or null for the full width")
-        self.pairs = [mapped_layers(layout, k, layers) for k in range(layout.num_teachers)]
+    class Options(Part):
+        dim: Count | None = Field(
+            64,
+            description="width that one fixed random map projects both models to, so that a matrix has dim² entries; null keeps "
+            "the full width, H² entries per row",
+        )
+
+    options: Options
+
+    def __init__(self, layout: Layout, **options: Any) -> None:
+        super().__init__(layout, **options)
+        self.pairs = [mapped_layers(layout, k, None) for k in range(layout.num_teachers)]
         if any(len(pairs) < 2 for pairs in self.pairs):
             raise ValueError("FSP matrices relate neighbouring layers: at least two mapped layers are needed, got one")
         check_same_tokens(layout, "relation", "use feature with tokens: cls, or similarity")
         self.projections = Projections(layout)
-        self.dim = dim
         for k, width in enumerate(layout.teacher_widths):
-            self.register_buffer(f"basis_{k}", _random_basis(width, dim), persistent=False)
+            self.register_buffer(f"basis_{k}", _random_basis(width, self.options.dim), persistent=False)
 
     def teacher_fields(self, teacher: int) -> Sequence[str]:
         return [f"hidden.{layer}" for _, layer in self.pairs[teacher]]
@@ -96,20 +103,15 @@ class Similarity(Knowledge):
     A row's value depends on which rows share its batch: unlike every other kind, it changes with batch split and
     accumulation. No projection is needed: [B, B] matrices are compared whatever the widths.
 
-    Args:
-        layer: student layer counted from the last (-1); the teacher's mapped layer goes with it.
-
     Example: `knowledge: {similarity: {}}`.
     """
 
     name = "similarity"
     summary = "how rows of a batch resemble each other: MSE of cosine matrices (depends on the batch)"
 
-    def __init__(self, layout: Layout, layer: int = -1) -> None:
-        super().__init__(layout)
-        if not -layout.student_layers <= layer <= -1:
-            raise ValueError(f"layer is {layer}, expected -{layout.student_layers} to -1")
-        self.pairs = [mapped_layers(layout, k, None)[layer] for k in range(layout.num_teachers)]
+    def __init__(self, layout: Layout, **options: Any) -> None:
+        super().__init__(layout, **options)
+        self.pairs = [mapped_layers(layout, k, None)[-1] for k in range(layout.num_teachers)]
 
     def teacher_fields(self, teacher: int) -> Sequence[str]:
         return [f"cls.{self.pairs[teacher][1]}"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from distilect.config import Part
 from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
-from distilect.options import above_zero
+from distilect.options import AboveZero
 from distilect.signals import TeacherSignals
 
 _IMPOSSIBLE = -1e4  # exp of it is 0 in float32, so that clamping at it changes no other value
@@ -41,23 +43,23 @@ def response_mse(student: Tensor, teachers: Tensor) -> Tensor:
 class Response(Knowledge):
     """T² · KL between softened outputs; squared difference of logits as an option, and always in regression.
 
-    Args:
-        temperature: T of both sides; without effect on `mse`.
-        distance: `kl` or `mse` (of raw logits, as DynamicKD's released code does by default).
-
     Example: `knowledge: {response: {temperature: 4}}`.
     """
 
     name = "response"
     summary = "teachers' outputs: T²·KL of softened probabilities, or MSE of logits"
 
-    def __init__(self, layout: Layout, temperature: float = 4.0, distance: Literal["kl", "mse"] = "kl") -> None:
-        super().__init__(layout)
-        above_zero(temperature=temperature)
-        if distance not in ("kl", "mse"):
-            raise ValueError(f"distance is {distance!r}, expected 'kl' or 'mse'")
-        self.temperature = temperature
-        self.distance = "mse" if layout.regression else distance
+    class Options(Part):
+        temperature: AboveZero = Field(4.0, description="T of both sides; without effect on `mse`")
+        distance: Literal["kl", "mse"] = Field(
+            "kl", description="mse: of raw logits, the default of DynamicKD's released code; always mse in regression"
+        )
+
+    options: Options
+
+    def __init__(self, layout: Layout, **options: Any) -> None:
+        super().__init__(layout, **options)
+        self.distance = "mse" if layout.regression else self.options.distance
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
         assert teachers is not None
@@ -67,4 +69,4 @@ class Response(Knowledge):
         """The loss itself: logits [B, C] and [B, K, C] → float32 [B, K]."""
         if self.distance == "mse":
             return response_mse(student, teachers)
-        return response_kl(student, teachers, self.temperature)
+        return response_kl(student, teachers, self.options.temperature)

@@ -1,25 +1,18 @@
-"""Who decides: which rows, which teachers, which knowledge."""
+"""Which rows, which teachers, which loss weights: the selectors, and the methods made of them."""
 
 from distilect.selection.base import (
-    Averages,
-    Encoder,
+    EpisodicSelector,
     Episodes,
-    Look,
     LossWeights,
-    Passes,
-    Probe,
-    Pull,
+    Needs,
+    PlannedRows,
     RowSelector,
-    SelectionContext,
     Selector,
-    StepView,
     TeacherSelector,
-    TrainingSample,
-    normalised_entropy,
-    row_uniform,
-    step_uniform,
 )
-from distilect.selection.registry import (
+from distilect.selection.buffers import Averages, Buffer, Observations
+from distilect.selection.draws import draw_rows, row_uniform, step_uniform
+from distilect.selection.methods import (
     Method,
     Preset,
     asks_teachers,
@@ -28,15 +21,31 @@ from distilect.selection.registry import (
     get_preset,
     presets,
 )
+from distilect.selection.view import (
+    Encoder,
+    Look,
+    Passes,
+    Probe,
+    Pull,
+    SelectionContext,
+    StepView,
+    TrainingSample,
+    normalised_entropy,
+)
 
 __all__ = [
     "Averages",
+    "Buffer",
     "Encoder",
     "Episodes",
+    "EpisodicSelector",
     "Look",
     "LossWeights",
     "Method",
+    "Needs",
+    "Observations",
     "Passes",
+    "PlannedRows",
     "Preset",
     "Probe",
     "Pull",
@@ -49,6 +58,7 @@ __all__ = [
     "asks_teachers",
     "build_method",
     "build_teacher_selector",
+    "draw_rows",
     "get_preset",
     "normalised_entropy",
     "presets",

@@ -11,10 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from distilect.options import one_of
-from distilect.selection.base import Probe, draw_rows
+from distilect.selection.draws import draw_rows
+from distilect.selection.view import Probe
+
+BalanceMode = Literal["labels", "unit", "none"]
 
 ROWS = 64  # of train, for the sizes that the first step starts from
+_SMOOTHING = 0.95  # share of the old mean that a step keeps
 _FLOOR = 0.01  # a loss that has nearly vanished is not blown up without end
 
 
@@ -24,19 +27,15 @@ class Balance:
     Args:
         mode: `labels`: the reference is the label loss, whose factor is always 1 (without label knowledge: the first kind);
             `unit`: every kind is brought to size 1 (f_m = 1 / mean(l_m)); `none`: all factors are 1.
-        smoothing: share of the old mean that a step keeps.
+        kinds: names of the knowledge, in the order of the M axis.
 
-    A mean runs over the rows on which a kind speaks: labelled rows for labels, rows that asked for the others. It never counts
+    A mean runs over the rows that a kind applies to: labelled rows for labels, rows that asked for the others. It never counts
     less than a hundredth of what it was at first. With Adam only the proportions of the factors matter in the end; `labels` keeps
     (1, 0, 0, 0) what it is called: fine-tuning.
     """
 
-    def __init__(self, mode: Literal["labels", "unit", "none"] = "labels", smoothing: float = 0.95) -> None:
-        one_of("balance", mode, ("labels", "unit", "none"))
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing is {smoothing}, expected a number from 0 to less than 1")
-        self.mode, self.smoothing = mode, smoothing
-        self.kinds: tuple[str, ...] = ()
+    def __init__(self, mode: BalanceMode, kinds: tuple[str, ...]) -> None:
+        self.mode, self.kinds = mode, kinds
         self.reset()
 
     @property
@@ -51,18 +50,18 @@ class Balance:
     def begin(self, probe: Probe, seed: int) -> None:
         """Measure the sizes before the first step, by a forward pass over a few rows; nothing is done where they are known."""
         if self.on and self.means is None:
-            self.start(probe.look(draw_rows(probe.rows, ROWS, seed, 0, "look")).losses)
+            self.start(probe.look(draw_rows(probe.keys, ROWS, seed, 0, "look")).losses)
 
     def start(self, losses: Tensor) -> None:
         """Float [M]: what the means start from."""
         self.first = losses.double().cpu()
         self.means = self.first.clone()
 
-    def add(self, sums: Tensor, counts: Tensor) -> None:
-        """Take in an optimiser step: float64 [M] sums over rows, and their number; a kind that did not speak keeps its mean."""
-        if not self.on:
+    def add(self, step_losses: tuple[Tensor, Tensor] | None) -> None:
+        """Update the means by an optimiser step (`Probe.step_losses`); a kind that applied to no row keeps its mean."""
+        if not self.on or step_losses is None:
             return
-        sums, counts = sums.cpu(), counts.cpu()
+        sums, counts = (value.cpu() for value in step_losses)
         if self.means is None or self.first is None:
             self.start(torch.full_like(sums, torch.nan))
         assert self.means is not None and self.first is not None
@@ -70,7 +69,7 @@ class Balance:
         step = sums / counts.clamp_min(1)
         new = spoke & self.means.isnan()
         self.first = torch.where(new & self.first.isnan(), step, self.first)
-        kept = self.smoothing * self.means + (1 - self.smoothing) * step
+        kept = _SMOOTHING * self.means + (1 - _SMOOTHING) * step
         self.means = torch.where(spoke, torch.where(new, step, kept), self.means)
 
     def factors(self) -> Tensor:

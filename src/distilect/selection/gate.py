@@ -13,15 +13,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from torch import Tensor
 
-from distilect.selection.base import Encoder, SelectionContext, Selector, StepView
-from distilect.selection.reinforced import StateBuilder
+from distilect.selection.base import Needs, TeacherSelector
+from distilect.selection.view import Encoder, SelectionContext, StepView
+from distilect.selection.rlkd import StateBuilder
 from distilect.selection.static import teacher_losses
 
 _FOLDS = 3
 _STRENGTHS = [0.1, 1.0, 10.0, 100.0, 1000.0]  # inverse regularisation; the state's blocks have unit size
 
 
-class GateTeachers(Selector):
+class GateTeachers(TeacherSelector):
     """w_k = p(teacher k is the best one | state): logistic regression, fitted once on the labelled rows of train.
 
     The state is RL-KD's, all teachers' blocks jointly, without the label block (which would name the answer). The best teacher
@@ -85,7 +86,7 @@ class GateTeachers(Selector):
 
     def _state(self, view: StepView) -> np.ndarray:
         """float32 [B, D]: the joint state, which is the same for every teacher."""
-        nothing = torch.zeros(len(view.rows), dtype=torch.bool, device=view.rows.device)
+        nothing = torch.zeros(len(view.keys), dtype=torch.bool, device=view.keys.device)
         return self.builder(view, nothing)[:, 0].cpu().numpy()
 
     def weights(self, view: StepView) -> Tensor:

@@ -2,247 +2,227 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from pydantic import Field
 from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
+from distilect.config import Part
 from distilect.data import Window
 from distilect.errors import did_you_mean
 from distilect.knowledge.labels import label_loss
-from distilect.options import zero_or_more
-from distilect.selection.balance import Balance
-from distilect.selection.base import (
-    Probe,
-    SelectionContext,
-    Selector,
-    StepView,
-    normalised_entropy,
-    row_uniform,
-    step_uniform,
-)
+from distilect.options import Ratio, ZeroOrMore
+from distilect.selection.balance import Balance, BalanceMode
+from distilect.selection.base import LossWeights, Needs, PlannedRows, RowSelector, TeacherSelector
+from distilect.selection.draws import row_uniform, step_uniform
+from distilect.selection.view import Probe, SelectionContext, StepView, normalised_entropy
+from distilect.tasks import has_label
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
-class AllRows(Selector):
+class AllRows(RowSelector):
     """Every row asks the teachers."""
 
     name = "all"
-    trains_rest = True
 
-    def select(self, view: StepView) -> Tensor:
-        return torch.ones(len(view.rows), dtype=torch.bool, device=view.rows.device)
-
-    def planned(self, num_rows: int) -> int | None:
-        return None
-
-    def plan(self, rows: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
-        return np.arange(len(rows))
+    def decide(self, view: StepView) -> Tensor:
+        return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
 
 
-class RandomRows(Selector):
-    """A random share of the rows, drawn anew each epoch; the control for every selection by uncertainty.
+class RandomRows(RowSelector):
+    """A random share of the rows, drawn anew each epoch, asks the teachers; the others learn from their labels.
 
-    Args:
-        ratio: share of the rows, in (0, 1].
-        rest: what becomes of the others: `labels` (they learn from their labels), `skip` (they leave the step before anything is
-            run on them; the loss is a mean over those that stay), or `plan` (rows are chosen before the epoch and the others never
-            loaded or run; exactly `max(1, round(ratio · N))` rows remain).
-
-    Each draw is a function of (seed, epoch, row), so batches and ranks do not change it.
+    The control for every selection by uncertainty. Each draw is a function of (seed, epoch, row), so batches and ranks do not change it.
     """
 
     name = "random"
 
-    def __init__(self, ratio: float = 0.5, rest: Literal["labels", "skip", "plan"] = "labels") -> None:
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio is {ratio}, expected a number in (0, 1]")
-        if rest not in ("labels", "skip", "plan"):
-            raise ValueError(f"rest is {rest!r}, expected 'labels', 'skip' or 'plan'")
-        self.ratio, self.rest = ratio, rest
-        self.trains_rest, self.chooses_first = rest == "labels", rest == "skip"
+    class Options(Part):
+        ratio: Ratio = Field(0.5, description="share of the rows")
 
-    def select(self, view: StepView) -> Tensor:
-        if self.rest == "plan":
-            return torch.ones(len(view.rows), dtype=torch.bool, device=view.rows.device)
-        return row_uniform(view.rows, view.seed, view.epoch, "rows") < self.ratio
+    options: Options
 
-    def planned(self, num_rows: int) -> int | None:
-        return max(1, round(self.ratio * num_rows)) if self.rest == "plan" else None
-
-    def plan(self, rows: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
-        draws = row_uniform(torch.from_numpy(rows), seed, epoch, "plan").numpy()
-        chosen = np.argsort(draws, kind="stable")[: self.planned(len(rows))]
-        return np.sort(chosen)
+    def decide(self, view: StepView) -> Tensor:
+        return row_uniform(view.keys, view.seed, view.epoch, "rows") < self.options.ratio
 
 
-# ---- teachers ------------------------------------------------------------------------------------------------------
+class RandomRowsSkip(RandomRows):
+    """As `random`, but the other rows leave the step before anything is run on them; the loss is a mean over those that stay."""
+
+    name = "random-skip"
+    trains_rest = False
+    before_step = True
 
 
-class _StaticTeachers(Selector):
-    narrows = False
+class RandomRowsPlan(PlannedRows):
+    """As `random`, but the rows of an epoch are drawn before it, and the others are never loaded or run."""
 
-    def keeps(self) -> list[int] | None:
-        return None
+    name = "random-plan"
+
+    class Options(Part):
+        ratio: Ratio = Field(0.5, description="share of the rows: max(1, round(ratio · N)) of them")
+
+    options: Options
+
+    def decide(self, view: StepView) -> Tensor:
+        return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
+
+    def planned(self, num_rows: int) -> int:
+        return max(1, round(self.options.ratio * num_rows))
+
+    def plan(self, keys: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
+        draws = row_uniform(torch.from_numpy(keys), seed, epoch, "plan").numpy()
+        return np.sort(np.argsort(draws, kind="stable")[: self.planned(len(keys))])
 
 
-def _logits(view: StepView) -> Tensor:
-    assert view.teachers is not None, "teacher selectors are asked after the teachers"
+# ---- teachers: fixed weights ---------------------------------------------------------------------------------------
+
+
+def teacher_logits(view: StepView) -> Tensor:
+    """float32 [B, K, C]."""
+    assert view.teachers is not None, "teacher selectors decide after the teachers were asked"
     return view.teachers
 
 
-class UniformTeachers(_StaticTeachers):
+class UniformTeachers(TeacherSelector):
     """All teachers, equal weight: RL-KD's U-Ensemble."""
 
     name = "uniform"
 
-    def weights(self, view: StepView) -> Tensor:
-        batch, teachers, _ = _logits(view).shape
+    def decide(self, view: StepView) -> Tensor:
+        batch, teachers, _ = teacher_logits(view).shape
         return torch.full((batch, teachers), 1.0 / teachers, device=view.student.device)
 
 
-class SingleTeacher(_StaticTeachers):
-    """One teacher for everything.
-
-    Args:
-        teacher: its name, its index, or `best`: the highest primary metric on the rows held out of train.
-    """
+class SingleTeacher(TeacherSelector):
+    """One teacher for everything."""
 
     name = "single"
     narrows = True
 
-    def __init__(self, teacher: str | int = "best") -> None:
-        self.teacher = teacher
-        self.index = 0
+    class Options(Part):
+        teacher: str | int = Field(
+            "best",
+            description="its name, its number from 0, or best: the highest primary metric on the validation split",
+        )
+
+    options: Options
+    chosen: str | None = None  # by name: the pool may be narrowed to this teacher later
 
     def setup(self, context: SelectionContext) -> None:
         names = context.teachers
-        if self.teacher == "best":
-            self.teacher = names[self._best(context)]
-        elif isinstance(self.teacher, int) and 0 <= self.teacher < len(names):
-            self.teacher = names[self.teacher]
-        if self.teacher not in names:
+        if self.chosen is None:
+            self.chosen = self._choose(context)
+        self.kept = [names.index(self.chosen)]
+
+    def _choose(self, context: SelectionContext) -> str:
+        names, teacher = context.teachers, self.options.teacher
+        if teacher == "best" and len(names) > 1 and not context.validation_scores:
             raise ValueError(
-                f"teacher is {self.teacher!r}, expected 'best' or one of {', '.join(names)}."
-                f"{did_you_mean(str(self.teacher), names)}"
+                "needs a validation split to find the best teacher, or its name: teachers: {name: single, teacher: NAME}"
             )
-        self.index = names.index(str(self.teacher))  # by name: the pool may be narrowed to this teacher later
-
-    def _best(self, context: SelectionContext) -> int:
-        if len(context.teachers) == 1:
-            return 0
-        if not context.validation_scores:
+        if teacher == "best":
+            return names[int(np.argmax(context.validation_scores))] if len(names) > 1 else names[0]
+        if isinstance(teacher, int) and 0 <= teacher < len(names):
+            return names[teacher]
+        if teacher not in names:
             raise ValueError(
-                "needs rows held out of train to find the best teacher, or its name: teachers: {name: single, teacher: NAME}"
+                f"teacher is {teacher!r}, expected 'best' or one of {', '.join(names)}.{did_you_mean(str(teacher), names)}"
             )
-        return int(np.argmax(context.validation_scores))
+        return str(teacher)
 
-    def keeps(self) -> list[int] | None:
-        return [self.index]
-
-    def weights(self, view: StepView) -> Tensor:
-        weights = torch.zeros(_logits(view).shape[:2], device=view.student.device)
-        weights[:, self.index] = 1.0
+    def decide(self, view: StepView) -> Tensor:
+        assert self.kept is not None
+        weights = torch.zeros(teacher_logits(view).shape[:2], device=view.student.device)
+        weights[:, self.kept] = 1.0
         return weights
 
 
-class RandomSingle(_StaticTeachers):
-    """One random teacher at a time: RL-KD's Rand-Single-Ensemble.
-
-    Args:
-        per: `batch` draws one teacher per optimiser step, as published; `row` one per row and epoch, which does not
-            depend on the batch.
-    """
+class RandomSingle(TeacherSelector):
+    """One random teacher per optimiser step: RL-KD's Rand-Single-Ensemble."""
 
     name = "random-single"
 
-    def __init__(self, per: Literal["batch", "row"] = "batch") -> None:
-        if per not in ("batch", "row"):
-            raise ValueError(f"per is {per!r}, expected 'batch' or 'row'")
-        self.per = per
-
-    def weights(self, view: StepView) -> Tensor:
-        batch, teachers, _ = _logits(view).shape
-        if self.per == "batch":
-            draw = step_uniform((1,), view.seed, view.step, "teachers").expand(batch)
-        else:
-            draw = row_uniform(view.rows, view.seed, view.epoch, "teachers")
-        chosen = (draw * teachers).long().to(view.student.device)
-        return torch.nn.functional.one_hot(chosen, teachers).float()
+    def decide(self, view: StepView) -> Tensor:
+        batch, teachers, _ = teacher_logits(view).shape
+        draw = step_uniform((1,), view.seed, view.step, "teachers").expand(batch)
+        return F.one_hot((draw * teachers).long().to(view.student.device), teachers).float()
 
 
-class FixedTeachers(_StaticTeachers):
-    """Weights that stay the same for the whole run: RL-KD's W-Ensemble.
-
-    Args:
-        values: one number per teacher, or teacher name → number; scaled to sum 1. Default: proportional to the primary
-            metric on the rows held out of train (reconstruction: the paper's choice could not be read).
-    """
+class FixedTeachers(TeacherSelector):
+    """Weights that stay the same for the whole run: RL-KD's W-Ensemble."""
 
     name = "weighted"
 
-    def __init__(self, values: list[float] | dict[str, float] | None = None) -> None:
-        self.values = values
-        self.fixed = torch.ones(1)
+    class Options(Part):
+        values: list[float] | dict[str, float] | None = Field(
+            None,
+            description="one number per teacher, or teacher name → number, scaled to sum 1; default: proportional to the primary "
+            "metric on the validation split (reconstruction)",
+        )
+
+    options: Part
 
     def setup(self, context: SelectionContext) -> None:
-        self.fixed = _normalised(self._chosen(context))
+        values = self.values(context)
+        total = values.sum()
+        if total <= 0:  # nothing is positive: equal weights
+            values, total = np.ones_like(values), float(len(values))
+        self.fixed = torch.from_numpy(values / total).float()  # [K]
 
-    def _chosen(self, context: SelectionContext) -> np.ndarray:
-        if self.values is None:
+    def values(self, context: SelectionContext) -> np.ndarray:
+        """float [K], none negative."""
+        assert isinstance(self.options, FixedTeachers.Options)
+        values, names = self.options.values, context.teachers
+        if values is None:
             if not context.validation_scores:
-                raise ValueError("needs rows held out of train to score teachers on, or values: one number per teacher")
+                raise ValueError("needs a validation split to score teachers on, or values: one number per teacher")
             scores = np.maximum(np.asarray(context.validation_scores, dtype=float), 0.0)
             if not scores.any():
                 raise ValueError(
-                    f"no teacher scores above 0 on the held-out rows ({context.validation_scores}): give values, one number each"
+                    f"no teacher scores above 0 on the validation rows ({context.validation_scores}): give values, one number each"
                 )
             return scores
-        values = self.values
         if isinstance(values, dict):
-            missing = [name for name in context.teachers if name not in values]
-            unknown = [name for name in values if name not in context.teachers]
-            if missing or unknown:
-                raise ValueError(f"values name {sorted(values)}, expected exactly {', '.join(context.teachers)}")
-            values = [values[name] for name in context.teachers]
-        if len(values) != len(context.teachers) or min(values) < 0 or not any(values):
-            raise ValueError(
-                f"values are {values}, expected {len(context.teachers)} numbers, none negative and not all 0"
-            )
+            if set(values) != set(names):
+                raise ValueError(f"values name {sorted(values)}, expected exactly {', '.join(names)}")
+            values = [values[name] for name in names]
+        if len(values) != len(names) or min(values) < 0 or not any(values):
+            raise ValueError(f"values are {values}, expected {len(names)} numbers, none negative and not all 0")
         return np.asarray(values, dtype=float)
 
-    def weights(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         fixed = self.fixed.to(view.student.device)
-        return fixed.expand(len(view.rows), len(fixed))
+        return fixed.expand(len(view.keys), len(fixed))
 
 
 class LogisticTeachers(FixedTeachers):
     """Weights fitted once by a logistic regression over the teachers: RL-KD's LR-Ensemble.
 
-    p(y | x) = softmax_c(Σ_k β_k log p_k(c | x)) with β ≥ 0, fitted by maximum likelihood on the rows held out of train
-    (where teachers have not learned the labels by heart), then w = β / Σ β (reconstruction). Regression: non-negative
-    least squares of the labels on the teachers' scores.
+    p(y | x) = softmax_c(Σ_k β_k log p_k(c | x)) with β ≥ 0, fitted by maximum likelihood on the validation rows (whose labels
+    the teachers have not memorised), then w = β / Σ β (reconstruction). Regression: non-negative least squares of the
+    labels on the teachers' scores.
     """
 
     name = "logistic"
 
-    def __init__(self) -> None:
-        super().__init__(None)
+    class Options(Part):
+        pass
 
-    def _chosen(self, context: SelectionContext) -> np.ndarray:
+    def values(self, context: SelectionContext) -> np.ndarray:
         logits, labels = context.validation_logits, context.validation_labels
         if logits is None or labels is None or not len(labels):
-            raise ValueError(
-                "needs rows held out of train to fit its weights: set data.validation_size or data.validation"
-            )
-        known = ~np.isnan(labels) if context.regression else labels >= 0
+            raise ValueError("needs a validation split to fit its weights: set data.validation_size or data.validation")
+        known = has_label(labels)
         logits, labels = logits[known].astype(float), labels[known]
         if not len(labels):
-            raise ValueError("needs labels on rows held out of train to fit its weights: none of those rows has one")
+            raise ValueError("needs labels on validation rows to fit its weights: none of those rows has one")
         if context.regression:
             return np.asarray(nnls(logits[:, :, 0], labels.astype(float))[0])
         log_p = log_softmax(logits, axis=-1)
@@ -269,28 +249,23 @@ def _fit_conditional_logit(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray(minimize(negative_log_likelihood, start, jac=True, bounds=bounds, method="L-BFGS-B").x)
 
 
-def _normalised(values: np.ndarray) -> Tensor:
-    """float32 [K] that sums to 1; equal weights when nothing is positive."""
-    total = values.sum()
-    if total <= 0:
-        values, total = np.ones_like(values), float(len(values))
-    return torch.from_numpy(values / total).float()
+# ---- teachers: a closed form per row -------------------------------------------------------------------------------
 
 
 def teacher_losses(view: StepView) -> Tensor:
     """Each teacher's cross-entropy (squared error in regression) with the gold label; float32 [B, K], 0 without one."""
-    teachers = _logits(view)
+    teachers = teacher_logits(view)
     batch, count, classes = teachers.shape
     labels = view.labels.unsqueeze(1).expand(batch, count).reshape(-1)
     return label_loss(teachers.reshape(batch * count, classes), labels).reshape(batch, count)
 
 
 def _uniform_without_label(weights: Tensor, view: StepView) -> Tensor:
-    """A closed form over gold labels has nothing to say on unlabelled rows: equal weights there."""
+    """A closed form over gold labels is undefined on unlabelled rows: equal weights there."""
     return torch.where(view.has_label.unsqueeze(1), weights, torch.full_like(weights, 1.0 / weights.shape[1]))
 
 
-class BestSingle(_StaticTeachers):
+class BestSingle(TeacherSelector):
     """Per row, the teacher nearest to the gold label: RL-KD's Best-Single-Ensemble.
 
     Reconstruction: least cross-entropy. Regression: least squared error. Rows without a label weigh all
@@ -299,13 +274,12 @@ class BestSingle(_StaticTeachers):
 
     name = "best-single"
 
-    def weights(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         losses = teacher_losses(view)
-        chosen = torch.nn.functional.one_hot(losses.argmin(1), losses.shape[1]).float()
-        return _uniform_without_label(chosen, view)
+        return _uniform_without_label(F.one_hot(losses.argmin(1), losses.shape[1]).float(), view)
 
 
-class Confidence(_StaticTeachers):
+class Confidence(TeacherSelector):
     """CA-MKD's closed form: w_k = (1 - softmax_k(CE_k)) / (K - 1) (Zhang et al., ICASSP 2022).
 
     Regression: squared errors in place of cross-entropies. Rows without a label weigh all teachers equally.
@@ -313,72 +287,68 @@ class Confidence(_StaticTeachers):
 
     name = "confidence"
 
-    def weights(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         losses = teacher_losses(view)
-        # the softmax of an infinite loss would be NaN
-        losses = losses.clamp_max(torch.finfo(losses.dtype).max)
+        losses = losses.clamp_max(torch.finfo(losses.dtype).max)  # the softmax of an infinite loss would be NaN
         count = losses.shape[1]
         if count == 1:
             return torch.ones_like(losses)
         return _uniform_without_label((1 - losses.softmax(1)) / (count - 1), view)
 
 
-class Entropy(_StaticTeachers):
+class Entropy(TeacherSelector):
     """w = softmax_k(-u_k / τ) with u_k the entropy of teacher k's probabilities, divided by log C: needs no label.
-
-    Args:
-        temperature: τ; 0 gives all weight to the most certain teacher.
 
     A common rule of thumb; the rival of learned selectors on rows without labels. Regression has no entropy and is refused.
     """
 
     name = "entropy"
 
-    def __init__(self, temperature: float = 0.1) -> None:
-        zero_or_more(temperature=temperature)
-        self.temperature = temperature
+    class Options(Part):
+        temperature: ZeroOrMore = Field(0.1, description="τ; 0 gives all weight to the most certain teacher")
+
+    options: Options
 
     def setup(self, context: SelectionContext) -> None:
         if context.regression:
             raise ValueError("weighs teachers by their entropy, which a regression has not: use confidence or uniform")
 
-    def weights(self, view: StepView) -> Tensor:
-        entropy = normalised_entropy(_logits(view))
-        if self.temperature == 0:
-            return torch.nn.functional.one_hot(entropy.argmin(1), entropy.shape[1]).float()
-        return (-entropy / self.temperature).softmax(1)
+    def decide(self, view: StepView) -> Tensor:
+        entropy = normalised_entropy(teacher_logits(view))
+        if self.options.temperature == 0:
+            return F.one_hot(entropy.argmin(1), entropy.shape[1]).float()
+        return (-entropy / self.options.temperature).softmax(1)
 
 
-# ---- knowledge -----------------------------------------------------------------------------------------------------
+# ---- loss weights --------------------------------------------------------------------------------------------------
 
 
-class _PerStep(Selector):
-    """Weights of an optimiser step, each times its kind's factor of size (`balance.Balance`).
+class BalancedWeights(LossWeights):
+    """Base of weights that are the same for all rows of an optimiser step, each times its kind's factor of size (`Balance`)."""
 
-    Args:
-        balance: `labels`, `unit` or `none`.
-    """
+    class Options(Part):
+        balance: BalanceMode = Field(
+            "none",
+            description="none: weights of the losses as they are; labels or unit: of losses brought to one size (see `Balance`)",
+        )
 
-    kinds: tuple[str, ...] = ()
-
-    def __init__(self, balance: Literal["labels", "unit", "none"] = "none") -> None:
-        self.balance = Balance(balance)
-        self.wants_losses = self.balance.on
+    options: Options
 
     def setup(self, context: SelectionContext) -> None:
-        self.kinds = self.balance.kinds = context.kinds
         self.seed = context.seed
+        self.balance = Balance(self.options.balance, context.kinds)
+        self.needs = Needs(step_losses=self.balance.on)
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
         self.balance.begin(probe, self.seed)
 
-    def note_losses(self, sums: Tensor, counts: Tensor) -> None:
-        self.balance.add(sums, counts)
+    def learn(self, probe: Probe) -> None:
+        self.balance.add(probe.step_losses)
 
-    def weights(self, view: StepView) -> Tensor:
-        return (self._raw(view) * self.balance.factors()).to(view.student.device)
+    def decide(self, view: StepView) -> Tensor:
+        return (self.raw(view) * self.balance.factors()).to(view.student.device)
 
-    def _raw(self, view: StepView) -> Tensor:
+    def raw(self, view: StepView) -> Tensor:
         """float32 [M], on the CPU."""
         raise NotImplementedError
 
@@ -389,58 +359,59 @@ class _PerStep(Selector):
         self.balance.load_state_dict(state["balance"])
 
 
-class FixedWeights(_PerStep):
-    """The same weights for every row and step.
+def weights_by_kind(weights: dict[str, float], kinds: tuple[str, ...]) -> Tensor:
+    """float32 [M]: the weight of each kind, 1 where it is not named.
 
-    Args:
-        weights: kind of knowledge → weight; a kind that is not named gets 1.
-        balance: `none`: weights of the losses as they are; `labels` or `unit`: of losses brought to one size.
+    Raises:
+        ValueError: a kind is named that the method does not copy.
     """
+    unknown = [kind for kind in weights if kind not in kinds]
+    if unknown:
+        raise ValueError(f"weights name {unknown}, but the method copies {list(kinds)}")
+    return torch.tensor([float(weights.get(kind, 1.0)) for kind in kinds])
+
+
+class FixedWeights(BalancedWeights):
+    """The same weights for every row and step."""
 
     name = "fixed"
 
-    def __init__(
-        self, weights: dict[str, float] | None = None, balance: Literal["labels", "unit", "none"] = "none"
-    ) -> None:
-        super().__init__(balance)
-        self.by_kind = dict(weights or {})
-        self.fixed = torch.ones(1)
+    class Options(BalancedWeights.Options):
+        weights: dict[str, float] = Field({}, description="kind of knowledge → weight; a kind that is not named gets 1")
+
+    options: Options
 
     def setup(self, context: SelectionContext) -> None:
         super().setup(context)
-        unknown = [kind for kind in self.by_kind if kind not in context.kinds]
-        if unknown:
-            raise ValueError(f"weights name {unknown}, but the method copies {list(context.kinds)}")
-        self.fixed = torch.tensor([float(self.by_kind.get(kind, 1.0)) for kind in context.kinds])
+        self.fixed = weights_by_kind(self.options.weights, context.kinds)
 
-    def _raw(self, view: StepView) -> Tensor:
+    def raw(self, view: StepView) -> Tensor:
         return self.fixed
 
 
-class AllOnes(FixedWeights):
+class AllOnes(BalancedWeights):
     """All kinds of knowledge with weight 1: AKSKD's control without selection."""
 
     name = "all-ones"
 
-    def __init__(self, balance: Literal["labels", "unit", "none"] = "none") -> None:
-        super().__init__(None, balance)
+    def raw(self, view: StepView) -> Tensor:
+        return torch.ones(len(self.balance.kinds))
 
 
-class RandomSoft(_PerStep):
+class RandomSoft(BalancedWeights):
     """Weights drawn from [0, 1] for each optimiser step: AKSKD's Random-Soft."""
 
     name = "random-soft"
 
-    def _raw(self, view: StepView) -> Tensor:
-        return step_uniform((len(self.kinds),), view.seed, view.step, "knowledge").float()
+    def raw(self, view: StepView) -> Tensor:
+        return step_uniform((len(self.balance.kinds),), view.seed, view.step, "knowledge").float()
 
 
-class RandomHard(_PerStep):
+class RandomHard(BalancedWeights):
     """A random subset of the kinds for each optimiser step, never empty: AKSKD's Random-Hard."""
 
     name = "random-hard"
 
-    def _raw(self, view: StepView) -> Tensor:
-        draws = step_uniform((len(self.kinds),), view.seed, view.step, "knowledge")
-        chosen = (draws < 0.5) | (draws == draws.min())  # an empty subset would be a step without a loss
-        return chosen.float()
+    def raw(self, view: StepView) -> Tensor:
+        draws = step_uniform((len(self.balance.kinds),), view.seed, view.step, "knowledge")
+        return ((draws < 0.5) | (draws == draws.min())).float()  # an empty subset would be a step without a loss

@@ -238,18 +238,18 @@ def test_soft_weights_sum_to_1_and_are_shared_by_two_teachers_at_most(count, see
 
 def test_soft_instance_is_the_rows_own_entropy():
     u = random_u(20)
-    weights = arm_1(mode="soft-instance").weights(view_with(u))
+    weights = arm_1(mode="soft-instance").decide(view_with(u))
     torch.testing.assert_close(weights, torch.stack([1 - u, u], 1), atol=1e-5, rtol=0)  # teacher-1 is small
 
 
 def test_soft_is_the_mean_over_the_batch_as_published_or_over_what_is_remembered():
     u, rows = random_u(20), keys(20)
-    weights = arm_1(mode="soft", by="batch").weights(view_with(u))
+    weights = arm_1(mode="soft", by="batch").decide(view_with(u))
     torch.testing.assert_close(weights[:, 1], u.mean().expand(20), atol=1e-5, rtol=0)
     for by in ("epoch", "running"):
         selector = arm_1(mode="soft", by=by)
         begun(selector, rows, u)
-        few = selector.weights(view_with(torch.full((3,), 0.9)))
+        few = selector.decide(view_with(torch.full((3,), 0.9)))
         torch.testing.assert_close(few[:, 1], u.mean().expand(3), atol=1e-5, rtol=0)
 
 
@@ -260,7 +260,7 @@ def test_hard_parts_are_disjoint_and_cover_the_batch(size, teachers, by):
     u = random_u(size, seed=size)
     selector = arm_1(teachers, by=by, order=[f"teacher-{k}" for k in range(teachers)])
     begun(selector, keys(size), u)
-    weights = selector.weights(view_with(u, teachers))
+    weights = selector.decide(view_with(u, teachers))
     assert set(weights.flatten().tolist()) <= {0.0, 1.0} and (weights.sum(1) == 1).all()
     place = weights.argmax(1)
     if by == "batch":
@@ -272,15 +272,15 @@ def test_hard_parts_are_disjoint_and_cover_the_batch(size, teachers, by):
 
 
 def test_the_published_split_gives_the_smaller_half_of_an_odd_batch_to_the_small_teacher():
-    weights = arm_1(by="batch").weights(view_with(torch.tensor([0.9, 0.1, 0.5, 0.7, 0.3])))
+    weights = arm_1(by="batch").decide(view_with(torch.tensor([0.9, 0.1, 0.5, 0.7, 0.3])))
     assert weights[:, 1].tolist() == [1, 0, 0, 1, 0]
-    assert arm_1(by="batch").weights(view_with(torch.tensor([0.99]))).tolist() == [[1.0, 0.0]]
+    assert arm_1(by="batch").decide(view_with(torch.tensor([0.99]))).tolist() == [[1.0, 0.0]]
 
 
 def test_over_an_epoch_exactly_half_of_the_rows_has_either_teacher():
     u, selector = random_u(100), arm_1()
     begun(selector, keys(100), u)
-    weights = selector.weights(view_with(u))
+    weights = selector.decide(view_with(u))
     assert weights.sum(0).tolist() == [50, 50]
     assert set(u.topk(50).indices.tolist()) == set(weights[:, 1].nonzero().flatten().tolist())
 
@@ -293,9 +293,9 @@ def test_weights_depend_on_neither_order_nor_batch(mode, by, teachers):
     u = random_u(60)
     view, selector = view_with(u, teachers), arm_1(teachers, mode=mode, by=by, recent=40)
     begun(selector, keys(60), u)
-    whole = selector.weights(view)
+    whole = selector.decide(view)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
-    parts = [selector.weights(part(view, some)) for some in order.split(7)]
+    parts = [selector.decide(part(view, some)) for some in order.split(7)]
     assert torch.equal(torch.cat(parts), whole[order])
 
 
@@ -309,7 +309,7 @@ def test_a_choice_by_epoch_is_that_of_the_rows_last_score_until_the_next_epoch()
     selector.begin_epoch(probe, 0)  # resumed within it
     assert selector.weights(turned)[:, 1].tolist() == [0] * 5 + [1] * 5
     selector.begin_epoch(probe, 1)
-    assert selector.weights(view_with(u))[:, 1].tolist() == [1] * 5 + [0] * 5
+    assert selector.decide(view_with(u))[:, 1].tolist() == [1] * 5 + [0] * 5
     assert len(probe.ran) == 1  # what was seen in the epoch is enough
 
 
@@ -323,7 +323,7 @@ def test_the_first_scores_have_dropout_on_as_those_of_the_steps_have():
 def test_a_clean_pass_decides_where_it_is_asked_for():
     u = random_u(20)
     view = replace(view_with(u.flip(0)), passes={Passes(): logits_with(u).unsqueeze(0)})
-    weights = arm_1(mode="soft-instance", forward="clean").weights(view)
+    weights = arm_1(mode="soft-instance", forward="clean").decide(view)
     torch.testing.assert_close(weights[:, 1], u, atol=1e-5, rtol=0)
 
 
@@ -337,7 +337,7 @@ def test_teachers_are_ordered_by_size_then_quality_or_as_told():
     ):
         selector = UncertainTeachers(mode="soft-instance", order=order)
         selector.setup(context)
-        found = selector.weights(view_with(certain, 3)).argmax(1).tolist()
+        found = selector.decide(view_with(certain, 3)).argmax(1).tolist()
         assert found == expected, (order, uncertain)
 
 
@@ -351,7 +351,7 @@ def test_an_order_that_cannot_be_known_is_refused_with_what_to_do():
         UncertainTeachers(order=["teacher-0", "teacher-1"]).setup(context)
     lone = UncertainTeachers()
     lone.setup(replace(make_context(1), teacher_sizes=()))
-    assert lone.weights(view_with(random_u(4), 1)).tolist() == [[1.0]] * 4
+    assert lone.decide(view_with(random_u(4), 1)).tolist() == [[1.0]] * 4
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "soft-instance"])
@@ -362,7 +362,7 @@ def test_in_regression_the_distance_from_the_teachers_stands_for_uncertainty(mod
     selector.setup(make_context(2, regression=True))
     rows = make_view(64, 2, seed=1, regression=True).rows  # of the context's sample
     selector.begin_epoch(FakeProbe(rows, torch.zeros(64, 1)), 0)
-    weights = selector.weights(view)
+    weights = selector.decide(view)
     torch.testing.assert_close(weights.sum(1), torch.ones(40))
     d = (view.student - view.teachers.mean(1)).abs().squeeze(1)
     small = weights[:, 1]
@@ -380,21 +380,21 @@ def test_a_resumed_teacher_selector_goes_on_as_if_it_had_never_stopped(mode, by,
     u, rows = random_u(80), keys(80)
     selector = arm_1(mode=mode, by=by, recent=30)
     probe = begun(selector, rows, u)
-    selector.weights(part(view_with(u.flip(0)), torch.arange(40)))
-    selector.after_step(probe)
+    selector.decide(part(view_with(u.flip(0)), torch.arange(40)))
+    selector.learn(probe)
     again = through_file(selector, arm_1(mode=mode, by=by, recent=30), tmp_path)
     for epoch in (0, 1):
         for one in (selector, again):
             one.begin_epoch(probe, epoch)
         view = view_with(random_u(80, seed=3 + epoch))
-        assert torch.equal(selector.weights(view), again.weights(view))
+        assert torch.equal(selector.decide(view), again.decide(view))
         assert selector.health() == pytest.approx(again.health())
 
 
 def test_the_teachers_health_has_mean_and_threshold():
     selector = arm_1()
     begun(selector, keys(4), torch.tensor([0.2, 0.4, 0.6, 0.8]))
-    selector.weights(view_with(torch.tensor([0.1, 0.3, 0.3, 0.1])))
+    selector.decide(view_with(torch.tensor([0.1, 0.3, 0.3, 0.1])))
     assert selector.health() == pytest.approx({"uncertainty/mean": 0.2, "uncertainty/threshold": 0.5}, abs=1e-5)
     assert selector.health() == {}
 
@@ -414,25 +414,25 @@ def arm_2(regression: bool = False, **options: Any) -> UncertainRows:
 def test_the_most_uncertain_rows_of_a_batch_are_chosen_and_never_none(score, reverse, ratio):
     """PITFALLS 28: int(r·B) is 0 for a small batch, and the mean over nothing NaN."""
     view = make_view(33, 2, 5)
-    chosen = arm_2(ratio=ratio, score=score, reverse=reverse).select(view)
+    chosen = arm_2(ratio=ratio, score=score, reverse=reverse).decide(view)
     values = {"entropy": entropy, "margin": margin, "confidence": confidence}[score](view.student)
     order = values.argsort(descending=not reverse)
     count = max(1, int(ratio * 33))
     assert set(chosen.nonzero().flatten().tolist()) == set(order[:count].tolist())
-    assert arm_2(ratio=ratio, score=score).select(part(view, torch.tensor([4]))).tolist() == [True]
+    assert arm_2(ratio=ratio, score=score).decide(part(view, torch.tensor([4]))).tolist() == [True]
 
 
 def test_a_share_that_floating_point_makes_a_little_less_is_not_cut():
     assert int(0.29 * 100) == 28
-    assert int(arm_2(ratio=0.29).select(make_view(100)).sum()) == 29
+    assert int(arm_2(ratio=0.29).decide(make_view(100)).sum()) == 29
 
 
 def test_random_choices_have_the_same_counts_and_are_drawn_anew_each_epoch():
     selector = arm_2(ratio=0.25, score="random")
-    chosen = [selector.select(make_view(200, epoch=epoch)) for epoch in range(8)]
+    chosen = [selector.decide(make_view(200, epoch=epoch)) for epoch in range(8)]
     assert all(int(c.sum()) == 50 for c in chosen)
     assert float(torch.stack(chosen).any(0).float().mean()) > 0.8  # 1 - 0.75^8; the same rows would give 0.25
-    assert torch.equal(selector.select(make_view(200)), chosen[0])
+    assert torch.equal(selector.decide(make_view(200)), chosen[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"score": "random"}, {"reverse": True}])
@@ -441,7 +441,7 @@ def test_a_choice_within_a_batch_does_not_depend_on_the_order_of_its_rows(option
         view = make_view(60) if student is None else replace(make_view(60), student=student)
         selector = arm_2(ratio=0.3, **options)
         order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
-        assert torch.equal(selector.select(part(view, order)), selector.select(view)[order])
+        assert torch.equal(selector.decide(part(view, order)), selector.decide(view)[order])
 
 
 @pytest.mark.parametrize("by", ["running", "epoch"])
@@ -451,9 +451,9 @@ def test_a_choice_by_threshold_does_not_depend_on_the_batch(by, options):
     u = random_u(200)
     view, selector = view_with(u), arm_2(ratio=0.3, by=by, **options)
     begun(selector, keys(200), u)
-    whole = selector.select(view)
+    whole = selector.decide(view)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(torch.cat([selector.select(part(view, some)) for some in order.split(17)]), whole[order])
+    assert torch.equal(torch.cat([selector.decide(part(view, some)) for some in order.split(17)]), whole[order])
     share = float(whole.float().mean())
     assert share == pytest.approx(0.3, abs=0.08)
     if not options:
@@ -477,7 +477,7 @@ def test_what_becomes_of_the_rest_and_what_it_needs():
 
 def test_nothing_is_chosen_away_at_ratio_1():
     for rest in ("labels", "skip", "plan"):
-        assert arm_2(ratio=1.0, rest=rest).select(make_view(9)).all()
+        assert arm_2(ratio=1.0, rest=rest).decide(make_view(9)).all()
     assert arm_2(ratio=1.0, rest="plan").plan(keys(9).numpy(), 0, 0).tolist() == list(range(9))
 
 
@@ -556,7 +556,7 @@ def test_between_two_scorings_a_visit_renews_a_score_for_free():
     assert first.tolist() == list(range(40, 50))
     low = torch.full((10,), 0.01)
     selector.select(replace(view_with(low), rows=rows[first]))  # the student has learned them
-    selector.after_step(probe)
+    selector.learn(probe)
     (second,) = plans(selector, rows, epoch=1)
     assert second.tolist() == list(range(30, 40)) and len(probe.ran) == 1
     plans(selector, rows, epoch=2)
@@ -601,7 +601,7 @@ def test_a_plan_is_the_same_when_a_run_is_resumed_within_it(after_visits, tmp_pa
     _, second, _ = plans(selector, rows, windows=3)
     if after_visits:
         selector.select(replace(view_with(random_u(6, seed=9)), rows=rows[second]))
-        selector.after_step(probe)
+        selector.learn(probe)
     assert "uncertainty/score" in selector.health()
     again = through_file(selector, arm_2(**options), tmp_path)
     later = FakeProbe(rows, logits_with(random_u(60, seed=5)))  # the student has learned in the meantime
@@ -631,7 +631,7 @@ def test_in_regression_the_spread_over_dropout_passes_chooses():
     selector = arm_2(regression=True, ratio=0.25, passes=4)
     assert selector.passes == Passes(4, dropout=True)
     view = make_view(40, regression=True)
-    chosen = selector.select(view)
+    chosen = selector.decide(view)
     expected = view.passes[Passes(4, dropout=True)].squeeze(-1).std(0, unbiased=False).topk(10).indices
     assert set(chosen.nonzero().flatten().tolist()) == set(expected.tolist())
 
@@ -640,14 +640,14 @@ def test_a_student_without_dropout_has_no_spread_and_says_so():
     selector = arm_2(score="spread")
     view = replace(make_view(6), passes={Passes(4, dropout=True): torch.ones(4, 6, 4)})
     with pytest.raises(MethodError, match=r"no dropout: set train\.dropout above 0"):
-        selector.select(view)
+        selector.decide(view)
 
 
 @pytest.mark.parametrize("score", ["entropy", "margin", "confidence"])
 def test_scores_of_classes_are_refused_in_regression_with_what_to_use(score):
     with pytest.raises(ValueError, match=f"score is {score}, but a regression has no classes: use score: spread"):
         arm_2(regression=True, score=score)
-    assert arm_2(regression=True, score="random").select(make_view(8, regression=True)).sum() == 4
+    assert arm_2(regression=True, score="random").decide(make_view(8, regression=True)).sum() == 4
 
 
 @pytest.mark.parametrize(
@@ -681,7 +681,7 @@ def test_options_that_do_not_exist_or_would_be_ignored_are_refused(options, mess
 
 def test_the_rows_health_has_their_share_and_scores():
     selector = arm_2(ratio=0.5)
-    selector.select(view_with(torch.tensor([0.2, 0.4, 0.6, 0.8])))
+    selector.decide(view_with(torch.tensor([0.2, 0.4, 0.6, 0.8])))
     expected = {"rows/selected": 0.5, "uncertainty/score": 0.5, "uncertainty/score_selected": 0.7}
     assert selector.health() == pytest.approx(expected, abs=1e-5)
 
@@ -700,33 +700,33 @@ def test_certain_rows_copy_outputs_and_uncertain_ones_internals():
     view, ones = view_with(u), torch.ones(20)
     for strategy, inner in (("uncertainty", u), ("uncertainty-r", 1 - u), ("none", torch.full((20,), 0.5))):
         expected = torch.stack([ones, 1 - inner, inner], 1)
-        torch.testing.assert_close(arm_3(strategy=strategy).weights(view), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(arm_3(strategy=strategy).decide(view), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("strategy", ["uncertainty", "uncertainty-r", "none"])
 def test_all_strategies_weigh_outputs_and_internals_1_together(strategy):
     """PITFALLS 14: the released static weights are on another scale than its dynamic ones."""
-    weights = arm_3(strategy=strategy, share=0.3).weights(make_view(30))
+    weights = arm_3(strategy=strategy, share=0.3).decide(make_view(30))
     torch.testing.assert_close(weights[:, 1:].sum(1), torch.ones(30))
 
 
 def test_static_weights_have_a_share_of_their_own_and_kinds_their_factors():
-    weights = arm_3(strategy="none", share=0.2, weights={"feature": 4.0, "labels": 0.5}).weights(make_view(3))
+    weights = arm_3(strategy="none", share=0.2, weights={"feature": 4.0, "labels": 0.5}).decide(make_view(3))
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.8, 0.8]]).expand(3, 3))
 
 
 def test_all_kinds_of_internals_follow_u_in_whatever_order():
     kinds = ("relation", "response", "similarity", "labels")
     u = random_u(5)
-    weights = arm_3(kinds=kinds).weights(view_with(u))
+    weights = arm_3(kinds=kinds).decide(view_with(u))
     torch.testing.assert_close(weights, torch.stack([u, 1 - u, u, torch.ones(5)], 1), atol=1e-5, rtol=0)
 
 
 def test_a_mix_depends_on_neither_order_nor_batch():
     view, selector = make_view(50), arm_3()
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
-    whole = selector.weights(view)
-    assert torch.equal(torch.cat([selector.weights(part(view, o)) for o in order.split(9)]), whole[order])
+    whole = selector.decide(view)
+    assert torch.equal(torch.cat([selector.decide(part(view, o)) for o in order.split(9)]), whole[order])
 
 
 def test_in_regression_the_mix_goes_by_the_distance_from_the_teachers_where_they_were_asked():
@@ -737,8 +737,8 @@ def test_in_regression_the_mix_goes_by_the_distance_from_the_teachers_where_they
     weights = selector.weights(replace(view, teachers=teachers))
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(weights[5:, 2], d[5:] / (d[5:] + np.median(d[5:].numpy())))
-    selector.after_step(FakeProbe(view.rows, view.student))
-    again = selector.weights(part(view, torch.tensor([7])))  # against the rows before, not against itself
+    selector.learn(FakeProbe(view.keys, view.student))
+    again = selector.decide(part(view, torch.tensor([7])))  # against the rows before, not against itself
     torch.testing.assert_close(again[0, 2], weights[7, 2])
     assert torch.isfinite(selector.weights(replace(view, teachers=None))).all()
 
@@ -755,8 +755,8 @@ def test_a_method_without_internals_is_refused_with_what_to_do():
 
 def test_a_resumed_mix_has_the_same_median(tmp_path):
     selector, view = arm_3(regression=True), make_view(30, 2, regression=True)
-    selector.weights(view)
-    selector.after_step(FakeProbe(view.rows, view.student))
+    selector.decide(view)
+    selector.learn(FakeProbe(view.keys, view.student))
     again = through_file(selector, arm_3(regression=True), tmp_path)
     other = make_view(9, 2, seed=4, regression=True)
     assert torch.equal(selector.weights(other), again.weights(other))

@@ -19,19 +19,10 @@ from torch import Tensor, nn
 from distilect.knowledge.labels import label_loss
 from distilect.knowledge.response import response_kl
 from distilect.models import default_device
-from distilect.options import above_zero, counts, one_of, shares, zero_or_more
-from distilect.selection.base import (
-    Averages,
-    Encoder,
-    Probe,
-    SelectionContext,
-    Selector,
-    StepView,
-    TrainingSample,
-    normalised_entropy,
-    row_uniform,
-    row_uniforms,
-)
+from distilect.selection.base import Needs, TeacherSelector
+from distilect.selection.buffers import Averages
+from distilect.selection.draws import row_uniform, row_uniforms
+from distilect.selection.view import Encoder, Probe, SelectionContext, StepView, TrainingSample, normalised_entropy
 from distilect.selection.rewards import Moments, Response, correctness, virtual_step
 
 # ---- state ---------------------------------------------------------------------------------------------------------
@@ -270,7 +261,7 @@ class Decisions:
         assert view.teachers is not None
         waiting = torch.full((len(state),), torch.nan, device=state.device)
         parts = (state[:, 0, :common], state[:, :, common:])
-        return cls(view.rows, view.labels, *parts, actions, view.student, view.teachers, waiting)
+        return cls(view.keys, view.labels, *parts, actions, view.student, view.teachers, waiting)
 
     @property
     def state(self) -> Tensor:
@@ -321,7 +312,7 @@ def reward_3(step_reward: Tensor, score: float, gamma: float) -> Tensor:
 # ---- update and schedule -------------------------------------------------------------------------------------------
 
 
-class ReinforcedTeachers(Selector):
+class ReinforcedTeachers(TeacherSelector):
     """RL-KD's teacher selector.
 
     Schedule (the paper's Algorithm 1; its content is a reconstruction): the student learns from all teachers with equal weights
@@ -482,7 +473,7 @@ class ReinforcedTeachers(Selector):
 
     # ---- deciding --------------------------------------------------------------------------------------------------
 
-    def weights(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         assert view.teachers is not None
         if view.epoch < self.warmup_epochs:
             batch, count = view.teachers.shape[:2]
@@ -490,8 +481,8 @@ class ReinforcedTeachers(Selector):
         state = self.builder(view, self._visible(view))
         with torch.no_grad():
             z = self._build(state)(state)
-        actions, empty = sample_actions(z, view.rows, view.seed, view.epoch)
-        learns = view.has_label & (row_uniform(view.rows, view.seed, view.epoch, "reward") < self.share)
+        actions, empty = sample_actions(z, view.keys, view.seed, view.epoch)
+        learns = view.has_label & (row_uniform(view.keys, view.seed, view.epoch, "reward") < self.share)
         self._remember(view, state, actions, learns)
         self._note(z, actions, empty)
         mask = actions.float()
@@ -503,7 +494,7 @@ class ReinforcedTeachers(Selector):
     def _visible(self, view: StepView) -> Tensor:
         """bool [B]: labelled rows whose label block is not hidden in this epoch."""
         assert self.hide is not None
-        return view.has_label & (row_uniform(view.rows, view.seed, view.epoch, "hide") >= self.hide)
+        return view.has_label & (row_uniform(view.keys, view.seed, view.epoch, "hide") >= self.hide)
 
     def _remember(self, view: StepView, state: Tensor, actions: Tensor, learns: Tensor) -> None:
         if bool(learns.any()):
@@ -515,7 +506,7 @@ class ReinforcedTeachers(Selector):
 
     # ---- rewards ---------------------------------------------------------------------------------------------------
 
-    def after_step(self, probe: Probe) -> None:
+    def learn(self, probe: Probe) -> None:
         if not self.pending:
             return
         if self.reward == 3 and self.observed % self.evaluate_every == 0:
@@ -616,9 +607,9 @@ class ReinforcedTeachers(Selector):
     def _warm_up(self, probe: Probe) -> None:
         """The policy learns with the student fixed."""
         sample = self.sample(self.policy_rows, labelled=True)
-        if not len(sample.rows):
+        if not len(sample.keys):
             return
-        student = probe.logits(sample.rows)
+        student = probe.logits(sample.keys)
         if self.reward == 3:
             self.score = correctness(*probe.validation(self.evaluate_rows))
         passes, last = 0, self.updates + self.policy_updates
@@ -634,7 +625,7 @@ class ReinforcedTeachers(Selector):
             z = self._build(state)(state)
         actions = torch.ones_like(z, dtype=torch.bool)
         if self.policy_warmup == "virtual":
-            actions, _ = sample_actions(z, view.rows, view.seed, view.epoch)
+            actions, _ = sample_actions(z, view.keys, view.seed, view.epoch)
         found = Decisions.of(view, state, self.builder.common, actions)
         if self.policy_warmup == "ones":
             found.reward = self._rewards(found.student, found)
@@ -698,7 +689,7 @@ def _fixed_view(sample: TrainingSample, student: Tensor, seed: int, epoch: int) 
     """The view that a step would have had, where the policy will be."""
     device = default_device()
     return StepView(
-        rows=sample.rows.to(device),
+        rows=sample.keys.to(device),
         labels=sample.labels.to(device),
         student=student.to(device),
         pooled=None,

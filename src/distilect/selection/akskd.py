@@ -24,20 +24,21 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from distilect.knowledge.labels import label_loss
-from distilect.options import above_zero, counts, one_of, shares, zero_or_more
 from distilect.selection import artefact
 from distilect.selection.balance import Balance
 from distilect.selection.base import (
-    Averages,
     Episodes,
-    Look,
-    Probe,
-    Pull,
-    SelectionContext,
+    EpisodicSelector,
+    LossWeights,
+    Needs,
+    PlannedRows,
+    RowSelector,
     Selector,
-    StepView,
-    draw_rows,
+    TeacherSelector,
 )
+from distilect.selection.buffers import Averages, Buffer, Observations
+from distilect.selection.draws import draw_rows, row_uniform
+from distilect.selection.view import Look, Passes, Probe, Pull, SelectionContext, StepView, normalised_entropy
 
 # ---- state ---------------------------------------------------------------------------------------------------------
 
@@ -521,7 +522,7 @@ class ActorCriticWeights(Selector):
 
     def _look(self, probe: Probe) -> Look:
         number = self.episode * 1_000_003 + self.decisions
-        return probe.look(draw_rows(probe.rows, self.state_rows, self.seed, number, "look"))
+        return probe.look(draw_rows(probe.keys, self.state_rows, self.seed, number, "look"))
 
     def _observe_state(self, look: Look, progress: float) -> Tensor:
         inner = Look(look.student, look.teachers, look.losses[self.inward])
@@ -624,7 +625,7 @@ class ActorCriticWeights(Selector):
         """Reward random actions by gradients alone, and learn from them. The size of each kind is part of its gradient's weight."""
         assert self.observation is not None
         number = self.episode * 1_000_003 + self.decisions
-        pull = probe.pull(draw_rows(probe.rows, self.state_rows, self.seed, number, "look"), 4 * self.state_rows)
+        pull = probe.pull(draw_rows(probe.keys, self.state_rows, self.seed, number, "look"), 4 * self.state_rows)
         rng = np.random.default_rng([self.seed % 2**64, self.episode, self.decisions, 1])
         actions = torch.from_numpy(rng.random((self.virtual_actions, len(self.kinds)))).float()
         if self.hard:

@@ -60,7 +60,7 @@ def parameters(selector: ReinforcedTeachers) -> Tensor:
 
 def probabilities(selector: ReinforcedTeachers, view: StepView) -> Tensor:
     """σ(z) [B, K] with the label block hidden."""
-    nothing = torch.zeros(len(view.rows), dtype=torch.bool)
+    nothing = torch.zeros(len(view.keys), dtype=torch.bool)
     return torch.sigmoid(policy_of(selector)(selector.builder(view, nothing))).detach()
 
 
@@ -76,7 +76,7 @@ def gold_reward(view: StepView, weights: Tensor) -> Tensor:
     else:
         believed = (weights.unsqueeze(2) * view.teachers.softmax(-1)).sum(1)
         reward = believed[torch.arange(len(view.labels)), view.labels].log()
-    return reward[torch.argsort(view.rows)]
+    return reward[torch.argsort(view.keys)]
 
 
 def learn(
@@ -88,7 +88,7 @@ def learn(
     """All rows as one batch in each epoch; the selector cuts them into its own updates."""
     for epoch in range(epochs):
         now = replace(view, epoch=epoch)
-        selector.observe(reward(now, selector.weights(now)))
+        selector.observe(reward(now, selector.decide(now)))
 
 
 def share_right(selector: ReinforcedTeachers, view: StepView, which: Tensor) -> float:
@@ -168,10 +168,10 @@ def test_the_fallback_of_an_untrained_policy_favours_no_teacher():
 def test_fallbacks_are_counted():
     view = make_view(40)
     selector = selector_for(view)
-    selector.weights(view)  # builds the policy
+    selector.decide(view)  # builds the policy
     selector.health()
     policy_of(selector).bias.data[:] = torch.tensor([-30.0, -20.0, -40.0])
-    weights = selector.weights(view)
+    weights = selector.decide(view)
     assert weights.tolist() == [[0.0, 1.0, 0.0]] * 40
     health = selector.health()
     assert health["policy/empty"] == 1.0 and health["policy/teachers_per_row"] == 1.0
@@ -207,20 +207,20 @@ def test_all_teachers_selected_is_uniform_bit_for_bit(count):
     view = make_view(30, teachers=count)
     names = tuple(f"t{k}" for k in range(count))
     selector = selector_for(view, {"teachers": names})
-    selector.weights(view)
+    selector.decide(view)
     policy_of(selector).bias.data.fill_(60.0)
-    assert torch.equal(selector.weights(view), UniformTeachers().weights(view))
+    assert torch.equal(selector.decide(view), UniformTeachers().decide(view))
 
 
 def test_warm_up_is_uniform_bit_for_bit_and_nothing_is_learned_from_it():
     view = make_view(30)
     selector = selector_for(view, warmup_epochs=2)
     for epoch in (0, 1):
-        assert torch.equal(selector.weights(replace(view, epoch=epoch)), UniformTeachers().weights(view))
-        selector.after_step(FakeProbe(view, view.student))
+        assert torch.equal(selector.weights(replace(view, epoch=epoch)), UniformTeachers().decide(view))
+        selector.learn(FakeProbe(view, view.student))
     assert selector.policy is None and not selector.history and not selector.health()
     weights = selector.weights(replace(view, epoch=2))
-    assert not torch.equal(weights, UniformTeachers().weights(view)) and selector.pending
+    assert not torch.equal(weights, UniformTeachers().decide(view)) and selector.pending
 
 
 def test_one_hot_actions_per_batch_are_random_single(monkeypatch):
@@ -234,7 +234,7 @@ def test_one_hot_actions_per_batch_are_random_single(monkeypatch):
     monkeypatch.setattr(reinforced, "sample_actions", one_hot)
     for step in range(12):
         now = replace(view, step=step)
-        assert torch.equal(selector.weights(now), RandomSingle().weights(now))
+        assert torch.equal(selector.decide(now), RandomSingle().decide(now))
 
 
 def test_selected_teachers_weigh_equally_or_by_probability():
@@ -242,11 +242,11 @@ def test_selected_teachers_weigh_equally_or_by_probability():
     mask, by_probability = selector_for(view), selector_for(view, weights="probabilities")
     bias = torch.tensor([-1.0, 0.0, 2.0])
     for selector in (mask, by_probability):
-        selector.weights(view)
+        selector.decide(view)
         policy_of(selector).bias.data[:] = bias
-    values = mask.weights(view)
+    values = mask.decide(view)
     assert {round(float(x), 4) for x in values.flatten()} <= {0.0, 0.3333, 0.5, 1.0}
-    mixed = by_probability.weights(view)
+    mixed = by_probability.decide(view)
     # rows that the policy learns from follow their sampled mask, else the reward would say nothing about the action
     assert torch.equal(mixed[30:], values[30:])
     expected = torch.sigmoid(bias) / torch.sigmoid(bias).sum()
@@ -260,8 +260,8 @@ NOTHING, ALL = torch.zeros(12, dtype=torch.bool), torch.ones(12, dtype=torch.boo
 
 def fitted(view: StepView, form="per_teacher", scale="standardise", features=(), encoder="backbone") -> StateBuilder:
     builder = StateBuilder(form, scale, features, encoder)
-    index = torch.arange(len(view.rows))
-    builder.fit(TrainingSample(view.rows[index], view.labels, view.teachers, view.vectors))
+    index = torch.arange(len(view.keys))
+    builder.fit(TrainingSample(view.keys[index], view.labels, view.teachers, view.vectors))
     return builder
 
 
@@ -412,7 +412,7 @@ def test_sampled_actions_become_likelier_by_a_reward_and_unlikelier_by_a_penalty
     """PITFALLS 32: a loss without the log-probability of the sampled action has its optimum at uniform."""
     view = make_view(16)
     selector = selector_for(view, baseline="none", normalise=False, batch_size=16)
-    actions = selector.weights(view) > 0
+    actions = selector.decide(view) > 0
     selector.observe(torch.tensor(sign))
     z = torch.logit(probabilities(selector, view).double())
     change = log_probability(z, actions) - log_probability(torch.zeros_like(z), actions)
@@ -424,12 +424,12 @@ def test_an_update_follows_the_policy_gradient(credit):
     """Adam's first step is the learning rate times the sign of Σ_i advantage_i · (a_ik - σ_k) · F(s_ik)."""
     view = make_view(16)
     selector = selector_for(view, normalise=False, batch_size=16, learning_rate=0.01, credit=credit)
-    selector.weights(view)
+    selector.decide(view)
     selector.pending = []
     bias = torch.tensor([-0.5, 0.7, 0.2])
     policy_of(selector).bias.data[:] = bias
-    actions, reward = selector.weights(view) > 0, randn(16, seed=3)
-    selector.observe(reward[torch.argsort(view.rows)])
+    actions, reward = selector.decide(view) > 0, randn(16, seed=3)
+    selector.observe(reward[torch.argsort(view.keys)])
     slope = actions.float() - torch.sigmoid(bias)
     if credit == "executed":  # alone, the likeliest teacher may be the fallback
         slope[actions.sum(1) == 1, 1] *= (~actions[actions.sum(1) == 1, 1]).float()
@@ -455,7 +455,7 @@ def test_an_entropy_bonus_keeps_the_policy_undecided():
     found = []
     for bonus in (0.0, 0.5):
         selector = selector_for(view, entropy_bonus=bonus)
-        selector.weights(view)
+        selector.decide(view)
         policy_of(selector).bias.data.fill_(1.5)
         learn(selector, view, epochs=40, reward=lambda now, weights: torch.tensor(0.0))
         found.append(float(policy_of(selector).bias.detach().mean()))
@@ -465,7 +465,7 @@ def test_an_entropy_bonus_keeps_the_policy_undecided():
 def test_weight_decay_pulls_the_policy_back():
     view = make_view(60)
     selector = selector_for(view, weight_decay=1.0)
-    selector.weights(view)
+    selector.decide(view)
     policy_of(selector).bias.data.fill_(1.5)
     learn(selector, view, epochs=40, reward=lambda now, weights: torch.tensor(0.0))
     assert float(policy_of(selector).bias.detach().max()) < 1.0
@@ -477,8 +477,8 @@ def test_the_policy_is_updated_every_step_or_every_so_many_or_every_epoch(every,
     selector = selector_for(view, update_every=every, batch_size=10)
     probe, updates = FakeProbe(view, view.student), []
     for _ in range(4):
-        selector.weights(view)
-        selector.after_step(probe)
+        selector.decide(view)
+        selector.learn(probe)
         updates.append(selector.updates)
     selector.begin_epoch(probe, 1)
     assert [*updates, selector.updates] == learned
@@ -529,7 +529,7 @@ def test_it_finds_them_by_virtual_steps(seed, reward):
     probe = FakeProbe(view, view.student)
     for epoch in range(20):
         selector.weights(replace(view, epoch=epoch))
-        selector.after_step(probe)
+        selector.learn(probe)
     assert selector.updates == 200 and not probe.asked
     assert share_right(selector, view, which) >= 0.95
 
@@ -542,8 +542,8 @@ def test_it_finds_them_by_looking_at_the_student_after_its_step(seed, baseline):
     selector = selector_for(view, baseline=baseline)
     for epoch in range(20):
         now = replace(view, epoch=epoch)
-        after = virtual_step(now.student, now.teachers, selector.weights(now), selector.response, 0.5)
-        selector.after_step(FakeProbe(now, after))
+        after = virtual_step(now.student, now.teachers, selector.decide(now), selector.response, 0.5)
+        selector.learn(FakeProbe(now, after))
     assert share_right(selector, view, which) >= 0.95
 
 
@@ -567,7 +567,7 @@ def test_it_learns_from_few_labels_for_all_rows():
     probe = FakeProbe(view, view.student)
     for epoch in range(40):
         selector.weights(replace(view, epoch=epoch))
-        selector.after_step(probe)
+        selector.learn(probe)
     rest = part(view, torch.arange(100, 400))
     assert share_right(selector, rest, which[100:]) >= 0.9
 
@@ -577,7 +577,7 @@ def test_it_learns_from_few_labels_for_all_rows():
 def test_a_planted_oracle_is_believed_and_the_others_are_not(regression, options):
     """PAPERS 1.12, 3: one teacher always right, others random. With shared weights its label block has to tell."""
     view, _ = planted(regression=regression)
-    oracle = torch.nn.functional.one_hot(torch.ones_like(view.rows), 3).bool()
+    oracle = torch.nn.functional.one_hot(torch.ones_like(view.keys), 3).bool()
     if regression:
         teachers = torch.where(oracle, view.labels.unsqueeze(1), randn(300, 3)).unsqueeze(-1)
     else:
@@ -602,8 +602,8 @@ def test_regression_finds_them_by_squared_errors(seed, measure):
     selector = selector_for(view, measure=measure)
     for epoch in range(20):
         now = replace(view, epoch=epoch)
-        after = virtual_step(now.student, now.teachers, selector.weights(now), selector.response, 0.5)
-        selector.after_step(FakeProbe(now, after))
+        after = virtual_step(now.student, now.teachers, selector.decide(now), selector.response, 0.5)
+        selector.learn(FakeProbe(now, after))
     assert torch.isfinite(parameters(selector)).all()
     assert share_right(selector, view, which) >= 0.9
 
@@ -614,14 +614,14 @@ def test_regression_finds_them_by_squared_errors(seed, measure):
 def rewarded(view: StepView, probe: FakeProbe, **options: Any) -> reinforced.Decisions:
     """The decisions of one step and their rewards."""
     selector = selector_for(view, **({"update_every": 1000} | options))
-    selector.weights(view)
-    selector.after_step(probe)
+    selector.decide(view)
+    selector.learn(probe)
     return history_of(selector)
 
 
 def test_rewards_are_those_of_the_student_after_its_step():
     view = make_view(20)
-    order = torch.argsort(view.rows)
+    order = torch.argsort(view.keys)
     labels, teachers = view.labels[order], view.teachers[order]
     for said in (view.student, randn(20, 4, seed=5)):
         probe, after = FakeProbe(view, said), said[order]
@@ -633,7 +633,7 @@ def test_rewards_are_those_of_the_student_after_its_step():
 
 def test_the_row_baseline_is_the_same_rows_reward_before_the_step():
     view = make_view(20)
-    order, after = torch.argsort(view.rows), randn(20, 4, seed=5)
+    order, after = torch.argsort(view.keys), randn(20, 4, seed=5)
     found = rewarded(view, FakeProbe(view, after), reward=1, baseline="row").reward
     gain = reward_1(after, view.labels) - reward_1(view.student, view.labels)
     torch.testing.assert_close(found, gain[order])
@@ -652,15 +652,15 @@ def test_only_a_share_of_the_labelled_rows_is_measured_always_the_same_ones_of_a
     probe = FakeProbe(view, view.student)
     found = rewarded(view, probe, share=0.3)
     assert len(found) == len(probe.asked[0]) == pytest.approx(600, abs=70)
-    drawn = row_uniform(view.rows, view.seed, view.epoch, "reward") < 0.3
-    assert torch.equal(found.rows, view.rows[drawn].sort().values)
+    drawn = row_uniform(view.keys, view.seed, view.epoch, "reward") < 0.3
+    assert torch.equal(found.rows, view.keys[drawn].sort().values)
     assert not rewarded_or_none(view, share=0.0)
 
 
 def rewarded_or_none(view: StepView, **options: Any) -> list[reinforced.Decisions]:
     selector = selector_for(view, **options)
-    selector.weights(view)
-    selector.after_step(FakeProbe(view, view.student))
+    selector.decide(view)
+    selector.learn(FakeProbe(view, view.student))
     return selector.history
 
 
@@ -672,7 +672,7 @@ def test_the_reward_does_not_contain_the_policys_probabilities(monkeypatch, rewa
     view = make_view(30)
     actions = randn(30, 3, seed=8) > 0
     actions[:, 0] |= ~actions.any(1)
-    fixed = dict(zip(view.rows.tolist(), actions, strict=True))
+    fixed = dict(zip(view.keys.tolist(), actions, strict=True))
 
     def given(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         return torch.stack([fixed[row] for row in rows.tolist()]), torch.zeros(len(z), dtype=torch.bool)
@@ -681,11 +681,11 @@ def test_the_reward_does_not_contain_the_policys_probabilities(monkeypatch, rewa
     found = []
     for bias in ([0.0, 0.0, 0.0], [3.0, -2.0, 0.5]):
         selector = selector_for(view, reward=reward, kd_over=kd_over, measure=measure, update_every=1000)
-        selector.weights(view)
+        selector.decide(view)
         selector.pending = []
         policy_of(selector).bias.data[:] = torch.tensor(bias)
-        selector.weights(view)
-        selector.after_step(FakeProbe(view, randn(30, 4, seed=5)))
+        selector.decide(view)
+        selector.learn(FakeProbe(view, randn(30, 4, seed=5)))
         found.append(history_of(selector).reward)
     assert torch.equal(*found)
 
@@ -706,8 +706,8 @@ def test_reward_3_looks_at_the_validation_rows_every_so_many_steps_and_never_at_
     selector = selector_for(view, reward=3, gamma=0.25, evaluate_every=3, evaluate_rows=64, update_every=1000)
     looks = []
     for _ in range(7):
-        selector.weights(view)
-        selector.after_step(probe)
+        selector.decide(view)
+        selector.learn(probe)
         looks.append(len(probe.limits))
     assert looks == [1, 1, 1, 2, 2, 2, 3] and set(probe.limits) == {64}
     own = rewarded(view, probe, reward=2).reward
@@ -718,8 +718,8 @@ def test_reward_3_does_not_look_while_the_student_warms_up():
     view = make_view(20)
     probe = FakeProbe(view, view.student)
     selector = selector_for(view, reward=3, warmup_epochs=1)
-    selector.weights(view)
-    selector.after_step(probe)
+    selector.decide(view)
+    selector.learn(probe)
     assert not probe.limits
 
 
@@ -750,8 +750,8 @@ def test_the_policys_warm_up_is_one_pass_with_all_teachers_over_labelled_rows(mo
         selector.begin_epoch(probe, 1)
         (pass_,) = learned
         assert len(pass_) == len(probe.asked[0]) == 98 and pass_.actions.all()
-    known = view.has_label[torch.argsort(view.rows)]
-    order = torch.argsort(view.rows)[known]
+    known = view.has_label[torch.argsort(view.keys)]
+    order = torch.argsort(view.keys)[known]
     assert torch.equal(pass_.reward, reward_1(view.student[order], view.labels[order]))
     assert selector.updates == 4 and len(probe.asked) == 1
     assert selector.moments.seen == 0  # rewards of real steps have another scale
@@ -787,8 +787,8 @@ def test_without_any_label_there_is_nothing_to_learn_from_and_nothing_breaks():
     selector = selector_for(view, policy_warmup="ones", reward=3)
     probe = FakeProbe(view, view.student)
     selector.begin_epoch(probe, 0)
-    weights = selector.weights(view)
-    selector.after_step(probe)
+    weights = selector.decide(view)
+    selector.learn(probe)
     torch.testing.assert_close(weights.sum(1), torch.ones(30))
     assert selector.updates == 0 and not probe.asked and not probe.limits
 
@@ -800,13 +800,13 @@ def test_without_any_label_there_is_nothing_to_learn_from_and_nothing_breaks():
 def test_rows_without_a_label_are_never_learned_from(regression):
     view = make_view(30, unlabelled=tuple(range(12)), regression=regression)
     selector = selector_for(view, update_every=1000)
-    selector.weights(view)
-    assert set(selector.pending[0].rows.tolist()) == set(view.rows[12:].tolist())
+    selector.decide(view)
+    assert set(selector.pending[0].rows.tolist()) == set(view.keys[12:].tolist())
     probe = FakeProbe(view, view.student)
-    selector.after_step(probe)
-    assert set(history_of(selector).rows.tolist()) == set(view.rows[12:].tolist())
+    selector.learn(probe)
+    assert set(history_of(selector).rows.tolist()) == set(view.keys[12:].tolist())
     assert torch.isfinite(history_of(selector).reward).all()
-    assert set(probe.asked[0].tolist()) == set(view.rows[12:].tolist())
+    assert set(probe.asked[0].tolist()) == set(view.keys[12:].tolist())
 
 
 @pytest.mark.parametrize("regression", [False, True])
@@ -815,17 +815,17 @@ def test_a_hidden_label_changes_no_decision_and_a_visible_one_may(regression):
     other = replace(view, labels=view.labels.roll(1))
     for hide, same in ((1.0, True), (0.0, False)):
         selector = selector_for(view, hide=hide)
-        selector.weights(view)
+        selector.decide(view)
         torch.nn.init.normal_(policy_of(selector).weight, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(selector.weights(view), selector.weights(other)) == same
+        assert torch.equal(selector.decide(view), selector.weights(other)) == same
 
 
 def test_a_row_without_a_label_is_decided_like_one_whose_label_is_hidden():
     view = make_view(200)
     selector = selector_for(view, hide=1.0)
-    selector.weights(view)
+    selector.decide(view)
     torch.nn.init.normal_(policy_of(selector).weight, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(selector.weights(view), selector.weights(without_labels(view)))
+    assert torch.equal(selector.decide(view), selector.weights(without_labels(view)))
 
 
 def test_as_many_labels_are_hidden_as_rows_have_none():
@@ -863,7 +863,7 @@ def test_batch_split_and_row_order_change_neither_choices_nor_what_is_learned(op
             weights = torch.zeros(60, 3)
             for index in parts:
                 weights[index] = selector.weights(replace(part(view, index), epoch=epoch))
-            selector.after_step(probe)
+            selector.learn(probe)
             chosen.append(weights)
         found.append((torch.stack(chosen), parameters(selector), probabilities(selector, view)))
     assert found[0][1].any()
@@ -879,7 +879,7 @@ def test_a_shuffled_history_teaches_the_same():
     for order in (range(6), reversed(range(6))):
         selector = selector_for(view, update_every=6, batch_size=16)
         for number in order:
-            selector.weights(part(view, torch.arange(10 * number, 10 * number + 10)))
+            selector.decide(part(view, torch.arange(10 * number, 10 * number + 10)))
             selector.observe(randn(10, seed=number))
         assert selector.updates == 4
         found.append(parameters(selector))
@@ -898,7 +898,7 @@ def steps(selector: ReinforcedTeachers, view: StepView, numbers: range) -> Tenso
             selector.begin_epoch(probe, number // 4)
         index = torch.arange(10) + 10 * (number % 4)
         chosen.append(selector.weights(replace(part(view, index), epoch=number // 4)))
-        selector.after_step(probe)
+        selector.learn(probe)
     return torch.cat(chosen)
 
 
@@ -1052,7 +1052,7 @@ def test_every_option_runs_and_the_policy_moves(options, regression):
     for epoch in range(3):
         selector.begin_epoch(probe, epoch)
         weights = selector.weights(replace(view, epoch=epoch))
-        selector.after_step(probe)
+        selector.learn(probe)
         torch.testing.assert_close(weights.sum(1), torch.ones(40))
         assert torch.isfinite(weights).all() and (weights >= 0).all()
     selector.begin_epoch(probe, 3)
@@ -1064,9 +1064,9 @@ def test_all_that_is_saved_of_a_decision_is_taken_and_joined():
     view = make_view(20)
     selector = selector_for(view, update_every=1000)
     for index in torch.randperm(20, generator=torch.Generator().manual_seed(0)).split(7):
-        selector.weights(part(view, index))
+        selector.decide(part(view, index))
     joined = reinforced.Decisions.join(selector.pending)
-    order = torch.argsort(view.rows)
+    order = torch.argsort(view.keys)
     for field in fields(joined):
         if hasattr(view, field.name):
             assert torch.equal(getattr(joined, field.name), getattr(view, field.name)[order]), field.name
@@ -1077,7 +1077,7 @@ def test_what_all_teachers_share_is_kept_once_and_the_state_is_the_same(options)
     """A history of an epoch would hold the row's vector once per teacher."""
     view = make_view(20)
     selector = selector_for(view, update_every=1000, **options)
-    selector.weights(view)
+    selector.decide(view)
     (decisions,) = selector.pending
     state = selector.builder(view, torch.zeros(20, dtype=torch.bool))
     assert torch.equal(decisions.state, state)

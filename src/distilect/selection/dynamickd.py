@@ -21,17 +21,19 @@ from torch import Tensor
 
 from distilect.data import Window
 from distilect.errors import MethodError
-from distilect.options import counts, one_of, shares
 from distilect.selection.base import (
-    Averages,
-    Passes,
-    Probe,
-    SelectionContext,
+    Episodes,
+    EpisodicSelector,
+    LossWeights,
+    Needs,
+    PlannedRows,
+    RowSelector,
     Selector,
-    StepView,
-    normalised_entropy,
-    row_uniform,
+    TeacherSelector,
 )
+from distilect.selection.buffers import Averages, Buffer, Observations
+from distilect.selection.draws import draw_rows, row_uniform
+from distilect.selection.view import Look, Passes, Probe, Pull, SelectionContext, StepView, normalised_entropy
 
 # ---- uncertainty (3.1) ---------------------------------------------------------------------------------------------
 
@@ -294,7 +296,7 @@ class UncertainTeachers(Selector):
         scores = self._scores(view)
         others = self._others(scores)
         if self.memory is not None:
-            self.memory.add(view.rows, scores)
+            self.memory.add(view.keys, scores)
         u = self._unit(scores, others)
         self.averages.add("uncertainty/mean", u.sum(), len(u))
         if self.mode == "hard":
@@ -331,13 +333,13 @@ class UncertainTeachers(Selector):
         count, size = len(self.places), len(scores)
         if self.by == "batch":
             rank = torch.empty(size, dtype=torch.int64, device=scores.device)
-            rank[ranked(view.rows, scores, view.seed, view.epoch)] = torch.arange(size, device=scores.device)
+            rank[ranked(view.keys, scores, view.seed, view.epoch)] = torch.arange(size, device=scores.device)
             ends = torch.tensor([k * size // count for k in range(1, count)], device=scores.device)
             return (rank.unsqueeze(1) >= ends).sum(1)  # [b, K - 1] → [b]; of one row the first half is empty
         bounds = others.quantiles(*(k / count for k in range(count - 1, 0, -1))).to(scores)
         if count > 1:
             self.averages.add("uncertainty/threshold", bounds.mean() * size, size)
-        return (others.own(view.rows, scores).unsqueeze(1) < bounds).sum(1)
+        return (others.own(view.keys, scores).unsqueeze(1) < bounds).sum(1)
 
     # ---- remembering
 
@@ -357,7 +359,7 @@ class UncertainTeachers(Selector):
             sample = self.sample(limit or self.num_rows)
             said = probe.run(sample.rows, self.first_passes)[0]
             return sample.rows, distance(said, sample.teachers)
-        rows = some_rows(probe.rows, limit, self.seed)
+        rows = some_rows(probe.keys, limit, self.seed)
         return rows, entropy(probe.run(rows, self.first_passes)[0])
 
     def observations(self) -> list[list[Any]]:
@@ -519,12 +521,12 @@ class UncertainRows(Selector):
     # ---- within a step
 
     def select(self, view: StepView) -> Tensor:
-        every = torch.ones(len(view.rows), dtype=torch.bool, device=view.rows.device)
+        every = torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
         if self.ratio == 1 or (self.rest == "plan" and not self._looks()):
             return every
         scores = self._scores(view)
         if self.memory is not None and self.score != "random":
-            self.memory.add(view.rows, scores)
+            self.memory.add(view.keys, scores)
         if self.rest == "plan":
             return every
         chosen = self._top(view, scores) if self.by == "batch" else self._above(view, scores)
@@ -534,7 +536,7 @@ class UncertainRows(Selector):
     def _scores(self, view: StepView) -> Tensor:
         """float32 [B]: the highest ones are chosen."""
         if self.score == "random":
-            return row_uniform(view.rows, view.seed, view.epoch, "rows").float()
+            return row_uniform(view.keys, view.seed, view.epoch, "rows").float()
         return self.sign * self._uncertainty(outputs(view, self.passes))
 
     def _uncertainty(self, said: Tensor) -> Tensor:
@@ -551,7 +553,7 @@ class UncertainRows(Selector):
         """bool [B]: max(1, ⌊r·B⌋) rows of the batch."""
         count = max(1, int(self.ratio * len(scores) + 1e-9))  # 0.29 · 100 is 28.999…
         chosen = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-        chosen[ranked(view.rows, scores, view.seed, view.epoch)[:count]] = True
+        chosen[ranked(view.keys, scores, view.seed, view.epoch)[:count]] = True
         return chosen
 
     def _above(self, view: StepView, scores: Tensor) -> Tensor:
@@ -561,7 +563,7 @@ class UncertainRows(Selector):
         others: Memory = Recent(len(scores), scores)  # a step by hand, before any epoch
         if self.memory is not None and len(self.memory.values):
             others = self.memory
-        return others.own(view.rows, scores) >= others.quantiles(1 - self.ratio).to(scores)
+        return others.own(view.keys, scores) >= others.quantiles(1 - self.ratio).to(scores)
 
     # ---- a plan
 
@@ -626,7 +628,7 @@ class UncertainRows(Selector):
             return
         self.begun = epoch
         if not len(self.memory.values) and self.score != "random":
-            rows = some_rows(probe.rows, None if self.by == "epoch" else self.recent, self.seed)
+            rows = some_rows(probe.keys, None if self.by == "epoch" else self.recent, self.seed)
             self.memory.add(rows, self.sign * self._uncertainty(probe.run(rows, self.own_passes)))
             self.memory.end_step()
         self.memory.begin_epoch()
@@ -752,10 +754,10 @@ class UncertainWeights(Selector):
         if not self.regression:
             return entropy(said)
         if view.teachers is None:  # no row of this batch asked: only labels weigh, whatever u
-            return torch.full((len(view.rows),), 0.5, device=view.rows.device)
+            return torch.full((len(view.keys),), 0.5, device=view.keys.device)
         asked = ~view.teachers.isnan().any(-1).any(-1)
         distances = distance(said, view.teachers)
-        self.memory.add(view.rows[asked], distances[asked])
+        self.memory.add(view.keys[asked], distances[asked])
         memory = self.memory if len(self.memory.values) else Recent(1, distances[asked])
         return relative(distances, memory.quantiles(0.5))  # in the first step the median is that of its own rows
 

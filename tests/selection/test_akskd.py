@@ -244,7 +244,7 @@ class Pretended:
             actions.append(self.selector.action)
             self.loss -= self.gain(self.selector.action)
             self.done += 1
-            self.selector.after_step(self)  # type: ignore[arg-type]
+            self.selector.learn(self)  # type: ignore[arg-type]
         return actions
 
 
@@ -404,10 +404,10 @@ def test_each_phase_looks_at_other_rows_drawn_by_identity() -> None:
 
 def test_weights_are_the_action_times_sizes_times_what_the_config_says() -> None:
     selector = made(weights={"relation": 0.5})
-    assert selector.weights(make_view()).tolist() == [1.0, 1.0, 1.0, 0.5]  # before the first phase
+    assert selector.decide(make_view()).tolist() == [1.0, 1.0, 1.0, 0.5]  # before the first phase
     selector.action = torch.tensor([1.0, 0.5, 0.0, 1.0])
     selector.balance.start(torch.tensor([1.0, 0.5, 0.25, 2.0]))
-    assert selector.weights(make_view()).tolist() == [1.0, 1.0, 0.0, 0.25]
+    assert selector.decide(make_view()).tolist() == [1.0, 1.0, 0.0, 0.25]
 
 
 def learned(folder: Path, **options: Any) -> ActorCriticWeights:
@@ -452,7 +452,7 @@ def test_kinds_in_another_order_get_the_same_weights_by_name(tmp_path: Path) -> 
 
         probe.look = ordered  # type: ignore[method-assign]
         selector.begin_epoch(probe, 0)  # type: ignore[arg-type]
-        found.append(dict(zip(kinds, selector.weights(make_view()).tolist(), strict=True)))
+        found.append(dict(zip(kinds, selector.decide(make_view()).tolist(), strict=True)))
     assert found[0] == found[1]
 
 
@@ -518,7 +518,7 @@ def test_a_saved_selector_goes_on_as_if_nothing_had_happened() -> None:
             probe.loss -= probe.gain(selector.action)
             probe.done += 1
             selector.note_losses(torch.rand(4, generator=torch.Generator().manual_seed(step)).double(), torch.ones(4))
-            selector.after_step(probe)  # type: ignore[arg-type]
+            selector.learn(probe)  # type: ignore[arg-type]
         runs.append(selector)
     one, two = (run.state_dict() for run in runs)
     assert torch.equal(runs[0].learner.soft(torch.ones(1, 21)), runs[1].learner.soft(torch.ones(1, 21)))

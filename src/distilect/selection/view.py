@@ -1,0 +1,259 @@
+"""What a selector sees: a step, the validation rows before training, and the student between steps.
+
+Rows have an identity (`keys`: a hash of their texts), which is the key of every random draw and of everything remembered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distilect.knowledge.response import response_kl, response_mse
+from distilect.tasks import has_label
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of the student without gradient, for scores that its training pass does not give.
+
+    One costs about a third of a training step's operations.
+
+    Attributes:
+        count: how many.
+        dropout: on, as in training. Its masks are a function of (seed, step) and the token budget, not of accumulation, and the
+            training's own draws are left alone.
+    """
+
+    count: int = 1
+    dropout: bool = False
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The frozen encoder whose row vectors a selector needs.
+
+    Attributes:
+        name: a checkpoint, a teacher's name, or `backbone`: the pre-trained model that the student was cut from.
+        pooling: the last layer at the classification token, or its mean over tokens.
+    """
+
+    name: str = "backbone"
+    pooling: Literal["cls", "mean"] = "cls"
+
+
+@dataclass(frozen=True)
+class StepView:
+    """What a selector may know of a step. Every tensor is detached.
+
+    Attributes:
+        keys: int64 [B], identity of each row's texts, not its position.
+        labels: int64 [B], -100 where a row has none; float32 with NaN in regression.
+        student: logits float32 [B, C].
+        pooled: the student's last layer at the classification token, [B, H]; None unless a selector needs it.
+        teachers: logits float32 [B, K, C] in the task's label order; None before the teachers were asked.
+        progress: share of training that is done, in [0, 1].
+        epoch, step: whole epochs and optimiser steps done.
+        seed: of the run.
+        vectors: float32 [B, D], each row's vector from a frozen encoder; None unless a selector needs it.
+        passes: logits without gradient, float32 [P, B, C], by the `Passes` that selectors need.
+    """
+
+    keys: Tensor
+    labels: Tensor
+    student: Tensor
+    pooled: Tensor | None
+    teachers: Tensor | None
+    progress: float
+    epoch: int
+    step: int
+    seed: int
+    vectors: Tensor | None = None
+    passes: Mapping[Passes, Tensor] = field(default_factory=dict)
+
+    @property
+    def regression(self) -> bool:
+        return self.labels.is_floating_point()
+
+    @property
+    def has_label(self) -> Tensor:
+        """bool [B]."""
+        known: Tensor = has_label(self.labels)
+        return known
+
+    def take(self, index: Tensor, teachers: Tensor | None) -> StepView:
+        """The view of some rows (`index` int64 [b]) together with their teachers' logits, [b, K, C]."""
+        return replace(
+            self,
+            keys=self.keys[index],
+            labels=self.labels[index],
+            student=self.student[index],
+            pooled=None if self.pooled is None else self.pooled[index],
+            vectors=None if self.vectors is None else self.vectors[index],
+            passes={passes: logits[:, index] for passes, logits in self.passes.items()},
+            teachers=teachers,
+        )
+
+
+# ---- before training -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """Teacher outputs on some rows of train, on the CPU, for selectors that fit or standardise before training.
+
+    Attributes:
+        keys: int64 [N], identities, ascending.
+        labels: as in `StepView`.
+        teachers: logits float32 [N, K, C].
+        vectors: float32 [N, D] or None.
+    """
+
+    keys: Tensor
+    labels: Tensor
+    teachers: Tensor
+    vectors: Tensor | None
+
+    def view(self, student: Tensor, seed: int, epoch: int, device: torch.device | str = "cpu") -> StepView:
+        """The view that a step on these rows would have, with these student logits [N, C]."""
+        return StepView(
+            keys=self.keys.to(device),
+            labels=self.labels.to(device),
+            student=student.to(device),
+            pooled=None,
+            teachers=self.teachers.to(device),
+            progress=0.0,
+            epoch=epoch,
+            step=0,
+            seed=seed,
+            vectors=None if self.vectors is None else self.vectors.to(device),
+        )
+
+
+def _plain_response(student: Tensor, teachers: Tensor) -> Tensor:
+    """For methods without response knowledge; the KL of a single score would be 0."""
+    if teachers.shape[-1] == 1:
+        return response_mse(student, teachers)
+    return response_kl(student, teachers, 1.0)
+
+
+def _no_sample(limit: int, labelled: bool = False) -> TrainingSample:
+    raise ValueError("needs the rows of train, which are not there yet")
+
+
+@dataclass(frozen=True)
+class SelectionContext:
+    """What selectors may learn before training, from the validation split; never from the reported dev set.
+
+    Attributes:
+        teachers: names, in the order of every K axis.
+        kinds: names of the knowledge, in the order of every M axis.
+        regression: one output per row instead of C classes.
+        validation_logits: float32 [N, K, C], the teachers on the validation split.
+        validation_labels: [N], its labels.
+        validation_scores: each teacher's primary metric there.
+        teacher_sizes: parameters of each teacher; 0 where they are not known (tables, functions).
+        seed: of the run.
+        num_labelled, num_rows: of train, with unlabelled extra rows.
+        epochs: of training.
+        sample: (limit, labelled only) → teacher outputs on at most so many rows of train, drawn by identity.
+        response: student logits [B, C], teacher logits [B, K, C] → [B, K]: the response loss of the method.
+        student_width, teacher_widths: numbers per token of their layers; 0 where they are not known (tables, functions).
+    """
+
+    teachers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    regression: bool = False
+    validation_logits: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
+    validation_scores: tuple[float, ...] = ()
+    teacher_sizes: tuple[int, ...] = ()
+    seed: int = 0
+    num_labelled: int = 0
+    epochs: float = math.inf
+    num_rows: int = 0
+    sample: Callable[..., TrainingSample] = _no_sample
+    response: Callable[[Tensor, Tensor], Tensor] = _plain_response
+    student_width: int = 0
+    teacher_widths: tuple[int, ...] = ()
+
+
+# ---- between steps -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Look:
+    """Student and teachers on some rows of train at one moment, without dropout: means over these rows, on the CPU.
+
+    Attributes:
+        student: float32 [H], its last layer at the classification token.
+        teachers: float32 [Σ H_k], the same of every teacher, one after the other; empty unless a selector needs it.
+        losses: float32 [M], each kind of knowledge, over the rows that it applies to, all teachers alike; NaN where there are none.
+    """
+
+    student: Tensor
+    teachers: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Inner products of gradients by the student's weights.
+
+    Attributes:
+        gram: float64 [M, M], of the kinds' mean losses with each other.
+        toward: float64 [M], of the kinds' mean losses with the label loss on validation rows.
+        length: of that last gradient.
+    """
+
+    gram: Tensor
+    toward: Tensor
+    length: float
+
+
+class Probe(Protocol):
+    """The student at this moment, for selectors that look at what became of their decisions.
+
+    Attributes:
+        keys: int64 [N], the identities of all rows of train.
+        progress: share of training that is done, in [0, 1]; 1 after the last step.
+        step_losses: after a step, for selectors that need it: float64 [M], each kind's loss summed over all rows of the step that it
+            applies to (over all parts and ranks), and how many these are.
+    """
+
+    keys: Tensor
+    step_losses: tuple[Tensor, Tensor] | None
+
+    @property
+    def progress(self) -> float: ...
+
+    def look(self, keys: Tensor) -> Look:
+        """Student and teachers on rows of train (int64 [n], identities); costs a forward pass without gradient."""
+        ...
+
+    def pull(self, keys: Tensor, limit: int) -> Pull:
+        """Gradients on rows of train and on at most `limit` validation rows; costs M + 1 backward passes."""
+        ...
+
+    def run(self, keys: Tensor, passes: Passes) -> Tensor:
+        """float32 [P, n, C] on rows of train (int64 [n], identities), without gradient."""
+        ...
+
+    def logits(self, keys: Tensor) -> Tensor:
+        """float32 [n, C] on rows of train (int64 [n], identities): without dropout, without gradient; costs a forward pass."""
+        ...
+
+    def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [n, C] and labels [n] on at most `limit` validation rows, always the same ones; never on dev."""
+        ...
+
+
+def normalised_entropy(logits: Tensor) -> Tensor:
+    """H(softmax(logits)) / log C over the last axis: 0 certain, 1 uniform; float32, exact where a probability is 0."""
+    p = logits.float().softmax(-1)
+    return torch.special.entr(p).sum(-1) / math.log(logits.shape[-1])
