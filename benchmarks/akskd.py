@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from distilect.selection.actor_critic import ActorCriticWeights, validation_loss
 from transformers import TrainerCallback
 
 from benchmarks.common import RESULTS, made
@@ -37,7 +38,6 @@ from distilect.data import encode, load_data
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.work import Workbench
 from distilect.selection import Episodes
-from distilect.selection.actor_critic import ActorCriticWeights, validation_loss
 from distilect.training import DistillationTrainer
 from distilect.training.checkpoints import COMPLETE_FILE
 from distilect.training.episodes import episode_rows

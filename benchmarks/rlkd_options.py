@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from distilect.selection.reinforced import ReinforcedTeachers
 from torch import Tensor
 
 from benchmarks.common import write_result
@@ -26,7 +27,6 @@ from distilect.config import MethodConfig, parse_config
 from distilect.data import row_keys
 from distilect.pipeline.work import Workbench
 from distilect.selection import StepView, TrainingSample
-from distilect.selection.reinforced import ReinforcedTeachers
 
 CHANGES: dict[str, dict[str, Any]] = {
     "rlkd": {},

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distilect.selection.actor_critic import ActorCriticWeights
 
 from distilect.config import RunConfig, load_config
 from distilect.pipeline import run
 from distilect.selection import build_teacher_selector, get_preset
-from distilect.selection.actor_critic import ActorCriticWeights
 from tests.recipes.test_dynamickd import write_glue
 from tests.tiny import SENTENCES, tiny_bert
 

@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-from distilect.selection import Look, Pull, artefact
 from distilect.selection.actor_critic import (
     ActorCritic,
     ActorCriticWeights,
@@ -27,6 +24,9 @@ from distilect.selection.actor_critic import (
     validation_loss,
     virtual_reward,
 )
+from torch import Tensor
+
+from distilect.selection import Look, Pull, artefact
 from tests.selection.views import keys, make_context, make_view
 
 KINDS = ("labels", "response", "feature", "relation")

@@ -9,14 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
-from distilect.config import MethodConfig
-from distilect.data import Window
-from distilect.errors import MethodError
-from distilect.selection import Passes, StepView, TeacherSelector, build_method, build_teacher_selector, row_uniform
 from distilect.selection.uncertainty import (
     Recent,
     Stored,
@@ -31,6 +23,14 @@ from distilect.selection.uncertainty import (
     relative,
     spread,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distilect.config import MethodConfig
+from distilect.data import Window
+from distilect.errors import MethodError
+from distilect.selection import Passes, StepView, TeacherSelector, build_method, build_teacher_selector, row_uniform
 from distilect.training.state import load_state, save_state
 from distilect.training.step import distillation_loss
 from tests.knowledge.making import layout, student_outputs, take, teacher_signals

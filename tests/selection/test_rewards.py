@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from distilect.selection.reinforced import reward_1, reward_2, reward_3
 
 from distilect.knowledge.response import response_kl, response_mse
-from distilect.selection.reinforced import reward_1, reward_2, reward_3
 from distilect.selection.rewards import Moments, correctness, virtual_step
 from distilect.training.state import load_state, save_state
 

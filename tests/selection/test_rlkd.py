@@ -11,12 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-from distilect.knowledge.labels import label_loss
-from distilect.knowledge.response import response_kl
-from distilect.selection import StepView, TrainingSample, reinforced
-from distilect.selection.base import Encoder, normalised_entropy, row_uniform, step_uniform
 from distilect.selection.reinforced import (
     Policy,
     ReinforcedTeachers,
@@ -28,6 +22,12 @@ from distilect.selection.reinforced import (
     reward_2,
     sample_actions,
 )
+from torch import Tensor
+
+from distilect.knowledge.labels import label_loss
+from distilect.knowledge.response import response_kl
+from distilect.selection import StepView, TrainingSample, reinforced
+from distilect.selection.base import Encoder, normalised_entropy, row_uniform, step_uniform
 from distilect.selection.rewards import virtual_step
 from distilect.selection.static import RandomSingle, UniformTeachers
 from distilect.training.state import load_state, save_state

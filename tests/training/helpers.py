@@ -120,7 +120,7 @@ class Bench:
 
     def vectors(self, method: Method) -> SignalSource | None:
         """Row vectors of the frozen encoder, where a selector looks at them: the student's checkpoint as it was."""
-        wanted = [s.encoder for s in method.selectors.values() if s.encoder is not None]
+        wanted = [s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None]
         if not wanted:
             return None
         pooling = wanted[0].pooling

@@ -54,7 +54,7 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
         "rows skipped": ({"name": "dynamic-data", "rows": rows | {"rest": "skip", "ratio": 0.1}}, {}),
         "rows planned": ({"name": "dynamic-data", "rows": rows | {"rest": "plan", "refresh": 2, "every": 2}}, {}),
         "rows by epoch": ({"name": "dynamic-data", "rows": rows | {"by": "epoch"}}, {}),
-        "random rows skipped": ({"name": "uniform", "rows": {"name": "random", "rest": "skip"}}, {}),
+        "random rows skipped": ({"name": "uniform", "rows": {"name": "random-skip"}}, {}),
         "akskd, virtual": (acting_mix(measure="virtual", virtual_actions=4, normalise="scale"), {}),
         "akskd, tokens": (acting_mix(normalise="scale", phases=4), {"token_budget": 700}),
         "rows skipped, tokens": (
@@ -78,7 +78,7 @@ def train(bench: Bench, name: str, spec: Any, settings: dict[str, Any]) -> dict[
     trainer = bench.trainer(spec, name=folder, **settings)
     bench.student_path = wide
     trainer.train()
-    trainer.together.collect()
+    trainer.collect()
     states = [
         hashlib.sha256(to_bytes({k: v for k, v in s.state_dict().items() if k != "averages"})).hexdigest()
         for s in trainer.method.selectors.values()
@@ -87,12 +87,12 @@ def train(bench: Bench, name: str, spec: Any, settings: dict[str, Any]) -> dict[
         "losses": [line["loss"] for line in trainer.state.log_history if "loss" in line],
         "scores": [line["eval_accuracy"] for line in trainer.state.log_history if "eval_accuracy" in line],
         "health": [{k: v for k, v in line.items() if "/" in k} for line in trainer.state.log_history if "loss" in line],
-        "selection": trainer.recorder.table().to_pylist() if ranks.is_main() else [],
+        "selection": trainer.records.recorder.table().to_pylist() if ranks.is_main() else [],
         "rows": rows_decided(trainer) if ranks.is_main() else [],
         "spent": trainer.spent_tokens,
         "states": states,
         "weights": [float(p.detach().double().sum()) for p in trainer.model.parameters()],
-        "beside": [float(p.detach().double().sum()) for p in trainer.extra_parameters()],
+        "beside": [float(p.detach().double().sum()) for p in trainer.projections.parameters],
         "probed": trainer.counts.extra.get("probed_rows", 0.0),
         "asked": trainer.counts.extra.get("teacher_rows", 0.0),
         "trained": trainer.counts.rows,
@@ -101,7 +101,7 @@ def train(bench: Bench, name: str, spec: Any, settings: dict[str, Any]) -> dict[
 
 def rows_decided(trainer: Any) -> list[dict[str, Any]]:
     """Row by row, what `rows.parquet` would hold; numbers only."""
-    lines = trainer.row_sample.table(trainer.rows.table, trainer.rows.task.labels).to_pylist()
+    lines = trainer.records.sample.table(trainer.rows.table, trainer.rows.task.labels).to_pylist()
     return [{k: v for k, v in line.items() if not isinstance(v, str) and v is not None} for line in lines]
 
 

@@ -28,7 +28,7 @@ METHODS: dict[str, Any] = {
     "finetune": "finetune",
     "uniform": "uniform",
     "a probe after each step": {"name": "rlkd-published", "teachers": {"name": "reinforced", "warmup_epochs": 0}},
-    "half of the rows": {"name": "kd", "rows": {"name": "random", "ratio": 0.5, "rest": "skip"}},
+    "half of the rows": {"name": "kd", "rows": {"name": "random-skip", "ratio": 0.5}},
     "a look before each step": {"name": "dynamic-data", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "skip"}},
 }
 

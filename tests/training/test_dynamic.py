@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distilect.selection.uncertainty import entropy
 from transformers import TrainerCallback
 
 from distilect.evaluation import predict
 from distilect.selection import Passes, row_uniform
-from distilect.selection.uncertainty import entropy
-from distilect.training.trainer import DistillationTrainer, last_checkpoint
+from distilect.training import Batch, DistillationTrainer
+from distilect.training.checkpoints import last_checkpoint
 from tests.training.helpers import Bench, weights
 from tests.training.test_trainer import assert_same, first_gradient
 
@@ -118,7 +119,7 @@ def test_passes_of_a_selector_leave_the_trainings_random_state_alone(bench: Benc
     """The same weights with and without a pass with dropout before each step: strategy none looks, and ignores it."""
     static = {"name": "uncertainty", "strategy": "none"}
     runs = [bench.trainer({"name": "dynamic-objective", "loss_weights": static}, name="look", epochs=1) for _ in "ab"]
-    runs[1].first_look.wanted = {Passes(2, dropout=True), Passes()}
+    runs[1].preselection.passes = {Passes(2, dropout=True), Passes()}
     for trainer in runs:
         trainer.train()
     assert runs[1].counts.extra["probed_rows"] == 3 * 40 and "probed_rows" not in runs[0].counts.extra
@@ -165,7 +166,7 @@ def test_skipped_rows_are_scored_without_gradient_and_never_trained_on(bench: Be
     assert [len(rows) for rows in seen["train"]] == [2] * 5  # not 8: the backward pass costs what is kept
     assert set().union(*(rows for rows in seen["score"] if -1 not in rows)) == set(range(40))
     assert trainer.counts.rows == 10 and trainer.counts.extra["probed_rows"] == 40
-    line = trainer.recorder.table().to_pylist()[0]
+    line = trainer.records.recorder.table().to_pylist()[0]
     assert (line["rows"], line["asked"], line["trained"]) == (40, 0.25, 0.25)
     assert line["knowledge/response"] == 0.5  # of the rows that were seen
 
@@ -182,9 +183,9 @@ def test_the_rows_that_stay_are_the_most_uncertain_of_their_batch(bench: Bench) 
 
 
 def test_random_rows_that_are_skipped_cost_no_pass_at_all(bench: Bench) -> None:
-    spec = {"name": "kd", "rows": {"name": "random", "ratio": 0.4, "rest": "skip"}}
+    spec = {"name": "kd", "rows": {"name": "random-skip", "ratio": 0.4}}
     trainer = bench.trainer(spec, name="random", epochs=1, load_best_model_at_end=False)
-    chosen = set((row_uniform(trainer.keys, 0, 0, "rows") < 0.4).nonzero().flatten().tolist())
+    chosen = set((row_uniform(trainer.rows.keys, 0, 0, "rows") < 0.4).nonzero().flatten().tolist())
     seen = trained(trainer)
     assert set().union(*seen) == chosen and 0 < len(chosen) < 40
     assert "probed_rows" not in trainer.counts.extra
@@ -198,7 +199,7 @@ def test_a_step_of_which_no_row_is_chosen_changes_nothing_and_gives_no_nan(bench
         trainer.train()
         assert_same(before, weights(trainer))
         assert trainer.state.global_step == 5
-        assert trainer.recorder.table().to_pylist()[0]["trained"] == 0
+        assert trainer.records.recorder.table().to_pylist()[0]["trained"] == 0
 
 
 def test_rows_outside_a_plan_are_never_loaded(bench: Bench) -> None:
@@ -279,9 +280,9 @@ def test_neither_accumulation_nor_the_token_budget_changes_loss_gradient_or_choi
         chosen: list[set[int]] = []
         ask = trainer._ask
 
-        def spy(index: torch.Tensor, trainer: Any = trainer, chosen: Any = chosen, ask: Any = ask) -> Any:
-            chosen.append(set(trainer.part_rows[index].tolist()))
-            return ask(index)
+        def spy(batch: Batch, index: torch.Tensor, chosen: Any = chosen, ask: Any = ask) -> Any:
+            chosen.append(set(batch.positions[index].tolist()))
+            return ask(batch, index)
 
         trainer._ask = spy  # type: ignore[method-assign]
         loss, grads = first_gradient(trainer)
@@ -342,7 +343,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, at:
     resumed.load_extra_state(checkpoint)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same(weights(whole), weights(resumed))
-    assert whole.recorder.table().equals(resumed.recorder.table())
+    assert whole.records.recorder.table().equals(resumed.records.recorder.table())
     assert whole.counts == resumed.counts
 
 
@@ -354,12 +355,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, at:
     [
         {**data(ratio=0.5, rest="skip"), "teachers": "dynamic"},
         {"name": "dynamic-objective", "teachers": "dynamic", "rows": {"name": "uncertainty", "ratio": 0.5}},
-        {"name": "dynamic-objective", "rows": {"name": "random", "ratio": 0.5, "rest": "skip"}, "teachers": "uniform"},
-        {
-            "name": "dynamic-teacher",
-            "rows": {"name": "random", "ratio": 0.5, "rest": "plan"},
-            "loss_weights": "all-ones",
-        },
+        {"name": "dynamic-objective", "rows": {"name": "random-skip", "ratio": 0.5}, "teachers": "uniform"},
+        {"name": "dynamic-teacher", "rows": {"name": "random-plan", "ratio": 0.5}, "loss_weights": "all-ones"},
         {"name": "rlkd", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "skip"}},
         {"name": "rlkd", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "plan", "refresh": 2}},
         {**data(ratio=0.5, by="running"), "teachers": "confidence"},
@@ -372,7 +369,7 @@ def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(ben
     before = weights(trainer)
     trainer.train()
     assert any((before[name] != value).any() for name, value in weights(trainer).items())
-    lines = [line for line in trainer.recorder.table().to_pylist() if line["group"] == "all"]
+    lines = [line for line in trainer.records.recorder.table().to_pylist() if line["group"] == "all"]
     assert len(lines) == 2
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses and np.isfinite(losses).all()

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distilect.selection.actor_critic import ActorCriticWeights
 from transformers import TrainerCallback
 
 from distilect.config import StudentConfig
 from distilect.data import Table, encode
 from distilect.models import build_student
 from distilect.selection import Episodes
-from distilect.selection.actor_critic import ActorCriticWeights
 from distilect.training import run_episodes
 from distilect.training.episodes import episode_rows
 from distilect.training.trainer import DistillationTrainer, last_checkpoint
@@ -90,7 +90,7 @@ def test_one_phase_is_a_run_with_fixed_weights_bit_for_bit(bench: Bench) -> None
 
 def test_a_look_gives_means_of_last_layers_and_of_every_kinds_loss(bench: Bench) -> None:
     trainer = bench.trainer(akskd(), name="look", max_tokens=16)
-    rows = trainer.keys[[3, 7, 20, 31, 39]]
+    rows = trainer.rows.keys[[3, 7, 20, 31, 39]]
     positions = torch.tensor([3, 7, 20, 31, 39])
     trainer.model.train()
     look = trainer.probe.look(rows)
@@ -105,7 +105,7 @@ def test_a_look_gives_means_of_last_layers_and_of_every_kinds_loss(bench: Bench)
         ]
     torch.testing.assert_close(look.student, out.hidden_states[-1][:, 0].mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(look.teachers, torch.cat(teachers), atol=1e-5, rtol=1e-4)
-    expected = torch.nn.functional.cross_entropy(out.logits, trainer.row_labels[positions])
+    expected = torch.nn.functional.cross_entropy(out.logits, trainer.rows.labels[positions])
     assert look.losses[0].item() == pytest.approx(expected.item(), rel=1e-4)
     assert look.losses.shape == (4,) and (look.losses > 0).all()
     assert trainer.counts.extra["probed_rows"] == 5
@@ -113,14 +113,14 @@ def test_a_look_gives_means_of_last_layers_and_of_every_kinds_loss(bench: Bench)
 
 def test_a_look_without_labels_says_so(bench: Bench) -> None:
     trainer = bench.trainer(akskd(), name="unlabelled")
-    trainer.row_labels[:] = -100
-    losses = trainer.probe.look(trainer.keys[:5]).losses
+    trainer.rows.labels[:] = -100
+    losses = trainer.probe.look(trainer.rows.keys[:5]).losses
     assert losses[0].isnan() and not losses[1:].isnan().any()
 
 
 def test_pulls_are_products_of_gradients(bench: Bench) -> None:
     trainer = bench.trainer(akskd(), name="pull")
-    pull = trainer.probe.pull(trainer.keys[:6], limit=4)
+    pull = trainer.probe.pull(trainer.rows.keys[:6], limit=4)
     assert all(p.grad is None for p in trainer.model.parameters())
     trainer.model.eval()
     parameters = list(trainer.model.parameters())
@@ -130,7 +130,7 @@ def test_pulls_are_products_of_gradients(bench: Bench) -> None:
         loss = torch.nn.functional.cross_entropy(logits, labels)
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
 
-    labels = gradient(trainer.rows.encoded, list(range(6)), trainer.row_labels[:6])
+    labels = gradient(trainer.rows.encoded, list(range(6)), trainer.rows.labels[:6])
     held = trainer.probe._validation_rows(4).tolist()
     target = gradient(trainer.rows.validation_encoded, held, torch.tensor(trainer.rows.validation.labels[held]))
     torch.testing.assert_close(pull.gram, pull.gram.T)
@@ -161,7 +161,9 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
         assert counts.tolist() == told[0][1].tolist()
     asked = told[0][1][1]
     assert told[0][1][0] == 20 and 10 <= asked <= 30
-    mean = trainer.probe.look(trainer.keys).losses[2]  # features, after one step of the same student: about the same
+    mean = trainer.probe.look(trainer.rows.keys).losses[
+        2
+    ]  # features, after one step of the same student: about the same
     assert told[0][0][2] / asked == pytest.approx(float(mean), rel=0.3)
 
 
@@ -177,7 +179,7 @@ def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: An
         )
         trainer.train()
         memory = selector_of(trainer).memory[0]
-        found.append((memory.actions, memory.rewards, trainer.recorder.table().to_pylist()))
+        found.append((memory.actions, memory.rewards, trainer.records.recorder.table().to_pylist()))
     for actions, rewards, table in found[1:]:
         torch.testing.assert_close(actions, found[0][0], atol=2e-3, rtol=0)
         torch.testing.assert_close(rewards, found[0][1], atol=1e-3, rtol=1e-2)
@@ -209,7 +211,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, tmp_path: Path
     resumed.load_extra_state(checkpoint)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same(weights(whole), weights(resumed))
-    assert whole.recorder.table().equals(resumed.recorder.table())
+    assert whole.records.recorder.table().equals(resumed.records.recorder.table())
     assert whole.counts.extra == resumed.counts.extra
     one, two = (selector_of(t).memory[0].tensors() for t in (whole, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one)

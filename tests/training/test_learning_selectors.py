@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distilect.selection.reinforced import Decisions, ReinforcedTeachers, reward_1
 from transformers import TrainerCallback
 
 from distilect.data import Table
 from distilect.models import CallableTeacher
 from distilect.selection import reinforced
 from distilect.selection.base import step_uniform
-from distilect.selection.reinforced import Decisions, ReinforcedTeachers, reward_1
 from distilect.training.callbacks import History
 from distilect.training.trainer import DistillationTrainer, last_checkpoint
 from tests.tiny import SENTENCES
@@ -91,7 +91,7 @@ def test_a_training_that_selects_all_teachers_is_uniforms_bit_for_bit(bench: Ben
         trainer.train()
     assert selector.updates > 0
     assert_same(*map(weights, runs))
-    tables = [[{k: v for k, v in line.items()} for line in t.recorder.table().to_pylist()] for t in runs]
+    tables = [[{k: v for k, v in line.items()} for line in t.records.recorder.table().to_pylist()] for t in runs]
     assert tables[0] == tables[1]
 
 
@@ -181,7 +181,7 @@ def test_neither_policy_nor_encoder_is_in_the_shipped_student(bench: Bench, tmp_
     trainer = bench.trainer(rlkd(), name=str(tmp_path), epochs=1)
     trainer.train()
     folder = last_checkpoint(tmp_path)
-    assert folder is not None and not trainer.extra_parameters()
+    assert folder is not None and not trainer.projections.parameters
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert set(file.keys()) == set(trainer.model.state_dict())
 
@@ -195,8 +195,8 @@ def test_rows_without_a_label_are_taught_but_never_learned_from(half_labelled: B
     selector = selector_of(trainer)
     assert selector.hide == 0.5
     learned = set(Decisions.join(selector.history).rows.tolist())
-    assert learned == set(trainer.keys[:20].tolist())
-    line = next(x for x in trainer.recorder.table().to_pylist() if x["group"] == "(no label)")
+    assert learned == set(trainer.rows.keys[:20].tolist())
+    line = next(x for x in trainer.records.recorder.table().to_pylist() if x["group"] == "(no label)")
     assert line["rows"] == 20 and line["asked"] == 1.0 and line["right/t0"] is None
     assert line["teacher/t0"] + line["teacher/t1"] == pytest.approx(1.0)
 
@@ -217,7 +217,7 @@ def test_regression_trains_and_resumes_nothing_but_numbers(tmp_path: Path, metho
 def test_the_students_own_vector_can_be_the_state(bench: Bench) -> None:
     trainer = bench.trainer(rlkd(encoder="student"), name="own")
     trainer.train()
-    assert trainer.vectors is None and trainer.wants_pooled
+    assert trainer.vectors is None and trainer.needs_pooled
     assert policy_of(trainer)["weight"].shape == (2, 16 + 2 + 2)
     assert policy_of(trainer)["weight"][:, :16].all()
 
@@ -229,14 +229,14 @@ def test_a_frozen_encoders_vectors_follow_their_rows(bench: Bench) -> None:
     ask = selector_of(trainer).weights
 
     def spy(view: Any) -> torch.Tensor:
-        seen.update(zip(view.rows.tolist(), view.vectors, strict=True))
+        seen.update(zip(view.keys.tolist(), view.vectors, strict=True))
         return ask(view)
 
     selector_of(trainer).weights = spy  # type: ignore[method-assign]
     trainer.train()
     assert trainer.vectors is not None
     alone = trainer.vectors.fetch(bench.table, np.arange(40), [[]]).logits[:, 0]
-    found = torch.stack([seen[key] for key in trainer.keys.tolist()])
+    found = torch.stack([seen[key] for key in trainer.rows.keys.tolist()])
     torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-3)
 
 
@@ -253,7 +253,7 @@ def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half
             method, name=f"split-{len(options)}-{number}", dropout=0.0, load_best_model_at_end=False, **change
         )
         trainer.train()
-        found.append((policy_of(trainer), trainer.recorder.table().to_pylist()))
+        found.append((policy_of(trainer), trainer.records.recorder.table().to_pylist()))
     assert found[0][0]["weight"].any()
     for policy, table in found[1:]:
         assert_same(found[0][0], policy, tolerance=1e-3)
@@ -329,7 +329,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     resumed.train(resume_from_checkpoint=str(checkpoint))
 
     assert_same(weights(whole), weights(resumed))
-    assert whole.recorder.table().equals(resumed.recorder.table())
+    assert whole.records.recorder.table().equals(resumed.records.recorder.table())
     assert whole.counts.extra == resumed.counts.extra
     if method not in ("gate", "entropy"):
         assert policy_of(whole)["weight"].any()
@@ -370,7 +370,7 @@ def test_teachers_are_believed_where_they_are_right_and_the_selection_file_shows
     options = {"policy_warmup": "virtual", "policy_updates": 300, "pooling": "mean", "batch_size": 8, "hide": 1.0}
     trainer = bench.trainer(rlkd(measure="virtual", **options), epochs=1)
     trainer.train()
-    line = trainer.recorder.table().to_pylist()[0]
+    line = trainer.records.recorder.table().to_pylist()[0]
     for word in words:
         assert line[f"right/{word}"] > 2 * line[f"wrong/{word}"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distilect.data import Table, row_keys
-from distilect.training.probe import TrainerProbe
+from distilect.training.probe import StudentProbe
 from tests.training.helpers import Bench
 
 
@@ -22,10 +22,10 @@ def test_logits_are_those_of_the_rows_that_were_named_in_their_order(bench: Benc
     trainer = bench.trainer("finetune", name="order")
     whole = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
     positions = torch.randperm(len(bench.table), generator=torch.Generator().manual_seed(0))[:13]
-    found = trainer.probe.logits(trainer.keys[positions])
+    found = trainer.probe.logits(trainer.rows.keys[positions])
     torch.testing.assert_close(found, whole[positions], atol=1e-5, rtol=1e-4)
     assert float((found[0] - found[1]).abs().max()) > 1e-3
-    assert trainer.probe.logits(trainer.keys[:0]).shape == (0, 2)
+    assert trainer.probe.logits(trainer.rows.keys[:0]).shape == (0, 2)
 
 
 def test_rows_of_equal_texts_are_one_row(bench: Bench) -> None:
@@ -35,7 +35,7 @@ def test_rows_of_equal_texts_are_one_row(bench: Bench) -> None:
         trainer = bench.trainer("finetune", name="equal")
     finally:
         bench.table = one
-    found = trainer.probe.logits(trainer.keys)
+    found = trainer.probe.logits(trainer.rows.keys)
     assert torch.equal(found[0], found[2]) and torch.equal(found[0], found[6])
     assert not torch.equal(found[0], found[1])
 
@@ -45,7 +45,7 @@ def test_looking_leaves_mode_gradients_and_random_state_as_they_were(bench: Benc
     trainer = bench.trainer("finetune", name="trace", dropout=0.5)
     trainer.model.train()
     before = torch.get_rng_state()
-    first, second = trainer.probe.logits(trainer.keys), trainer.probe.logits(trainer.keys)
+    first, second = trainer.probe.logits(trainer.rows.keys), trainer.probe.logits(trainer.rows.keys)
     trainer.probe.validation()
     assert trainer.model.training and torch.equal(first, second) and not first.requires_grad
     assert torch.equal(before, torch.get_rng_state())
@@ -54,7 +54,7 @@ def test_looking_leaves_mode_gradients_and_random_state_as_they_were(bench: Benc
 
 def test_every_row_that_is_run_is_counted(bench: Bench) -> None:
     trainer = bench.trainer("finetune", name="counts")
-    trainer.probe.logits(trainer.keys[:7])
+    trainer.probe.logits(trainer.rows.keys[:7])
     trainer.probe.validation(5)
     trainer.probe.validation()
     assert trainer.counts.extra["probed_rows"] == 7 + 5 + 12
@@ -86,5 +86,5 @@ def test_some_validation_rows_stand_for_all_of_them_where_the_file_is_sorted_by_
 def test_scores_are_looked_at_as_floats(tmp_path: Path) -> None:
     bench = Bench(tmp_path, regression=True)
     trainer = bench.trainer("finetune")
-    logits, labels = TrainerProbe(trainer).validation(4)
+    logits, labels = StudentProbe(trainer).validation(4)
     assert logits.shape == (4, 1) and labels.dtype == torch.float32

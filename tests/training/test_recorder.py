@@ -33,21 +33,14 @@ def result_of(rows: int = 7, seed: int = 0) -> StepResult:
 
 
 def some(result: StepResult, rows) -> StepResult:
-    parts = (
-        result.losses,
-        result.teacher_weights,
-        result.knowledge_weights,
-        result.asked,
-        result.trained,
-        result.right,
-    )
+    parts = (result.losses, result.teacher_weights, result.loss_weights, result.asked, result.trained, result.right)
     return StepResult(result.loss, *(value[rows] for value in parts))
 
 
 def of_nobody(result: StepResult) -> StepResult:
     """The same step where no row asked a teacher."""
     nobody, nothing = torch.zeros(7, dtype=torch.bool), torch.zeros(7, 0)
-    return StepResult(result.loss, result.losses, nothing, result.knowledge_weights, nobody, ~nobody, nothing)
+    return StepResult(result.loss, result.losses, nothing, result.loss_weights, nobody, ~nobody, nothing)
 
 
 def lines(recorder: SelectionRecorder) -> dict[tuple[int, str], dict]:
@@ -74,7 +67,7 @@ def test_every_line_is_the_mean_over_its_group():
             mean = float(result.teacher_weights[rows][asked, k].mean()) if asked.any() else 0.0
             assert line[f"teacher/{teacher}"] == pytest.approx(mean)
         for m, kind in enumerate(KINDS):
-            assert line[f"knowledge/{kind}"] == pytest.approx(float(result.knowledge_weights[rows, m].mean()))
+            assert line[f"knowledge/{kind}"] == pytest.approx(float(result.loss_weights[rows, m].mean()))
 
 
 def test_teacher_weights_are_shares_among_rows_that_asked():
@@ -175,7 +168,7 @@ def test_rows_that_left_before_the_pass_count_as_neither_asked_nor_trained_on():
 
 def test_without_teachers_there_are_no_teacher_columns():
     recorder, result = SelectionRecorder((), ("labels",), NAMES), result_of()
-    recorder.add(0, LABELS, replace(of_nobody(result), knowledge_weights=torch.ones(7, 1)))
+    recorder.add(0, LABELS, replace(of_nobody(result), loss_weights=torch.ones(7, 1)))
     assert set(lines(recorder)[0, "all"]) == {"epoch", "group", "rows", "asked", "trained", "knowledge/labels"}
 
 

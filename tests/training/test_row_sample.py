@@ -39,7 +39,7 @@ def test_a_line_holds_what_was_decided_for_its_row() -> None:
         assert line["teacher/b"] == pytest.approx(float(result.teacher_weights[i, 1]))
         right = float(result.right[i, 0])
         assert line["right/a"] == (None if np.isnan(right) else right)
-        assert line["knowledge/feature"] == pytest.approx(float(result.knowledge_weights[i, 2]))
+        assert line["knowledge/feature"] == pytest.approx(float(result.loss_weights[i, 2]))
         p = STUDENT[i].double().softmax(0)
         assert line["uncertainty"] == pytest.approx(float(-(p * p.log()).sum() / np.log(2)), abs=1e-5)
 
@@ -102,10 +102,10 @@ def test_regression_has_scores_for_labels_and_no_uncertainty() -> None:
 
 def test_a_training_fills_it_and_skipped_rows_are_in_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path, rows=24)
-    rows = {"name": "random", "ratio": 0.5, "rest": "skip"}
+    rows = {"name": "random-skip", "ratio": 0.5}
     trainer = bench.trainer({"name": "uniform", "rows": rows}, epochs=2)
     trainer.train()
-    told = trainer.row_sample.table(bench.table, ("no", "yes")).to_pylist()
+    told = trainer.records.sample.table(bench.table, ("no", "yes")).to_pylist()
     assert len(told) == 2 * 24
     assert 0 < sum(line["asked"] for line in told) < len(told)
     assert all(line["trained"] == line["asked"] == (line["uncertainty"] is not None) for line in told)

@@ -117,7 +117,7 @@ def test_gradients_of_a_sharded_student_are_refused(folder: Path) -> None:
     trainer = Bench(folder, rows=ROWS).trainer("akskd", name="sharded")
     trainer.is_fsdp_enabled = True
     with pytest.raises(RunError, match="sharded by FSDP: set measure: phase"):
-        trainer.probe.pull(trainer.keys[:4], 4)
+        trainer.probe.pull(trainer.rows.keys[:4], 4)
 
 
 def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(folder: Path) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from distilect.config import MethodConfig
 from distilect.knowledge import Knowledge, StudentOutputs, build_knowledge
 from distilect.selection import Method, StepView, build_method, build_teacher_selector
-from distilect.selection.base import Selector
-from distilect.selection.static import AllRows, RandomRows, UniformTeachers
+from distilect.selection.base import LossWeights, RowSelector
+from distilect.selection.static import AllRows, RandomRowsPlan, UniformTeachers
 from distilect.training.step import StepResult, distillation_loss
 from tests.knowledge.making import layout, randn, student_outputs, take, teacher_signals
 from tests.selection.views import keys, make_context
@@ -24,21 +24,19 @@ SHAPES = [(6, 8), (4, 12)]
 
 
 @dataclass
-class Given(Selector):
-    """A selector that answers with given values, looked up by row identity."""
+class Given(RowSelector):
+    """A selector of any axis that answers with given values, looked up by row identity."""
 
     values: Tensor
-    rows: Tensor | None = None  # identities that `values` belong to; None: the answer is the same for every row
+    keys: Tensor | None = None  # identities that `values` belong to; None: the answer is the same for every row
     trains_rest: bool = True
     asked_with: list[StepView] = field(default_factory=list)
 
-    def _answer(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         self.asked_with.append(view)
-        if self.rows is None:
+        if self.keys is None:
             return self.values
-        return self.values[[self.rows.tolist().index(row) for row in view.rows.tolist()]]
-
-    weights = select = _answer
+        return self.values[[self.keys.tolist().index(key) for key in view.keys.tolist()]]
 
 
 def view_of(student: StudentOutputs, labels: Tensor, seed: int = 0) -> StepView:
@@ -99,8 +97,8 @@ def test_the_loss_is_the_formula(data, seed, trains_rest, per_row_mix):
     signals = teacher_signals(lengths, [(6, 8)] * teachers, seed=seed)
     view = view_of(student, labels, seed)
     built = build_knowledge({kind: {} for kind in kinds}, layout(teachers=[(6, 8)] * teachers))
-    rows, who = Given(asked, view.rows, trains_rest), Given(w, view.rows)
-    mix = Given(v, view.rows) if per_row_mix else Given(v[0])
+    rows, who = Given(asked, view.keys, trains_rest), Given(w, view.keys)
+    mix = Given(v, view.keys) if per_row_mix else Given(v[0])
     result = run(student, signals, view, method_of(built, rows, who, mix))
 
     total = 0.0
@@ -119,7 +117,7 @@ def test_the_loss_is_the_formula(data, seed, trains_rest, per_row_mix):
     assert result.loss.item() == pytest.approx(total, rel=1e-4, abs=1e-5)
     assert torch.equal(result.asked, asked)
     assert torch.equal(result.trained, torch.ones_like(asked) if trains_rest else asked)
-    torch.testing.assert_close(result.knowledge_weights, v)
+    torch.testing.assert_close(result.loss_weights, v)
     if asked.any():
         torch.testing.assert_close(result.teacher_weights, w * asked.unsqueeze(1))
 
@@ -149,8 +147,8 @@ def inputs(left: bool = False):
     "config",
     [
         MethodConfig(name="confidence", rows={"name": "random", "ratio": 0.5}),
-        MethodConfig(name="confidence", rows={"name": "random", "ratio": 0.5, "rest": "skip"}),
-        MethodConfig(name="pkd", teachers={"name": "random-single", "per": "row"}),
+        MethodConfig(name="confidence", rows={"name": "random-skip", "ratio": 0.5}),
+        MethodConfig(name="pkd", teachers="confidence"),
         MethodConfig(name="random-soft", teachers="best-single", rows={"name": "random", "ratio": 0.7}),
         MethodConfig(name="random-hard", teachers="random-single"),
         MethodConfig(name="finetune"),
@@ -171,7 +169,7 @@ def test_the_loss_and_its_gradient_do_not_depend_on_how_a_batch_is_split(config)
             parts.append(run(some, take(signals, rows), view.take(rows, None), method))
         total = sum(p.loss for p in parts)
         torch.testing.assert_close(total, whole.loss)
-        for name in ("losses", "teacher_weights", "knowledge_weights", "asked", "trained"):
+        for name in ("losses", "teacher_weights", "loss_weights", "asked", "trained"):
             values = [getattr(p, name) for p in parts]
             if name == "teacher_weights":  # a part of which no row asks has no K axis
                 values = [w if w.shape[1] else w.new_zeros(len(w), whole.teacher_weights.shape[1]) for w in values]
@@ -213,7 +211,7 @@ def test_equal_weights_are_the_mean_over_teachers():
     one_each = []
     for k in range(2):
         method = ready(MethodConfig(name="uniform", loss_weights="all-ones"))
-        method.teachers = Given(torch.eye(2)[k].expand(8, 2), view.rows)
+        method.teachers = Given(torch.eye(2)[k].expand(8, 2), view.keys)
         one_each.append(run(student, signals, view, method).loss)
     loss = run(student, signals, view, ready(MethodConfig(name="uniform", loss_weights="all-ones"))).loss
     torch.testing.assert_close(loss, (one_each[0] + one_each[1]) / 2)
@@ -230,17 +228,17 @@ def test_left_padding_changes_nothing():
 # ---- weights are not a way to lower the loss ------------------------------------------------------------------------
 
 
-class Leaky(Selector):
-    """Weights and mixes that carry the student's own graph, as an uncertainty computed without `no_grad` does."""
+class Leaky(LossWeights):
+    """Weights that carry the student's own graph, as an uncertainty computed without `no_grad` does."""
 
     def __init__(self, logits: Tensor, columns: int) -> None:
         self.logits, self.columns = logits, columns
 
-    def weights(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         return self.logits[:, : self.columns].softmax(1)
 
 
-@pytest.mark.parametrize("part", ["teachers", "mix", "both"])
+@pytest.mark.parametrize("part", ["teachers", "loss_weights", "both"])
 def test_the_student_cannot_lower_its_loss_by_moving_a_weight(part):
     student, signals, view = inputs()
     gradients = []
@@ -259,7 +257,7 @@ def test_the_student_cannot_lower_its_loss_by_moving_a_weight(part):
 def test_what_is_logged_holds_no_graph():
     result = run(*inputs(), ready(MethodConfig(name="uniform")))
     assert result.loss.requires_grad
-    for name in ("losses", "teacher_weights", "knowledge_weights", "asked", "trained"):
+    for name in ("losses", "teacher_weights", "loss_weights", "asked", "trained"):
         assert not getattr(result, name).requires_grad, name
 
 
@@ -278,7 +276,7 @@ def test_only_rows_that_ask_are_looked_up():
     student, signals, view = inputs()
     method = ready(MethodConfig(name="pkd", teachers="uniform"))
     asked = torch.tensor([False, True, True, False, False, True, False, False])
-    method.rows, calls = Given(asked, view.rows), []
+    method.rows, calls = Given(asked, view.keys), []
     distillation_loss(student, view, method, spying(signals, calls))
     assert calls == [[1, 2, 5]]
 
@@ -289,8 +287,8 @@ def test_only_rows_that_ask_are_looked_up():
 @pytest.mark.parametrize("trains_rest", [True, False])
 def test_a_batch_of_which_no_row_asks_has_a_loss_that_can_be_differentiated(knowledge, trains_rest):
     student, signals, view = inputs()
-    method = ready(MethodConfig(name="uniform", knowledge=knowledge))
-    method.rows, calls = Given(torch.zeros(8, dtype=torch.bool), view.rows, trains_rest), []
+    method = ready(MethodConfig(name="uniform", knowledge={"labels": False} | knowledge))
+    method.rows, calls = Given(torch.zeros(8, dtype=torch.bool), view.keys, trains_rest), []
     result = distillation_loss(student, view, method, spying(signals, calls))
     (gradient,) = torch.autograd.grad(result.loss, student.logits)
     learns = trains_rest and "labels" in knowledge
@@ -299,15 +297,15 @@ def test_a_batch_of_which_no_row_asks_has_a_loss_that_can_be_differentiated(know
     assert not result.asked.any() and result.trained.all() == trains_rest
 
 
-@pytest.mark.parametrize("rest", ["labels", "skip"])
-def test_rows_that_are_not_selected_learn_from_labels_or_not_at_all(rest):
+@pytest.mark.parametrize("name", ["random", "random-skip"])
+def test_rows_that_are_not_selected_learn_from_labels_or_not_at_all(name):
     student, signals, view = inputs()
-    method = ready(MethodConfig(name="uniform", rows={"name": "random", "ratio": 0.5, "rest": rest}))
+    method = ready(MethodConfig(name="uniform", rows={"name": name, "ratio": 0.5}))
     result = run(student, signals, view, method)
     (gradient,) = torch.autograd.grad(result.loss, student.logits)
     left_out = ~result.asked
     assert left_out.any() and result.asked.any()
-    expected = left_out & (LABELS != -100) if rest == "labels" else torch.zeros(8, dtype=torch.bool)
+    expected = left_out & (LABELS != -100) if name == "random" else torch.zeros(8, dtype=torch.bool)
     assert torch.equal(gradient[left_out].any(1), expected[left_out])
     assert gradient[result.asked].any(1).all()
     assert not result.losses[left_out, 1].any()
@@ -334,10 +332,10 @@ def test_selectors_see_the_rows_that_they_decide_on():
     student, signals, view = inputs()
     asked = torch.tensor([True, False] * 4)
     method = ready(MethodConfig(name="uniform"))
-    method.rows, method.teachers = Given(asked, view.rows), Given(torch.full((8, 2), 0.5), view.rows)
+    method.rows, method.teachers = Given(asked, view.keys), Given(torch.full((8, 2), 0.5), view.keys)
     run(student, signals, view, method)
     (seen,) = method.teachers.asked_with
-    assert torch.equal(seen.rows, view.rows[asked]) and torch.equal(seen.labels, LABELS[asked])
+    assert torch.equal(seen.keys, view.keys[asked]) and torch.equal(seen.labels, LABELS[asked])
     assert torch.equal(seen.student, student.logits.detach()[asked]) and torch.equal(
         seen.teachers, signals.logits[asked]
     )
@@ -356,8 +354,8 @@ class Matching(Knowledge):
 def test_kinds_that_ask_teachers_get_student_teachers_and_labels_of_the_same_rows():
     student, signals, view = inputs()
     asked = torch.tensor([False, True, True, False, False, True, False, True])
-    who = Given(torch.tensor([1.0, 0.0]).expand(8, 2), view.rows)
-    rows, mix = Given(asked, view.rows), Given(torch.ones(1))
+    who = Given(torch.tensor([1.0, 0.0]).expand(8, 2), view.keys)
+    rows, mix = Given(asked, view.keys), Given(torch.ones(1))
     result = run(student, signals, view, method_of([Matching(layout())], rows, who, mix))
     expected = (student.logits[:, 0] + signals.logits[:, 0, 0] + LABELS) * asked
     torch.testing.assert_close(result.losses[:, 0], expected.detach())
@@ -386,6 +384,6 @@ def test_projections_get_gradients_and_are_no_part_of_the_student():
 def test_planned_rows_are_all_trained_on():
     student, signals, view = inputs()
     method = ready(MethodConfig(name="uniform"))
-    method.rows = RandomRows(0.2, "plan")
+    method.rows = RandomRowsPlan(ratio=0.2)
     result = run(student, signals, view, method)
     assert result.asked.all() and result.trained.all()

@@ -13,8 +13,9 @@ from transformers import TrainerCallback
 
 from distilect.data import Table
 from distilect.errors import RunError
+from distilect.training import Batch
 from distilect.training.callbacks import History
-from distilect.training.trainer import last_checkpoint
+from distilect.training.checkpoints import last_checkpoint
 from tests.training.helpers import Bench, weights
 
 
@@ -91,9 +92,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, method: str, a
     resumed.load_extra_state(checkpoint)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same(weights(whole), weights(resumed))
-    assert whole.recorder.table().equals(resumed.recorder.table())
+    assert whole.records.recorder.table().equals(resumed.records.recorder.table())
     rows = (bench.table, ("no", "yes"))
-    assert whole.row_sample.table(*rows).equals(resumed.row_sample.table(*rows))
+    assert whole.records.sample.table(*rows).equals(resumed.records.sample.table(*rows))
     assert whole.counts.tokens == resumed.counts.tokens
     lines = [[json.loads(x) for x in f.read_text().splitlines()] for f in (tmp_path / "whole.jsonl", history)]
     assert [x["step"] for x in lines[0]] == [x["step"] for x in lines[1]]
@@ -171,9 +172,9 @@ def test_signals_follow_their_rows_while_the_sampler_shuffles(bench: Bench) -> N
     seen: list[tuple[Any, Any]] = []
     ask = trainer._ask
 
-    def spy(index: torch.Tensor) -> Any:
-        signals = ask(index)
-        seen.append((trainer.part_rows[index], signals.logits))
+    def spy(batch: Batch, index: torch.Tensor) -> Any:
+        signals = ask(batch, index)
+        seen.append((torch.from_numpy(batch.positions)[index], signals.logits))
         return signals
 
     trainer._ask = spy  # type: ignore[method-assign]
@@ -203,26 +204,24 @@ def test_selections_do_not_depend_on_the_batch(bench: Bench, method: str) -> Non
         spec = {"name": method, "rows": {"name": "random", "ratio": 0.5}}
         trainer = bench.trainer(spec, name=f"selections-{method}-{number}", dropout=0.0, **change)
         trainer.train()
-        tables.append(trainer.recorder.table().to_pylist())
+        tables.append(trainer.records.recorder.table().to_pylist())
     for other in tables[1:]:
         for one, two in zip(tables[0], other, strict=True):
             assert one == pytest.approx(two)
 
 
 def test_planned_rows_are_the_only_ones_loaded(bench: Bench) -> None:
-    trainer = bench.trainer({"name": "uniform", "rows": {"name": "random", "ratio": 0.25, "rest": "plan"}}, name="plan")
+    trainer = bench.trainer({"name": "uniform", "rows": {"name": "random-plan", "ratio": 0.25}}, name="plan")
     trainer.train()
     assert trainer.counts.rows == 2 * 10  # two epochs of a quarter of 40 rows
-    assert [line["rows"] for line in trainer.recorder.table().to_pylist() if line["group"] == "all"] == [10, 10]
+    assert [line["rows"] for line in trainer.records.recorder.table().to_pylist() if line["group"] == "all"] == [10, 10]
 
 
 def test_skipped_rows_ask_no_teacher_and_give_no_gradient(bench: Bench) -> None:
-    trainer = bench.trainer(
-        {"name": "uniform", "rows": {"name": "random", "ratio": 0.3, "rest": "skip"}}, name="skip", epochs=1
-    )
+    trainer = bench.trainer({"name": "uniform", "rows": {"name": "random-skip", "ratio": 0.3}}, name="skip", epochs=1)
     before = trainer.source.forwards
     trainer.train()
-    line = trainer.recorder.table().to_pylist()[0]
+    line = trainer.records.recorder.table().to_pylist()[0]
     assert 0 < line["asked"] < 1 and line["asked"] == line["trained"]
     assert trainer.source.forwards - before == 2 * round(line["asked"] * 40)  # two teachers, selected rows only
 
@@ -276,14 +275,14 @@ def test_projections_are_trained_beside_the_student_and_resumed(tmp_path: Path) 
     bench.student_path = tiny_bert(tmp_path / "narrow", ["no", "yes"], seed=4, layers=2, hidden=8)
     method = {"name": "pkd", "teachers": "uniform"}
     trainer = bench.trainer(method, name="projected", epochs=1)
-    start = [p.detach().clone() for p in trainer.extra_parameters()]
+    start = [p.detach().clone() for p in trainer.projections.parameters]
     assert len(start) == 2 and start[0].shape == (16, 8)
     trainer.train()
-    assert all((a != b).any() for a, b in zip(start, trainer.extra_parameters(), strict=True))
+    assert all((a != b).any() for a, b in zip(start, trainer.projections.parameters, strict=True))
     assert not any("projection" in name for name in trainer.model.state_dict())
     again = bench.trainer(method, name="projected", epochs=1)
     again.load_extra_state(last_checkpoint(tmp_path / "projected"))  # type: ignore[arg-type]
-    assert all(torch.equal(a, b) for a, b in zip(trainer.extra_parameters(), again.extra_parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trainer.projections.parameters, again.extra_parameters(), strict=True))
 
 
 def test_kd_is_uniform_over_one_teacher_bit_for_bit(bench: Bench) -> None:

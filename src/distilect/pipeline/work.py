@@ -35,7 +35,14 @@ from distilect.pipeline.predictions import PREDICTIONS, write_predictions
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import Method, SelectionContext, artefact, asks_teachers, build_teacher_selector
+from distilect.selection import (
+    EpisodicSelector,
+    Method,
+    SelectionContext,
+    artefact,
+    asks_teachers,
+    build_teacher_selector,
+)
 from distilect.signals import Prepared, SignalStore, prepare_signals
 from distilect.training import (
     DistillationTrainer,
@@ -83,8 +90,8 @@ class Planned:
     @property
     def asks(self) -> tuple[object, ...]:
         """Two methods with the same value want the same signals."""
-        encoders = {s.encoder for s in self.method.selectors.values() if s.encoder is not None}
-        return (tuple(t.name for t in self.pool), repr(self.method.looked_at(len(self.pool))), frozenset(encoders))
+        encoders = {s.needs.encoder for s in self.method.selectors.values() if s.needs.encoder is not None}
+        return (tuple(t.name for t in self.pool), repr(self.method.all_fields(len(self.pool))), frozenset(encoders))
 
 
 @dataclass
@@ -139,7 +146,7 @@ class Workbench:
         kept = None
         if selector.narrows:  # a method that believes one teacher never asks the others
             set_up(selector, context)
-            kept = selector.keeps()
+            kept = selector.kept
         pool = self.teachers if kept is None else [self.teachers[k] for k in kept]
         layout = layout_of(student, pool, self.data.task)
         method = assemble(config, layout, selector, self.config.seed)
@@ -147,7 +154,7 @@ class Workbench:
 
     def ask(self, planned: Planned) -> Prepared:
         """The signals of its teachers on all rows that the method will ask for, and the vectors that its selectors look at."""
-        fields = planned.method.looked_at(len(planned.pool))
+        fields = planned.method.all_fields(len(planned.pool))
         prepared = self.signals(planned.pool, self.data.distillation, fields)
         self._add_vectors(planned.method, prepared)
         return prepared
@@ -167,7 +174,7 @@ class Workbench:
 
     def _add_vectors(self, method: Method, prepared: Prepared) -> None:
         """Row vectors of the frozen encoder that the method's selectors look at, computed once like teacher signals."""
-        wanted = {s.encoder for s in method.selectors.values() if s.encoder is not None}
+        wanted = {s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None}
         if not wanted:
             return
         if len(wanted) > 1:
@@ -229,10 +236,11 @@ class Workbench:
         Returns:
             where the selection module is, its fingerprint, and what learning it cost.
         """
-        selector: Any = method.loss_weights
+        selector = method.loss_weights
+        if not isinstance(selector, EpisodicSelector):
+            return None
         if selector.episodes is None:
-            found: dict[str, Any] | None = selector.origin()
-            return found
+            return selector.origin()
         place = folder / artefact.FOLDER
         there = ranks.from_main(int((place / artefact.DESCRIPTION).exists()))
         if there:  # of this run, which was stopped in stage B

@@ -1,8 +1,8 @@
 """Which rows, which teachers, which loss weights: the selectors, and the methods made of them."""
 
 from distilect.selection.base import (
-    EpisodicSelector,
     Episodes,
+    EpisodicSelector,
     LossWeights,
     Needs,
     PlannedRows,

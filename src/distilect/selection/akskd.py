@@ -26,19 +26,10 @@ from torch import Tensor, nn
 from distilect.knowledge.labels import label_loss
 from distilect.selection import artefact
 from distilect.selection.balance import Balance
-from distilect.selection.base import (
-    Episodes,
-    EpisodicSelector,
-    LossWeights,
-    Needs,
-    PlannedRows,
-    RowSelector,
-    Selector,
-    TeacherSelector,
-)
-from distilect.selection.buffers import Averages, Buffer, Observations
-from distilect.selection.draws import draw_rows, row_uniform
-from distilect.selection.view import Look, Passes, Probe, Pull, SelectionContext, StepView, normalised_entropy
+from distilect.selection.base import Episodes, Selector
+from distilect.selection.buffers import Averages
+from distilect.selection.draws import draw_rows
+from distilect.selection.view import Look, Probe, Pull, SelectionContext, StepView
 
 # ---- state ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-
 S = TypeVar("S", bound="Observations")
 
 

@@ -21,19 +21,10 @@ from torch import Tensor
 
 from distilect.data import Window
 from distilect.errors import MethodError
-from distilect.selection.base import (
-    Episodes,
-    EpisodicSelector,
-    LossWeights,
-    Needs,
-    PlannedRows,
-    RowSelector,
-    Selector,
-    TeacherSelector,
-)
-from distilect.selection.buffers import Averages, Buffer, Observations
-from distilect.selection.draws import draw_rows, row_uniform
-from distilect.selection.view import Look, Passes, Probe, Pull, SelectionContext, StepView, normalised_entropy
+from distilect.selection.base import Selector
+from distilect.selection.buffers import Averages
+from distilect.selection.draws import row_uniform
+from distilect.selection.view import Passes, Probe, SelectionContext, StepView, normalised_entropy
 
 # ---- uncertainty (3.1) ---------------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from torch import Tensor
 
-from distilect.selection.base import Needs, TeacherSelector
-from distilect.selection.view import Encoder, SelectionContext, StepView
+from distilect.selection.base import TeacherSelector
 from distilect.selection.rlkd import StateBuilder
 from distilect.selection.static import teacher_losses
+from distilect.selection.view import Encoder, SelectionContext, StepView
 
 _FOLDS = 3
 _STRENGTHS = [0.1, 1.0, 10.0, 100.0, 1000.0]  # inverse regularisation; the state's blocks have unit size

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from distilect.knowledge.labels import label_loss
 from distilect.knowledge.response import response_kl
 from distilect.models import default_device
-from distilect.selection.base import Needs, TeacherSelector
+from distilect.selection.base import TeacherSelector
 from distilect.selection.buffers import Averages
 from distilect.selection.draws import row_uniform, row_uniforms
-from distilect.selection.view import Encoder, Probe, SelectionContext, StepView, TrainingSample, normalised_entropy
 from distilect.selection.rewards import Moments, Response, correctness, virtual_step
+from distilect.selection.view import Encoder, Probe, SelectionContext, StepView, TrainingSample, normalised_entropy
 
 # ---- state ---------------------------------------------------------------------------------------------------------
 

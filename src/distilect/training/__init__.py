@@ -1,11 +1,14 @@
 """The distillation step, its trainer, and training in a folder."""
 
+from distilect.training.counts import Counts
 from distilect.training.episodes import StageA, drop_episodes, episodes_begun, run_episodes
 from distilect.training.fit import Fitted, fit, keep_newest_checkpoint
+from distilect.training.rows import Batch, TrainingRows
 from distilect.training.step import StepResult, distillation_loss
-from distilect.training.trainer import Counts, DistillationTrainer, TrainingRows
+from distilect.training.trainer import DistillationTrainer
 
 __all__ = [
+    "Batch",
     "Counts",
     "DistillationTrainer",
     "Fitted",

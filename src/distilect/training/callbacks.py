@@ -1,4 +1,4 @@
-"""What happens around steps: history, TensorBoard, a progress bar, stopping on a loss that is no number."""
+"""What happens around steps: history, TensorBoard, a progress bar, stopping early or on SIGTERM."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import Progress, TaskID
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from distilect import progress
 from distilect.errors import Terminated
-
-if TYPE_CHECKING:
-    from distilect.training.trainer import DistillationTrainer
+from distilect.files import atomic_write
+from distilect.training.counts import Counts
 
 _GRACE = (
     8.0  # seconds from SIGTERM until a step that does not end is given up: machines are taken away after 10 and more
@@ -37,6 +37,14 @@ def stable_names(logs: dict[str, Any]) -> dict[str, float]:
     return named
 
 
+class Hooks(TrainerCallback):
+    """A callback made of functions, by the name of the event: `Hooks(on_step_end=f)` calls f(state, control)."""
+
+    def __init__(self, **functions: Callable[[TrainerState, TrainerControl], None]) -> None:
+        for event, function in functions.items():
+            setattr(self, event, lambda args, state, control, function=function, **_: function(state, control))
+
+
 class History(TrainerCallback):
     """`history.jsonl` and TensorBoard, with the same names.
 
@@ -48,19 +56,15 @@ class History(TrainerCallback):
         self.tensorboard = tensorboard
         self.writer: Any = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         kept = [line for line in self.read() if line["step"] <= state.global_step] if state.global_step else []
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if self.tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter  # imports for 2 s; nobody else needs it
 
             self.writer = SummaryWriter(str(self.tensorboard), purge_step=state.global_step + 1)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         values = stable_names(logs or {})
         if not values:
             return
@@ -71,7 +75,7 @@ class History(TrainerCallback):
             for name, value in values.items():
                 self.writer.add_scalar(name, value, state.global_step)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.writer is not None:
             self.writer.close()
 
@@ -89,7 +93,7 @@ class History(TrainerCallback):
 
 
 class Bar(TrainerCallback):
-    """One progress bar for the whole training, with ETA and the last loss and held-out score.
+    """One progress bar for the whole training, with ETA and the last loss.
 
     It counts steps, or `tokens` where there is a budget of them.
     """
@@ -100,27 +104,24 @@ class Bar(TrainerCallback):
         self.display: Progress | None = None
         self.task = TaskID(0)
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.display = progress.bar()
         self.display.start()
-        self.task = self.display.add_task(
-            self.description, total=self.budget or state.max_steps, completed=self._done(state)
-        )
+        total = self.budget or state.max_steps
+        self.task = self.display.add_task(self.description, total=total, completed=self._done(state))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.display is not None:
             self.display.update(self.task, completed=self._done(state))
 
     def _done(self, state: TrainerState) -> int:
         return int(self.tokens()) if self.budget else state.global_step
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if self.display is not None and logs and "loss" in logs:
             self.display.update(self.task, description=f"{self.description} · loss {logs['loss']:.3f}")
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.close()
 
     def close(self) -> None:
@@ -129,16 +130,35 @@ class Bar(TrainerCallback):
             self.display = None
 
 
+class Clock(TrainerCallback):
+    """Seconds of training, kept in the checkpoints so that a resumed run counts all of its parts."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        self.last = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.counts.extra.setdefault("seconds", 0.0)
+        self.last = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.perf_counter()
+        self.counts.extra["seconds"] += now - self.last
+        self.last = now
+
+    on_train_end = on_step_end
+
+
 class LastStepEvaluation(TrainerCallback):
     """Evaluate and save after the very last step too, when the evaluation interval does not end there."""
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
 
 
 class Patience(TrainerCallback):
-    """Stop after so many evaluations without a better held-out score.
+    """Stop after so many evaluations without a better validation score.
 
     It counts in the Trainer's own log history, so a resumed run stops where the uninterrupted one does.
     """
@@ -146,44 +166,49 @@ class Patience(TrainerCallback):
     def __init__(self, patience: int, metric: str) -> None:
         self.patience, self.key = patience, f"eval_{metric}"
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         scores = [line[self.key] for line in state.log_history if self.key in line]
         if scores and len(scores) - 1 - scores.index(max(scores)) >= self.patience:
             control.should_training_stop = True
 
 
 class Preemption(TrainerCallback):
-    """On SIGTERM: finish the step, keep a checkpoint, stop; with several processes all of them, if any is asked to.
+    """On SIGTERM: finish the step, keep a checkpoint, stop; with several ranks all of them, if any is asked to.
 
     A second signal, or a step of more than 8 s, stops at once: the last checkpoint is kept. A checkpoint within an epoch is no
     occasion to evaluate: the run that goes on from it shall choose among the same weights as one that was never stopped.
+
+    Attributes:
+        asked: this process got the signal.
+        stops: some rank did, and all know it: the trainer sets it when a step begins (of a single process: when it ends).
+        steps_per_epoch, budget_spent: of the training; the trainer sets them.
     """
 
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self) -> None:
+        self.asked = self.stops = self.mid_epoch = False
+        self.steps_per_epoch = 1
+        self.budget_spent: Callable[[], bool] = lambda: False
         self.before: Any = None
         self.timer: threading.Timer | None = None
-        self.mid_epoch = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
-            self.before = signal.signal(signal.SIGTERM, self._asked)
+            self.before = signal.signal(signal.SIGTERM, self._on_signal)
 
-    def _asked(self, number: int, frame: Any) -> None:
-        if self.trainer.asked_to_stop:
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.asked:
             raise Terminated
-        self.trainer.asked_to_stop = True
+        self.asked = True
         self.timer = threading.Timer(_GRACE, os.kill, (os.getpid(), signal.SIGTERM))
         self.timer.daemon = True
         self.timer.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        together = self.trainer.together
-        if together.stop or (together.world == 1 and self.trainer.asked_to_stop):
-            together.stop = control.should_training_stop = True
-            steps = len(self.trainer.sampler) // self.trainer.config.gradient_accumulation_steps
-            over = self.trainer.budget_spent or state.global_step >= state.max_steps
-            self.mid_epoch = state.global_step % steps > 0 and not over
+        self.stops = self.stops or (args.world_size == 1 and self.asked)
+        if self.stops:
+            control.should_training_stop = True
+            over = self.budget_spent() or state.global_step >= state.max_steps
+            self.mid_epoch = state.global_step % self.steps_per_epoch > 0 and not over
             control.should_save = control.should_save or self.mid_epoch
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -200,5 +225,5 @@ class Preemption(TrainerCallback):
             self.timer.cancel()
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
-        if self.trainer.together.stop:
+        if self.stops:
             raise Terminated

@@ -23,12 +23,13 @@ from distilect.config import TrainConfig
 from distilect.data import row_keys
 from distilect.errors import RunError
 from distilect.models import Student, quiet
-from distilect.selection import Episodes, Method, artefact
-from distilect.selection.base import draw_rows
+from distilect.selection import Episodes, Method, artefact, draw_rows
 from distilect.signals import SignalSource
+from distilect.training import distributed
 from distilect.training.fit import set_dropout
+from distilect.training.rows import TrainingRows
 from distilect.training.state import load_state, save_state
-from distilect.training.trainer import DistillationTrainer, TrainingRows
+from distilect.training.trainer import DistillationTrainer
 
 FOLDER, STATE, JOURNAL = "stage-a", "state.safetensors", "stage-a.jsonl"
 
@@ -114,11 +115,12 @@ def run_episodes(
                 fresh_seed,
                 callbacks=[bar] if ranks.is_main() else [],
                 vectors=vectors,
-                keeps=False,
+                saves=False,
             )
             with quiet():
                 trainer.train()
-            trainer.together.same_everywhere()
+            if ranks.world() > 1:
+                distributed.same_everywhere(fresh.selectors)
             _add(done, trainer, time.perf_counter() - started)
             if trainer.is_world_process_zero():
                 _keep(state, selector, folder / JOURNAL, done)

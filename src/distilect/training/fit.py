@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilect import ranks
 from distilect.config import TrainConfig
@@ -17,9 +15,10 @@ from distilect.errors import RunError
 from distilect.models import Student, quiet
 from distilect.selection import Method
 from distilect.signals import SignalSource
-from distilect.training.callbacks import Bar, History, Preemption
+from distilect.training.callbacks import Bar, Clock, History, Preemption
 from distilect.training.checkpoints import last_checkpoint
-from distilect.training.trainer import DistillationTrainer, TrainingRows
+from distilect.training.rows import TrainingRows
+from distilect.training.trainer import DistillationTrainer
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,21 @@ def fit(
     ranks.start()
     bar = Bar(description, config.token_budget)
     written = [History(folder / "history.jsonl", folder / "tensorboard"), bar] if ranks.is_main() else []
+    preemption = Preemption()
     trainer = DistillationTrainer(
-        student.model, rows, method, source, config, folder / "checkpoints", seed, callbacks=written, vectors=vectors
+        student.model,
+        rows,
+        method,
+        source,
+        config,
+        folder / "checkpoints",
+        seed,
+        written,
+        vectors=vectors,
+        preemption=preemption,
     )
     bar.tokens = lambda: trainer.spent_tokens
-    preemption = Preemption(trainer)
-    trainer.add_callback(_Clock(trainer))
-    trainer.add_callback(preemption)
+    trainer.add_callback(Clock(trainer.counts))
     checkpoint = _checkpoint_for_all(folder / "checkpoints")
     if checkpoint is not None:
         trainer.load_extra_state(checkpoint)
@@ -89,10 +96,10 @@ def fit(
     finally:
         bar.close()
         preemption.close()
-    trainer.together.collect()
+    trainer.collect()
     if ranks.is_main():
-        trainer.recorder.write(folder / "selection.parquet")
-        trainer.row_sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
+        trainer.records.recorder.write(folder / "selection.parquet")
+        trainer.records.sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
     student.model = trainer.whole_model()
     logits = trainer.predict_rows(rows.validation_encoded)
     validation = rows.task.score(logits, rows.validation.labels) if len(logits) else {}
@@ -104,7 +111,7 @@ def fit(
         asked=int(trainer.counts.extra.get("teacher_rows", 0)),
         probed=int(trainer.counts.extra.get("probed_rows", 0)),
         forward_tokens=int(trainer.counts.extra.get("forward_tokens", 0)),
-        stage_tokens=round(sum(s.spent_tokens for s in method.selectors.values())),
+        stage_tokens=round(trainer.stage_tokens),
         student_tokens=round(trainer.spent_tokens),
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
     )
@@ -146,22 +153,3 @@ def keep_newest_checkpoint(folder: Path) -> None:
     for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
         if checkpoint != newest:
             shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-class _Clock(TrainerCallback):
-    """Seconds of training, kept in the checkpoints so that a resumed run counts all of its parts."""
-
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
-        self.last = 0.0
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.trainer.counts.extra.setdefault("seconds", 0.0)
-        self.last = time.perf_counter()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        now = time.perf_counter()
-        self.trainer.counts.extra["seconds"] += now - self.last
-        self.last = now
-
-    on_train_end = on_step_end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from distilect.files import atomic
 from distilect.training.step import StepResult
 
 
@@ -42,7 +42,7 @@ class SelectionRecorder:
                 result.asked.float().unsqueeze(1),
                 result.trained.float().unsqueeze(1),
                 teacher_weights,
-                result.knowledge_weights,
+                result.loss_weights,
                 correct,
                 correct * teacher_weights,
                 wrong,
@@ -109,9 +109,8 @@ class SelectionRecorder:
         return line
 
     def write(self, path: Path) -> None:
-        temporary = path.with_name(path.name + ".tmp")
-        pq.write_table(self.table(), temporary)
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            pq.write_table(self.table(), temporary)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": dict(self.epochs)}

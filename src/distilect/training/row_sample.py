@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilect.data import Table
+from distilect.files import atomic
 from distilect.selection import normalised_entropy
 from distilect.training.step import StepResult
 
@@ -41,8 +41,8 @@ class RowSample:
         # did not come
         self.epochs: dict[int, Tensor] = {}
 
-    def add(self, epoch: int, positions: Tensor, student: Tensor, result: StepResult) -> None:
-        """Keep what one batch decided; `positions` int64 [B] on the CPU, `student` its logits [B, C] in this pass.
+    def add(self, epoch: int, positions: NDArray[np.int64], student: Tensor, result: StepResult) -> None:
+        """Keep what one batch decided; `positions` int64 [B], `student` its logits [B, C] in this pass.
 
         Stays on the device: nothing is waited for.
         """
@@ -59,17 +59,12 @@ class RowSample:
         unsure = normalised_entropy(logits) if logits.shape[1] > 1 else logits.new_full((len(found),), torch.nan)
         decided = [torch.ones_like(unsure), result.asked[index], result.trained[index], unsure]
         values = torch.cat(
-            [
-                torch.stack([column.float() for column in decided], dim=1),
-                weights,
-                right,
-                result.knowledge_weights[index],
-            ],
+            [torch.stack([column.float() for column in decided], dim=1), weights, right, result.loss_weights[index]],
             dim=1,
         ).float()
         self._keep(epoch, slots, values)
 
-    def leave_out(self, epoch: int, positions: Tensor) -> None:
+    def leave_out(self, epoch: int, positions: NDArray[np.int64]) -> None:
         """Keep that rows left the step before its pass: neither asked nor trained on."""
         found, slots = self._find(positions)
         if len(found):
@@ -77,13 +72,12 @@ class RowSample:
             values[:, 0], values[:, 1:3] = 1, 0
             self._keep(epoch, slots, values)
 
-    def _find(self, positions: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _find(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which of some rows (int64 [B]) are in the sample, as indexes into them, and their places in it."""
-        rows = positions.numpy()
         if not len(self.positions):
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        slots = np.searchsorted(self.positions, rows).clip(max=len(self.positions) - 1)
-        found = np.flatnonzero(self.positions[slots] == rows)
+        slots = np.searchsorted(self.positions, positions).clip(max=len(self.positions) - 1)
+        found = np.flatnonzero(self.positions[slots] == positions)
         return found, slots[found]
 
     def _keep(self, epoch: int, slots: NDArray[np.int64], values: Tensor) -> None:
@@ -105,9 +99,9 @@ class RowSample:
         for epoch, values in sorted(self.epochs.items()):
             for slot, line in enumerate(values.tolist()):
                 if line[0] == 1:
-                    told = dict(zip(("text", "text_2"), texts[slot], strict=False))
+                    texts_of_row = dict(zip(("text", "text_2"), texts[slot], strict=False))
                     row = {"epoch": epoch, "row": int(self.positions[slot])}
-                    lines.append(row | told | {"label": gold[slot]} | self._decisions(line))
+                    lines.append(row | texts_of_row | {"label": gold[slot]} | self._decisions(line))
         return pa.Table.from_pylist(lines)
 
     def _decisions(self, line: list[float]) -> dict[str, Any]:
@@ -118,13 +112,11 @@ class RowSample:
         return decided | dict(zip(["uncertainty", *names], values, strict=True))
 
     def write(self, path: Path, rows: Table, labels: Sequence[str]) -> None:
-        """Whole or not at all."""
-        temporary = path.with_name(path.name + ".tmp")
-        pq.write_table(self.table(rows, labels), temporary, compression="zstd")
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            pq.write_table(self.table(rows, labels), temporary, compression="zstd")
 
     def join(self, other: dict[int, Tensor]) -> None:
-        """Take in what another process saw: each row of a step is seen by one of them."""
+        """Add what another rank saw: each row of a step is seen by one of them."""
         for epoch, values in other.items():
             kept = self.epochs.get(epoch)
             if kept is None:

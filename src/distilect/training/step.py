@@ -24,10 +24,10 @@ class StepResult:
 
     Attributes:
         loss: scalar, the sum over rows (the trainer divides by the rows of the whole optimiser step).
-        losses: float32 [B, M], each kind of knowledge after the teacher weights, before the knowledge weights; what teachers say
+        losses: float32 [B, M], each kind of knowledge after the teacher weights, before the loss weights; those on teacher outputs
             divided by the share of rows that ask.
         teacher_weights: float32 [B, K], 0 on rows that asked no teacher; K = 0 without teachers.
-        knowledge_weights: float32 [B, M].
+        loss_weights: float32 [B, M].
         asked, trained: bool [B].
         right: float32 [B, K], 1 where the teacher's best class is the gold label, 0 where not, NaN where it was not asked, where
             the row has no label, and in regression.
@@ -36,7 +36,7 @@ class StepResult:
     loss: Tensor
     losses: Tensor
     teacher_weights: Tensor
-    knowledge_weights: Tensor
+    loss_weights: Tensor
     asked: Tensor
     trained: Tensor
     right: Tensor
@@ -51,32 +51,32 @@ def distillation_loss(
         student: the forward pass, with gradient.
         view: the same step as selectors may see it.
         method: selectors and kinds of knowledge.
-        ask: indexes of rows within the batch (int64 [b]) → what the teachers say on them.
+        ask: indexes of rows within the batch (int64 [b]) → their teacher outputs.
         selected: bool [B], where rows were chosen before the pass; None: `method.rows` chooses now.
     """
     # which rows ask, which are trained on at all: d(i)
-    selected = method.rows.select(view) if selected is None else selected
+    selected = method.rows.decide(view) if selected is None else selected
     asked = selected if method.teachers is not None else torch.zeros_like(selected)
     trained = torch.ones_like(selected) if method.rows.trains_rest else selected
 
-    # what the teachers say, and whom to believe: w_k(i)
-    rows = asked.nonzero().squeeze(1)
+    # teacher outputs and teacher weights: w_k(i)
+    rows = asked.nonzero().squeeze(1)  # int64 [b]; a GPU is waited for here
     signals, weights = None, view.student.new_zeros(len(rows), 0)
     if method.teachers is not None and len(rows):
         signals = ask(rows)
-        weights = method.teachers.weights(view.take(rows, signals.logits)).detach().to(view.student)
+        weights = method.teachers.decide(view.take(rows, signals.logits)).detach().to(view.student)
 
     # how far the student is: l_m,k(i), summed over teachers
     losses = _losses(student, view.labels, method, signals, weights, rows)
 
-    # what to copy: v_m(i)
+    # loss weights: v_m(i)
     seen = replace(view, teachers=_of_all(signals, rows, len(asked)))
-    loss_weights = method.loss_weights.weights(seen).detach().to(losses).expand_as(losses)
+    loss_weights = method.loss_weights.decide(seen).detach().to(losses).expand_as(losses)
     loss = (loss_weights * losses)[trained].sum()
 
-    spread = view.student.new_zeros(len(asked), weights.shape[1]).index_copy(0, rows, weights)
-    right = torch.full_like(spread, torch.nan).index_copy(0, rows, _right(view.labels[rows], signals, weights))
-    return StepResult(loss, losses.detach(), spread, loss_weights, asked, trained, right)
+    of_all = view.student.new_zeros(len(asked), weights.shape[1]).index_copy(0, rows, weights)
+    right = torch.full_like(of_all, torch.nan).index_copy(0, rows, _right(view.labels[rows], signals, weights))
+    return StepResult(loss, losses.detach(), of_all, loss_weights, asked, trained, right)
 
 
 def _of_all(signals: TeacherSignals | None, rows: Tensor, count: int) -> Tensor | None:
@@ -106,7 +106,7 @@ def _losses(
 ) -> Tensor:
     """[B, M]: each kind's loss per row; 0 where a kind asks teachers and the row did not.
 
-    Divided by the share of rows that ask, so that the mean over all rows is one over those (see `Selector.asked_share`).
+    Divided by the share of rows that ask, so that the mean over all rows is one over those (see `RowSelector.asked_share`).
     """
     columns = []
     asking = student if len(rows) == len(labels) else student.take(rows)

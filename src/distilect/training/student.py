@@ -1,0 +1,49 @@
+"""Forward passes of the student, for the step and for those who look at it between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from distilect.knowledge import Knowledge, StudentOutputs
+from distilect.models import attention_maps, captured, classification_positions
+
+
+@dataclass
+class StudentPass:
+    """One forward pass, with what the kinds of knowledge need of it.
+
+    Attributes:
+        model: the student as it is, without any wrapper.
+        cls_token_id: of its tokenizer; None where it has no classification token.
+        attention_layers: whose queries, keys and values are kept.
+    """
+
+    model: Any
+    cls_token_id: int | None
+    attention_layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Any, knowledge: list[Knowledge], cls_token_id: int | None) -> StudentPass:
+        """Raises:
+        MethodError: a kind of knowledge needs queries, keys and values, which the model does not keep apart.
+        """
+        layers = tuple(sorted({layer for kind in knowledge for layer in kind.attention_layers()}))
+        for layer in layers:
+            attention_maps(model, layer)
+        return cls(model, cls_token_id, layers)
+
+    def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor], hidden: bool) -> StudentOutputs:
+        """Run `model`, the student or its wrapper; `hidden`: with hidden states."""
+        with captured(self.model, self.attention_layers) as attention:
+            outputs = model(**inputs, output_hidden_states=hidden)
+        return StudentOutputs(
+            logits=outputs.logits.float(),
+            mask=inputs["attention_mask"].bool(),
+            cls=classification_positions(inputs["input_ids"], inputs["attention_mask"], self.cls_token_id),
+            hidden=outputs.hidden_states if hidden else None,
+            attention=attention,
+        )
