@@ -1,14 +1,14 @@
-"""Writes docs/configuration.md from the one definition of the configuration: python docs/make_configuration.py"""
+"""Writes docs/configuration.md from the one definition of every option: python docs/make_configuration.py"""
 
 from __future__ import annotations
 
-import re
-import typing
 from pathlib import Path
 from typing import Any
 
 from distilect import config
 from distilect.experiments import config as experiments
+from distilect.experiments.schema import METHOD_PARTS
+from distilect.options import expected
 
 RUN_PARTS = (
     config.RunConfig,
@@ -33,38 +33,70 @@ COMPARISON_PARTS = (
     experiments.RayConfig,
 )
 PARTS = RUN_PARTS + COMPARISON_PARTS
+TITLES = {
+    "rows": "Row selectors",
+    "teachers": "Teacher selectors",
+    "loss_weights": "Loss weights",
+    "knowledge": "Kinds of knowledge",
+}
 
 
 def page() -> str:
-    """One table per part: key, type, default, meaning."""
+    """One table per part: key, what it may be, default, meaning."""
     lines = [
         "# Configuration",
         "",
         "Every key of a config file. `distilect run CONFIG key.sub=value` sets one for a run, `--dry-run` prints all of them.",
-        "The parts from CompareConfig on are those of `distilect compare`.",
-        "Made by `python docs/make_configuration.py` from `src/distilect/config.py` and `src/distilect/experiments/config.py`.",
+        "The parts of a method (selectors and kinds of knowledge) follow MethodConfig; `distilect methods NAME` prints those of one",
+        "method. The parts from CompareConfig on are those of `distilect compare`.",
+        "",
+        "An editor completes and checks these keys: write `distilect schema run > run.schema.json` and put",
+        "`# yaml-language-server: $schema=run.schema.json` into the first line of a config.",
+        "",
+        "`python docs/make_configuration.py` makes this page from the code.",
     ]
     for part in PARTS:
-        lines += ["", f"## {part.__name__}", "", (part.__doc__ or "").split("\n")[0], ""]
-        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-        for name, field in part.model_fields.items():
-            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-            meaning = (field.description or "").replace("|", "\\|")
-            lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
+        lines += ["", f"## {part.__name__}", "", _summary(part), *_table(part)]
+        if part is config.MethodConfig:
+            lines += _method_parts()
     return "\n".join(lines) + "\n"
+
+
+def _method_parts() -> list[str]:
+    lines = []
+    for key, classes in METHOD_PARTS.items():
+        lines += ["", f"### {TITLES[key]}", "", f"`method.{key}`: what is given is merged with the preset's options."]
+        for name, cls in classes.items():
+            lines += ["", f"#### `{name}`", "", _summary(cls)]
+            if cls.Options.model_fields:
+                lines += _table(cls.Options)
+    return lines
+
+
+def _summary(cls: Any) -> str:
+    """The first paragraph of a docstring."""
+    return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def _table(part: type[config.Part]) -> list[str]:
+    lines = ["", "| key | value | default | meaning |", "|---|---|---|---|"]
+    for name, field in part.model_fields.items():
+        default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+        cells = [f"`{name}`", _value(field), default, field.description or ""]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return lines
+
+
+def _value(field: Any) -> str:
+    if isinstance(field.annotation, type) and issubclass(field.annotation, config.Part):
+        return field.annotation.__name__
+    return expected(field.annotation, field.metadata)
 
 
 def _default(value: Any) -> str:
     if isinstance(value, config.Part):
         return f"see {type(value).__name__}"
     return "none" if value is None else f"`{value!r}`"
-
-
-def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
-    text = re.sub(r"typing\.|distilect\.(experiments\.)?config\.", "", text)
-    text = re.sub(r"Annotated\[(\w+), .*?\)\]", r"\1", text).replace("NoneType", "None")
-    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

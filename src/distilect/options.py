@@ -21,11 +21,11 @@ Ratio = Annotated[float, Field(gt=0.0, le=1.0)]  # a share that is not empty
 AboveZero = Annotated[float, Field(gt=0.0)]
 ZeroOrMore = Annotated[float, Field(ge=0.0)]
 
-O = TypeVar("O", bound=Part)
+P = TypeVar("P", bound=Part)
 T = TypeVar("T")
 
 
-def parse_options(kind: type[O], values: Mapping[str, Any]) -> O:
+def parse_options(kind: type[P], values: Mapping[str, Any]) -> P:
     """Checked options.
 
     Raises:
@@ -64,8 +64,8 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return " or ".join(expected(a, metadata) for a in arguments if a is not type(None))
     if annotation in (int, float):
         return _bounds("a whole number" if annotation is int else "a number", metadata)
-    names = {bool: "true or false", str: "a word", list: "a list", dict: "a mapping"}
-    return names.get(origin or annotation, "another value")
+    names = {bool: "true or false", str: "text", list: "a list", dict: "a mapping"}
+    return names.get(origin or annotation, getattr(annotation, "__name__", "another value"))
 
 
 def _bounds(what: str, metadata: Sequence[Any]) -> str:

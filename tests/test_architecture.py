@@ -1,0 +1,47 @@
+"""The map is true: a batch goes the way that docs/architecture.md says."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tests.training.helpers import Bench
+
+ROOT = Path(__file__).parent.parent
+ROW = re.compile(r"^\| (\d+) \| `([\w.]+)` \| `([\w/.]+)` \|", re.MULTILINE)
+
+
+def hops() -> list[tuple[str, str]]:
+    """(qualified name, file) of the figure's functions, in its order."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found = ROW.findall(page)
+    assert [int(number) for number, _, _ in found] == list(range(1, len(found) + 1))
+    return [(name, file) for _, name, file in found]
+
+
+def traced(run: Any, wanted: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The wanted functions in the order of their first calls."""
+    seen: dict[tuple[str, str], None] = {}
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            file = frame.f_code.co_filename.partition("src/distilect/")[2]
+            if (frame.f_code.co_qualname, file) in wanted:
+                seen.setdefault((frame.f_code.co_qualname, file))
+
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return list(seen)
+
+
+def test_a_batch_goes_the_way_of_the_figure(tmp_path: Path) -> None:
+    figure = hops()
+    assert len(figure) <= 10
+    trainer = Bench(tmp_path).trainer("rlkd", epochs=1, batch_size=40, load_best_model_at_end=False)
+    assert traced(trainer.train, set(figure)) == figure
