@@ -15,7 +15,7 @@ from distilect.config import RunConfig
 from distilect.errors import RunError
 from distilect.report import words
 from distilect.report.files import mapping, number, part, records
-from distilect.report.rows import ModelRow, best_teacher, method_name, model_rows, primary_metric, share_kept
+from distilect.report.models import ModelRow, best_teacher, method_name, model_rows, primary_metric, share_kept
 
 # Our metric names -> the Hub's metric types; the others go by their own name.
 _HUB_METRICS = {"macro_f1": "f1", "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
