@@ -44,19 +44,14 @@ class TaskConfig(Part):
 
 
 class AugmentConfig(Part):
-    """Changed copies of the rows of train, added to `extra`: teachers say what they are."""
+    """Changed copies of the rows of train, added to `extra`; the teachers label them."""
 
-    times: int = Field(20, ge=1, description="copies per row, before those that are there already are left out")
-    methods: list[Literal["neighbours", "swap", "delete", "recombine", "mlm"]] = Field(
-        ["neighbours"], min_length=1, description="kinds of change, taken in turn"
+    times: int = Field(20, ge=1, description="copies per row; those that exist already are then left out")
+    method: Literal["neighbours", "mlm"] = Field(
+        "neighbours", description="words are replaced by near ones (neighbours), or filled in by a masked model (mlm)"
     )
     seed: int = 0
-    model: str | None = Field(
-        None, description="checkpoint for neighbours, recombine and mlm; default: the student's backbone"
-    )
-    probability: float | None = Field(
-        None, gt=0.0, le=1.0, description="share of changed words; default: 0.4 neighbours, 0.15 mlm, else 0.1"
-    )
+    model: str | None = Field(None, description="checkpoint that gives the words; default: the student's backbone")
     labels: bool = Field(False, description="copies keep their row's label")
 
 
