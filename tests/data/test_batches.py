@@ -146,16 +146,18 @@ def test_the_sampler_draws_the_epoch_that_was_set() -> None:
 
 
 def test_a_planned_sampler_keeps_its_length() -> None:
-    rows: Any = lambda epoch, window: np.arange(epoch, epoch + 24)
-    sampler = EpochBatchSampler([5] * 100, 8, 0, rows_for_window=rows, rows_per_epoch=24)
+    sampler = EpochBatchSampler(
+        [5] * 100, 8, 0, rows_for_window=lambda epoch, _: np.arange(epoch, epoch + 24), rows_per_epoch=24
+    )
     assert len(sampler) == 3
     sampler.set_epoch(40)
     assert flat(list(sampler)) == list(range(40, 64)) and len(sampler) == 3
 
 
 def test_a_plan_with_another_number_of_rows_is_refused() -> None:
-    rows: Any = lambda epoch, window: np.arange(24 + epoch)
-    sampler = EpochBatchSampler([5] * 100, 8, 0, rows_for_window=rows, rows_per_epoch=24)
+    sampler = EpochBatchSampler(
+        [5] * 100, 8, 0, rows_for_window=lambda epoch, _: np.arange(24 + epoch), rows_per_epoch=24
+    )
     list(sampler)
     sampler.set_epoch(1)
     with pytest.raises(ConfigError, match="planned with 25 rows, expected 24"):
