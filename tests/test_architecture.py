@@ -22,15 +22,24 @@ def hops() -> list[tuple[str, str]]:
     return [(name, file) for _, name, file in found]
 
 
+def qualified_name(frame: FrameType) -> str:
+    """`Class.function` of a method, `function` of others; `co_qualname` is not there in Python 3.10."""
+    code, owner = frame.f_code, frame.f_locals.get("self")
+    for cls in type(owner).__mro__:
+        if getattr(cls.__dict__.get(code.co_name), "__code__", None) is code:
+            return f"{cls.__name__}.{code.co_name}"
+    return code.co_name
+
+
 def traced(run: Any, wanted: set[tuple[str, str]]) -> list[tuple[str, str]]:
     """The wanted functions in the order of their first calls."""
     seen: dict[tuple[str, str], None] = {}
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
-            file = frame.f_code.co_filename.partition("src/distilect/")[2]
-            if (frame.f_code.co_qualname, file) in wanted:
-                seen.setdefault((frame.f_code.co_qualname, file))
+            found = qualified_name(frame), frame.f_code.co_filename.partition("src/distilect/")[2]
+            if found in wanted:
+                seen.setdefault(found)
 
     sys.setprofile(profile)
     try:

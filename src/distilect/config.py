@@ -44,19 +44,14 @@ class TaskConfig(Part):
 
 
 class AugmentConfig(Part):
-    """Changed copies of the rows of train, added to `extra`: teachers say what they are."""
+    """Changed copies of the rows of train, added to `extra`; the teachers label them."""
 
-    times: int = Field(20, ge=1, description="copies per row, before those that are there already are left out")
-    methods: list[Literal["neighbours", "swap", "delete", "recombine", "mlm"]] = Field(
-        ["neighbours"], min_length=1, description="kinds of change, taken in turn"
+    times: int = Field(20, ge=1, description="copies per row; those that exist already are then left out")
+    method: Literal["neighbours", "mlm"] = Field(
+        "neighbours", description="words are replaced by near ones (neighbours), or filled in by a masked model (mlm)"
     )
-    seed: int = 0
-    model: str | None = Field(
-        None, description="checkpoint for neighbours, recombine and mlm; default: the student's backbone"
-    )
-    probability: float | None = Field(
-        None, gt=0.0, le=1.0, description="share of changed words; default: 0.4 neighbours, 0.15 mlm, else 0.1"
-    )
+    seed: int = Field(0, description="of every draw")
+    model: str | None = Field(None, description="checkpoint that gives the words; default: the student's backbone")
     labels: bool = Field(False, description="copies keep their row's label")
 
 
@@ -64,14 +59,14 @@ class DataConfig(Part):
     """Where the rows come from."""
 
     train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
-    dev: str | None = Field(None, description="reported on only; never used for a choice")
+    dev: str | None = Field(None, description="labelled rows that scores are reported on; no choice uses them")
     glue: str | None = Field(None, description="a GLUE folder in the official TSV form; sets train, dev and columns")
-    extra: str | None = Field(None, description="unlabelled rows for distillation: only teachers speak on them")
+    extra: str | None = Field(None, description="unlabelled rows; the student learns on them from teachers only")
     validation: str | None = Field(
-        None, description="file held out of train for rewards, early stopping and checkpoint choice"
+        None, description="labelled rows for rewards, early stopping and checkpoint choice; default: a part of train"
     )
     validation_size: float = Field(
-        0.1, ge=0.0, description="without `validation`: share (<1) or count (>=1) of train that is held out"
+        0.1, ge=0.0, description="without `validation`: share (below 1) or number (from 1) of the rows of train"
     )
     text: str | list[str] | None = Field(None, description="one or two text columns; inferred from their names")
     label: str | None = Field(None, description="label column; inferred from its name")
@@ -88,28 +83,34 @@ class DataConfig(Part):
 
 
 class FinetuneConfig(Part):
-    """How a checkpoint is fine-tuned: teachers and the `finetune` verb."""
+    """How a checkpoint is fine-tuned: teachers, and the `finetune` command."""
 
-    init: str = Field(description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` cuts it")
-    epochs: Positive = 3.0
-    learning_rate: Positive = 5e-5
-    batch_size: int = Field(32, ge=1)
-    seed: int = 0
+    init: str = Field(
+        description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` keeps some of its layers"
+    )
+    epochs: Positive = Field(3.0, description="passes over the training rows")
+    learning_rate: Positive = Field(5e-5, description="the highest one, after the warm-up")
+    batch_size: int = Field(32, ge=1, description="rows per optimiser step")
+    seed: int = Field(0, description="of data order, dropout and new weights")
 
 
 class TeacherConfig(Part):
-    """One teacher: a checkpoint, a table of its outputs, or a checkpoint that is still to be fine-tuned."""
+    """One teacher: a fine-tuned checkpoint, a table of its outputs, or a checkpoint that is fine-tuned first."""
 
-    name: str | None = Field(None, description="used in logs and reports; default: the path's last part")
+    name: str | None = Field(None, description="in logs and reports; default: the last part of the path")
     path: str | None = Field(None, description="fine-tuned checkpoint: folder or hub id")
-    table: str | None = Field(None, description="file of this teacher's outputs made elsewhere, joined by text")
+    table: str | None = Field(
+        None, description="file of outputs that were made elsewhere; joined with the rows by text"
+    )
     outputs: Literal["logits", "probabilities", "log_probabilities", "scores"] = Field(
         "probabilities", description="what the numbers of `table` are"
     )
-    finetune: FinetuneConfig | None = Field(None, description="fine-tune this teacher first, on the run's train split")
-    labels: list[str] | None = Field(None, description="names of its outputs in order, where its config has none")
+    finetune: FinetuneConfig | None = Field(
+        None, description="fine-tune this teacher first, on the run's training rows"
+    )
+    labels: list[str] | None = Field(None, description="names of its outputs in order, if its own config has none")
     max_length: int | None = Field(
-        None, ge=2, description="in tokens; default: the run's, at most what the model can take"
+        None, ge=2, description="in tokens; default: the run's, at most what the model allows"
     )
 
     @model_validator(mode="after")
@@ -131,64 +132,68 @@ class StudentConfig(Part):
 
 
 class MethodConfig(Part):
-    """A named choice of selectors and knowledge, and what is changed in it."""
+    """A preset, and what is changed in it. Options of the four parts are merged with the preset's."""
 
     name: str = Field("kd", description="a preset; `distilect methods` lists them")
-    alpha: Fraction | None = Field(None, description="weight of response knowledge; labels get 1 - alpha")
-    temperature: Positive | None = Field(None, description="of teacher and student in response knowledge")
-    rows: Options | str | None = Field(None, description="another row selector")
-    teachers: Options | str | None = Field(None, description="another teacher selector")
-    knowledge: Options | None = Field(None, description="kinds of knowledge and their options, replacing the preset's")
-    loss_weights: Options | str | None = Field(None, description="another loss-weight selector")
+    alpha: Fraction | None = Field(None, description="weight of the response; labels weigh 1 - alpha")
+    temperature: Positive | None = Field(None, description="of teacher and student, in the response")
+    rows: Options | str | None = Field(None, description="which rows ask the teachers, or are trained on")
+    teachers: Options | str | None = Field(None, description="which teachers, with which weights")
+    knowledge: Options | None = Field(
+        None, description="kinds of knowledge and their options, added to the preset's; `KIND: false` removes one"
+    )
+    loss_weights: Options | str | None = Field(None, description="weights of the kinds of knowledge")
 
 
 class TrainConfig(Part):
-    """How the student is trained."""
+    """How the student is trained. Names are those of `transformers.TrainingArguments` where it has the same."""
 
-    epochs: Positive = 3.0
+    epochs: Positive = Field(3.0, description="passes over the training rows")
     token_budget: int | None = Field(
         None,
         ge=1,
-        description="in place of `epochs`: stop after so many student tokens, those of selectors' own passes included",
+        description="in place of `epochs`: stop after so many student tokens, those of selectors' passes included",
     )
     batch_size: int = Field(32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps")
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="a step's rows are run in this many parts; the loss is the same"
+        1, ge=1, description="run the rows of a step in so many parts; the loss is the same"
     )
     max_tokens: int = Field(
         8192, ge=16, description="padded tokens run at once; larger batches are split, the loss is the same"
     )
-    learning_rate: Positive = 5e-5
-    warmup_ratio: Fraction = Field(0.1, description="share of the steps")
-    weight_decay: float = Field(0.01, ge=0.0)
-    lr_scheduler_type: str = "linear"
-    max_grad_norm: float = Field(1.0, ge=0.0)
-    max_length: int = Field(128, ge=2, description="in tokens, for all models that have no length of their own")
+    learning_rate: Positive = Field(5e-5, description="the highest one, after the warm-up")
+    warmup_ratio: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0.0, description="of AdamW")
+    lr_scheduler_type: str = Field("linear", description="linear, cosine, constant, …")
+    max_grad_norm: float = Field(1.0, ge=0.0, description="gradients are clipped to this norm; 0: not at all")
+    max_length: int = Field(128, ge=2, description="in tokens, of all models without a length of their own")
     precision: Precision = Field("auto", description="auto: bf16 where the processor has it")
-    group_by_length: bool = True
+    group_by_length: bool = Field(True, description="batches of rows of similar length: less padding")
     load_best_model_at_end: bool = Field(
-        True, description="end with the weights of the best score on the validation split, not with the last ones"
+        True, description="end with the weights of the best validation score, not with the last ones"
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better score"
     )
-    evaluations: int = Field(1, ge=1, description="evaluations on the validation split per epoch; a checkpoint each")
+    evaluations: int = Field(
+        1, ge=1, description="evaluations on the validation split per epoch, with a checkpoint each"
+    )
     resumable: bool = Field(
         True,
-        description="false: checkpoints hold weights only, a stopped training begins anew; saves time in trainings of seconds",
+        description="false: checkpoints hold weights only and a stopped training starts anew; faster for short trainings",
     )
-    logging_steps: int = Field(10, ge=1, description="steps")
-    dropout: Fraction | None = Field(None, description="of the student; default: its config's")
+    logging_steps: int = Field(10, ge=1, description="optimiser steps between two lines of history")
+    dropout: Fraction | None = Field(None, description="of the student; default: that of its config")
 
 
 class SignalConfig(Part):
-    """Where teacher signals are kept."""
+    """Where teacher outputs are stored."""
 
-    store: str = Field("signals", description="folder; shared by runs, keyed by content")
-    live: bool = Field(False, description="run the teachers in every step instead of scoring once")
-    disk_budget_gb: Positive = Field(20.0, description="signals that would not fit are computed live")
-    precision: Precision = "auto"
-    max_tokens: int = Field(16384, ge=16, description="padded tokens per scoring batch")
+    store: str = Field("signals", description="folder below `output`; shared by runs, keyed by content")
+    live: bool = Field(False, description="run the teachers in every step; nothing is stored")
+    disk_budget_gb: Positive = Field(20.0, description="outputs that would not fit are computed live")
+    precision: Precision = Field("auto", description="of the teachers; auto: bf16 where the processor has it")
+    max_tokens: int = Field(16384, ge=16, description="padded tokens per batch of the teachers")
 
 
 def from_strings(value: Any, key: str) -> Any:
@@ -199,19 +204,19 @@ def from_strings(value: Any, key: str) -> Any:
 class RunConfig(Part):
     """A whole run; `distilect run FILE key=value …` reads this."""
 
-    name: str = Field("run", description="of the run and its folder", pattern=r"^[^/\\\x00]+$")
+    name: str = Field("run", description="of the run and of its folder", pattern=r"^[^/\\\x00]+$")
     data_dir: str = Field(".", description="relative data paths start here")
-    task: TaskConfig = TaskConfig()
-    data: DataConfig
-    teachers: list[TeacherConfig] = Field(default_factory=list)
-    student: StudentConfig
-    method: MethodConfig = MethodConfig()
+    task: TaskConfig = Field(TaskConfig(), description="what is learned")
+    data: DataConfig = Field(description="where the rows come from")
+    teachers: list[TeacherConfig] = Field(default_factory=list, description="see TeacherConfig; a string is a path")
+    student: StudentConfig = Field(description="the model that is trained; a string is its `init`")
+    method: MethodConfig = Field(MethodConfig(), description="how it learns; a string is a preset")
     baselines: list[MethodConfig] = Field(
-        default_factory=list, description="further methods, each in a folder of its own beside the run's"
+        default_factory=list, description="further methods, each trained in a folder beside the run's"
     )
-    train: TrainConfig = TrainConfig()
-    signals: SignalConfig = SignalConfig()
-    seed: int = 0
+    train: TrainConfig = Field(TrainConfig(), description="how the student is trained")
+    signals: SignalConfig = Field(SignalConfig(), description="where teacher outputs are stored")
+    seed: int = Field(0, description="of data order, dropout, new weights and every draw")
     output: str = Field("runs", description="folder that holds the run's folder")
 
     @field_validator("name")

@@ -270,13 +270,9 @@ def test_augment_passes_all_its_options_and_prints_what_was_done(stand_in: Any) 
         "--seed",
         "3",
         "--method",
-        "swap",
-        "--method",
         "mlm",
         "--model",
         "bert",
-        "--probability",
-        "0.2",
         "--text",
         "a",
         "--text",
@@ -293,16 +289,15 @@ def test_augment_passes_all_its_options_and_prints_what_was_done(stand_in: Any) 
         "output": Path("more.jsonl"),
         "times": 5,
         "seed": 3,
-        "kinds": ["swap", "mlm"],
+        "method": "mlm",
         "model": "bert",
-        "probability": 0.2,
         "text": ["a", "b"],
         "label": "y",
         "keep_labels": True,
         "data_dir": "d",
     }
     call("augment", "train.csv", "--output", "more.csv")
-    assert (seen["times"], seen["kinds"], seen["keep_labels"]) == (20, ("neighbours",), False)
+    assert (seen["times"], seen["method"], seen["keep_labels"]) == (20, "neighbours", False)
 
 
 def test_evaluate_prints_one_score_per_line(stand_in: Any) -> None:

@@ -92,7 +92,9 @@ def test_tokenising_warns_of_no_long_rows(caplog: pytest.LogCaptureFixture) -> N
 def test_collating_32_rows_takes_less_than_a_millisecond() -> None:
     lengths = np.random.default_rng(0).integers(5, 128, 10_000).astype(np.int32)
     flat = np.ones(lengths.sum(), np.int32)
-    encoded = Encoded({"input_ids": flat, "token_type_ids": flat}, lengths, {"input_ids": 0, "token_type_ids": 0})
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    columns = {"input_ids": flat, "token_type_ids": flat}
+    encoded = Encoded(columns, lengths, offsets, padding=dict.fromkeys(columns, 0))
     rows = np.random.default_rng(1).integers(0, 10_000, 32)
     times = []
     for _ in range(50):

@@ -145,7 +145,7 @@ def test_hundreds_of_classes_are_fine(folder: Folder) -> None:
     assert len(set(data.validation.labels)) == len(set(data.train.labels)) == 300
 
 
-def test_a_label_column_with_a_value_per_row_is_surely_another_column(folder: Folder) -> None:
+def test_a_label_column_with_a_value_per_row_is_taken_for_another_column(folder: Folder) -> None:
     columns = {"text": [f"text {i}" for i in range(300)], "target": [f"id-{i}" for i in range(300)]}
     assert "300 different labels in 300 rows. Set data.label" in folder.fault(columns)
 
@@ -279,11 +279,11 @@ def test_validation_rows_leave_train_and_share_no_text_with_it(folder: Folder) -
     assert any("held out of train" in line for line in data.report)
 
 
-def test_a_reward_file_replaces_the_split(folder: Folder) -> None:
-    reward = folder.write("held.jsonl", {"text": ["a", TWENTY[3]], "label": [1, 0]})
-    data = folder.load(BINARY, validation=reward, validation_size=0.5)
+def test_a_validation_file_replaces_the_split(folder: Folder) -> None:
+    file = folder.write("held.jsonl", {"text": ["a", TWENTY[3]], "label": [1, 0]})
+    data = folder.load(BINARY, validation=file, validation_size=0.5)
     assert (len(data.train), len(data.validation)) == (20, 2)
-    assert any("held-out: 1 of 2 rows have a text that train has too" in line for line in data.report)
+    assert any("validation: 1 of 2 rows have a text that train has too" in line for line in data.report)
 
 
 def test_dev_never_takes_part_in_training(folder: Folder) -> None:

@@ -30,9 +30,8 @@ def rows_of(count: int, pairs: bool = False) -> Table:
 def test_a_table_written_in_blocks_is_the_same_table(tmp_path: Path, pairs: bool) -> None:
     table = rows_of(50, pairs)
     writer = TableWriter(tmp_path / "t", table.num_texts, scores=False)
-    for start in (0, 20, 20, 37):
-        stop = {0: 20, 20: 37, 37: 50}[start]
-        writer.add(table.take(np.arange(start, start if start == 20 and writer.rows == 37 else stop)))
+    for start, stop in ((0, 20), (20, 37), (37, 37), (37, 50)):
+        writer.add(table.take(np.arange(start, stop)))
     mapped = writer.finish()
     every = np.arange(50)
     assert mapped.text(every) == table.text(every) and mapped.fingerprint() == table.fingerprint()
@@ -94,7 +93,7 @@ def test_streamed_batches_are_a_partition_in_as_many_steps(
     monkeypatch: pytest.MonkeyPatch, count: int, size: int, micro: int, world: int
 ) -> None:
     monkeypatch.setattr(batches, "_STRETCH", 16)
-    monkeypatch.setattr(batches, "_TOGETHER", 4)
+    monkeypatch.setattr(batches, "_MIXED", 4)
     lengths = np.random.default_rng(0).integers(3, 90, count)
     options: dict[str, Any] = {"micro": micro, "world": world}
     shares = [list(streamed_batches(lengths, size, 3, 1, rank=r, **options)) for r in range(world)]
@@ -110,7 +109,7 @@ def test_streamed_batches_are_a_partition_in_as_many_steps(
 
 def test_streamed_reading_goes_forward_and_mixes_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_STRETCH", 16)
-    monkeypatch.setattr(batches, "_TOGETHER", 4)
+    monkeypatch.setattr(batches, "_MIXED", 4)
     monkeypatch.setattr(batches, "LARGE", 500)
     lengths = np.random.default_rng(0).integers(3, 90, 4096)
     sampler = EpochBatchSampler(lengths, 32, 0)

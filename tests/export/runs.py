@@ -1,4 +1,4 @@
-"""Finished runs without their training: a tiny student, a tiny teacher, and what the pipeline would say of them."""
+"""Finished runs without their training: a tiny student, a tiny teacher, and the metrics that the pipeline would write."""
 
 from __future__ import annotations
 

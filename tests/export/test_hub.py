@@ -71,7 +71,7 @@ def test_a_name_that_cannot_be_is_refused_before_any_work(tmp_path: Path, hub: l
     assert hub == [] and not (run / "export.json").exists()
 
 
-def test_without_a_login_the_user_is_told_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_login_the_error_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(ExportError, match="hf auth login"):

@@ -1,8 +1,9 @@
-"""ONNX files say what the student says, at every batch size and length, and the run's folder tells how fast."""
+"""ONNX files give the student's logits, at every batch size and length, and the run's folder has their times."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,20 @@ from tests.tiny import FAMILIES
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 
 pytestmark = pytest.mark.timeout(900)  # the exporter takes ten seconds of a processor: minutes on a busy machine
-ROUNDS = {1: 3, 4: 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_rounds() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ship, "ROUNDS", {1: 3, 4: 2})
+        yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, exported to fp32 and int8."""
     folder = finished_run(tmp_path_factory.mktemp("exported"))
-    export_run(folder, int8=True, license="mit", rounds=ROUNDS)
+    export_run(folder, int8=True, license="mit")
     return folder
 
 
@@ -74,7 +81,7 @@ def test_int8_weights_are_int8(run: Path) -> None:
     assert types.count(onnx.TensorProto.INT8) > 10
 
 
-def test_speed_is_told_for_every_model_batch_and_number_of_threads(run: Path) -> None:
+def test_speed_is_measured_for_every_model_batch_and_number_of_threads(run: Path) -> None:
     lines = json.loads((run / "export.json").read_text())["speed"]
     models = ["teacher a", "student", "ONNX", "ONNX int8"]
     threads = sorted({line["threads"] for line in lines})
@@ -87,7 +94,7 @@ def test_speed_is_told_for_every_model_batch_and_number_of_threads(run: Path) ->
     )
 
 
-def test_card_and_page_tell_of_the_files(run: Path) -> None:
+def test_card_and_page_list_the_files(run: Path) -> None:
     card = (run / "student" / "README.md").read_text()
     assert "license: mit" in card and "`onnx/model_int8.onnx`:" in card
     page = (run / "report.html").read_text()
@@ -112,7 +119,7 @@ def test_a_later_export_without_onnx_keeps_what_was_measured_and_given(run: Path
     assert "`onnx/model.onnx`:" in (run / "student" / "README.md").read_text()
 
 
-def test_a_file_that_says_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_other_logits_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(tmp_path)
     real = ship.export_onnx
 
@@ -124,7 +131,7 @@ def test_a_file_that_says_something_else_is_not_kept(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(ship, "export_onnx", other)
     with pytest.raises(ExportError, match="its logits differ from the student's by up to 1"):
-        export_run(run, onnx=True, rounds=ROUNDS)
+        export_run(run, onnx=True)
     assert not list((run / "student").glob("onnx/*"))
 
 
@@ -137,11 +144,11 @@ def test_missing_packages_are_named_before_anything_is_done(tmp_path: Path, monk
     assert not (run / "export.json").exists()
 
 
-def test_dev_rows_that_moved_are_told_with_the_remedy(tmp_path: Path) -> None:
+def test_dev_rows_that_moved_are_an_error_with_the_remedy(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
     (tmp_path / "dev.csv").rename(tmp_path / "moved.csv")
     with pytest.raises(ExportError, match="give --dev FILE"):
-        export_run(run, onnx=True, rounds=ROUNDS)
+        export_run(run, onnx=True)
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
@@ -189,16 +196,16 @@ def test_the_verb_prints_times_and_what_was_checked(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("bert", "xlnet")])
 def test_every_family_exports(family: str, tmp_path: Path) -> None:
     run = finished_run(tmp_path, FAMILIES[family])
-    export_run(run, int8=True, rounds=ROUNDS)
+    export_run(run, int8=True)
     same_as_pytorch(run / "student")
 
 
 @pytest.mark.slow
-def test_a_family_that_the_exporter_cannot_do_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_family_that_the_exporter_cannot_do_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     """XLNet with torch 2.13; a later one may know it."""
     run = finished_run(tmp_path, FAMILIES["xlnet"])
     try:
-        export_run(run, onnx=True, rounds=ROUNDS)
+        export_run(run, onnx=True)
     except ExportError as error:
         assert "cannot export xlnet to ONNX" in str(error) and len(str(error)) < 500
         assert not list((run / "student").rglob("*.onnx")) and not (run / "export.json").exists()
@@ -209,6 +216,6 @@ def test_a_family_that_the_exporter_cannot_do_is_told_and_leaves_nothing(tmp_pat
 @pytest.mark.slow
 def test_a_regression_student_exports(tmp_path: Path) -> None:
     run = finished_run(tmp_path, regression=True)
-    done = export_run(run, onnx=True, rounds=ROUNDS)
-    assert "pearson" in done.lines[0] and "labelled" not in done.lines[0]
+    done = export_run(run, onnx=True)
+    assert "pearson" in done.lines[0] and "label" not in done.lines[0]
     same_as_pytorch(run / "student")

@@ -23,7 +23,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def test_copies_of_train_are_taught_and_nothing_validation_is_among_them(
     job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = {"train": str(job.train), "dev": str(job.dev), "augment": {"times": 3, "methods": ["neighbours", "swap"]}}
+    data = {"train": str(job.train), "dev": str(job.dev), "augment": {"times": 3, "method": "neighbours"}}
     results = run(job.config(name="more", data=data, baselines=["finetune"]))
     assert "augmented: " in capsys.readouterr().err
     taught, fine = (result.metrics for result in results)
@@ -35,9 +35,7 @@ def test_copies_of_train_are_taught_and_nothing_validation_is_among_them(
 
 
 def test_no_copy_is_a_row_of_dev_or_validation(job: Job) -> None:
-    config = job.config(
-        data={"train": str(job.train), "dev": str(job.dev), "augment": {"times": 2, "methods": ["swap"]}}
-    )
+    config = job.config(data={"train": str(job.train), "dev": str(job.dev), "augment": {"times": 2}})
     data = load_data(config.data, config.task, config.seed)
     made = enlarged(data, config).extra
     assert made is not None
@@ -47,7 +45,7 @@ def test_no_copy_is_a_row_of_dev_or_validation(job: Job) -> None:
 
 
 def test_labels_of_copies_are_known_where_they_are_kept(job: Job) -> None:
-    augment = {"times": 1, "methods": ["swap"], "labels": True}
+    augment = {"times": 1, "labels": True}
     config = job.config(data={"train": str(job.train), "augment": augment})
     data = enlarged(load_data(config.data, config.task, config.seed), config)
     assert data.extra is not None and data.extra.has_label.all()
@@ -57,7 +55,7 @@ def test_labels_of_copies_are_known_where_they_are_kept(job: Job) -> None:
 def test_an_unlabelled_file_and_copies_stand_side_by_side(job: Job, tmp_path: Path) -> None:
     file = tmp_path / "extra.csv"
     file.write_text("text\nsomething else entirely\n", encoding="utf-8")
-    data = {"train": str(job.train), "extra": str(file), "augment": {"times": 1, "methods": ["delete"]}}
+    data = {"train": str(job.train), "extra": str(file), "augment": {"times": 1}}
     config = job.config(data=data)
     loaded = load_data(config.data, config.task, config.seed)
     extra = enlarged(loaded, config).extra
@@ -65,6 +63,6 @@ def test_an_unlabelled_file_and_copies_stand_side_by_side(job: Job, tmp_path: Pa
 
 
 def test_a_model_that_cannot_fill_words_in_is_refused_before_anything_is_trained(job: Job) -> None:
-    data = {"train": str(job.train), "augment": {"times": 1, "methods": ["mlm"]}}
+    data = {"train": str(job.train), "augment": {"times": 1, "method": "mlm"}}
     with pytest.raises(DataError, match="has no masked-LM head"):
         run(job.config(name="never", data=data))

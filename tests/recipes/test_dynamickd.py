@@ -141,7 +141,7 @@ def test_every_recipe_runs_on_tiny_models(toy: Toy, arm: str) -> None:
 
 def test_the_augmented_variant_of_the_data_arm_runs(toy: Toy) -> None:
     """The second command: rows enlarged by a masked model, a tenth of them asks, all learn from their labels."""
-    augmentation: dict[str, Any] = {"times": 3, "methods": ["mlm"], "model": toy.masked, "labels": True}
+    augmentation: dict[str, Any] = {"times": 3, "method": "mlm", "model": toy.masked, "labels": True}
     config = toy.config(
         "data", "name=enlarged", "method.rows.ratio=0.1", "baselines=[]", f"data.augment={json.dumps(augmentation)}"
     )

@@ -75,8 +75,8 @@ def test_the_table_filters_by_every_word_and_counts(page: Browser) -> None:
         " box.querySelector('.count').textContent] })"
     )
     assert page.run(f"{shown}('')") == [60, "60 rows"]
-    count, told = page.run(f"{shown}('ROW 17')")
-    assert (count, told) == (1, "1 of 60 rows")
+    count, shown_count = page.run(f"{shown}('ROW 17')")
+    assert (count, shown_count) == (1, "1 of 60 rows")
     assert page.run(f"{shown}('no such text')")[0] == 0
 
 

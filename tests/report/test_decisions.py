@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from distilect.report.curves import curves_of, knowledge_by_phase
 from distilect.report.decisions import decision_figures, decision_table, hover
-from distilect.report.figures import curves_of, knowledge_by_phase, selection_over_time
 from distilect.report.files import read_run
+from distilect.report.selection import selection_by_epoch
 from tests.report.run_files import write_rows, write_run
 
 
@@ -18,9 +19,9 @@ def rows_of(folder: Path, **options: Any) -> list[dict[str, Any]]:
 
 def test_each_teacher_gets_its_rows_with_right_and_wrong_apart(tmp_path: Path) -> None:
     figures = decision_figures(rows_of(tmp_path))
-    assert [figure.title for figure in figures] == ["Rows taught by weak", "Rows taught by strong"]
+    assert [figure.title for figure in figures] == ["Weight of teacher weak by row", "Weight of teacher strong by row"]
     right, wrong = figures[0].data
-    assert (right["name"], wrong["name"]) == ("right there", "wrong there")
+    assert (right["name"], wrong["name"]) == ("teacher right", "teacher wrong")
     assert len(right["x"]) == len(wrong["x"]) == 20  # the last epoch's, each row once
     assert right["text"][0] == "row 0 of train<br>label: no"
 
@@ -33,7 +34,7 @@ def test_equal_weights_on_all_rows_are_no_decision(tmp_path: Path) -> None:
 
 def test_rows_that_asked_are_shown_by_uncertainty(tmp_path: Path) -> None:
     figure = decision_figures(rows_of(tmp_path, asked=0.5))[-1]
-    assert figure.title == "Which rows asked the teachers"
+    assert figure.title == "Rows that asked the teachers, by uncertainty"
     assert figure.data[0]["y"] == [1.0] * 5 + [0.0] * 5
 
 
@@ -67,11 +68,11 @@ def test_weights_by_label_and_epoch_are_drawn_where_they_differ() -> None:
             for g in ("all", "yes", "no")
         ]
 
-    titles = [figure.title for figure in selection_over_time(rows(0.9))]
+    titles = [figure.title for figure in selection_by_epoch(rows(0.9))]
     assert "Weight of teacher a by label and epoch" in titles
-    figure = selection_over_time(rows(0.9))[titles.index("Weight of teacher a by label and epoch")]
+    figure = selection_by_epoch(rows(0.9))[titles.index("Weight of teacher a by label and epoch")]
     assert figure.data[0]["z"] == [[0.5, 0.5], [0.9, 0.9]]
-    assert "Weight of teacher a by label and epoch" not in [f.title for f in selection_over_time(rows(0.5))]
+    assert "Weight of teacher a by label and epoch" not in [f.title for f in selection_by_epoch(rows(0.5))]
 
 
 def test_knowledge_by_phase_is_drawn_where_it_changes() -> None:

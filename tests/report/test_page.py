@@ -10,7 +10,7 @@ import pytest
 
 from distilect.errors import RunError
 from distilect.report import build_report, build_summary
-from distilect.report.figures import selection_over_time
+from distilect.report.selection import selection_by_epoch
 from tests.report.run_files import metrics, write_answers, write_rows, write_run
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -84,7 +84,7 @@ def test_a_larger_slower_student_is_called_larger_and_slower(tmp_path: Path) -> 
 
 def test_curves_and_selection_are_drawn_from_the_files(tmp_path: Path) -> None:
     page = Page(build_report(write_run(tmp_path)))
-    assert {"training", "held out", "accuracy", "weak", "entropy", "labels", "asked teachers"} <= set(names(page))
+    assert {"training", "validation", "accuracy", "weak", "entropy", "labels", "asked teachers"} <= set(names(page))
     loss = next(trace for figure in page.figures for trace in figure["data"] if trace["name"] == "training")
     assert loss["x"] == [10, 20, 30, 40]
     assert loss["y"] == [0.2, 0.1, 2 / 30, 0.05]
@@ -161,7 +161,7 @@ def test_each_other_file_may_be_missing(tmp_path: Path, missing: str) -> None:
     assert "90.0 %" in Page(build_report(tmp_path)).text
 
 
-def test_half_a_line_of_history_and_a_damaged_table_are_told_not_fatal(tmp_path: Path) -> None:
+def test_half_a_line_of_history_and_a_damaged_table_are_noted_not_fatal(tmp_path: Path) -> None:
     write_run(tmp_path)
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"step": 50, "train/l')
@@ -195,7 +195,7 @@ def test_a_run_without_dev_shows_the_validation_score_and_says_so(tmp_path: Path
     for raw in [values["student"], *values["teachers"]]:
         raw["scores"] = {}
     page = Page(build_report(write_run(tmp_path, values)))
-    assert "accuracy 0.750 on the held-out split (no dev rows), 2.00× smaller" in page.text
+    assert "accuracy 0.750 on the validation split (no dev rows), 2.00× smaller" in page.text
 
 
 def test_a_long_history_does_not_make_a_heavy_page(tmp_path: Path) -> None:
@@ -231,16 +231,16 @@ def test_writing_leaves_no_temporary_files(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_teacher_that_is_believed_where_it_is_right_gets_a_figure():
+def test_a_teacher_with_more_weight_where_it_is_right_gets_a_figure():
     def rows(right, wrong):
         return [{"epoch": e, "group": "all", "right/a": right, "wrong/a": wrong, "right/b": None} for e in (0, 1)]
 
-    titles = [figure.title for figure in selection_over_time(rows(0.9, 0.2))]
-    assert "Are teachers believed where they are right?" in titles
-    figure = selection_over_time(rows(0.9, 0.2))[titles.index("Are teachers believed where they are right?")]
+    titles = [figure.title for figure in selection_by_epoch(rows(0.9, 0.2))]
+    assert "Teacher weights where right and wrong" in titles
+    figure = selection_by_epoch(rows(0.9, 0.2))[titles.index("Teacher weights where right and wrong")]
     assert [trace["name"] for trace in figure.data][:2] == ["a, right", "a, wrong"]
     assert figure.data[0]["y"] == [0.9, 0.9] and figure.data[1]["y"] == [0.2, 0.2]
-    assert not selection_over_time(rows(0.5, 0.5)) and not selection_over_time(rows(None, 0.5))
+    assert not selection_by_epoch(rows(0.5, 0.5)) and not selection_by_epoch(rows(None, 0.5))
 
 
 def test_the_page_rebuilds_from_the_run_s_files_alone(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_sections_that_a_run_has_are_listed_and_led_to(tmp_path: Path) -> None:
     page = Page(build_report(whole_run(tmp_path)))
     targets = [attrs["href"] for tag, attrs in page.elements if tag == "a"]
     ids = {f"#{attrs['id']}" for _, attrs in page.elements if attrs.get("id")}
-    assert targets == ["#models", "#learning", "#selection", "#health", "#answers", "#differences", "#cost"]
+    assert targets == ["#models", "#learning", "#selection", "#health", "#predictions", "#differences", "#cost"]
     assert set(targets) <= ids
 
 

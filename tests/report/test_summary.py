@@ -7,7 +7,7 @@ from typing import Any
 
 from distilect.report import build_summary
 from distilect.report.figures import score_against_cost
-from distilect.report.rows import model_rows
+from distilect.report.models import model_rows
 from tests.report.run_files import metrics, model, write_run
 from tests.report.test_page import Page, names
 
@@ -25,7 +25,7 @@ def test_the_verdict_names_the_best_student_and_how_far_the_next_is(tmp_path: Pa
     page = Page(build_summary(folders, tmp_path / "all.html"))
     assert "b scores highest: accuracy 0.740, 92.5 % of its best teacher's." in page.text
     assert "Method gate; c follows 0.020 behind." in page.text
-    assert "chance alone moves such an accuracy by about ±0.086" in page.text
+    assert "On 100 rows, the 95 % confidence interval of this accuracy is about ±0.086" in page.text
 
 
 def test_runs_of_different_tasks_are_not_ranked_and_it_says_so(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_only_settings_that_differ_are_listed_down_to_those_of_a_teacher(tmp_pat
 
 def test_curves_of_all_runs_are_in_one_plot_and_costs_in_one_table(tmp_path: Path) -> None:
     page = Page(build_summary([run(tmp_path / "a", 0.7), run(tmp_path / "b", 0.7)], tmp_path / "x.html"))
-    assert names(page).count("a") == names(page).count("b") == 2  # held-out score, loss
+    assert names(page).count("a") == names(page).count("b") == 2  # validation score, loss
     assert "1 min 01 s" in page.text
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from distilect.report import best_teacher, model_rows, summary_table, words
-from tests.report.run_files import metrics, model
+from tests.report.run_files import metrics
 
 
 def shown(*runs: dict[str, Any], width: int = 80) -> str:
@@ -45,14 +45,6 @@ def test_students_are_compared_with_the_teacher_as_their_own_run_measured_it() -
         raw["latency_ms"] = {key: 3 * value for key, value in raw.get("latency_ms", {}).items()}
     row = next(line for line in shown(metrics(), slow).splitlines() if "slow" in line and "0.720" in line)
     assert row.split()[-1] == "2.50×"
-
-
-def test_baselines_are_students_whether_flat_or_nested() -> None:
-    values = metrics(
-        baselines=[{"method": "kd", **model(0.7, 40, 4)}, {"method": "pkd", "student": model(0.71, 40, 4)}]
-    )
-    students = [(row.name, row.score) for row in model_rows(values) if row.role == "student"]
-    assert students == [("rlkd", 0.72), ("kd", 0.7), ("pkd", 0.71)]
 
 
 def test_no_runs_make_an_empty_table() -> None:

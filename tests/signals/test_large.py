@@ -26,7 +26,7 @@ Ids = Any
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is held at a time is small, so that a few thousand rows are many."""
-    monkeypatch.setattr(arrow_files, "_TOGETHER", 1 << 10)
+    monkeypatch.setattr(arrow_files, "BLOCK", 1 << 10)
     monkeypatch.setattr(loading, "_PEEK", 1 << 10)
     monkeypatch.setattr(encoding, "LARGE", 0)  # with a progress bar, which takes some megabytes once
     monkeypatch.setattr(batches, "LARGE", 1 << 10)

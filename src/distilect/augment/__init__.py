@@ -1,6 +1,5 @@
-"""More rows of text, made of those that are there: teachers say what they are."""
+"""Tables enlarged by changed copies of their rows, which teachers then label."""
 
-from distilect.augment.augment import METHODS, augment, augment_file
-from distilect.augment.lexicon import Lexicon, load_lexicon
+from distilect.augment.augment import augment, augment_file
 
-__all__ = ["METHODS", "Lexicon", "augment", "augment_file", "load_lexicon"]
+__all__ = ["augment", "augment_file"]

@@ -310,16 +310,10 @@ def augment(
     output: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)],
     times: Annotated[int, typer.Option(help="Copies per row.")] = 20,
     seed: int = 0,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="neighbours, swap, delete, recombine or mlm; several are taken in turn. [default: neighbours]"
-        ),
-    ] = None,
+    method: Annotated[str, typer.Option(help="neighbours or mlm")] = "neighbours",
     model: Annotated[
         str | None, typer.Option(help="Checkpoint whose token embeddings give neighbours, or with a masked-LM head.")
     ] = None,
-    probability: Annotated[float | None, typer.Option(help="Share of changed words. [default: by method]")] = None,
     text: Text = None,
     label: Label = None,
     labels: Annotated[bool, typer.Option("--labels", help="Copies keep their row's label.")] = False,
@@ -327,8 +321,8 @@ def augment(
 ) -> None:
     """Write changed copies of a table's rows.
 
-    They go into a run as data.extra: teachers say what they are. Held-out rows of the run would be among those
-    copied; `data.augment` in a config leaves them out.
+    Give the file to a run as data.extra: the teachers label its rows. The copies may include rows of the run's validation
+    split; `data.augment` in a config leaves those out.
 
     \b
     Example: distilect augment train.csv --output more.csv --times 20 --model bert-base-uncased
@@ -340,9 +334,8 @@ def augment(
         output,
         times,
         seed=seed,
-        kinds=method or ("neighbours",),
+        method=method,
         model=model,
-        probability=probability,
         text=text,
         label=label,
         keep_labels=labels,

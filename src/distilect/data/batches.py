@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +14,9 @@ from distilect.errors import ConfigError
 Rows = NDArray[np.int64]
 Lengths = Sequence[int] | NDArray[np.integer]
 
-
 LARGE = 1 << 21  # rows from which on an epoch is drawn stretch by stretch
 _STRETCH = 1 << 13  # neighbouring rows
-_TOGETHER = 64  # stretches among which rows are shuffled
+_MIXED = 64  # stretches among which rows are shuffled
 
 
 class Window(NamedTuple):
@@ -78,10 +77,7 @@ def epoch_batches(
         return []
     parts = micro * world
     if batch_size < parts or len(drawn) < micro:
-        raise ConfigError(
-            f"batches of {min(batch_size, len(drawn))} rows cannot be split into {parts} parts "
-            f"({micro} accumulation steps x {world} ranks): raise train.batch_size or lower train.gradient_accumulation_steps"
-        )
+        raise _too_few(min(batch_size, len(drawn)), micro, world)
     rng = np.random.default_rng([seed % 2**64, epoch, *([window] if window else [])])
     order = rng.permutation(drawn)
     if group:
@@ -105,21 +101,18 @@ def streamed_batches(
 ) -> Iterator[Rows]:
     """`epoch_batches` for tables of many millions of rows: nothing of the table's size is held, and reading goes forward.
 
-    Stretches of neighbouring rows are drawn in random order; rows are shuffled among `_TOGETHER` stretches at a time (half a
+    Stretches of neighbouring rows are drawn in random order; rows are shuffled among `_MIXED` stretches at a time (half a
     million rows), which are then cut into batches as above. As many steps, and each row once, as there.
     """
     parts = micro * world
     if batch_size < parts:
-        raise ConfigError(
-            f"batches of {batch_size} rows cannot be split into {parts} parts ({micro} accumulation steps x {world} ranks): "
-            "raise train.batch_size or lower train.gradient_accumulation_steps"
-        )
+        raise _too_few(batch_size, micro, world)
     rng = np.random.default_rng([seed % 2**64, epoch])
     stretches = rng.permutation(-(-len(lengths) // _STRETCH))
     rest, start = np.empty(0, np.int64), 0
     while start < len(stretches):
-        stop = start + _TOGETHER
-        stop = len(stretches) if len(stretches) - stop < _TOGETHER else stop  # the last window is never a small one
+        stop = start + _MIXED
+        stop = len(stretches) if len(stretches) - stop < _MIXED else stop  # the last window is never a small one
         rows = [np.arange(n * _STRETCH, min((n + 1) * _STRETCH, len(lengths))) for n in np.sort(stretches[start:stop])]
         order = np.concatenate([rest, rng.permutation(np.concatenate(rows))])
         start = stop
@@ -162,10 +155,8 @@ class EpochBatchSampler(Sampler[list[int]]):
 
     Args:
         options: keyword arguments of `epoch_batches`: group, pool, micro, rank, world.
-        rows_for_epoch: epoch → the rows to draw from (a planned selection), the same number in every epoch.
-        rows_per_epoch: that number; without it `len()` asks `rows_for_epoch` for the current epoch.
-        rows_for_window: in place of `rows_for_epoch`: (epoch, window) → `window.rows` rows, asked for when its first batch is
-            due. Needs `rows_per_epoch`.
+        rows_for_window: (epoch, window) → the `window.rows` rows to draw from (a planned selection), asked for when the
+            window's first batch is due. Needs `rows_per_epoch`.
         window: optimiser steps per window; None: an epoch is one window.
     """
 
@@ -175,18 +166,17 @@ class EpochBatchSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int,
         *,
-        rows_for_epoch: Callable[[int], Rows] | None = None,
-        rows_per_epoch: int | None = None,
         rows_for_window: Callable[[int, Window], Rows] | None = None,
+        rows_per_epoch: int | None = None,
         window: int | None = None,
         **options: Any,
     ) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size, self.seed, self.options = batch_size, seed, options
-        self.rows_for_epoch, self.rows_for_window, self.window = rows_for_epoch, rows_for_window, window
+        self.rows_for_window, self.window = rows_for_window, window
+        self.rows = len(self.lengths) if rows_per_epoch is None else rows_per_epoch
+        self.micro = int(options.get("micro", 1))
         self.epoch, self.done = 0, 0
-        planned = rows_for_epoch or rows_for_window
-        self._count = rows_per_epoch if planned else len(self.lengths)
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
         """Choose the epoch that the next iteration draws, and how many optimiser steps of it are done already."""
@@ -194,58 +184,53 @@ class EpochBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches per epoch for this rank; the same in every epoch."""
-        if self._count is None and self.rows_for_epoch is not None:
-            self._count = len(self.rows_for_epoch(self.epoch))
-        return self._micro * self._steps(self._count or 0)
+        return self.micro * self._steps(self.rows)
 
     def windows(self) -> list[Window]:
         """How an epoch is cut: windows of so many full steps, the last one takes what remains."""
-        steps, rows = len(self) // self._micro, self._count or 0
+        steps = self._steps(self.rows)
         size = self.window or max(1, steps)
         of = max(1, -(-steps // size))
         full = size * self.batch_size
-        return [Window(n, of, full if n < of - 1 else rows - n * full) for n in range(of)]
+        return [Window(n, of, full if n < of - 1 else self.rows - n * full) for n in range(of)]
 
     def __iter__(self) -> Iterator[list[int]]:
+        drawn: tuple[Any, ...] = (self.lengths, self.batch_size, self.seed, self.epoch)
         end = 0
         for window in self.windows():
-            end += self._steps(window.rows)
+            steps = self._steps(window.rows)
+            end += steps
+            batches: Iterable[Rows]
             if 0 < end <= self.done:  # over: a resumed run passes by without looking, nothing is planned again
-                yield from ([] for _ in range(self._micro * self._steps(window.rows)))
-                continue
-            rows = self._rows(window)
-            if rows is None and len(self.lengths) > LARGE:
-                yield from (
-                    batch.tolist()
-                    for batch in streamed_batches(self.lengths, self.batch_size, self.seed, self.epoch, **self.options)
-                )
-                continue
-            for batch in epoch_batches(
-                self.lengths, self.batch_size, self.seed, self.epoch, rows=rows, window=window.number, **self.options
-            ):
+                batches = [np.empty(0, np.int64)] * (self.micro * steps)
+            elif self.rows_for_window is not None:
+                batches = epoch_batches(*drawn, rows=self._planned(window), window=window.number, **self.options)
+            elif len(self.lengths) > LARGE:
+                batches = streamed_batches(*drawn, **self.options)
+            else:
+                batches = epoch_batches(*drawn, window=window.number, **self.options)
+            for batch in batches:
                 yield batch.tolist()
 
-    def _rows(self, window: Window) -> Rows | None:
-        """The planned rows of a window; None: all rows."""
-        if self.rows_for_window is not None:
-            rows = self.rows_for_window(self.epoch, window)
-        elif self.rows_for_epoch is not None:
-            rows = self.rows_for_epoch(self.epoch)
-        else:
-            return None
+    def _planned(self, window: Window) -> Rows:
+        assert self.rows_for_window is not None
+        rows = self.rows_for_window(self.epoch, window)
         if len(rows) != window.rows:
             raise ConfigError(
-                f"epoch {self.epoch} was planned with {len(rows)} rows, earlier ones with {window.rows}: "
+                f"epoch {self.epoch} was planned with {len(rows)} rows, expected {window.rows}: "
                 "the learning rate schedule needs the same number of steps in every epoch"
             )
         return rows
 
-    @property
-    def _micro(self) -> int:
-        return int(self.options.get("micro", 1))
-
     def _steps(self, rows: int) -> int:
-        return steps_per_epoch(rows, self.batch_size, self._micro)
+        return steps_per_epoch(rows, self.batch_size, self.micro)
+
+
+def _too_few(rows: int, micro: int, world: int) -> ConfigError:
+    return ConfigError(
+        f"batches of {rows} rows cannot be split into {micro * world} parts ({micro} accumulation steps x {world} ranks): "
+        "raise train.batch_size or lower train.gradient_accumulation_steps"
+    )
 
 
 def _sort_pools(order: Rows, lengths: NDArray[Any], size: int) -> Rows:

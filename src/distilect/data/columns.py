@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.errors import DataError
 
+# In lower case, the first that fits is taken.
 PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -26,8 +27,8 @@ PAIRS = (
     ("query", "passage"),
     ("query", "document"),
 )
-SINGLES = ("text", "sentence", "content", "review", "comment", "tweet", "utterance", "question", "document", "body")
-LABELS = (
+SINGLES = ["text", "sentence", "content", "review", "comment", "tweet", "utterance", "question", "document", "body"]
+LABELS = [
     "label",
     "labels",
     "score",
@@ -43,7 +44,7 @@ LABELS = (
     "stars",
     "rating",
     "y",
-)
+]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Columns:
     def __str__(self) -> str:
         label = f", label {self.label}" if self.label else ""
         return f"text {' + '.join(self.texts)}{label}{' (inferred)' if self.inferred else ''}"
+
+    @property
+    def names(self) -> list[str]:
+        """Of the texts and of the label where there is one."""
+        return [*self.texts, *([self.label] if self.label else [])]
 
 
 def choose_columns(
@@ -75,34 +81,37 @@ def choose_columns(
     if text is not None and (len(given) not in (1, 2) or len(set(given)) != len(given)):
         raise DataError(f"data.text: expected one or two different columns, got {listed(given) or 'none'}")
     check_columns([*given, *([label] if label and labelled else [])], source.columns, source.label)
-    chosen = (label or _infer_label(source.columns, given)) if labelled else None
-    hidden = chosen if labelled else label or _infer_label(source.columns, given)
-    texts = given or choose_text_columns(source, [hidden] if hidden else [])
-    if labelled and chosen is None:
+    found = label or _infer_label(source.columns, given)
+    texts = given or choose_text_columns(source, [found] if found else [])
+    if not labelled:
+        return Columns(texts, None, inferred=not given)
+    if found is None:
         raise DataError(
             f"{source.label}: no column has a usual name for labels; its columns: {listed(source.columns)}. "
             "Set data.label to one of them"
         )
-    if chosen in texts:
-        raise DataError(
-            f"{source.label}: column {chosen!r} cannot be both text and label: set data.text and data.label"
-        )
-    return Columns(texts, chosen, inferred=not given or (labelled and label is None))
+    if found in texts:
+        raise DataError(f"{source.label}: column {found!r} cannot be both text and label: set data.text and data.label")
+    return Columns(texts, found, inferred=not given or label is None)
 
 
 def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str, ...]:
-    """One or two text columns by their usual names, none of them in `others`.
+    """One or two text columns by their usual names, else the only column; none of them in `others`.
 
     Raises:
         DataError: lists the columns and the setting to give.
     """
-    texts = _infer_texts([name for name in source.columns if name not in others])
-    if not texts:
-        raise DataError(
-            f"{source.label}: no column has a usual name for texts; its columns: {listed(source.columns)}. "
-            "Set data.text to one or two of them"
-        )
-    return texts
+    columns = [name for name in source.columns if name not in others]
+    lower = {name.lower(): name for name in reversed(columns)}
+    for usual in (*PAIRS, *((name,) for name in SINGLES)):
+        if set(usual) <= set(lower):
+            return tuple(lower[name] for name in usual)
+    if len(columns) == 1:
+        return (columns[0],)
+    raise DataError(
+        f"{source.label}: no column has a usual name for texts; its columns: {listed(source.columns)}. "
+        "Set data.text to one or two of them"
+    )
 
 
 def text_columns(rows: Rows, names: Sequence[str]) -> list[pa.Array]:
@@ -120,15 +129,16 @@ def text_columns(rows: Rows, names: Sequence[str]) -> list[pa.Array]:
     return columns
 
 
+def is_string(kind: pa.DataType) -> bool:
+    """Whether a column's type is one of Arrow's three kinds of strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
+
+
 def _strings(rows: Rows, name: str) -> pa.Array:
     column = rows.table[name]
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_null(column.type):
-        column = column.cast(pa.large_string())
-    if not (
-        pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or column.type == pa.string_view()
-    ):
+    if not (is_string(column.type) or pa.types.is_null(column.type)):
         raise DataError(
             f"{rows.label}: column {name!r} holds {column.type}, expected texts. Set data.text to text columns"
         )
@@ -142,15 +152,3 @@ def _strings(rows: Rows, name: str) -> pa.Array:
 def _infer_label(columns: Sequence[str], texts: Sequence[str]) -> str | None:
     lower = {name.lower(): name for name in reversed(columns) if name not in texts}
     return next((lower[name] for name in LABELS if name in lower), None)
-
-
-def _infer_texts(columns: Sequence[str]) -> tuple[str, ...]:
-    """By name; else the only column that is left."""
-    lower = {name.lower(): name for name in reversed(columns)}
-    for first, second in PAIRS:
-        if first in lower and second in lower:
-            return lower[first], lower[second]
-    for name in SINGLES:
-        if name in lower:
-            return (lower[name],)
-    return tuple(columns) if len(columns) == 1 else ()

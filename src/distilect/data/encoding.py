@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,41 +14,37 @@ import torch
 from numpy.typing import NDArray
 
 from distilect import ranks
-from distilect.data.on_disk import Columns, mapped, whole_folder
+from distilect.data.on_disk import ColumnFiles, is_whole, open_columns
 from distilect.data.table import Table
+from distilect.errors import DataError
+from distilect.files import locked
 from distilect.progress import track
 
 CHUNK = 1000  # rows per tokenizer call
 LARGE = 20_000  # rows from which on tokenising takes long enough for a progress bar
 
 
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """One table tokenised by one tokenizer; row i is row i of the table. Made by `encode`.
 
-    Attributes:
+    Args:
+        columns: input_ids and, where the tokenizer makes them, token_type_ids: int32, all rows one after the other.
         lengths: int32 [N], tokens per row with special tokens, after cutting.
+        offsets: int64 [N + 1], where each row begins in `columns`.
+        padding: what fills a column up.
+        left: whether rows are padded on the left.
         truncated: number of rows that were longer than the maximum length.
         max_length: in tokens.
     """
 
-    def __init__(
-        self,
-        columns: dict[str, NDArray[np.int32]],
-        lengths: NDArray[np.int32],
-        padding: dict[str, int],
-        *,
-        left: bool = False,
-        truncated: int = 0,
-        max_length: int = 0,
-        offsets: NDArray[np.int64] | None = None,
-    ) -> None:
-        self.lengths = lengths
-        self.truncated = truncated
-        self.max_length = max_length
-        self._columns = columns  # flat, all rows one after the other
-        self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) if offsets is None else offsets
-        self._padding = padding
-        self._left = left
+    columns: dict[str, NDArray[np.int32]]
+    lengths: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    padding: dict[str, int]
+    left: bool = False
+    truncated: int = 0
+    max_length: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -58,11 +54,9 @@ class Encoded:
         index = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[index]
         inside = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        flat = np.repeat(self._offsets[index], lengths) + inside
-        columns = {name: column[flat] for name, column in self._columns.items()}
-        return Encoded(
-            columns, lengths, self._padding, left=self._left, truncated=self.truncated, max_length=self.max_length
-        )
+        flat = np.repeat(self.offsets[index], lengths) + inside
+        columns = {name: column[flat] for name, column in self.columns.items()}
+        return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths))
 
     def collate(self, rows: Sequence[int] | NDArray[np.integer]) -> dict[str, torch.Tensor]:
         """The model inputs of `rows`, padded to the longest of them on the tokenizer's padding side.
@@ -73,13 +67,13 @@ class Encoded:
         index = np.asarray(rows, dtype=np.int64)
         sizes = self.lengths[index]
         width = int(sizes.max(initial=0))
-        starts = self._offsets[index]
-        places = np.arange(width) - (width - sizes[:, None] if self._left else 0)  # position in the row [B, T]
+        starts = self.offsets[index]
+        places = np.arange(width) - (width - sizes[:, None] if self.left else 0)  # position in the row [B, T]
         inside = (places >= 0) & (places < sizes[:, None])
         flat = (starts[:, None] + places)[inside]
         inputs = {"attention_mask": torch.from_numpy(inside.astype(np.int64))}
-        for name, column in self._columns.items():
-            padded = np.full(inside.shape, self._padding[name], dtype=np.int64)
+        for name, column in self.columns.items():
+            padded = np.full(inside.shape, self.padding[name], dtype=np.int64)
             padded[inside] = column[flat]
             inputs[name] = torch.from_numpy(padded)
         return inputs
@@ -87,6 +81,8 @@ class Encoded:
 
 def encode(table: Table, tokenizer: Any, max_length: int, description: str = "tokenising") -> Encoded:
     """Tokenise a table for one model.
+
+    A mapped table gets mapped tokens: files beside it, made once for each tokenizer and length.
 
     Args:
         tokenizer: a transformers tokenizer; one without a pad token is padded with its end token, or with 0.
@@ -96,69 +92,23 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
     typed = "token_type_ids" in (getattr(tokenizer, "model_input_names", None) or ())
     names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
     if table.folder is not None:
-        return _encode_on_disk(table, table.folder, tokenizer, max_length, description, names)
-    flat: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in names}
-    lengths: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
-    truncated = 0
-    for block in _watched(table, description):
-        rows, cut = _tokenise(block, tokenizer, max_length, typed)
-        truncated += cut
-        lengths.append(np.fromiter(map(len, rows["input_ids"]), np.int32))
-        for name in names:
-            flat[name].append(np.fromiter(chain.from_iterable(rows[name]), np.int32))
-    columns = {name: np.concatenate(parts) for name, parts in flat.items()}
-    sizes = np.concatenate(lengths)
-    return Encoded(columns, sizes, **_form(tokenizer), truncated=truncated, max_length=max_length)
-
-
-def _form(tokenizer: Any) -> dict[str, Any]:
-    """How a tokenizer pads."""
+        columns, truncated = _mapped_tokens(table, table.folder, tokenizer, max_length, names, description)
+    else:
+        blocks = list(_blocks(table, tokenizer, max_length, names, description))
+        none = np.empty(0, np.int32)
+        columns = {name: np.concatenate([none, *(block[name] for block, _ in blocks)]) for name in [*names, "lengths"]}
+        columns["offsets"] = _offsets(columns["lengths"])
+        truncated = sum(cut for _, cut in blocks)
     types = getattr(tokenizer, "pad_token_type_id", 0) or 0
-    left = getattr(tokenizer, "padding_side", "right") == "left"
-    return {"padding": {"input_ids": pad_id(tokenizer), "token_type_ids": types}, "left": left}
-
-
-def _encode_on_disk(
-    table: Table, parent: Path, tokenizer: Any, max_length: int, description: str, names: list[str]
-) -> Encoded:
-    """The same for a table larger than memory: tokens are files beside it, made once for each tokenizer and length."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    what = f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
-    folder = parent / f"tokens-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-    if ranks.is_main() and not (folder / "tokens.json").is_file():
-        with whole_folder(folder) as work:
-            _write_tokens(table, work, tokenizer, max_length, description, names)
-    ranks.barrier()
-    content = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-    tokens, rows = (int(content["tokens"]),), len(table)
     return Encoded(
-        {name: mapped(folder / f"{name}.bin", np.dtype(np.int32), tokens) for name in names},
-        mapped(folder / "lengths.bin", np.dtype(np.int32), (rows,)),
-        **_form(tokenizer),
-        truncated=int(content["truncated"]),
+        {name: columns[name] for name in names},
+        columns["lengths"],
+        columns["offsets"],
+        padding={"input_ids": pad_id(tokenizer), "token_type_ids": types},
+        left=getattr(tokenizer, "padding_side", "right") == "left",
+        truncated=truncated,
         max_length=max_length,
-        offsets=mapped(folder / "offsets.bin", np.dtype(np.int64), (rows + 1,)),
     )
-
-
-def _write_tokens(
-    table: Table, folder: Path, tokenizer: Any, max_length: int, description: str, names: list[str]
-) -> None:
-    kinds = {**dict.fromkeys(names, np.int32), "lengths": np.int32, "offsets": np.int64}
-    files, truncated, end = Columns(folder, kinds), 0, 0
-    files.add("offsets", np.zeros(1, np.int64))
-    for block in _watched(table, description):
-        rows, cut = _tokenise(block, tokenizer, max_length, "token_type_ids" in names)
-        truncated += cut
-        sizes = np.fromiter(map(len, rows["input_ids"]), np.int64)
-        files.add("lengths", sizes)
-        files.add("offsets", end + np.cumsum(sizes))
-        end += int(sizes.sum())
-        for name in names:
-            files.add(name, np.fromiter(chain.from_iterable(rows[name]), np.int32))
-    files.close()
-    content = {"tokens": end, "truncated": truncated, "rows": len(table)}
-    (folder / "tokens.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -167,26 +117,55 @@ def pad_id(tokenizer: Any) -> int:
     return next((int(token) for token in candidates if token is not None), 0)
 
 
-def _watched(table: Table, description: str) -> Iterator[list[list[str]]]:
-    blocks = table.chunks(CHUNK)
-    if len(table) < LARGE:
-        return blocks
-    return track(blocks, description, total=-(-len(table) // CHUNK))
+def _offsets(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _tokenise(block: list[list[str]], tokenizer: Any, max_length: int, typed: bool) -> tuple[dict[str, Any], int]:
-    """Token lists of a block, and how many rows were cut.
+def _mapped_tokens(
+    table: Table, parent: Path, tokenizer: Any, max_length: int, names: list[str], description: str
+) -> tuple[dict[str, NDArray[Any]], int]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    what = f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
+    folder = parent / f"tokens-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    if ranks.is_main():
+        busy = f"another process is tokenising into {folder}"
+        with locked(folder.with_suffix(".lock"), DataError, busy, wait=True):
+            if not is_whole(folder):
+                kinds = {**dict.fromkeys([*names, "lengths"], np.int32), "offsets": np.int64}
+                files, truncated = ColumnFiles(folder, kinds), 0
+                for block, cut in _blocks(table, tokenizer, max_length, names, description):
+                    for name, values in block.items():
+                        files.add(name, values)
+                    files.add_offsets("offsets", block["lengths"])
+                    truncated += cut
+                files.finish(truncated=truncated)
+    ranks.barrier()
+    columns, about = open_columns(folder)
+    return columns, int(about["truncated"])
+
+
+def _blocks(
+    table: Table, tokenizer: Any, max_length: int, names: list[str], description: str
+) -> Iterator[tuple[dict[str, NDArray[np.int32]], int]]:
+    """Flat tokens by name and `lengths` of a thousand rows at a time, and how many of them were cut.
 
     Rows are tokenised whole first: only so their real length is known. The few that are too long go through the
     tokenizer once more, which knows how to cut pairs and where special tokens go.
     """
+    blocks = table.chunks(CHUNK)
+    if len(table) >= LARGE:
+        blocks = track(blocks, description, total=-(-len(table) // CHUNK))
+    typed = "token_type_ids" in names
     options = {"padding": False, "return_attention_mask": False, "return_token_type_ids": typed, "verbose": False}
-    rows = dict(tokenizer(*block, truncation=False, **options))
-    long = [i for i, ids in enumerate(rows["input_ids"]) if len(ids) > max_length]
-    if long:
-        some = [[column[i] for i in long] for column in block]
-        cut = tokenizer(*some, truncation=True, max_length=max_length, **options)
-        for name in rows:
-            for i, values in zip(long, cut[name], strict=True):
-                rows[name][i] = values
-    return rows, len(long)
+    for block in blocks:
+        rows = tokenizer(*block, truncation=False, **options)
+        long = [i for i, ids in enumerate(rows["input_ids"]) if len(ids) > max_length]
+        if long:
+            some = [[column[i] for i in long] for column in block]
+            cut = tokenizer(*some, truncation=True, max_length=max_length, **options)
+            for name in names:
+                for i, values in zip(long, cut[name], strict=True):
+                    rows[name][i] = values
+        flat = {name: np.fromiter(chain.from_iterable(rows[name]), np.int32) for name in names}
+        flat["lengths"] = np.fromiter(map(len, rows["input_ids"]), np.int32)
+        yield flat, len(long)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from distilect.data.columns import is_string
 from distilect.data.source import Rows, listed
 from distilect.errors import DataError, did_you_mean
 from distilect.tasks import Kind
@@ -39,25 +39,21 @@ class LabelColumn:
             self.class_names = None
         self.names, self.numbers = _names_and_numbers(values, rows.label, name)
 
-    def missing(self) -> int | None:
-        """The first row without a label."""
-        row = int(pc.index(pc.is_null(self.names), True).as_py())
-        return row if row >= 0 else None
-
     def require_all(self, role: str) -> None:
         """Refuse rows without a label.
 
         Raises:
             DataError: names the first one.
         """
-        row = self.missing()
-        if row is not None:
-            advice = (
-                "Rows without labels go in a file of their own, given as data.extra"
-                if role == "train"
-                else f"The {role} rows must all be labelled"
-            )
-            raise DataError(f"{self.rows.where(row)}: no label in column {self.column!r}. {advice}")
+        row = int(pc.index(pc.is_null(self.names), True).as_py())
+        if row < 0:
+            return
+        advice = (
+            "Rows without labels go in a file of their own, given as data.extra"
+            if role == "train"
+            else f"The {role} rows must all be labelled"
+        )
+        raise DataError(f"{self.rows.where(row)}: no label in column {self.column!r}. {advice}")
 
     def kind(self) -> Kind:
         """Regression where most labels are numbers and not all of them integers; else classification."""
@@ -96,8 +92,7 @@ class LabelColumn:
         found = set(self.found())
         by_index = not found & set(labels) and found <= set(numbered)
         codes = pc.index_in(self.names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string()))
-        unknown = codes.is_null()
-        row = int(pc.index(unknown, True).as_py())
+        row = int(pc.index(codes.is_null(), True).as_py())
         if row >= 0:
             name = self.names[row].as_py()
             raise DataError(
@@ -130,7 +125,7 @@ def _names_and_numbers(values: pa.Array, label: str, column: str) -> tuple[pa.Ar
         return _float_names(numbers), numbers
     if pa.types.is_integer(kind):
         return values.cast(pa.large_string()), _float64(values.cast(pa.float64(), safe=False))
-    if not (pa.types.is_boolean(kind) or pa.types.is_null(kind) or _is_string(kind)):
+    if not (pa.types.is_boolean(kind) or pa.types.is_null(kind) or is_string(kind)):
         raise DataError(f"{label}: column {column!r} holds {kind}, expected names, integers or scores as labels")
     names = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.large_string()), names)
@@ -157,10 +152,6 @@ def _named_classes(values: pa.Array, names: Sequence[str]) -> pa.Array:
 
 def _float64(values: pa.Array) -> NDArray[np.float64]:
     return np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _is_string(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
 
 
 def _by_value(name: str) -> tuple[int, float, str]:

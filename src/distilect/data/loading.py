@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data.arrow_files import VALIDATION, splits_of
+from distilect.data.arrow_files import validation_split
 from distilect.data.columns import Columns, choose_columns, choose_text_columns, text_columns
 from distilect.data.glue import COLA, GlueTask, open_glue, recognise, recognise_folder
 from distilect.data.labels import LabelColumn
@@ -26,7 +26,7 @@ from distilect.errors import DataError
 from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics
 
 _PEEK = 100_000  # rows of a streamed table that its task is inferred from
-MANY = 100  # labels from which on "as many labels as rows" is surely the wrong column
+MANY = 100  # labels from which on "as many labels as rows" means a wrong column
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,10 @@ class Data:
     """All rows of a run.
 
     Attributes:
-        train: rows to learn from, without those held out.
-        validation: labelled rows held out of train, for rewards, early stopping and checkpoint choice.
+        train: rows to learn from, without the validation rows.
+        validation: labelled rows that train lacks, for rewards, early stopping and checkpoint choice.
         dev: reported on only; None where the config names none.
-        extra: unlabelled rows for teachers to speak on.
+        extra: unlabelled rows for distillation.
         report: lines for the user: what was read, from which columns, how it was split.
     """
 
@@ -46,12 +46,11 @@ class Data:
     validation: Table
     dev: Table | None = None
     extra: Table | None = None
-    test: Table | None = None
     report: list[str] = field(default_factory=list)
 
     @property
     def distillation(self) -> Table:
-        """train, then extra: every row that teachers may speak on."""
+        """train, then extra: every row that teachers may be run on."""
         return self.train if self.extra is None else Table.concat([self.train, self.extra])
 
 
@@ -67,7 +66,139 @@ def load_data(config: DataConfig, task: TaskConfig, seed: int, data_dir: Path = 
         DataError: a file, column, row or label that cannot be used; one or two lines that name it.
         ConfigError: metrics or labels that do not fit.
     """
-    return _Loader(config, task, Path(data_dir)).load(seed)
+    return _Loader(config, Path(data_dir)).load(task, seed)
+
+
+class _Loader:
+    """The steps of `load_data`; `report` grows on the way."""
+
+    def __init__(self, config: DataConfig, data_dir: Path) -> None:
+        self.config, self.data_dir = config, data_dir
+        self.report: list[str] = []
+        self.glue: GlueTask | None = None
+        self.glue_files: dict[str, Path] = {}
+        if config.glue is not None:
+            if config.train is not None or config.dev is not None:
+                raise DataError("data.glue sets train and dev: leave data.train and data.dev away, or data.glue")
+            self.glue, train, dev = recognise_folder(data_dir / Path(config.glue).expanduser())
+            self.glue_files = {"train": train, "dev": dev}
+        elif config.train is None:
+            raise DataError("no training rows: set data.train to a table, or data.glue to a GLUE folder")
+
+    def load(self, settings: TaskConfig, seed: int) -> Data:
+        """Train first: what its labels mean holds for all other tables."""
+        config = self.config
+        source = self._open("train")
+        assert source is not None
+        streamed = config.cache is not None
+        if self.glue is not None and config.text is None and config.label is None:
+            self.columns = self.glue.columns
+        else:
+            self.columns = choose_columns(source, config.text, config.label)
+        first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
+        rows, column = _read_labelled(source, self.columns, "train", first)
+        name = self.glue.name if self.glue else _name(locate(config.train or "", self.data_dir)[0])
+        self.task = infer_task(column, self.columns, settings, self.glue, name)
+        if self.task.kind == "classification":
+            column.require_classes()
+        self.origin = "task.labels" if settings.labels else f"the labels of {source.label}"
+        self.origin += f" (its first {len(rows)} rows)" if first else ""
+        train, validation = self._streamed(source, seed) if streamed else self._split(rows, column, seed)
+        dev, extra = self._labelled("dev"), self._extra()
+        if dev is None:
+            self.report.append("dev: none given; scores are those of the validation rows")
+        for role, table in (("validation", validation), ("dev", dev)):
+            if table is not None and not streamed:
+                self._report_overlap(role, table, train)
+        return Data(self.task, train, validation, dev, extra, [_task_line(self.task), *self.report])
+
+    def _split(self, rows: Rows, column: LabelColumn, seed: int) -> tuple[Table, Table]:
+        """Train and validation in memory."""
+        train = _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
+        self._report_rows("train", train, rows.label, str(self.columns))
+        validation = self._labelled("validation")
+        if validation is not None:
+            return train, validation
+        kept, out = hold_out(train, self.config.validation_size, seed)
+        self.report.append(f"validation: {len(out):,} rows held out of train, {len(kept):,} remain")
+        return train.take(kept), train.take(out)
+
+    def _streamed(self, source: Source, seed: int) -> tuple[Table, Table]:
+        """Train and validation as mapped files in `data.cache`; what labels mean is known from the first rows."""
+        for key in ("extra", "augment"):
+            if getattr(self.config, key) is not None:
+                raise DataError(f"data.{key} cannot be used with data.cache: leave one of them away")
+
+        def as_table(rows: Rows) -> Table:
+            column = LabelColumn(rows, str(self.columns.label))
+            column.require_all("train")
+            return _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
+
+        train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table)
+        self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
+        validation = self._labelled("validation")
+        if validation is not None:
+            return train, validation
+        self.report.append(f"validation: {len(drawn):,} rows held out of train, drawn by text")
+        return train, drawn
+
+    def _open(self, role: str) -> Source | None:
+        """The source that plays `role`; None where the config names none."""
+        if self.glue is not None and role in self.glue_files:
+            return open_glue(self.glue_files[role], self.glue)
+        spec = getattr(self.config, role)
+        if role == "dev" and spec is None:  # a folder of several splits may have one that is meant for it
+            path, base, _ = locate(self.config.train or "", self.data_dir)
+            split = validation_split(path)
+            spec = f"{base}[{split}]" if split else None
+        if spec is None:
+            return None
+        return open_source(spec, self.data_dir, role=role, quoting=self.config.quoting, name=self.config.name)
+
+    def _labelled(self, role: str) -> Table | None:
+        source = self._open(role)
+        if source is None:
+            return None
+        columns = self._columns(source, labelled=True)
+        rows, column = _read_labelled(source, columns, role)
+        table = _labelled_table(rows, column, columns, self.task, role, self.origin)
+        self._report_rows(role, table, rows.label)
+        return table
+
+    def _extra(self) -> Table | None:
+        source = self._open("extra")
+        if source is None:
+            return None
+        columns = self._columns(source, labelled=False)
+        texts = text_columns(source.read(columns.texts), columns.texts)
+        kind = np.float32 if self.task.kind == "regression" else np.int64
+        table = Table.from_columns(texts, np.zeros(len(texts[0]), kind)).without_labels()
+        self._report_rows("extra", table, source.label, "labels ignored")
+        return table
+
+    def _columns(self, source: Source, labelled: bool) -> Columns:
+        """Train's columns where `source` has them all; else inferred anew."""
+        same = Columns(self.columns.texts, self.columns.label if labelled else None)
+        if set(same.names) <= set(source.columns):
+            return same
+        chosen = choose_columns(source, self.config.text, self.config.label, labelled=labelled)
+        if len(chosen.texts) != self.task.num_texts:
+            raise DataError(
+                f"{source.label}: text in {' + '.join(chosen.texts)}, but train has {' + '.join(self.columns.texts)}: "
+                "give the columns the same names"
+            )
+        return chosen
+
+    def _report_rows(self, role: str, table: Table, label: str, more: str = "") -> None:
+        repeats = len(table) - len(np.unique(table.ids, axis=0))
+        repeated = f", {repeats:,} repeats of a text kept" if repeats else ""
+        self.report.append(f"{role}: {len(table):,} rows from {label}{repeated}{'; ' + more if more else ''}")
+
+    def _report_overlap(self, role: str, table: Table, train: Table) -> None:
+        """Warn of rows that train has too: scores on them mean little."""
+        shared = int(np.isin(_comparable(table), _comparable(train)).sum())
+        if shared:
+            self.report.append(f"{role}: {shared:,} of {len(table):,} rows have a text that train has too")
 
 
 def load_table(
@@ -88,19 +219,12 @@ def load_table(
     Raises:
         DataError, ConfigError: as `load_data`.
     """
-    settings = task_settings_of(like)
-    path, _, _ = locate(spec, Path(data_dir))
-    glue = None
-    if (path / "train.tsv").is_file():
-        glue, _, path = recognise_folder(path)
-    elif path.name.endswith(".tsv") and path.is_file() and recognise(path) is COLA and not text:
-        glue = COLA  # it has no header, so only its own columns fit
-    source = open_glue(path, glue) if glue else open_source(spec, Path(data_dir), role="dev")
-    columns = glue.columns if glue else choose_columns(source, text, label)
-    given = settings.model_copy(update={"metrics": list(metrics) if metrics else None})
-    rows, column = _read_labelled(source, columns, "evaluation", None)
-    found = infer_task(column, columns, given, glue, glue.name if glue else _name(path))
-    return _labelled_table(rows, column, columns, found, "evaluation", "those of the model"), found
+    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True)
+    rows, column = _read_labelled(source, columns, "evaluation")
+    given = task_settings_of(like).model_copy(update={"metrics": list(metrics) if metrics else None})
+    name = glue.name if glue else _name(locate(spec, data_dir)[0])
+    task = infer_task(column, columns, given, glue, name)
+    return _labelled_table(rows, column, columns, task, "evaluation", "those of the model"), task
 
 
 def read_texts(
@@ -123,16 +247,8 @@ def read_texts(
     Raises:
         DataError: as `load_data`.
     """
-    path, _, _ = locate(spec, data_dir)
-    source: Source
-    if (path / "train.tsv").is_file():
-        glue, path, _ = recognise_folder(path)
-        source, columns = open_glue(path, glue), glue.columns
-    else:
-        source = open_source(spec, data_dir)
-        columns = choose_columns(source, text, label, labelled=labelled)
-    assert columns.label is not None or not labelled
-    names = (*columns.texts, str(columns.label)) if labelled else columns.texts
+    source, columns, _ = _open_any(spec, data_dir, "train", text, label, labelled)
+    names = tuple(columns.names) if labelled else columns.texts
     rows = source.read(names)
     labels = rows.table[names[-1]].combine_chunks() if labelled else None
     return names, text_columns(rows, columns.texts), labels
@@ -178,190 +294,46 @@ def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
 def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: GlueTask | None, name: str) -> Task:
     """The task of a labelled table: what is given, else the GLUE task's, else what the labels look like."""
     metrics = tuple(given.metrics or (glue.metrics if glue else ()))
-    kind = _kind(column, given, glue, metrics)
-    labels: tuple[str, ...] = ()
-    if kind == "classification":
-        labels = tuple(given.labels or column.class_names or column.found())
-        if given.kind == "auto" and not given.labels and len(labels) > max(MANY, len(column.names) // 2):
-            raise DataError(
-                f"{column.rows.label}: column {column.column!r} has {len(labels)} different labels "
-                f"in {len(column.names)} rows. "
-                "Set data.label to the label column, or task.kind: classification if it is the right one"
-            )
-        if len(labels) < 2:
-            column.require_classes()
+    kind: Kind
+    if given.kind != "auto":
+        kind = given.kind
+    elif given.labels:
+        kind = "classification"
+    elif glue is not None:
+        kind = "regression" if glue.regression else "classification"
+    else:
+        kind = kind_of_metrics(metrics) or column.kind()
+    if kind == "regression":
+        return Task(name, kind, (), metrics or default_metrics(kind, 0), len(columns.texts))
+    labels = tuple(given.labels or column.class_names or column.found())
+    if given.kind == "auto" and not given.labels and len(labels) > max(MANY, len(column.names) // 2):
+        raise DataError(
+            f"{column.rows.label}: column {column.column!r} has {len(labels)} different labels "
+            f"in {len(column.names)} rows. "
+            "Set data.label to the label column, or task.kind: classification if it is the right one"
+        )
+    if len(labels) < 2:
+        column.require_classes()
     return Task(name, kind, labels, metrics or default_metrics(kind, len(labels)), len(columns.texts))
 
 
-def _kind(column: LabelColumn, given: TaskConfig, glue: GlueTask | None, metrics: tuple[str, ...]) -> Kind:
-    if given.kind != "auto":
-        return given.kind
-    if given.labels:
-        return "classification"
-    if glue is not None:
-        return "regression" if glue.regression else "classification"
-    return kind_of_metrics(metrics) or column.kind()
+def _open_any(
+    spec: str, data_dir: Path, role: str, text: str | Sequence[str] | None, label: str | None, labelled: bool
+) -> tuple[Source, Columns, GlueTask | None]:
+    """A table, or the file of a GLUE folder that plays `role`."""
+    path, _, _ = locate(spec, data_dir)
+    if (path / "train.tsv").is_file():
+        glue, train, dev = recognise_folder(path)
+        return open_glue(train if role == "train" else dev, glue), glue.columns, glue
+    if path.name.endswith(".tsv") and path.is_file() and not text and recognise(path) is COLA:
+        return open_glue(path, COLA), COLA.columns, COLA  # it has no header, so only its own columns fit
+    source = open_source(spec, data_dir, role=role)
+    return source, choose_columns(source, text, label, labelled=labelled), None
 
 
-class _Loader:
-    """The steps of `load_data`; `report` grows on the way."""
-
-    def __init__(self, config: DataConfig, task: TaskConfig, data_dir: Path) -> None:
-        self.config, self.settings, self.data_dir = config, task, data_dir
-        self.report: list[str] = []
-        self.glue: GlueTask | None = None
-        self.paths: dict[str, Path] = {}
-        if config.glue is not None:
-            if config.train is not None or config.dev is not None:
-                raise DataError("data.glue sets train and dev: leave data.train and data.dev away, or data.glue")
-            folder = data_dir / Path(config.glue).expanduser()
-            self.glue, self.paths["train"], self.paths["dev"] = recognise_folder(folder)
-        elif config.train is None:
-            raise DataError("no training rows: set data.train to a table, or data.glue to a GLUE folder")
-
-    def load(self, seed: int) -> Data:
-        source = self._open("train")
-        assert source is not None
-        self.columns = self._columns(source)
-        limit = self.config.max_train_rows
-        cached = self.config.cache is not None
-        rows, column = _read_labelled(source, self.columns, "train", min(limit or _PEEK, _PEEK) if cached else limit)
-        self.task = infer_task(column, self.columns, self.settings, self.glue, self._task_name())
-        if self.task.kind == "classification":
-            column.require_classes()
-        origin = "task.labels" if self.settings.labels else f"the labels of {source.label}"
-        self.origin = origin + (f" (its first {len(rows)} rows)" if limit or cached else "")
-        if cached:
-            return self._load_streamed(source, seed)
-        train = _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
-        self._told("train", train, rows.label, str(self.columns))
-        train, validation = self._validation(train, seed)
-        dev, extra = self._dev(), self._extra()
-        self._told_overlap(train, validation, "held-out")
-        self._told_overlap(train, dev, "dev")
-        return Data(self.task, train, validation, dev, extra, None, [self._task_line(), *self.report])
-
-    def _load_streamed(self, source: Source, seed: int) -> Data:
-        """Train, and the rows held out of it, as mapped files in `data.cache`; what labels mean is known from the first rows."""
-        config = self.config
-        for key in ("extra", "augment"):
-            if getattr(config, key) is not None:
-                raise DataError(f"data.{key} cannot be used with data.cache: leave one of them away")
-        train, held = streamed_tables(source, self.columns, config, seed, self._block)
-        validation = self._labelled("validation", "held-out")
-        self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
-        if validation is None:
-            validation = held
-            self.report.append(f"held out of train: {len(held):,} rows, drawn by text")
-        return Data(self.task, train, validation, self._dev(), None, None, [self._task_line(), *self.report])
-
-    def _block(self, rows: Rows) -> Table:
-        """One block of train as a table."""
-        assert self.columns.label is not None
-        column = LabelColumn(rows, self.columns.label)
-        column.require_all("train")
-        return _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
-
-    def _open(self, role: str) -> Source | None:
-        """The source that plays `role`; None where the config names none."""
-        if role in self.paths and self.glue is not None:
-            return open_glue(self.paths[role], self.glue)
-        spec = getattr(self.config, role)
-        if role == "dev" and spec is None:
-            spec = self._validation_split()
-        if spec is None:
-            return None
-        return open_source(spec, self.data_dir, role=role, quoting=self.config.quoting, name=self.config.name)
-
-    def _validation_split(self) -> str | None:
-        """The validation split of the data set that train comes from, when that is a folder of several splits."""
-        path, base, _ = locate(self.config.train or "", self.data_dir)
-        usual = [split for split in VALIDATION if split in splits_of(path)]
-        return f"{base}[{usual[0]}]" if usual else None
-
-    def _columns(self, source: Source) -> Columns:
-        text, label = self.config.text, self.config.label
-        if self.glue is not None and text is None and label is None:
-            return self.glue.columns
-        return choose_columns(source, text, label)
-
-    def _same_columns(self, source: Source, labelled: bool = True) -> Columns:
-        """Train's columns where `source` has them all; else inferred anew."""
-        label = self.columns.label if labelled else None
-        if set(self.columns.texts) <= set(source.columns) and (label is None or label in source.columns):
-            return Columns(self.columns.texts, label)
-        chosen = choose_columns(source, self.config.text, self.config.label, labelled=labelled)
-        if len(chosen.texts) != self.task.num_texts:
-            raise DataError(
-                f"{source.label}: text in {' + '.join(chosen.texts)}, but train has {' + '.join(self.columns.texts)}: "
-                "give the columns the same names"
-            )
-        return chosen
-
-    def _labelled(self, role: str, shown: str) -> Table | None:
-        source = self._open(role)
-        if source is None:
-            return None
-        columns = self._same_columns(source)
-        rows, column = _read_labelled(source, columns, shown, None)
-        table = _labelled_table(rows, column, columns, self.task, shown, self.origin)
-        self._told(shown, table, rows.label)
-        return table
-
-    def _dev(self) -> Table | None:
-        dev = self._labelled("dev", "dev")
-        if dev is None:
-            self.report.append("dev: none given; scores are those of the held-out rows")
-        return dev
-
-    def _validation(self, train: Table, seed: int) -> tuple[Table, Table]:
-        given = self._labelled("validation", "held-out")
-        if given is not None:
-            return train, given
-        kept, held = hold_out(train, self.config.validation_size, seed)
-        self.report.append(f"held out of train: {len(held):,} rows, {len(kept):,} remain")
-        return train.take(kept), train.take(held)
-
-    def _extra(self) -> Table | None:
-        source = self._open("extra")
-        if source is None:
-            return None
-        columns = self._same_columns(source, labelled=False)
-        rows = source.read(columns.texts)
-        texts = text_columns(rows, columns.texts)
-        kind = np.float32 if self.task.kind == "regression" else np.int64
-        table = Table.from_columns(texts, np.zeros(len(rows), kind)).without_labels()
-        self._told("extra", table, rows.label, "labels ignored")
-        return table
-
-    def _task_name(self) -> str:
-        if self.glue is not None:
-            return self.glue.name
-        return _name(locate(self.config.train or "", self.data_dir)[0])
-
-    def _task_line(self) -> str:
-        task = self.task
-        what = f"{task.num_outputs} classes ({listed(task.labels, 8)})" if task.labels else "regression"
-        return f"task {task.name}: {what}, {task.num_texts} text(s) per row, scored by {', '.join(task.metrics)}"
-
-    def _told(self, role: str, table: Table, label: str, more: str = "") -> None:
-        repeats = len(table) - len(np.unique(table.ids, axis=0))
-        repeated = f", {repeats:,} repeats of a text kept" if repeats else ""
-        self.report.append(f"{role}: {len(table):,} rows from {label}{repeated}{'; ' + more if more else ''}")
-
-    def _told_overlap(self, train: Table, other: Table | None, role: str) -> None:
-        """Warn of rows that train has too: scores on them say little."""
-        if other is None or not len(other):
-            return
-        shared = int(np.isin(_joined(other), _joined(train)).sum())
-        if shared:
-            self.report.append(f"{role}: {shared:,} of {len(other):,} rows have a text that train has too")
-
-
-def _read_labelled(source: Source, columns: Columns, role: str, limit: int | None) -> tuple[Rows, LabelColumn]:
-    assert columns.label is not None
-    rows = source.read([*columns.texts, columns.label], limit)
-    column = LabelColumn(rows, columns.label)
+def _read_labelled(source: Source, columns: Columns, role: str, limit: int | None = None) -> tuple[Rows, LabelColumn]:
+    rows = source.read(columns.names, limit)
+    column = LabelColumn(rows, str(columns.label))
     column.require_all(role)
     return rows, column
 
@@ -372,7 +344,12 @@ def _labelled_table(rows: Rows, column: LabelColumn, columns: Columns, task: Tas
     return Table.from_columns(texts, labels)
 
 
-def _joined(table: Table) -> Any:
+def _task_line(task: Task) -> str:
+    what = f"{task.num_outputs} classes ({listed(task.labels, 8)})" if task.labels else "regression"
+    return f"task {task.name}: {what}, {task.num_texts} text(s) per row, scored by {', '.join(task.metrics)}"
+
+
+def _comparable(table: Table) -> Any:
     """[N] one comparable value per identity."""
     return np.ascontiguousarray(table.ids).view([("hi", np.uint64), ("lo", np.uint64)]).reshape(-1)
 

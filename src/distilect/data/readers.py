@@ -7,11 +7,12 @@ from pathlib import Path
 
 from distilect.data.arrow_files import datasets_folder, hub_dataset, is_datasets_folder, parquet_file
 from distilect.data.source import Source
-from distilect.data.text_files import DelimitedFile, JsonLines, csv_delimiter, detect_quoting
+from distilect.data.text_files import csv_delimiter, delimited_file, detect_quoting, json_lines
 from distilect.errors import DataError, did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _SPLIT = re.compile(r"(.+)\[([\w.-]+)\]")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def open_source(
@@ -31,35 +32,18 @@ def open_source(
     """
     path, base, split = locate(spec, data_dir)
     if path.is_dir():
-        return _open_folder(path, role, split)
+        if is_datasets_folder(path):
+            return datasets_folder(path, role, split)
+        if (path / "train.tsv").is_file():
+            raise DataError(f"{path} looks like a GLUE folder: give it as data.glue, not as data.{role}")
+        raise DataError(f"{path} is a folder, but not one that `datasets` saved (save_to_disk): give a file in it")
     if path.is_file():
-        return open_file(path, quoting)
+        return _open_file(path, quoting)
     if path.exists():
         raise DataError(f"{path} is neither a file nor a folder")
-    if path.suffix.lower() in SUFFIXES or not _maybe_hub_id(base):
+    if path.suffix.lower() in SUFFIXES or not _HUB_ID.fullmatch(base):
         raise DataError(f"no file {path}.{_near(path)}")
     return hub_dataset(base, name, role, split)
-
-
-def open_file(path: Path, quoting: bool | None = None) -> Source:
-    """Open a file by its suffix.
-
-    Raises:
-        DataError: the file is empty, of an unknown kind, or damaged.
-    """
-    if not path.stat().st_size:
-        raise DataError(f"{path} is empty: expected rows")
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        quoted = quoting is not False
-        return DelimitedFile(path, csv_delimiter(path), quoted)
-    if suffix == ".tsv":
-        return DelimitedFile(path, "\t", detect_quoting(path) if quoting is None else quoting)
-    if suffix in (".jsonl", ".ndjson", ".json"):
-        return JsonLines(path)
-    if suffix == ".parquet":
-        return parquet_file(path)
-    raise DataError(f"{path}: unknown kind of file; expected one of {' '.join(SUFFIXES)}, or a `datasets` folder")
 
 
 def locate(spec: str, data_dir: Path) -> tuple[Path, str, str | None]:
@@ -71,16 +55,19 @@ def locate(spec: str, data_dir: Path) -> tuple[Path, str, str | None]:
     return data_dir / Path(match[1]).expanduser(), match[1], match[2]
 
 
-def _open_folder(path: Path, role: str, split: str | None) -> Source:
-    if is_datasets_folder(path):
-        return datasets_folder(path, role, split)
-    if (path / "train.tsv").is_file():
-        raise DataError(f"{path} looks like a GLUE folder: give it as data.glue, not as data.{role}")
-    raise DataError(f"{path} is a folder, but not one that `datasets` saved (save_to_disk): give a file in it")
-
-
-def _maybe_hub_id(spec: str) -> bool:
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", spec) is not None
+def _open_file(path: Path, quoting: bool | None) -> Source:
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty: expected rows")
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return delimited_file(path, csv_delimiter(path), quoting is not False)
+    if suffix == ".tsv":
+        return delimited_file(path, "\t", detect_quoting(path) if quoting is None else quoting)
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return json_lines(path)
+    if suffix == ".parquet":
+        return parquet_file(path)
+    raise DataError(f"{path}: unknown kind of file; expected one of {' '.join(SUFFIXES)}, or a `datasets` folder")
 
 
 def _near(path: Path) -> str:

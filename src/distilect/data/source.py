@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +18,15 @@ class Rows:
     """Columns as they were read, with the place of each row for messages.
 
     Args:
+        numbers: int64 [N], the line or row of the source on which each row starts, from 1.
         unit: what `numbers` count: "line" or "row".
-        numbers: int64 [N], from 1; None: rows are numbered in order.
         class_names: names behind the integers of a column (`ClassLabel` of `datasets`).
     """
 
     table: pa.Table
     label: str
+    numbers: NDArray[np.int64]
     unit: str = "row"
-    numbers: NDArray[np.int64] | None = None
     class_names: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -34,19 +34,45 @@ class Rows:
 
     def where(self, row: int) -> str:
         """Such as `train.csv, line 12`."""
-        number = row + 1 if self.numbers is None else self.numbers[row]
-        return f"{self.label}, {self.unit} {number}"
+        return f"{self.label}, {self.unit} {self.numbers[row]}"
 
 
-class Source(Protocol):
-    """A file, folder or hub data set: its column names at once, its rows when asked."""
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A file, folder or hub data set: its column names at once, its rows when asked.
+
+    Args:
+        label: its short name in messages.
+        load: (columns, limit) → the first `limit` rows in blocks of some ten thousand.
+        num_rows: where it is known without reading; such a source can be streamed.
+    """
 
     label: str
     columns: list[str]
+    load: Callable[[Sequence[str], int | None], Iterator[Rows]]
+    num_rows: int | None = None
+
+    def blocks(self, columns: Sequence[str], limit: int | None = None) -> Iterator[Rows]:
+        """Some columns of the first `limit` rows, without ever holding all of them.
+
+        Raises:
+            DataError: a column that is not there; while reading, a row that cannot be read.
+        """
+        check_columns(columns, self.columns, self.label)
+        return self.load(columns, limit)
 
     def read(self, columns: Sequence[str], limit: int | None = None) -> Rows:
-        """Read some columns of the first `limit` rows."""
-        ...
+        """The same rows in one piece.
+
+        Raises:
+            DataError: as `blocks`, or there are no rows.
+        """
+        blocks = list(self.blocks(columns, limit))
+        if not blocks:
+            raise DataError(f"{self.label} has columns but no rows")
+        # permissive: a block of nothing but nulls, or of integers among floats, takes the others' type
+        table = pa.concat_tables([block.table for block in blocks], promote_options="permissive")
+        return replace(blocks[0], table=table, numbers=np.concatenate([block.numbers for block in blocks]))
 
 
 def check_columns(wanted: Sequence[str], columns: Sequence[str], label: str) -> None:

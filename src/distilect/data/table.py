@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilect.errors import DataError
-from distilect.tasks import NO_LABEL
+from distilect.tasks import NO_LABEL, has_label
 
-_STRETCH = 1 << 20  # rows, a multiple of 8, whose labels are looked at together
+_STRETCH = 1 << 20  # rows, a multiple of 8, whose labels are in memory at a time
 CHUNK = 16_384  # rows that exist as Python strings at a time
 
 
@@ -24,7 +24,7 @@ class Table:
     """Immutable rows of one or two texts.
 
     Args:
-        texts: one or two arrow arrays of strings, [N] each.
+        texts: one or two Arrow arrays of strings, [N] each.
         labels: int64 [N] class indexes, -100 = no label; or float32 [N] scores, NaN = none.
         ids: uint64 [N, 2], `row_identity` of each row. Rows with equal texts have equal ids, whatever their labels.
         folder: of the mapped files behind it, where it is larger than memory (`data.on_disk`).
@@ -61,7 +61,7 @@ class Table:
 
     @classmethod
     def from_columns(cls, texts: Sequence[pa.Array], labels: Iterable[float] | None = None) -> Table:
-        """A table of arrow string columns; computes the identities (about 2 s per million rows)."""
+        """A table of Arrow string columns; computes the identities (about 2 s per million rows)."""
         columns = tuple(_flat(column) for column in texts)
         array = np.full(len(columns[0]), NO_LABEL) if labels is None else np.asarray(labels)
         kind = np.int64 if array.dtype.kind in "iub" or not array.size else np.float32
@@ -78,16 +78,17 @@ class Table:
     @property
     def has_label(self) -> NDArray[np.bool_]:
         """bool [N]."""
-        return _has_label(np.asarray(self.labels))
+        return np.asarray(has_label(np.asarray(self.labels)))
 
     @property
     def num_labelled(self) -> int:
         """How many rows have a label."""
-        return sum(int(self._known(start).sum()) for start in range(0, len(self), _STRETCH))
+        return sum(int(has_label(labels).sum()) for labels in self._label_blocks())
 
-    def _known(self, start: int) -> NDArray[np.bool_]:
-        """Of a stretch of rows, so that a mapped table stays on disk."""
-        return _has_label(np.asarray(self.labels[start : start + _STRETCH]))
+    def _label_blocks(self) -> Iterator[NDArray[Any]]:
+        """The labels in order, a stretch at a time: those of a mapped table never all come into memory."""
+        for start in range(0, len(self), _STRETCH):
+            yield np.asarray(self.labels[start : start + _STRETCH])
 
     def text(self, rows: Sequence[int] | NDArray[np.integer]) -> list[tuple[str, ...]]:
         """The texts of `rows`, a tuple of one or two strings each."""
@@ -128,17 +129,11 @@ class Table:
         """16 hex digits over texts, labels and the order of the rows."""
         digest = hashlib.sha256(f"{self.labels.dtype} {len(self)} ".encode())
         digest.update(np.ascontiguousarray(self.ids).data)
-        zero = self.labels.dtype.type(0)
-        for start in range(0, len(self), _STRETCH):
-            known, labels = self._known(start), self.labels[start : start + _STRETCH]
-            digest.update(np.ascontiguousarray(np.where(known, labels, zero)).data)
-        for start in range(0, len(self), _STRETCH):
-            digest.update(np.packbits(self._known(start)).data)
+        for labels in self._label_blocks():
+            digest.update(np.where(has_label(labels), labels, labels.dtype.type(0)).data)
+        for labels in self._label_blocks():
+            digest.update(np.packbits(has_label(labels)).data)
         return digest.hexdigest()[:16]
-
-
-def _has_label(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != NO_LABEL
 
 
 def row_identity(texts: Sequence[str]) -> tuple[int, int]:
@@ -163,8 +158,11 @@ def row_keys(ids: NDArray[np.uint64]) -> NDArray[np.int64]:
     return np.ascontiguousarray(ids[:, 0]).view(np.int64)
 
 
-def to_strings(values: Sequence[str | None]) -> pa.Array:
-    """An arrow column of strings (64-bit offsets: more than 2 GB of text fits).
+def to_strings(values: Sequence[str | None], where: Callable[[int], str] = lambda row: f"row {row + 1}") -> pa.Array:
+    """An Arrow column of strings (64-bit offsets: more than 2 GB of text fits).
+
+    Args:
+        where: index → how the message names that row.
 
     Raises:
         DataError: a text that has no UTF-8 form (a lone surrogate), with its row.
@@ -172,12 +170,10 @@ def to_strings(values: Sequence[str | None]) -> pa.Array:
     try:
         return pa.array(values, type=pa.large_string())
     except UnicodeEncodeError:
-        row = next(i for i, value in enumerate(values) if not _encodable(value))
-        raise DataError(f"row {row + 1}: the text holds a lone surrogate, which UTF-8 cannot store: clean it") from None
-
-
-def _encodable(value: str | None) -> bool:
-    return value is None or all(not "\ud800" <= char <= "\udfff" for char in value)
+        row = next(i for i, text in enumerate(values) if text and any("\ud800" <= char <= "\udfff" for char in text))
+        raise DataError(
+            f"{where(row)}: the text holds a lone surrogate (\\ud800 to \\udfff), which UTF-8 cannot store: clean it"
+        ) from None
 
 
 def _digest(texts: Sequence[str]) -> bytes:

@@ -9,6 +9,7 @@ from distilect.evaluation.cost import (
     measure_speed,
     parameters,
     ratio_to,
+    take_turns,
 )
 from distilect.evaluation.resampling import labelled, resampled_scores, row_draws
 from distilect.evaluation.scores import evaluate, predict, run_batches
@@ -45,4 +46,5 @@ __all__ = [
     "run_batches",
     "seed_draws",
     "softmax",
+    "take_turns",
 ]

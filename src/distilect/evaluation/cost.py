@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from distilect.data.table import Table
 from distilect.evaluation.modes import eval_mode
 from distilect.models.precision import autocast
 
+Inputs = dict[str, Tensor]
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _CONFIGS = ("config.json", "generation_config.json", "modules.json")
 _TOKENIZER = (
@@ -125,6 +126,30 @@ def ratio_to(value: float | None, reference: float | None) -> float | None:
     return value / reference
 
 
+def take_turns(
+    models: Mapping[str, tuple[Callable[[Inputs], Any], Sequence[Inputs]]], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds per batch and model: `rounds` measured ones after two that are thrown away.
+
+    All models run one batch in each round, and each goes first in turn: a disturbance hits all of them alike, and none always finds
+    the caches cold.
+
+    Args:
+        models: name -> (runs one batch, its batches); after the last batch they start over
+    """
+    names = list(models)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(-2, rounds):
+        first = index % len(names) if names else 0
+        for name in names[first:] + names[:first]:
+            run, batches = models[name]
+            start = time.perf_counter()
+            run(batches[max(index, 0) % len(batches)])
+            if index >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
 def _times(
     models: Mapping[str, tuple[nn.Module, Any, int]],
     texts: Sequence[tuple[str, ...]],
@@ -132,21 +157,23 @@ def _times(
     rounds: int,
     precision: str,
 ) -> dict[str, list[float]]:
-    """Seconds per forward pass and model: `rounds` measured ones after two that are thrown away."""
-    names = list(models)
-    inputs = {name: _tokenised(*models[name], texts, batch_size, rounds) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    """Seconds per forward pass and model."""
+
+    def runner(model: nn.Module) -> Callable[[Inputs], None]:
+        device = next(model.parameters()).device
+
+        def run(batch: Inputs) -> None:
+            with autocast(precision, device):
+                model(**batch)
+            # Kernels are queued on a GPU: time without waiting would be the time of queueing.
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
+
+    jobs = {name: (runner(m[0]), _tokenised(*m, texts, batch_size, rounds)) for name, m in models.items()}
     with eval_mode(*(model for model, _, _ in models.values())), torch.inference_mode():
-        for index in range(-2, rounds):
-            first = (
-                index % len(names) if names else 0
-            )  # each model goes first in turn: none always finds the caches cold
-            for name in names[first:] + names[:first]:
-                batches = inputs[name]
-                elapsed = _forward_seconds(models[name][0], batches[max(index, 0) % len(batches)], precision)
-                if index >= 0:
-                    seconds[name].append(elapsed)
-    return seconds
+        return take_turns(jobs, rounds)
 
 
 def _tokenised(
@@ -166,22 +193,6 @@ def _tokenised(
 
 def _text(row: tuple[str, ...]) -> str | tuple[str, str]:
     return row[0] if len(row) == 1 else (row[0], row[1])
-
-
-def _forward_seconds(model: nn.Module, batch: dict[str, Tensor], precision: str) -> float:
-    device = next(iter(batch.values())).device
-    _wait(device)
-    start = time.perf_counter()
-    with autocast(precision, device):
-        model(**batch)
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    """Kernels are queued on a GPU: time without waiting would be the time of queueing."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _integer(config: Any, name: str) -> int:

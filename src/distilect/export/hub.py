@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -51,37 +52,23 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
     Raises:
         ExportError: nobody is logged in, the Hub refuses, or there is no network.
     """
-    from huggingface_hub import HfApi
-
-    check_name(repository)
     card = check_card(folder / "README.md")
-    api = HfApi(library_name="distilect")
+    api = huggingface_hub.HfApi(library_name="distilect")
+    if api.token is None and huggingface_hub.get_token() is None:
+        raise ExportError("nobody is logged in: run `hf auth login`, or set HF_TOKEN, then push again")
     try:
-        if api.token is None and _token() is None:
-            raise ExportError("nobody is logged in: run `hf auth login`, or set HF_TOKEN, then push again")
         card.validate()
         api.create_repo(repository, exist_ok=True, private=not public)
-        api.upload_folder(
-            repo_id=repository,
-            folder_path=folder,
-            commit_message="Student distilled with distilect",
-            ignore_patterns=[".*", "*.tmp"],
-        )
-    except ExportError:
-        raise
+        message = "Student distilled with distilect"
+        hidden = [".*", "*.tmp"]
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, ignore_patterns=hidden)
     except HfHubHTTPError as error:
         raise ExportError(f"the Hub refused {repository}: {_line(error)}") from None
     except ValueError as error:
         raise ExportError(f"the Hub refused the model card: {_line(error)}") from None
-    except OSError as error:  # httpx's and requests' errors are not, or not all, ours to name
+    except OSError as error:  # as network errors are
         raise ExportError(f"the Hub could not be reached: {_line(error)}") from None
     return f"{api.endpoint}/{repository}"
-
-
-def _token() -> str | None:
-    from huggingface_hub import get_token
-
-    return get_token()
 
 
 def _line(error: Exception) -> str:

@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from torch import Tensor, nn
 
 from distilect.data import Encoded, scoring_batches
 from distilect.errors import ExportError
+from distilect.files import atomic
 from distilect.models import quiet
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TWO_GB = 1_900_000_000  # an ONNX file is a protocol buffer, which ends at 2 GB: larger weights go to a file beside it
+MAX_TOKENS = 16384  # of a batch
 
 
 def check_packages() -> None:
@@ -105,21 +107,21 @@ def quantise(source: Path, target: Path) -> Path:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    cpu = Path("/proc/cpuinfo")
+    vnni = cpu.is_file() and "vnni" in cpu.read_text(encoding="utf-8", errors="replace")
     model = onnx.load(source)
     # The exporter turns weights round after it has written down their shapes, which the quantiser then takes for a contradiction;
     # it infers them anew.
     del model.graph.value_info[:]
-    temporary = target.with_name(f".{target.name}.tmp")
-    with _silent():
+    with atomic(target) as temporary, _silent():
         quantize_dynamic(
             model,
             temporary,
             per_channel=True,
-            reduce_range=not _has_vnni(),
+            reduce_range=not vnni,
             weight_type=QuantType.QInt8,
             extra_options={"DefaultTensorType": 1},  # float, where the exporter wrote no type beside a value
         )
-    os.replace(temporary, target)
     return target
 
 
@@ -146,25 +148,13 @@ class OnnxModel:
         feed = {name: inputs[name].numpy() for name in self.names}
         return np.asarray(self.session.run(["logits"], feed)[0], dtype=np.float32)
 
-    def predict(self, encoded: Encoded, max_tokens: int = 16384) -> NDArray[np.float32]:
+    def predict(self, encoded: Encoded) -> NDArray[np.float32]:
         """Logits float32 [N, C] of all rows, in batches by length as `evaluation.predict` runs them."""
-        batches = scoring_batches(encoded.lengths, max_tokens)
+        batches = scoring_batches(encoded.lengths, MAX_TOKENS)
         parts = [self(encoded.collate(rows)) for rows in batches]
         logits = np.empty_like(np.concatenate(parts))
         logits[np.concatenate(batches)] = np.concatenate(parts)
         return logits
-
-
-def example_of(encoded: Encoded, rows: Sequence[int] = (0, 1)) -> dict[str, Tensor]:
-    """Inputs of two rows, or of one row twice: a size of 1 would be taken for a constant."""
-    return encoded.collate([row % len(encoded) for row in rows])
-
-
-def _has_vnni() -> bool:
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from distilect.config import RunConfig, TeacherConfig, load_config
-from distilect.data import Encoded, Table, encode, load_data, load_table
+from distilect.config import RunConfig, load_config
+from distilect.data import Table, encode, load_data, load_table
 from distilect.errors import DataError, DistilectError, ExportError, RunError
 from distilect.evaluation import predict
 from distilect.export.hub import check_card, check_name, push
 from distilect.export.model_card import write_model_card
-from distilect.export.onnx import OnnxModel, check_packages, example_of, export_onnx, quantise
-from distilect.export.speed import ROUNDS, Runner, speed_table, torch_runner
+from distilect.export.onnx import OnnxModel, check_packages, export_onnx, quantise
+from distilect.export.speed import ROUNDS, Runner, onnx_runner, speed_table, torch_runner
+from distilect.files import atomic_write
 from distilect.models import CheckpointTeacher
 from distilect.progress import console
 from distilect.report import best_teacher, build_report, model_rows
-from distilect.report.files import mapping, read_metrics, records
+from distilect.report.files import mapping, read_export, read_metrics, records
 from distilect.tasks import Task
 
 TOLERANCE = 1e-3  # of logits, relative to the largest: rounding of other kernels stays far below
@@ -51,7 +50,6 @@ def export_run(
     license: str | None = None,
     base_model: str | None = None,
     language: str | None = None,
-    rounds: dict[int, int] | None = None,
 ) -> Exported:
     """Make the student of a finished run ready to ship: model card, ONNX files beside the checkpoint, upload.
 
@@ -62,11 +60,10 @@ def export_run(
         dev: labelled table to check and time on; by default the one of the run's config.
         repository: OWNER/NAME on the Hub to push to, `public` or private.
         license, base_model, language: for the model card, as the Hub names them; remembered for the next export.
-        rounds: batch size → measured rounds; for tests.
 
     Raises:
         RunError: there is no finished run in the folder.
-        ExportError: a package is missing, the exporter fails, or the file does not say what the student says.
+        ExportError: a package is missing, the exporter fails, or the file's logits differ from the student's.
     """
     root = Path(folder)
     metrics, student = read_metrics(root), root / "student"
@@ -74,124 +71,29 @@ def export_run(
         raise RunError(f"no student in {student}: expected the folder of a finished run")
     if repository is not None:
         check_name(repository)
-    config = load_config(root / "config.yaml")
-    known = _previous(root)
+    config, known = load_config(root / "config.yaml"), read_export(root)
     given = {"license": license, "base_model": base_model, "language": language}
     card = {key: value or mapping(known.get("card")).get(key) for key, value in given.items()}
-    measured: dict[str, Any] = {key: known[key] for key in ("rows", "files", "speed") if key in known}
-    lines = []
+    lines, speed = list[str](), list[dict[str, Any]]()
     if onnx or int8:
         check_packages()
-        bench = _Bench(root, metrics, config, dev)
-        measured = bench.export(int8, rounds or ROUNDS)
-        lines = [f"{check['file']}: {check['text']}" for check in measured["files"]]
-    _write(root / "export.json", {**measured, "card": card})
+        measured = _export_onnx(root, metrics, config, dev, int8)
+        lines = [f"{file['file']}: {file['text']}" for file in measured["files"]]
+        speed = measured["speed"]
+    else:
+        measured = {key: known[key] for key in ("rows", "files", "speed") if key in known}
+    content = json.dumps({**measured, "card": card}, indent=2, ensure_ascii=False)
+    atomic_write(root / "export.json", content + "\n")
     write_model_card(student, metrics, config, export=measured, **card)
     check_card(student / "README.md")
     lines.append(f"model card: {student / 'README.md'}")
     build_report(root)
     address = push(student, repository, public=public) if repository else None
-    return Exported(lines, measured.get("speed", []) if onnx or int8 else [], address)
-
-
-class _Bench:
-    """The student of a run with its best teacher, and the rows to check them on."""
-
-    def __init__(self, root: Path, metrics: dict[str, Any], config: RunConfig, dev: str | None) -> None:
-        self.root, self.config = root, config
-        self.task = Task.from_dict(mapping(metrics.get("task")))
-        self.student = self._load("student", root / "student")
-        self.rows = rows_to_check(config, root / "student", dev)
-        self.encoded = self._encode(self.student, self.rows)
-        self.teacher = self._best_teacher(metrics)
-
-    def export(self, int8: bool, rounds: dict[int, int]) -> dict[str, Any]:
-        """Write the files, check them, and time all models."""
-        reference = predict(self.student.model, self.encoded, precision="fp32")
-        score = self._scores(reference)
-        console.print("exporting to ONNX (about half a minute)")
-        path = export_onnx(self.student.model, example_of(self.encoded), self.root / "student" / FP32)
-        fp32 = self._check(path, reference, score)
-        if fp32["max_difference"] > TOLERANCE * max(1.0, float(np.abs(reference).max())):
-            path.unlink()
-            raise ExportError(
-                f"{path}: its logits differ from the student's by up to {fp32['max_difference']:.2g} on {len(self.rows)} rows: not kept; "
-                "try another version of torch or onnxscript"
-            )
-        files, paths = [fp32], {"ONNX": path}
-        if int8:
-            paths["ONNX int8"] = quantise(path, self.root / "student" / INT8)
-            files.append(self._check(paths["ONNX int8"], reference, score))
-        return {"rows": len(self.rows), "files": files, "speed": self._speed(paths, rounds)}
-
-    def _check(self, path: Path, reference: NDArray[np.float32], score: dict[str, float]) -> dict[str, Any]:
-        """What the file says on the rows, against what the student says."""
-        logits = OnnxModel(path).predict(self.encoded)
-        apart = float(np.abs(logits - reference).max())
-        scores, size = self._scores(logits), _bytes(path)
-        changed = int((logits.argmax(1) != reference.argmax(1)).sum()) if self.task.labels else 0
-        parts = [f"{size / 1e6:.1f} MB", f"largest difference from PyTorch {apart:.2g} on {len(self.rows):,} rows"]
-        if self.task.labels:
-            parts.append(f"{changed} of them labelled otherwise")
-        for name, value in scores.items():
-            drop = f"{value - score[name]:+.4f}".replace("-", "−")
-            parts.append(f"{name} {value:.4f} ({drop})")
-        return {
-            "file": str(path.relative_to(self.root)),
-            "bytes": size,
-            "max_difference": apart,
-            "changed_labels": changed,
-            "scores": scores,
-            "text": ", ".join(parts),
-        }
-
-    def _scores(self, logits: NDArray[np.float32]) -> dict[str, float]:
-        if not self.rows.has_label.any():
-            return {}
-        return self.task.score(logits[:, self.student.order], self.rows.labels)
-
-    def _speed(self, paths: dict[str, Path], rounds: dict[int, int]) -> list[dict[str, Any]]:
-        """Teacher, student and files, each in its own tokens of the same rows."""
-        some = self.rows.take(np.arange(min(TIMED_ROWS, len(self.rows))))
-        runners: dict[str, Runner] = {}
-        for name, model in (("teacher", self.teacher), ("student", self.student)):
-            if model is not None:
-                shown = name if name == "student" else f"teacher {model.name}"
-                runners[shown] = torch_runner(model.model, self._encode(model, some))
-        tokens = self._encode(self.student, some)
-        for name, path in paths.items():
-            runners[name] = Runner(lambda threads, path=path: OnnxModel(path, threads), tokens)  # type: ignore[misc]
-        threads: Sequence[int] = (1, 2) if (os.cpu_count() or 1) > 1 else (1,)
-        return speed_table(runners, threads=threads, rounds=rounds)
-
-    def _best_teacher(self, metrics: dict[str, Any]) -> CheckpointTeacher | None:
-        """The best teacher where it is a checkpoint that is still there; the table does without it otherwise."""
-        best = best_teacher(model_rows(metrics))
-        if best is None:
-            return None
-        path = next((raw.get("path") for raw in records(metrics.get("teachers")) if raw.get("name") == best.name), None)
-        try:
-            return self._load(best.name, path) if path else None
-        except DistilectError as error:
-            console.print(f"[yellow]the best teacher is not timed:[/yellow] {error}")
-            return None
-
-    def _load(self, name: str, path: Any) -> CheckpointTeacher:
-        length = self.config.student.max_length or self.config.train.max_length
-        labels = next((t.labels for t in self.config.teachers if t.name == name), None)
-        settings = TeacherConfig(name=name, path=str(path), labels=labels)
-        model = CheckpointTeacher(
-            name, str(settings.path), self.task, max_length=length, precision="fp32", labels=settings.labels
-        )
-        model.model.cpu()  # the files run there; a GPU would not be compared with them
-        return model
-
-    def _encode(self, model: CheckpointTeacher, rows: Table) -> Encoded:
-        return encode(rows, model.tokenizer, model.max_length)
+    return Exported(lines, speed, address)
 
 
 def rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> Table:
-    """The run's dev rows, read again; those held out of train where it has none.
+    """The run's dev rows, read again; its validation rows where it has no dev.
 
     Raises:
         ExportError: the file is not where the config says.
@@ -208,18 +110,89 @@ def rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> T
         raise ExportError(f"the export is checked on the run's dev rows: {error}; or give --dev FILE") from None
 
 
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: str | None, int8: bool) -> dict[str, Any]:
+    """Write the files, check each against PyTorch, and time all models: the content of `export.json`."""
+    folder, task = root / "student", Task.from_dict(mapping(metrics.get("task")))
+    student = _load("student", folder, task, config)
+    rows = rows_to_check(config, folder, dev)
+    encoded = encode(rows, student.tokenizer, student.max_length)
+    reference = predict(student.model, encoded, precision="fp32")
+
+    def scores(logits: Any) -> dict[str, float]:
+        return task.score(logits[:, student.order], rows.labels) if rows.has_label.any() else {}
+
+    before = scores(reference)
+
+    def check(path: Path) -> dict[str, Any]:
+        """The file's logits on the rows against the student's."""
+        logits = OnnxModel(path).predict(encoded)
+        difference = float(np.abs(logits - reference).max())
+        changed = int((logits.argmax(1) != reference.argmax(1)).sum()) if task.labels else 0
+        size = sum(
+            file.stat().st_size for file in path.parent.glob(f"{path.name}*")
+        )  # large weights are in a second file
+        found = scores(logits)
+        text = [f"{size / 1e6:.1f} MB", f"largest difference from PyTorch {difference:.2g} on {len(rows):,} rows"]
+        text += [f"{changed} labels changed"] if task.labels else []
+        for name, value in found.items():
+            change = f"{value - before[name]:+.4f}".replace("-", "−")
+            text.append(f"{name} {value:.4f} ({change})")
+        return {
+            "file": str(path.relative_to(root)),
+            "bytes": size,
+            "max_difference": difference,
+            "changed_labels": changed,
+            "scores": found,
+            "text": ", ".join(text),
+        }
+
+    console.print("exporting to ONNX (about half a minute)")
+    # Two rows, or one row twice: a size of 1 would be taken for a constant.
+    example = encoded.collate([0, 1 % len(encoded)])
+    paths = {"ONNX": export_onnx(student.model, example, folder / FP32)}
+    files = [check(paths["ONNX"])]
+    difference = files[0]["max_difference"]
+    if difference > TOLERANCE * max(1.0, float(np.abs(reference).max())):
+        paths["ONNX"].unlink()
+        raise ExportError(
+            f"{paths['ONNX']}: its logits differ from the student's by up to {difference:.2g} on {len(rows)} rows: not kept; "
+            "try another version of torch or onnxscript"
+        )
+    if int8:
+        paths["ONNX int8"] = quantise(paths["ONNX"], folder / INT8)
+        files.append(check(paths["ONNX int8"]))
+
+    timed = rows.take(np.arange(min(TIMED_ROWS, len(rows))))  # each model reads them in its own tokens
+    tokens = encode(timed, student.tokenizer, student.max_length)
+    runners: dict[str, Runner] = {}
+    if teacher := _best_teacher(metrics, task, config):
+        own = encode(timed, teacher.tokenizer, teacher.max_length)
+        runners[f"teacher {teacher.name}"] = torch_runner(teacher.model, own)
+    runners["student"] = torch_runner(student.model, tokens)
+    for name, path in paths.items():
+        runners[name] = onnx_runner(path, tokens)
+    threads = (1, 2) if (os.cpu_count() or 1) > 1 else (1,)
+    return {"rows": len(rows), "files": files, "speed": speed_table(runners, threads=threads, rounds=ROUNDS)}
 
 
-def _previous(root: Path) -> dict[str, Any]:
+def _best_teacher(metrics: dict[str, Any], task: Task, config: RunConfig) -> CheckpointTeacher | None:
+    """The best teacher where it is a checkpoint that is still there; it is not timed otherwise."""
+    best = best_teacher(model_rows(metrics))
+    paths = {raw.get("name"): raw.get("path") for raw in records(metrics.get("teachers"))}
+    path = paths.get(best.name) if best else None
+    if best is None or not path:
+        return None
     try:
-        return mapping(json.loads((root / "export.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+        return _load(best.name, path, task, config)
+    except DistilectError as error:
+        console.print(f"[yellow]the best teacher is not timed:[/yellow] {error}")
+        return None
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def _load(name: str, path: str | Path, task: Task, config: RunConfig) -> CheckpointTeacher:
+    """A model on the CPU, where the files run too: a GPU would not compare with them."""
+    length = config.student.max_length or config.train.max_length
+    labels = next((teacher.labels for teacher in config.teachers if teacher.name == name), None)
+    model = CheckpointTeacher(name, str(path), task, max_length=length, precision="fp32", labels=labels)
+    model.model.cpu()
+    return model

@@ -437,14 +437,13 @@ def enlarged(data: Data, config: RunConfig) -> Data:
         data.train,
         spec.times,
         seed=spec.seed,
-        kinds=spec.methods,
+        method=spec.method,
         model=spec.model or backbone_path(config),
-        probability=spec.probability,
         keep_labels=spec.labels,
         exclude=others,
     )
     extra = made.table if data.extra is None else Table.concat([data.extra, made.table])
-    line = f"augmented: {len(made.table):,} rows made of train by {', '.join(spec.methods)}"
+    line = f"augmented: {len(made.table):,} rows made of train by {spec.method}"
     return replace(data, extra=extra, report=[*data.report, line])
 
 

@@ -1,8 +1,8 @@
 """Plots and pages that a person looks at."""
 
 from distilect.report.comparison import build_comparison
+from distilect.report.models import ModelRow, best_teacher, model_rows
 from distilect.report.page import build_report
-from distilect.report.rows import ModelRow, best_teacher, model_rows
 from distilect.report.summary import build_summary
 from distilect.report.table import speed_table, summary_table
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distilect.report.shell import render, write_page
+from distilect.report.shell import write_page
 
 
 def build_comparison(title: str, intro: Sequence[str], sections: Sequence[Any], target: Path) -> Path:
@@ -17,10 +16,5 @@ def build_comparison(title: str, intro: Sequence[str], sections: Sequence[Any], 
         sections: objects with `title`, `facts` [(name, value)], `findings` [text], `tables` (`title`, `header`, `rows`, `note`,
             `best` {(row, column)}) and `figures` (`report.figures.Figure`).
     """
-    context = {
-        "title": title,
-        "intro": [text.replace("`", "") for text in intro],
-        "sections": [asdict(s) for s in sections],
-    }
-    write_page(target, render("comparison.html.j2", context))
-    return target
+    plain = [text.replace("`", "") for text in intro]
+    return write_page(target, "comparison.html.j2", title=title, intro=plain, sections=sections)

@@ -1,38 +1,28 @@
-"""A run's files, read for showing: what is missing or damaged is left out and told, it never stops a page."""
+"""A run's files, read for showing. What is missing or damaged is left out and noted; it never stops a page."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distilect.errors import RunError
 
-
-class Texts(Sequence[Mapping[str, Any]]):
-    """The texts of rows (`text`, perhaps `text_2`), read from an arrow table when they are asked for."""
-
-    def __init__(self, table: Any) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            raise TypeError("one row at a time")
-        return {name: self.table[name][int(index)].as_py() for name in self.table.column_names}
+T = TypeVar("T")
+Row = dict[str, Any]  # one line of a table; a number that is not known is None
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the models said on the rows of dev, or of the held-out split.
+class Predictions:
+    """Outputs of the models on the dev rows, or on the validation rows of a run without dev.
 
     Attributes:
         split: `dev` or `validation`.
@@ -40,7 +30,7 @@ class Answers:
         gold: int64 [N], -1 without a label; or float64 [N] with NaN.
         student: float64 [N, C], logits; one score in regression.
         teachers: name → the same.
-        texts: one mapping per row, with `text` and perhaps `text_2`.
+        texts: N rows with `text` and perhaps `text_2`.
     """
 
     split: str
@@ -48,7 +38,7 @@ class Answers:
     gold: NDArray[Any]
     student: NDArray[np.float64]
     teachers: dict[str, NDArray[np.float64]]
-    texts: Sequence[Mapping[str, Any]]
+    texts: pa.Table
 
 
 @dataclass(frozen=True)
@@ -56,9 +46,10 @@ class RunFiles:
     """What a run left behind.
 
     Attributes:
-        selection: a dict per epoch and group of rows (`selection.parquet`).
-        rows: a dict per epoch and sampled row (`rows.parquet`).
-        answers: what the models said on the reported rows (`predictions.parquet`).
+        history: the numbers of each logging step (`history.jsonl`).
+        selection: a row per epoch and group of rows (`selection.parquet`).
+        rows: a row per epoch and sampled row of train (`rows.parquet`).
+        predictions: outputs on the reported rows (`predictions.parquet`).
         export: what `distilect export` measured (`export.json`).
         notes: what could not be read.
     """
@@ -66,10 +57,10 @@ class RunFiles:
     folder: Path
     metrics: dict[str, Any]
     config: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    selection: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    answers: Answers | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    selection: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    predictions: Predictions | None = None
     export: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -92,17 +83,38 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+def read_export(folder: Path) -> dict[str, Any]:
+    """The content of `export.json`; empty where nothing was exported, or the file is damaged."""
+    try:
+        return mapping(json.loads((folder / "export.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def read_run(folder: str | Path) -> RunFiles:
     """All files of the run in `folder`; only `metrics.json` must be there."""
-    root, notes = Path(folder), []
-    metrics = read_metrics(root)
-    config = _text(root / "config.yaml")
-    history, damaged = _history(root / "history.jsonl")
-    if damaged:
-        notes.append(f"unreadable lines of history.jsonl that were left out: {damaged}")
-    selection, rows = (_lines(root / name, notes) for name in ("selection.parquet", "rows.parquet"))
-    answers = _answers(root / "predictions.parquet", notes)
-    return RunFiles(root, metrics, config, history, selection, rows, answers, _json(root / "export.json"), notes)
+    root, notes = Path(folder), list[str]()
+
+    def table(name: str, read: Callable[[pa.Table], T], otherwise: T) -> T:
+        try:
+            return read(pq.read_table(root / name))
+        except FileNotFoundError:
+            return otherwise
+        except (OSError, ValueError, LookupError, TypeError) as error:  # pyarrow's own errors derive from these
+            notes.append(f"{name} could not be read: {' '.join(str(error).split())[:200]}")
+            return otherwise
+
+    return RunFiles(
+        folder=root,
+        metrics=read_metrics(root),
+        config=_text(root / "config.yaml"),
+        history=_history(_text(root / "history.jsonl"), notes),
+        selection=table("selection.parquet", lambda found: _rows(found, "epoch", "group", "rows"), []),
+        rows=table("rows.parquet", lambda found: _rows(found, "epoch", "row", "text", "label", "asked"), []),
+        predictions=table("predictions.parquet", _predictions, None),
+        export=read_export(root),
+        notes=notes,
+    )
 
 
 def number(value: Any) -> float | None:
@@ -139,73 +151,45 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _history(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Entries, and how many lines were none: a killed run may have left half a line."""
+def _history(text: str, notes: list[str]) -> list[dict[str, float]]:
+    """The numbers of each line; a killed run may have left half a line."""
     entries, damaged = [], 0
-    for line in _text(path).splitlines():
-        if not line.strip():
-            continue
+    for line in filter(str.strip, text.splitlines()):
         try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if isinstance(entry, dict):
-            entries.append(entry)
-        else:
+            values = {key: number(value) for key, value in json.loads(line).items()}
+        except (ValueError, AttributeError):  # no JSON, or no object
             damaged += 1
-    return entries, damaged
+        else:
+            entries.append({key: value for key, value in values.items() if value is not None})
+    if damaged:
+        notes.append(f"unreadable lines of history.jsonl that were left out: {damaged}")
+    return entries
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+def _rows(table: pa.Table, *needed: str) -> list[Row]:
+    table.select(needed)  # raises KeyError where a column is missing
+    return [{key: None if value != value else value for key, value in row.items()} for row in table.to_pylist()]
 
 
-def _table(path: Path, notes: list[str]) -> Any:
-    """The arrow table in `path`; None where there is none, or none that can be read, which is noted."""
-    if not path.is_file():
+def _predictions(table: pa.Table) -> Predictions | None:
+    if not table.num_rows:
         return None
-    try:
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]  # here: few pages need it
+    metadata = table.schema.metadata or {}
+    labels = tuple(str(name) for name in json.loads(metadata[b"labels"]))
+    gold = table["label"].to_numpy().astype(np.float64)  # null → NaN
+    if labels:
+        gold = np.where(np.isnan(gold), -1, gold).astype(np.int64)
 
-        return pq.read_table(path)
-    except (OSError, ValueError, ImportError) as error:  # pyarrow's own errors derive from these
-        notes.append(f"{path.name} could not be read: {' '.join(str(error).split())[:200]}")
-        return None
+    def outputs(name: str) -> NDArray[np.float64]:
+        flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat, dtype=np.float64).reshape(table.num_rows, max(1, len(labels)))
 
-
-def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    table = _table(path, notes)
-    return [] if table is None else table.to_pylist()
-
-
-def _answers(path: Path, notes: list[str]) -> Answers | None:
-    table = _table(path, notes)
-    if table is None or not table.num_rows:
-        return None
-    try:
-        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-        labels = tuple(str(name) for name in json.loads(metadata["labels"]))
-        gold = table["label"].to_numpy(zero_copy_only=False).astype(np.float64)
-        if labels:
-            gold = np.where(np.isnan(gold), -1, gold).astype(np.int64)
-        names = [name for name in table.column_names if name.startswith("teacher/")]
-        student, *others = (_matrix(table[name], max(1, len(labels))) for name in ("student", *names))
-        teachers = {name.removeprefix("teacher/"): said for name, said in zip(names, others, strict=True)}
-        texts = Texts(table.select([name for name in ("text", "text_2") if name in table.column_names]))
-        return Answers(metadata["split"], labels, gold, student, teachers, texts)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        notes.append(f"{path.name} could not be read: {' '.join(str(error).split())[:200]}")
-        return None
-
-
-def _matrix(column: Any, width: int) -> NDArray[np.float64]:
-    """[N, width] of a column of lists.
-
-    Raises:
-        ValueError: they are not that long.
-    """
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float64).reshape(len(column), width)
+    teachers = [name for name in table.column_names if name.startswith("teacher/")]
+    return Predictions(
+        metadata[b"split"].decode(),
+        labels,
+        gold,
+        outputs("student"),
+        {name.removeprefix("teacher/"): outputs(name) for name in teachers},
+        table.select([name for name in ("text", "text_2") if name in table.column_names]),
+    )

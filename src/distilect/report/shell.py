@@ -1,15 +1,14 @@
-"""What all pages share: the template environment, one style and script for light, dark, phone and paper, tables, writing.
+"""What all pages share: templates, one style and script for light, dark, phone and paper, tables that can be sorted.
 
-A page is a template that extends `base.html.j2`, fills its block `content` with the macros of `parts.html.j2` (plots, tables that
-can be sorted and searched, lists of facts), and is made by `render` and `write_page`. Everything in a context is escaped; nothing
-is loaded.
+A page is a template that extends `base.html.j2` and fills its block `content` with the macros of `parts.html.j2`. Everything in a
+context is escaped. A page loads nothing: style, script and plotly are part of it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,25 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from distilect.files import atomic_write
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is shown, and the number that it is sorted by (None: by its text). `mark`: `good`, `bad` or "", its colour."""
+    """One cell of a table.
+
+    Attributes:
+        value: the number by which it is sorted; None: by its text.
+        mark: its colour: `good`, `bad` or "".
+        filled: percentage of the cell that a bar fills.
+    """
 
     text: str
     value: float | None = None
     mark: str = ""
+    filled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,43 +45,37 @@ class DataTable:
     Attributes:
         name: for its search field and for scripts; unique on its page.
         rows: one list of cells per row, as long as `titles`.
-        wide, words: columns that hold running text, and columns that hold words rather than numbers.
+        wide: columns that hold running text.
+        words: columns that hold words rather than numbers.
     """
 
     name: str
     titles: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    wide: frozenset[int] = field(default_factory=frozenset)
-    words: frozenset[int] = field(default_factory=frozenset)
+    wide: Sequence[int] = ()
+    words: Sequence[int] = ()
 
     @property
     def marked(self) -> bool:
-        """Whether colours say something in it."""
+        """Whether colours mean something in it."""
         return any(cell.mark for row in self.rows for cell in row)
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """A page from one of our templates; every value of `context` is escaped."""
-    return _environment().get_template(template).render(**context)
-
-
-def write_page(path: str | Path, text: str) -> Path:
-    """Write a page, whole or not at all; returns its path."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def write_page(path: str | Path, template: str, **context: Any) -> Path:
+    """Render one of our templates and write the page, whole or not at all; returns its path."""
+    page = _environment().get_template(template).render(context)
     # "replace": a lone surrogate from a JSON file must not lose the whole page.
-    temporary.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(temporary, target)
-    return target
+    atomic_write(Path(path), page.encode("utf-8", "replace"))
+    return Path(path)
 
 
-def link(target: str | Path, page: str | Path) -> str:
+def link(target: Path, page: Path) -> str:
     """Relative address of a file, as a page links it; "" when there is no such file."""
-    file = Path(target)
-    if not file.is_file():
-        return ""
-    return "./" + quote(Path(os.path.relpath(file.resolve(), Path(page).parent.resolve())).as_posix())
+    return (
+        "./" + quote(Path(os.path.relpath(target.resolve(), page.parent.resolve())).as_posix())
+        if target.is_file()
+        else ""
+    )
 
 
 def shorten(text: str, limit: int) -> str:
@@ -84,7 +86,7 @@ def shorten(text: str, limit: int) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    """Everything is escaped unless the template says otherwise; only our own style and script, and plotly's, are `asset`s."""
+    """Everything is escaped but the assets: our own style and script, and plotly's."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -1,6 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers as people read them; `NONE` stands for a number that is not known."""
 
 from __future__ import annotations
+
+import math
 
 NONE = "–"
 
@@ -16,8 +18,8 @@ def count(value: float | None) -> str:
         return NONE
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
-            return f"{_three(value / size)} {unit}"
-    return f"{value:,.0f}"
+            return f"{_three_digits(value / size)} {unit}"
+    return whole(value)
 
 
 def whole(value: float | None) -> str:
@@ -27,47 +29,49 @@ def whole(value: float | None) -> str:
 
 def megabytes(value: float | None) -> str:
     """Bytes as `43.2` (millions)."""
-    return NONE if value is None else _three(value / 1e6)
+    return NONE if value is None else _three_digits(value / 1e6)
 
 
 def milliseconds(value: float | None) -> str:
     """`3.41`."""
-    return NONE if value is None else _three(value)
+    return NONE if value is None else _three_digits(value)
 
 
 def rate(value: float | None) -> str:
     """Rows per second: `1,234` or `12.3`."""
-    return NONE if value is None else (f"{value:,.0f}" if value >= 100 else _three(value))
+    return NONE if value is None else _three_digits(value)
 
 
 def times(value: float | None) -> str:
     """A ratio as `1.9×`."""
-    return NONE if value is None else f"{_three(value)}×"
+    return NONE if value is None else f"{_three_digits(value)}×"
+
+
+def share(value: float) -> str:
+    """A share as `90.0 %`: cut, never rounded up, since 99.96 % is not "100 % of the teacher"."""
+    return f"{math.floor(1000 * value + 1e-9) / 10:.1f} %"
 
 
 def comparison(value: float | None, more: str, less: str) -> str:
-    """`1.9× smaller` for 1.9, `1.3× larger` for 0.77, `as small` words left out: "" when unknown."""
+    """`1.9× smaller` for 1.9, `1.3× larger` for 0.77, "" when unknown."""
     if value is None or value <= 0:
         return ""
-    return f"{_three(value)}× {more}" if value >= 1 else f"{_three(1 / value)}× {less}"
+    return f"{times(value)} {more}" if value >= 1 else f"{times(1 / value)} {less}"
 
 
 def duration(seconds: float | None) -> str:
-    """`48 s`, `3 min 20 s`, `2 h 05 min`."""
+    """`3.2 s`, `48 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:
         return NONE
     if seconds < 10:
         return f"{seconds:.1f} s"
-    whole_seconds = round(seconds)
-    if whole_seconds < 60:
-        return f"{whole_seconds} s"
-    minutes, rest = divmod(whole_seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _three(value: float) -> str:
+def _three_digits(value: float) -> str:
     """About three significant digits: 0.312, 3.41, 34.1, 341."""
     size = abs(value)
     digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 3

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from distilect.report.answers import agreement, answer_figures, calibration_table, differences
-from distilect.report.files import Answers, read_run
+from distilect.report.files import Predictions, read_run
+from distilect.report.predictions import agreement, calibration_table, differences, prediction_figures
 from tests.report.run_files import write_answers, write_run
 
 
@@ -19,58 +20,58 @@ def logits_of(*classes: int, sure: float = 5.0) -> Any:
     return np.array([[sure, 0.0] if c == 0 else [0.0, sure] for c in classes])
 
 
-def answers(**changes: Any) -> Answers:
+def predictions(**changes: Any) -> Predictions:
     values: dict[str, Any] = {
         "split": "dev",
         "labels": ("no", "yes"),
         "gold": np.array([0, 0, 1, 1, -1]),
         "student": logits_of(0, 1, 1, 0, 1),
         "teachers": {"t": logits_of(0, 0, 0, 0, 1)},
-        "texts": [{"text": f"row {i}"} for i in range(5)],
+        "texts": pa.table({"text": [f"row {i}" for i in range(5)]}),
     }
-    return Answers(**(values | changes))
+    return Predictions(**(values | changes))
 
 
 def test_confusion_counts_rows_of_each_label_and_leaves_out_those_without() -> None:
-    figure = answer_figures(answers(), "t")[0]
+    figure = prediction_figures(predictions(), "t")[0]
     assert figure.title == "Confusion of the student"
     (trace,) = figure.data
     assert trace["customdata"] == [[1, 1], [1, 1]]
     assert trace["z"] == [[0.5, 0.5], [0.5, 0.5]]
-    assert answer_figures(answers(), "t")[1].data[0]["customdata"] == [[2, 0], [2, 0]]
+    assert prediction_figures(predictions(), "t")[1].data[0]["customdata"] == [[2, 0], [2, 0]]
 
 
 def test_agreement_counts_who_is_right() -> None:
-    assert agreement(answers(), "t") == (
+    assert agreement(predictions(), "t") == (
         "Of 4 rows both are right on 1, only the student on 1, only t on 1, neither on 1."
     )
-    assert agreement(answers(), None) == ""
+    assert agreement(predictions(), None) == ""
 
 
-def test_the_rows_that_differ_most_come_first_with_what_each_said() -> None:
-    table = differences(answers(student=logits_of(0, 1, 0, 0, 1)), "t")
+def test_the_rows_that_differ_most_come_first_with_both_predictions() -> None:
+    table = differences(predictions(student=logits_of(0, 1, 0, 0, 1)), "t")
     assert table is not None
     first = [cell.text for cell in table.rows[0]]
     assert first == ["row 1", "no", "yes 0.99", "no 0.99", "0.99"]
     assert [cell.mark for cell in table.rows[0][2:4]] == ["bad", "good"]
     assert all(row[4].value == pytest.approx(0.0) for row in table.rows[1:])
-    assert differences(answers(teachers={}), None) is None
+    assert differences(predictions(teachers={}), None) is None
 
 
 def test_at_most_so_many_differences_are_listed() -> None:
     rows = 1000
-    many = answers(
+    many = predictions(
         gold=np.zeros(rows, int),
         student=np.zeros((rows, 2)),
         teachers={"t": np.ones((rows, 2))},
-        texts=[{"text": "x"}] * rows,
+        texts=pa.table({"text": ["x"] * rows}),
     )
     table = differences(many, "t")
     assert table is not None and len(table.rows) == 150
 
 
 def test_a_model_that_is_sure_and_wrong_is_badly_calibrated() -> None:
-    table = calibration_table(answers(student=logits_of(1, 1, 0, 0, 0), teachers={"t": logits_of(0, 0, 1, 1, 1)}))
+    table = calibration_table(predictions(student=logits_of(1, 1, 0, 0, 0), teachers={"t": logits_of(0, 0, 1, 1, 1)}))
     assert table is not None
     student, teacher = ([cell.value for cell in row[1:]] for row in table.rows)
     assert all(a > b for a, b in zip(student, teacher, strict=True))
@@ -82,21 +83,21 @@ def test_reliability_bins_hold_equally_many_rows_and_lie_where_they_should() -> 
     confidence = random.uniform(0.5, 1.0, 5000)
     gold = (random.uniform(size=5000) > confidence).astype(int)  # class 0 with its probability: calibrated
     logits = np.stack([np.log(confidence), np.log1p(-confidence)], axis=1)
-    figure = answer_figures(answers(gold=gold, student=logits, teachers={}, texts=[]), None)[-1]
+    figure = prediction_figures(predictions(gold=gold, student=logits, teachers={}), None)[-1]
     trace = figure.data[1]
     assert trace["text"] == ["500"] * 10
     assert np.abs(np.array(trace["x"]) - np.array(trace["y"])).max() < 0.06
 
 
 def test_regression_shows_points_against_labels_and_no_calibration() -> None:
-    scores = answers(
+    scores = predictions(
         labels=(),
         gold=np.array([1.0, 2.0, np.nan]),
         student=np.array([[1.5], [2.0], [3.0]]),
         teachers={"t": np.array([[1.0], [2.5], [0.0]])},
     )
     assert calibration_table(scores) is None and agreement(scores, "t") == ""
-    student, teacher = answer_figures(scores, "t")
+    student, teacher = prediction_figures(scores, "t")
     assert student.data[1]["x"] == [1.0, 2.0] and student.data[1]["y"] == [1.5, 2.0]
     assert teacher.title == "Teacher t against the labels"
     table = differences(scores, "t")
@@ -107,27 +108,27 @@ def test_regression_shows_points_against_labels_and_no_calibration() -> None:
 
 def test_a_teacher_may_be_called_student_and_labels_may_be_equal_once_they_are_cut() -> None:
     long = "x" * 60
-    found = answer_figures(
-        answers(labels=(long + "a", long + "b"), teachers={"student": logits_of(0, 0, 0, 0, 1)}), "student"
+    found = prediction_figures(
+        predictions(labels=(long + "a", long + "b"), teachers={"student": logits_of(0, 0, 0, 0, 1)}), "student"
     )
     axis = found[0].data[0]["y"]
     assert len(set(axis)) == 2
-    assert [figure.title for figure in found[:2]] == ["Confusion of the student", "Confusion of student"]
+    assert [figure.title for figure in found[:2]] == ["Confusion of the student", "Confusion of teacher student"]
 
 
 def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
     write_answers(write_run(tmp_path), 30, labels=("a", "b", "c"), teachers=("t",), text="<b> {row}")
     run = read_run(tmp_path)
-    assert run.answers is not None and not run.notes
-    assert run.answers.labels == ("a", "b", "c")
-    assert run.answers.student.shape == run.answers.teachers["t"].shape == (30, 3)
-    assert run.answers.gold[0] == -1 and run.answers.gold.max() == 2
-    assert run.answers.texts[7] == {"text": "<b> 7"}
+    assert run.predictions is not None and not run.notes
+    assert run.predictions.labels == ("a", "b", "c")
+    assert run.predictions.student.shape == run.predictions.teachers["t"].shape == (30, 3)
+    assert run.predictions.gold[0] == -1 and run.predictions.gold.max() == 2
+    assert run.predictions.texts.slice(7, 1).to_pylist()[0] == {"text": "<b> 7"}
     assert html.escape("<b>") in answer_hover(tmp_path)
 
 
 def answer_hover(folder: Path) -> str:
     write_answers(folder, 30, labels=(), text="<b> {row}")
     run = read_run(folder)
-    assert run.answers is not None and run.answers.gold.dtype == np.float64
-    return str(answer_figures(run.answers, None)[0].data[1]["text"][0])
+    assert run.predictions is not None and run.predictions.gold.dtype == np.float64
+    return str(prediction_figures(run.predictions, None)[0].data[1]["text"][0])

@@ -1,0 +1,172 @@
+"""Models side by side: one row per teacher or student, as every table and the verdict show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from distilect.evaluation import ratio_to
+from distilect.report import words
+from distilect.report.files import mapping, number, part, records
+
+Role = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model. None stands for "not known", e.g. the bytes of a teacher that is a table of outputs.
+
+    `smaller` and `faster` compare bytes and latency with the best teacher's: 2.0 is half of it.
+    """
+
+    name: str
+    role: Role
+    scores: dict[str, float]
+    score: float | None
+    parameters: float | None
+    bytes: float | None
+    latency_ms: float | None
+    latency_p95_ms: float | None
+    rows_per_second: float | None
+    smaller: float | None = None
+    faster: float | None = None
+
+    @property
+    def cells(self) -> list[str]:
+        """Size and speed as text: parameters, MB, ms per row (median, 95th percentile), rows/s, times smaller, times faster."""
+        return [
+            words.count(self.parameters),
+            words.megabytes(self.bytes),
+            words.milliseconds(self.latency_ms),
+            words.milliseconds(self.latency_p95_ms),
+            words.rate(self.rows_per_second),
+            words.times(self.smaller),
+            words.times(self.faster),
+        ]
+
+    @property
+    def gains(self) -> str:
+        """`, 2.50× smaller, 1.20× slower` than the best teacher; "" where nothing is known."""
+        found = (words.comparison(self.smaller, "smaller", "larger"), words.comparison(self.faster, "faster", "slower"))
+        return "".join(f", {gain}" for gain in found if gain)
+
+
+def primary_metric(metrics: Mapping[str, Any]) -> str:
+    """Name of the metric that decides; "" when the run names none."""
+    scores = mapping(part(metrics, "student", "scores"))
+    names = [metrics.get("primary"), *(part(metrics, "task", "metrics") or []), *scores]
+    return next((name for name in names if isinstance(name, str) and name), "")
+
+
+def method_name(metrics: Mapping[str, Any]) -> str:
+    """The run's method as one word."""
+    method = metrics.get("method")
+    return str(method.get("name", "")) if isinstance(method, dict) else str(method or "")
+
+
+def model_rows(metrics: Mapping[str, Any]) -> list[ModelRow]:
+    """Teachers (in their order), then the student; each compared with the best teacher."""
+    primary, student = primary_metric(metrics), mapping(metrics.get("student"))
+    teachers = enumerate(records(metrics.get("teachers")))
+    rows = [_row(raw, "teacher", str(raw.get("name") or f"teacher {i}"), primary) for i, raw in teachers]
+    if student:
+        rows.append(_row(student, "student", method_name(metrics) or str(metrics.get("name") or "student"), primary))
+    best = best_teacher(rows)
+    if best is None:
+        return rows
+    return [
+        replace(row, smaller=ratio_to(best.bytes, row.bytes), faster=ratio_to(best.latency_ms, row.latency_ms))
+        for row in rows
+    ]
+
+
+def side_by_side(runs: Sequence[Mapping[str, Any]]) -> list[ModelRow]:
+    """All teachers of several runs, each once, then all students.
+
+    A student stays compared with the best teacher as its own run measured it: times of two runs do not compare.
+    """
+    teachers: dict[Any, ModelRow] = {}
+    students: list[ModelRow] = []
+    for metrics in runs:
+        rows = model_rows(metrics)
+        paths = [str(raw.get("path")) for raw in records(metrics.get("teachers"))]
+        for row, path in zip(rows, paths, strict=False):  # teachers come first
+            teachers.setdefault((row.name, path, row.score), row)
+        students += rows[len(paths) :]
+    return [*teachers.values(), *students]
+
+
+def student_of(rows: Sequence[ModelRow]) -> ModelRow | None:
+    return next((row for row in rows if row.role == "student"), None)
+
+
+def best_teacher(rows: Sequence[ModelRow]) -> ModelRow | None:
+    """The teacher with the highest score, or None without any."""
+    teachers = [row for row in rows if row.role == "teacher"]
+    return max(teachers, key=lambda row: -math.inf if row.score is None else row.score, default=None)
+
+
+def share_kept(student: ModelRow, teacher: ModelRow | None) -> float | None:
+    """Student's score over the teacher's; None unless both are known and not negative."""
+    if teacher is None or teacher.score is None or student.score is None or teacher.score <= 0 or student.score < 0:
+        return None
+    return student.score / teacher.score
+
+
+def sampling_error(metrics: Mapping[str, Any], score: float | None) -> str:
+    """A sentence on how far chance moves an accuracy; "" for other metrics, or where the number of dev rows is unknown."""
+    dev = number(part(metrics, "rows", "dev"))
+    if primary_metric(metrics) != "accuracy" or not dev or score is None or not 0 < score < 1:
+        return ""
+    error = 1.96 * math.sqrt(score * (1 - score) / dev)
+    return f"On {words.whole(dev)} rows, the 95 % confidence interval of this accuracy is about ±{error:.3f}."
+
+
+def models_table(rows: Sequence[ModelRow], primary: str) -> dict[str, Any]:
+    """Column titles and cells; further metrics of the task follow the primary one."""
+    others = list(dict.fromkeys(name for row in rows for name in row.scores if name != primary))
+    sizes = ["parameters", "MB on disk", "ms/row p50", "ms/row p95", "rows/s", "×\u00a0smaller", "×\u00a0faster"]
+    best = best_teacher(rows)
+    body = []
+    for row in rows:
+        scores = [words.score(row.score), *(words.score(row.scores.get(name)) for name in others)]
+        body.append({"name": row.name, "role": row.role, "best": row is best, "cells": [*scores, *row.cells]})
+    return {"titles": [primary or "score", *others, *sizes], "rows": body}
+
+
+def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was run: task, method, student, seed, date."""
+    labels, source = part(metrics, "task", "labels"), part(metrics, "student", "source")
+    task = " ".join(str(value) for key in ("name", "kind") if (value := part(metrics, "task", key)))
+    if isinstance(labels, list) and labels:
+        task += f", {len(labels)} labels"
+    if isinstance(source, dict):
+        layers = source.get("layers")
+        taken = f", layers {', '.join(map(str, layers))}" if isinstance(layers, list) else ""
+        source = f"{source.get('path', '')}{taken}"
+    found = {
+        "task": task,
+        "method": method_name(metrics),
+        "student from": source,
+        "seed": metrics.get("seed"),
+        "finished": metrics.get("finished"),
+    }
+    return [(title, str(value)) for title, value in found.items() if value not in (None, "")]
+
+
+def _row(raw: Mapping[str, Any], role: Role, name: str, primary: str) -> ModelRow:
+    values = {str(key): number(value) for key, value in mapping(raw.get("scores")).items()}
+    scores = {key: value for key, value in values.items() if value is not None}
+    return ModelRow(
+        name=name,
+        role=role,
+        scores=scores,
+        score=scores.get(primary),
+        parameters=number(raw.get("parameters")),
+        bytes=number(raw.get("bytes")) or None,  # 0: its files are not here
+        latency_ms=number(part(raw, "latency_ms", "p50")),
+        latency_p95_ms=number(part(raw, "latency_ms", "p95")),
+        rows_per_second=number(raw.get("rows_per_second")),
+    )

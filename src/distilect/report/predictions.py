@@ -1,0 +1,193 @@
+"""Outputs of student and teachers on the reported rows (`predictions.parquet`): calibration, confusion, differences."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilect.evaluation import brier_score, expected_calibration_error, negative_log_likelihood, softmax
+from distilect.report import words
+from distilect.report.decisions import hover, row_text
+from distilect.report.figures import Figure, Trace, axis, dotted, heatmap, label
+from distilect.report.files import Predictions
+from distilect.report.shell import Cell, DataTable, shorten
+
+Logits = NDArray[np.float64]
+
+_MAX_DIFFERENCES = 150
+_MAX_LABELS = 25  # of a confusion matrix
+_MAX_POINTS = 1200  # of a scatter plot
+_MAX_MODELS = 7  # curves of calibration
+_BINS = 10
+_SHOWN = 400  # characters of a text
+
+
+def prediction_figures(predictions: Predictions, best: str | None) -> list[Figure]:
+    """Confusion and calibration, or predictions against labels in regression; `best` is the best teacher's name."""
+    models = {"the student": predictions.student}
+    if best in predictions.teachers:
+        models[f"teacher {best}"] = predictions.teachers[best]
+    show = _confusion if predictions.labels else _against_labels
+    figures = [show(predictions, name, logits) for name, logits in models.items()]
+    if predictions.labels:
+        figures.append(_calibration(predictions))
+    return [figure for figure in figures if figure is not None]
+
+
+def calibration_table(predictions: Predictions) -> DataTable | None:
+    """ECE, Brier score and negative log-likelihood of each model; None in regression and without labels."""
+    if not predictions.labels or not (predictions.gold >= 0).any():
+        return None
+    body = []
+    for name, logits in _models(predictions):
+        probabilities = softmax(logits)
+        measures = (expected_calibration_error, brier_score, negative_log_likelihood)
+        values = [measure(probabilities, predictions.gold) for measure in measures]
+        body.append([Cell(name), *(Cell(f"{value:.3f}", value) for value in values)])
+    return DataTable("calibration", ["model", "ECE", "Brier", "NLL"], body)
+
+
+def agreement(predictions: Predictions, best: str | None) -> str:
+    """One sentence: how often student and teacher are right on the same rows; "" in regression and without labels."""
+    known = predictions.gold >= 0
+    if not predictions.labels or best not in predictions.teachers or not known.any():
+        return ""
+    student = (predictions.student.argmax(axis=1) == predictions.gold)[known]
+    teacher = (predictions.teachers[best].argmax(axis=1) == predictions.gold)[known]
+    rows, both, own, other, neither = (
+        words.whole(int(part.sum()))
+        for part in (known, student & teacher, student & ~teacher, ~student & teacher, ~student & ~teacher)
+    )
+    return f"Of {rows} rows both are right on {both}, only the student on {own}, only {best} on {other}, neither on {neither}."
+
+
+def differences(predictions: Predictions, best: str | None) -> DataTable | None:
+    """The rows on which student and teacher are furthest apart; None without a teacher."""
+    if best not in predictions.teachers or not len(predictions.gold):
+        return None
+    student, teacher = predictions.student, predictions.teachers[best]
+    if predictions.labels:
+        student, teacher = softmax(student), softmax(teacher)
+        apart = 0.5 * np.abs(student - teacher).sum(axis=1)  # total variation: 0 the same, 1 nothing in common
+    else:
+        apart = np.abs(student - teacher)[:, 0]
+    furthest = np.argsort(-np.nan_to_num(apart, nan=-1.0), kind="stable")[:_MAX_DIFFERENCES]
+    body = []
+    for row, text in zip(furthest, predictions.texts.take(furthest).to_pylist(), strict=True):
+        gold, outputs = predictions.gold[row], (student[row], teacher[row])
+        if predictions.labels:
+            cells = [Cell(_label(predictions, gold)), *(_predicted(predictions, gold, output) for output in outputs)]
+        else:
+            cells = [_number(gold, 3), *(_number(output[0], 3) for output in outputs)]
+        difference = _number(apart[row], 2 if predictions.labels else 3)
+        body.append([Cell(row_text(text, _SHOWN)), *cells, difference])
+    titles = ["text", "label", "student", f"teacher {best}", "difference"]
+    return DataTable("differences", titles, body, wide=[0], words=[1, 2, 3] if predictions.labels else [])
+
+
+def _models(predictions: Predictions) -> list[tuple[str, Logits]]:
+    """Names and outputs [N, C]: the student, then teachers, one of which may have its name."""
+    return [("student", predictions.student), *predictions.teachers.items()]
+
+
+def _confusion(predictions: Predictions, name: str, logits: Logits) -> Figure | None:
+    """Rows of each label by predicted label, coloured by their share."""
+    known = predictions.gold >= 0
+    if not known.any():
+        return None
+    gold, count = predictions.gold[known], len(predictions.labels)
+    counts = np.zeros((count, count), np.int64)
+    np.add.at(counts, (gold, logits.argmax(axis=1)[known]), 1)
+    totals = counts.sum(axis=1)
+    shown = np.sort(np.argsort(-totals, kind="stable")[:_MAX_LABELS])
+    counts = counts[np.ix_(shown, shown)]
+    shares = counts / np.maximum(totals[shown], 1)[:, None]
+    names = [label(predictions.labels[index], 20) for index in shown]
+    # plotly would put two equal names in one place
+    names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names, start=1)]
+    hovering = "label %{y}, predicted %{x}: %{customdata} rows, %{z:.0%}<extra></extra>"
+    matrix = heatmap(names, names, shares.round(4).tolist(), 1, customdata=counts.tolist(), hovertemplate=hovering)
+    matrix["showscale"] = False
+    if len(shown) <= 13:  # numbers fit into the cells
+        matrix |= {"text": counts.tolist(), "texttemplate": "%{text}", "textfont": {"size": 11}}
+    layout = {
+        "xaxis": axis("predicted", type="category", tickangle=-40 if len(names) > 4 else 0, showgrid=False),
+        "yaxis": axis("label", type="category", autorange="reversed", showgrid=False),
+        "height": max(300, 150 + 26 * len(shown)),
+        "showlegend": False,
+    }
+    note = f"; the {len(shown)} most frequent of {count} labels" if count > len(shown) else ""
+    return Figure(f"Confusion of {name}", f"rows of each label by predicted label{note}", [matrix], layout)
+
+
+def _calibration(predictions: Predictions) -> Figure | None:
+    """Confidence against accuracy, in bins of equally many rows."""
+    known = predictions.gold >= 0
+    if known.sum() < 2 * _BINS:
+        return None
+    data = [dotted(0, 1, "perfectly calibrated")]
+    for index, (name, logits) in enumerate(_models(predictions)[:_MAX_MODELS]):
+        probabilities = softmax(logits[known])
+        confidence = probabilities.max(axis=1)
+        right = probabilities.argmax(axis=1) == predictions.gold[known]
+        bins = np.array_split(np.argsort(confidence, kind="stable"), _BINS)
+        shown = label(name)
+        data.append(
+            dict(
+                type="scatter",
+                mode="lines+markers",
+                name=shown,
+                x=[round(float(confidence[rows].mean()), 4) for rows in bins],
+                y=[round(float(right[rows].mean()), 4) for rows in bins],
+                text=[words.whole(len(rows)) for rows in bins],
+                hovertemplate=f"confidence %{{x:.2f}}, accuracy %{{y:.2f}} (%{{text}} rows)<extra>{shown}</extra>",
+                line={"width": 1.5 if index else 3},
+            )
+        )
+    low = min(min(trace["x"]) for trace in data[1:])
+    layout = dict(xaxis=axis("confidence", range=[max(0.0, low - 0.05), 1.01]), yaxis=axis("accuracy", range=[0, 1.03]))
+    return Figure(
+        "Calibration", "below the dotted line a model is overconfident; bins of equally many rows", data, layout
+    )
+
+
+def _against_labels(predictions: Predictions, name: str, logits: Logits) -> Figure | None:
+    known = np.flatnonzero(~np.isnan(predictions.gold) & ~np.isnan(logits[:, 0]))
+    if not len(known):
+        return None
+    rows = known[np.linspace(0, len(known) - 1, min(len(known), _MAX_POINTS)).astype(int)]
+    gold, output = predictions.gold[rows], logits[rows, 0]
+    ends = np.concatenate([gold, output])
+    points: Trace = dict(
+        type="scatter",
+        mode="markers",
+        name=label(name),
+        x=gold.round(4).tolist(),
+        y=output.round(4).tolist(),
+        text=[hover(text) for text in predictions.texts.take(rows).to_pylist()],
+        hovertemplate="%{text}<br>label %{x:.2f}, predicted %{y:.2f}<extra></extra>",
+        marker={"size": 6, "opacity": 0.6, "color": "--c0"},
+    )
+    data = [dotted(float(ends.min()), float(ends.max()), "label"), points]
+    layout = dict(xaxis=axis("label"), yaxis=axis("predicted"), showlegend=False)
+    more = f"; {len(rows):,} of {len(known):,} rows" if len(rows) < len(known) else ""
+    title = f"{name[0].upper()}{name[1:]} against the labels"
+    return Figure(title, f"on the dotted line the prediction is exact{more}", data, layout)
+
+
+def _predicted(predictions: Predictions, gold: int, probabilities: Logits) -> Cell:
+    """The predicted label with its probability; green where it is the row's."""
+    chosen = int(probabilities.argmax())
+    mark = "" if gold < 0 else "good" if chosen == gold else "bad"
+    return Cell(f"{_label(predictions, chosen)} {probabilities[chosen]:.2f}", mark=mark)
+
+
+def _label(predictions: Predictions, index: int) -> str:
+    return shorten(predictions.labels[index], 40) if 0 <= index < len(predictions.labels) else words.NONE
+
+
+def _number(value: float, digits: int) -> Cell:
+    return Cell(words.NONE) if np.isnan(value) else Cell(f"{value:.{digits}f}", float(value))
+
+
+__all__ = ["agreement", "calibration_table", "differences", "prediction_figures"]
