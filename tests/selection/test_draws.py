@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from distilect.selection import Averages, row_uniform, step_uniform
-from distilect.selection.base import _mix
+from distilect.selection.draws import _mix
 from tests.selection.views import keys
 
 STREAMS = ("rows", "teachers", "knowledge", "plan")
@@ -85,7 +85,7 @@ def test_no_seed_overflows(seed):
 
 
 def test_an_unknown_stream_is_not_drawn_from():
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError):
         row_uniform(keys(3), 0, 0, "row")
 
 

@@ -9,6 +9,7 @@ from distilect.config import MethodConfig
 from distilect.errors import MethodError
 from distilect.knowledge import KNOWLEDGE
 from distilect.selection import asks_teachers, build_method, build_teacher_selector, get_preset, presets
+from distilect.selection.methods import kinds_of, merged
 from distilect.selection.registry import LOSS_WEIGHTS, ROWS, TEACHERS
 from distilect.training.step import distillation_loss
 from tests.knowledge.making import layout, student_outputs, take, teacher_signals
@@ -78,7 +79,7 @@ def test_an_unknown_method_names_the_nearest():
     [
         ({"teachers": "confidense"}, "Did you mean 'confidence'"),
         ({"teachers": {"name": "single", "techer": "a"}}, "Did you mean 'teacher'"),
-        ({"teachers": {"teacher": "a"}}, "no teacher selector is called None"),
+        ({"teachers": {"teacher": "a"}}, "teacher selector 'uniform': unknown option 'teacher'"),
         ({"rows": "randm"}, "Did you mean 'random'"),
         ({"rows": {"name": "random", "ration": 0.5}}, "Did you mean 'ratio'"),
         ({"loss_weights": "random_soft"}, "Did you mean 'random-soft'"),
@@ -90,6 +91,31 @@ def test_an_unknown_method_names_the_nearest():
 def test_misspelt_parts_and_options_name_the_nearest(options, message):
     with pytest.raises(MethodError, match=message):
         build(MethodConfig(name="uniform", **options))
+
+
+@pytest.mark.parametrize(
+    ("given", "preset", "expected"),
+    [
+        (None, "uniform", {"name": "uniform"}),
+        ({"ratio": 0.1}, "random", {"name": "random", "ratio": 0.1}),
+        ({"name": "random", "ratio": 0.1}, {"name": "random", "x": 1}, {"name": "random", "x": 1, "ratio": 0.1}),
+        ("random", {"name": "random", "x": 1}, {"name": "random", "x": 1}),
+        ({"name": "other"}, {"name": "random", "x": 1}, {"name": "other"}),
+    ],
+)
+def test_options_are_merged_with_the_presets_and_another_name_replaces_its_selector(given, preset, expected):
+    assert merged(given, preset) == expected
+
+
+def test_kinds_of_knowledge_are_added_to_the_presets_changed_in_it_and_removed_from_it():
+    kinds = kinds_of(
+        MethodConfig(name="pkd", knowledge={"feature": {"tokens": "mean"}, "pooled": None}), with_teachers=True
+    )
+    assert kinds == {"labels": {}, "response": {}, "feature": {"tokens": "mean", "normalize": True}, "pooled": {}}
+    assert list(kinds_of(MethodConfig(name="pkd", knowledge={"response": False}), with_teachers=True)) == [
+        "labels",
+        "feature",
+    ]
 
 
 def test_alpha_weighs_response_and_the_rest_of_it_labels():
@@ -105,8 +131,8 @@ def test_weights_given_by_name_win_over_alpha():
     assert mix_of(name="pkd", alpha=0.25, loss_weights=mix) == [3.0, 0.25, 0.5]
 
 
-def test_alpha_follows_the_kinds_in_any_order():
-    assert mix_of(name="kd", alpha=0.9, knowledge={"response": {}, "labels": {}}) == pytest.approx([0.9, 0.1])
+def test_alpha_weighs_the_response_wherever_it_stands():
+    assert mix_of(name="kd", alpha=0.9, knowledge={"labels": False, "feature": {}}) == pytest.approx([0.9, 1.0])
 
 
 def test_alpha_that_would_be_ignored_is_refused():
@@ -118,26 +144,26 @@ def test_alpha_that_would_be_ignored_is_refused():
 
 def test_options_of_the_presets_own_knowledge_selector_add_to_it_and_another_one_replaces_it():
     hard = build(MethodConfig(name="akskd-hard", loss_weights={"name": "actor-critic", "phases": 4})).loss_weights
-    assert hard.hard and hard.design.phases == 4
-    assert not build(MethodConfig(name="akskd", loss_weights="actor-critic")).loss_weights.hard
-    assert build(MethodConfig(name="all-ones", loss_weights="all-ones")).loss_weights.balance.on
-    assert not build(MethodConfig(name="all-ones", loss_weights="random-hard")).loss_weights.balance.on
+    assert hard.options.action == "hard" and hard.options.phases == 4
+    assert build(MethodConfig(name="akskd", loss_weights="actor-critic")).loss_weights.options.action == "soft"
+    assert build(MethodConfig(name="all-ones", loss_weights="all-ones")).loss_weights.needs.step_losses
+    assert not build(MethodConfig(name="all-ones", loss_weights="random-hard")).loss_weights.needs.step_losses
 
 
 def test_temperature_lands_in_response_knowledge():
-    assert build(MethodConfig(name="kd", temperature=7)).knowledge[1].temperature == 7
-    assert build(MethodConfig(name="kd")).knowledge[1].temperature == 4
+    assert build(MethodConfig(name="kd", temperature=7)).knowledge[1].options.temperature == 7
+    assert build(MethodConfig(name="kd")).knowledge[1].options.temperature == 4
     given = {"labels": {}, "response": {"temperature": 2}}
-    assert build(MethodConfig(name="kd", knowledge=given)).knowledge[1].temperature == 2
+    assert build(MethodConfig(name="kd", knowledge=given)).knowledge[1].options.temperature == 2
     config = MethodConfig(name="kd", knowledge=given, temperature=3)
-    assert build(config).knowledge[1].temperature == 3
+    assert build(config).knowledge[1].options.temperature == 3
     # the config that is written into the run's folder is left alone
     assert config.knowledge["response"] == {"temperature": 2}
 
 
 def test_a_method_does_not_change_its_preset():
     build(MethodConfig(name="kd", temperature=7, alpha=0.9))
-    assert build(MethodConfig(name="kd")).knowledge[1].temperature == 4 and mix_of(name="kd") == [0.5, 0.5]
+    assert build(MethodConfig(name="kd")).knowledge[1].options.temperature == 4 and mix_of(name="kd") == [0.5, 0.5]
 
 
 def test_temperature_that_would_be_ignored_is_refused():

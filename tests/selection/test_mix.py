@@ -29,14 +29,14 @@ def test_every_knowledge_selector_gives_one_weight_per_kind_none_negative(name):
 
 
 def test_fixed_weights_go_by_name_in_the_order_of_the_kinds():
-    selector = FixedWeights({"response": 0.25, "labels": 0.75})
+    selector = FixedWeights(weights={"response": 0.25, "labels": 0.75})
     assert set_up(selector).decide(make_view()).tolist() == [0.75, 0.25, 1.0, 1.0]
     assert set_up(selector, ("relation", "response", "labels")).decide(make_view()).tolist() == [1.0, 0.25, 0.75]
 
 
 def test_a_weight_for_a_kind_that_is_not_copied_is_refused():
     with pytest.raises(ValueError, match=r"\['feature'\].*\['labels', 'response'\]"):
-        set_up(FixedWeights({"feature": 2.0}), ("labels", "response"))
+        set_up(FixedWeights(weights={"feature": 2.0}), ("labels", "response"))
 
 
 def test_all_ones_are_all_ones():

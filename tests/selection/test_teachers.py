@@ -28,12 +28,7 @@ from distilect.selection.static import (
 )
 from tests.selection.views import make_context, make_view, part
 
-SPECS = [
-    *TEACHERS,
-    {"name": "random-single", "per": "row"},
-    {"name": "single", "teacher": 1},
-    {"name": "weighted", "values": [3, 0, 1]},
-]
+SPECS = [*TEACHERS, {"name": "single", "teacher": 1}, {"name": "weighted", "values": [3, 0, 1]}]
 
 
 NEED_ENTROPY = {"entropy"}
@@ -96,7 +91,7 @@ def test_one_teacher_gets_all_the_weight(spec):
 def test_weights_carry_no_gradient_to_the_student(spec):
     view = make_view(8)
     student = view.student.clone().requires_grad_()
-    assert not built(spec).weights(replace(view, student=student)).requires_grad
+    assert not built(spec).decide(replace(view, student=student)).requires_grad
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=name_of)
@@ -111,7 +106,7 @@ def test_a_teacher_that_rules_out_the_label_gives_no_nan(spec):
     )
     selector = construct(TEACHERS, spec, "teacher selector")
     selector.setup(context)
-    weights = selector.weights(replace(view, teachers=teachers))
+    weights = selector.decide(replace(view, teachers=teachers))
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(6))
 
@@ -190,21 +185,23 @@ def test_entropy_at_temperature_0_believes_the_most_certain_teacher_and_at_a_hig
     view = make_view(30)
     certain = stats.entropy(view.teachers.softmax(-1).numpy(), axis=-1).argmin(1)
     assert torch.equal(Entropy(temperature=0).decide(view), torch.eye(3)[certain])
-    torch.testing.assert_close(Entropy(1e6).decide(view), torch.full((30, 3), 1 / 3))
-    torch.testing.assert_close(Entropy(1e-4).decide(view), Entropy(0).decide(view), atol=1e-3, rtol=0)
+    torch.testing.assert_close(Entropy(temperature=1e6).decide(view), torch.full((30, 3), 1 / 3))
+    torch.testing.assert_close(
+        Entropy(temperature=1e-4).decide(view), Entropy(temperature=0).decide(view), atol=1e-3, rtol=0
+    )
 
 
 def test_entropy_needs_no_label():
     view = make_view(30)
     bare = replace(view, labels=torch.full_like(view.labels, -100))
-    assert torch.equal(Entropy().decide(view), Entropy().weights(bare))
+    assert torch.equal(Entropy().decide(view), Entropy().decide(bare))
 
 
 @pytest.mark.parametrize("temperature", [0, 0.1])
 def test_entropy_of_teachers_that_rule_classes_out_is_that_of_the_rest(temperature):
     some, all_but_one = torch.tensor([0.0, 0.0, -torch.inf]), torch.tensor([0.0, -torch.inf, -torch.inf])
     view = replace(make_view(1, classes=3), teachers=torch.stack([some, all_but_one]).unsqueeze(0))
-    weights = Entropy(temperature).decide(view)
+    weights = Entropy(temperature=temperature).decide(view)
     assert weights[0, 1] > 0.99 and torch.isfinite(weights).all()
 
 
@@ -212,13 +209,13 @@ def test_entropy_refuses_a_regression_and_negative_temperatures():
     with pytest.raises(ValueError, match="which a regression has not: use confidence or uniform"):
         Entropy().setup(make_context(regression=True))
     with pytest.raises(ValueError, match=r"temperature is -0\.1, expected 0 or more"):
-        Entropy(-0.1)
+        Entropy(temperature=-0.1)
 
 
 # ---- random ones ---------------------------------------------------------------------------------------------------
 
 
-def test_random_single_per_batch_is_one_teacher_per_step_and_any_over_steps():
+def test_random_single_is_one_teacher_per_step_and_any_over_steps():
     chosen = []
     for step in range(600):
         weights = RandomSingle().decide(make_view(7, step=step, seed=step))
@@ -227,16 +224,6 @@ def test_random_single_per_batch_is_one_teacher_per_step_and_any_over_steps():
     assert stats.chisquare(np.bincount(chosen, minlength=3)).pvalue > 1e-3
     again = np.array(chosen)
     assert 0.2 < np.mean(again[1:] == again[:-1]) < 0.47  # a third, if steps are independent
-
-
-def test_random_single_per_row_is_one_teacher_per_row_and_epoch():
-    selector = RandomSingle("row")
-    epochs = [selector.decide(make_view(900, epoch=epoch)).argmax(1).numpy() for epoch in (0, 1)]
-    for chosen in epochs:
-        assert stats.chisquare(np.bincount(chosen, minlength=3)).pvalue > 1e-3
-    assert stats.chi2_contingency(np.histogram2d(*epochs, bins=3)[0]).pvalue > 1e-3
-    steps = [selector.decide(make_view(9, step=step)) for step in (0, 5)]
-    assert torch.equal(*steps)  # within an epoch a row keeps its teacher
 
 
 # ---- single --------------------------------------------------------------------------------------------------------
@@ -257,26 +244,26 @@ def context(scores=(), names=("bert", "roberta", "albert")) -> SelectionContext:
     ],
 )
 def test_single_is_the_best_a_name_or_an_index(teacher, scores, index):
-    selector = SingleTeacher(teacher)
+    selector = SingleTeacher(teacher=teacher)
     selector.setup(context(scores))
-    assert selector.keeps() == [index]
+    assert selector.kept == [index]
     assert selector.decide(make_view(3)).tolist() == [[float(k == index) for k in range(3)]] * 3
 
 
 def test_the_best_of_several_cannot_be_known_without_validation_scores():
-    with pytest.raises(ValueError, match="held out of train"):
-        SingleTeacher("best").setup(context(()))
-    alone = SingleTeacher("best")
+    with pytest.raises(ValueError, match="needs a validation split|needs labels on validation rows"):
+        SingleTeacher(teacher="best").setup(context(()))
+    alone = SingleTeacher(teacher="best")
     alone.setup(context((), names=("bert",)))
-    assert alone.keeps() == [0]
+    assert alone.kept == [0]
 
 
 @pytest.mark.parametrize("teacher", ["best", "albert", 2])
 def test_single_stays_with_its_teacher_when_the_pool_is_narrowed_to_it(teacher):
-    selector = SingleTeacher(teacher)
+    selector = SingleTeacher(teacher=teacher)
     selector.setup(context((0.1, 0.2, 0.3)))
     selector.setup(context((0.3,), names=("albert",)))
-    assert selector.keeps() == [0]
+    assert selector.kept == [0]
     assert selector.decide(make_view(3, teachers=1)).tolist() == [[1.0]] * 3
 
 
@@ -285,12 +272,12 @@ def test_single_stays_with_its_teacher_when_the_pool_is_narrowed_to_it(teacher):
 )
 def test_a_teacher_that_is_not_there_is_refused(teacher, message):
     with pytest.raises(ValueError, match=f"{message}.*"):
-        SingleTeacher(teacher).setup(context((0.1, 0.2, 0.3)))
+        SingleTeacher(teacher=teacher).setup(context((0.1, 0.2, 0.3)))
 
 
 @pytest.mark.parametrize("spec", [s for s in TEACHERS if s != "single"])
 def test_selectors_that_may_choose_any_teacher_keep_all(spec):
-    assert built(spec).keeps() is None
+    assert built(spec).kept is None
 
 
 # ---- fixed ---------------------------------------------------------------------------------------------------------
@@ -306,7 +293,7 @@ def test_selectors_that_may_choose_any_teacher_keep_all(spec):
     ],
 )
 def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
-    selector = FixedTeachers(values)
+    selector = FixedTeachers(values=values)
     selector.setup(context(scores))
     torch.testing.assert_close(selector.decide(make_view(4)), torch.tensor([weights] * 4))
 
@@ -317,7 +304,7 @@ def test_fixed_weights_are_scaled_to_shares(values, scores, weights):
 )
 def test_fixed_weights_that_do_not_fit_the_teachers_are_refused(values):
     with pytest.raises(ValueError, match="values"):
-        FixedTeachers(values).setup(context((0.1, 0.2, 0.3)))
+        FixedTeachers(values=values).setup(context((0.1, 0.2, 0.3)))
 
 
 def test_weights_by_score_are_not_silently_equal_when_no_teacher_scores_above_zero():
@@ -326,7 +313,7 @@ def test_weights_by_score_are_not_silently_equal_when_no_teacher_scores_above_ze
 
 
 def test_weights_by_score_need_scores():
-    with pytest.raises(ValueError, match="held out of train"):
+    with pytest.raises(ValueError, match="needs a validation split|needs labels on validation rows"):
         FixedTeachers().setup(context())
 
 
@@ -410,12 +397,12 @@ def test_validation_rows_without_a_label_are_not_fitted(regression):
     "missing", [{"validation_logits": None}, {"validation_labels": np.full(64, -100)}, {"validation_labels": None}]
 )
 def test_logistic_needs_labelled_rows_that_were_validation(missing):
-    with pytest.raises(ValueError, match="held out of train"):
+    with pytest.raises(ValueError, match="needs a validation split|needs labels on validation rows"):
         LogisticTeachers().setup(replace(make_context(), **missing))
 
 
 def test_misspelt_teacher_selectors_name_the_nearest():
     with pytest.raises(MethodError, match=r"no teacher selector is called 'confidense'.*Did you mean 'confidence'\?"):
         construct(TEACHERS, "confidense", "teacher selector")
-    with pytest.raises(MethodError, match="per is 'rows'"):
-        construct(TEACHERS, {"name": "random-single", "per": "rows"}, "teacher selector")
+    with pytest.raises(MethodError, match=r"'entropy': temperature is 'warm', expected a number, 0 or more"):
+        construct(TEACHERS, {"name": "entropy", "temperature": "warm"}, "teacher selector")

@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from distilect.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +22,7 @@ def finish_checkpoint(folder: Path, step: int) -> None:
     """Record the hash of every file, about a second per gigabyte: from now on the checkpoint counts."""
     found = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(COMPLETE_FILE, None)
-    temporary = folder / (COMPLETE_FILE + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"step": step, "files": found}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / COMPLETE_FILE)
+    atomic_write(folder / COMPLETE_FILE, json.dumps({"step": step, "files": found}), sync=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -53,14 +49,9 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether every file is as it was written."""
     try:
         files: dict[str, Any] = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))["files"]
-        return bool(files) and all(_same(checkpoint / name, expected) for name, expected in files.items())
+        return bool(files) and all(_digest(checkpoint / name) == expected for name, expected in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _same(path: Path, expected: Any) -> bool:
-    # checkpoints of before 0.1 hold sizes
-    return path.stat().st_size == expected if isinstance(expected, int) else _digest(path) == expected
 
 
 def _best_of(checkpoint: Path) -> str | None:

@@ -4,42 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from distilect.errors import RunError
+from distilect.files import atomic_write
 
 _TENSOR = "__tensor__"
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
-    """The same content as `save_state`, for another process."""
+    """Nested dicts and lists of tensors, numbers, strings, booleans and None, with a checksum over all of it."""
     tensors: dict[str, torch.Tensor] = {}
-    plain = _strip(state, "", tensors)
-    return bytes(save(tensors, metadata={"state": json.dumps(plain)}))
+    text = json.dumps(_strip(state, "", tensors))
+    return bytes(save(tensors, metadata={"state": text, "sha256": _digest(text, tensors)}))
 
 
 def from_bytes(content: bytes) -> dict[str, Any]:
-    """What `to_bytes` was given."""
+    """What `to_bytes` was given.
+
+    Raises:
+        ValueError, KeyError, SafetensorError: the content is damaged.
+    """
     length = int.from_bytes(content[:8], "little")
-    plain = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
-    state: dict[str, Any] = _fill(plain, load(content))
+    about = json.loads(content[8 : 8 + length])["__metadata__"]
+    tensors = load(content)
+    if about["sha256"] != _digest(about["state"], tensors):
+        raise ValueError("its bytes do not match its checksum")
+    state: dict[str, Any] = _fill(json.loads(about["state"]), tensors)
     return state
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write nested dicts and lists of tensors, numbers, strings, booleans and None; whole or not at all."""
-    tensors: dict[str, torch.Tensor] = {}
-    plain = _strip(state, "", tensors)
-    temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(plain)
-    save_file(tensors, temporary, metadata={"state": text, "sha256": _digest(text, tensors)})
-    os.replace(temporary, path)
+    """Write `to_bytes(state)`; whole or not at all."""
+    atomic_write(path, to_bytes(state))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -49,13 +51,7 @@ def load_state(path: Path) -> dict[str, Any]:
         RunError: the file is missing or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        if about["sha256"] != _digest(about["state"], tensors):
-            raise ValueError("its bytes do not match its checksum")
-        state: dict[str, Any] = _fill(json.loads(about["state"]), tensors)
-        return state
+        return from_bytes(path.read_bytes())
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         message = f"{path} is missing or damaged ({error}): remove that checkpoint to go on from an earlier one"
         raise RunError(message) from None
