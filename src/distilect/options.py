@@ -78,7 +78,7 @@ def _bounds(what: str, metadata: Sequence[Any]) -> str:
         return f"{what} above {found['gt']:g}"
     if "ge" in found:
         end = f" to {found['le']:g}" if "le" in found else f" to less than {found['lt']:g}" if "lt" in found else ""
-        return f"{what} from {found['ge']:g}{end}" if end or found["ge"] else f"{what}, 0 or more"
+        return f"{what} from {found['ge']:g}{end}" if end or found["ge"] else "0 or more"
     return what
 
 
