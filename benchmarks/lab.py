@@ -23,6 +23,7 @@ from benchmarks.common import made
 from distilect.config import MethodConfig, RunConfig, TrainConfig
 from distilect.data import encode
 from distilect.pipeline.assembly import training_rows
+from distilect.pipeline.job import learn_selection
 from distilect.pipeline.work import Workbench
 from distilect.training import fit
 
@@ -85,7 +86,7 @@ def train_student(bench: Workbench, method: dict[str, Any] | str, folder: Path, 
     table = bench.data.distillation if built.teachers is not None else bench.data.train
     rows = training_rows(student, table, bench.data.validation, bench.data.task)
     folder.mkdir(parents=True, exist_ok=True)
-    selection = bench.learn_selection(config, built, prepared, rows, folder)
+    selection = learn_selection(bench, config, built, prepared, rows, folder)
     trainer, fitted = fit(
         student,
         rows,
@@ -149,9 +150,12 @@ def run_all(
 
 def teacher_scores(bench: Workbench) -> dict[str, dict[str, float]]:
     """Each teacher on dev and on the rows held out of train."""
+    dev = bench.data.dev
+    assert dev is not None
     found = {}
     for teacher in bench.teachers:
-        found[teacher.name] = {k: round(v, 5) for k, v in bench._teacher_scores(teacher).items()}
+        scores = bench.data.task.score(bench.outputs(teacher, dev), dev.labels)
+        found[teacher.name] = {k: round(v, 5) for k, v in scores.items()}
     return found
 
 

@@ -104,7 +104,7 @@ def seconds(rows: Rows | str, signals: str, world: World, folder: Path) -> dict[
     method = build_method(config, layout_of(student, [world.teacher], world.task), selector)
     context = SelectionContext(("teacher",), method.kinds)
     for part in method.selectors.values():
-        set_up(part, context)
+        set_up(context, part)
     timer, source = TrainingTime(), world.sources[signals]
     before = source.forwards
     trainer = DistillationTrainer(

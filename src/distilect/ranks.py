@@ -1,29 +1,29 @@
 """Several processes of one job (`torchrun`, `accelerate launch`): who this one is, and one way to exchange tensors.
 
-Every collective below is built on `gather`. Its messages are safetensors bytes: they say their own names, shapes and types, no
-pickle is read, and a rank that has nothing to say needs to know nothing. They travel on the CPU (gloo), beside the gradients.
+Every collective below is built on `gather`. Its messages are safetensors bytes, which carry their own names, shapes and types: no
+pickle is read, and ranks need not agree on them beforehand. They travel on the CPU (gloo), beside the gradients.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import ParamSpec
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor
 
+P = ParamSpec("P")
+
 _PATIENCE = timedelta(days=7)  # a rank may wait for others that score for days; the launcher ends all when one has died
 
 
 def start() -> None:
-    """Join the other processes where a launcher has started several; nothing in a process of its own.
-
-    Called before anything that depends on the rank; again it does nothing.
-    """
+    """Join the other processes if a launcher has started several. Call it before anything that depends on the rank."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or dist.is_initialized():
         return
     backend = "gloo"
@@ -50,7 +50,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this process is the one that writes files and prints."""
     return rank() == 0
 
 
@@ -60,8 +60,15 @@ def barrier() -> None:
         gather({})
 
 
+def on_main(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Rank 0 does `work`; no rank goes on before it is done."""
+    if is_main():
+        work(*args, **kwargs)
+    barrier()
+
+
 def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """What every rank gave, by rank; on the CPU. All ranks have to call it; names and shapes may differ between them."""
+    """The tensors of every rank, by rank, on the CPU. All ranks must call it; names and shapes may differ between them."""
     if world() == 1:
         return [dict(tensors)]
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}

@@ -98,5 +98,7 @@ def test_a_hub_id_is_loaded_through_datasets(dataset: Any, tmp_path: Path, monke
     assert (len(data.train), len(data.dev), data.task.labels) == (20, 5, tuple(NAMES))
     with pytest.raises(DataError) as caught:
         load(DataConfig(train="org/other"), tmp_path)
-    assert "no file or folder 'org/other', and the hub did not give" in str(caught.value)
+    assert "no file or folder 'org/other', and no data set of that name could be loaded from the hub" in str(
+        caught.value
+    )
     assert "long tail" not in str(caught.value)

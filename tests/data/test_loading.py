@@ -231,7 +231,7 @@ def test_a_label_in_dev_that_train_lacks_is_named(folder: Folder) -> None:
 def test_a_score_that_is_no_number_is_named(folder: Folder, bad: str, shown: str) -> None:
     columns = {"text": TWENTY, "score": [*(i / 4 for i in range(19)), bad]}
     message = folder.fault(columns)
-    assert f"train.csv, line 21: score {shown} in column 'score' is no finite number" in message
+    assert f"train.csv, line 21: score {shown} in column 'score' is not a finite number" in message
 
 
 def test_a_nan_score_in_parquet_is_named(folder: Folder) -> None:
@@ -439,7 +439,7 @@ def test_what_is_no_glue_folder_says_why(folder: Folder, tmp_path: Path) -> None
     assert "fits no GLUE task (STS-B, MRPC" in folder.fault(glue="g")
     write_plain_tsv(tmp_path / "g" / "train.tsv", GLUE["MRPC"][0])
     assert "train.tsv is MRPC, dev.tsv is SST-2" in folder.fault(glue="g")
-    assert "leave data.train and data.dev away" in folder.fault(glue="g", train="t.csv")
+    assert "remove data.train and data.dev" in folder.fault(glue="g", train="t.csv")
 
 
 SIZES = {"SST-2": (67_349, 872), "RTE": (2490, 277), "MRPC": (3668, 408), "CoLA": (8551, 1043), "STS-B": (5749, 1500)}

@@ -48,7 +48,7 @@ def test_a_table_written_in_blocks_is_the_same_table(tmp_path: Path, pairs: bool
 def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     writer = TableWriter(tmp_path / "t", 1, scores=True)
     writer.add(Table.from_texts(["a", "b"], [0.5, 1.0]))
-    with pytest.raises(DataError, match="holds no whole table"):
+    with pytest.raises(DataError, match="does not hold a complete table"):
         open_table(tmp_path / "t")
     writer.finish()
     (tmp_path / "t" / "labels.bin").write_bytes(b"1234")

@@ -193,9 +193,9 @@ def test_quotes_that_do_not_match_are_named_with_the_line_of_their_row(tmp_path:
     assert values(tmp_path / "t.csv", quoting=False)["text"][1] == '"never closed'
 
 
-def test_a_column_that_stands_twice_in_the_header_is_refused(tmp_path: Path) -> None:
+def test_a_column_that_occurs_twice_in_the_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,text\na,b\n")
-    assert "column 'text' stands in the header twice" in fault(tmp_path / "t.csv")
+    assert "column 'text' occurs twice in the header" in fault(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(
@@ -224,9 +224,9 @@ def test_deeply_nested_json_is_a_fault_and_no_crash(tmp_path: Path) -> None:
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "t.parquet", {"text": ["a"]})
     path.write_bytes(path.read_bytes()[:-20])
-    assert "no readable Parquet file" in fault(path)
+    assert "not a readable Parquet file" in fault(path)
     (tmp_path / "u.parquet").write_bytes(gzip.compress(b"no parquet"))
-    assert "no readable Parquet file" in fault(tmp_path / "u.parquet")
+    assert "not a readable Parquet file" in fault(tmp_path / "u.parquet")
 
 
 def test_a_missing_column_lists_the_columns_and_the_nearest(tmp_path: Path) -> None:

@@ -317,14 +317,14 @@ def test_a_folder_that_is_not_ours_is_left_alone(job: Job, finished: Any) -> Non
 def test_a_run_that_was_stopped_after_training_keeps_its_best_weights(
     job: Job, monkeypatch: pytest.MonkeyPatch, finished: Any
 ) -> None:
-    from distilect.pipeline import work
+    from distilect.pipeline import job as whole_job
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     config = job.config(name="stopped-late")
     with monkeypatch.context() as patch:
-        patch.setattr(work, "write_model_card", stop)
+        patch.setattr(whole_job, "write_model_card", stop)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     result = run(config)[0]
@@ -410,9 +410,7 @@ def test_finetune_makes_a_teacher_and_evaluate_scores_it(job: Job) -> None:
         init=raw,
         output=str(job.folder / "made"),
         dev=str(job.dev),
-        epochs=12,
-        learning_rate=5e-3,
-        max_length=32,
+        overrides=["train.epochs=12", "train.learning_rate=5e-3", "train.max_length=32"],
     )
     assert metrics["student"]["scores"]["accuracy"] > 0.8  # the first word tells
     found = evaluate(str(job.folder / "made" / "student"), str(job.dev), max_length=32, precision="fp32")
@@ -477,16 +475,16 @@ def test_a_claim_that_was_cut_off_is_made_again(job: Job, monkeypatch: pytest.Mo
     config = job.config(name="cut-off", train={"epochs": 1})
     folder = job.folder / "runs" / "cut-off"
 
-    def no_room(self: Path, text: str, **options: Any) -> int:
+    def no_room(self: Path, *args: Any, **options: Any) -> Any:
         self.touch()
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", no_room)
+        patch.setattr(Path, "open", no_room)
         with pytest.raises(RunError, match="the disk is full"):
             claim(folder, config, overwrite=False)
     assert not list(folder.iterdir())
-    (folder / "config.yaml.tmp").touch()
+    (folder / ".config.yaml.123.tmp").touch()
     check_free(folder, config, overwrite=False)
     (folder / "thesis.txt").touch()
     with pytest.raises(RunError, match="holds no run"):

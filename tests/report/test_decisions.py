@@ -88,7 +88,7 @@ def test_knowledge_by_phase_is_drawn_where_it_changes() -> None:
 
 def test_values_of_one_selector_that_differ_by_orders_of_magnitude_get_their_own_axes() -> None:
     history = [{"step": s, "critic/loss": 1000.0 + s, "critic/q": 0.3, "critic/target": 0.4} for s in (1, 2, 3)]
-    health = curves_of(history).health
+    health = curves_of(history)["health"]
     assert sorted(len(figure.data) for figure in health) == [1, 2]
 
 
@@ -96,5 +96,5 @@ def test_weights_that_never_change_are_not_drawn_a_second_time() -> None:
     def history(last: float) -> list[dict[str, Any]]:
         return [{"step": 1, "teacher/w_a": 0.5}, {"step": 2, "teacher/w_a": last}]
 
-    assert curves_of(history(0.5)).selection == []
-    assert len(curves_of(history(0.6)).selection) == 1
+    assert curves_of(history(0.5))["selection"] == []
+    assert len(curves_of(history(0.6))["selection"]) == 1

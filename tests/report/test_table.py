@@ -64,7 +64,7 @@ def test_without_teachers_there_is_no_best() -> None:
         (words.duration(3.21), "3.2 s"),
         (words.duration(59.7), "1 min 00 s"),
         (words.duration(7500), "2 h 05 min"),
-        (words.milliseconds(0.0213), "0.021"),
+        (words.digits(0.0213), "0.021"),
         (words.times(None), "–"),
         (words.comparison(0.5, "smaller", "larger"), "2.00× larger"),
         (words.comparison(None, "smaller", "larger"), ""),

@@ -34,6 +34,7 @@ Overrides = Annotated[
         metavar="KEY=VALUE", help="Settings that replace the file's: train.epochs=5 seed=1", show_default=False
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier runs of the same name.")]
 Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")]
 Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
 DataDir = Annotated[str, typer.Option(help="Relative data paths start here.")]
@@ -107,37 +108,18 @@ def finetune(
     ],
     output: Annotated[str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)],
     dev: Annotated[str | None, typer.Option(help="Table to report on.")] = None,
-    epochs: float = 3.0,
-    learning_rate: float = 5e-5,
-    batch_size: Annotated[int, typer.Option(help="Rows per optimiser step.")] = 32,
-    seed: int = 0,
-    text: Text = None,
-    label: Label = None,
-    max_length: MaxLength = 128,
-    data_dir: DataDir = ".",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in this folder.")] = False,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune a checkpoint on a labelled table: make a teacher.
 
     \b
-    Example: distilect finetune train.csv --dev dev.csv --init bert-base-uncased --output runs/teacher-a
+    Example: distilect finetune train.csv --dev dev.csv --init bert-base-uncased --output runs/teacher-a train.epochs=5
     """
     from distilect import pipeline
 
     metrics = pipeline.finetune(
-        train,
-        init=init,
-        output=output,
-        dev=dev,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        text=text,
-        label=label,
-        max_length=max_length,
-        data_dir=data_dir,
-        overwrite=overwrite,
+        train, init=init, output=output, dev=dev, overrides=overrides or (), overwrite=overwrite
     )
     _print_table([metrics])
     typer.echo(f"model: {Path(output) / 'student'}")
@@ -167,7 +149,7 @@ def score(config: ConfigFile, overrides: Overrides = None) -> None:
 def run(
     config: ConfigFile,
     overrides: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier runs with these names.")] = False,
+    overwrite: Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the config and print all of it; run nothing.")
     ] = False,

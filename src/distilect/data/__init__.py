@@ -1,4 +1,4 @@
-"""Where rows come from: tables with identities, tokenised per model, drawn in batches."""
+"""Data: tables of rows with identities, tokenised per model, drawn in batches."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ def parquet_file(path: Path) -> Source:
     """A Parquet file.
 
     Raises:
-        DataError: the file is damaged or no Parquet.
+        DataError: the file is damaged or not Parquet.
     """
     try:
         metadata = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {_first_line(error)}") from None
+        raise DataError(f"{path} is not a readable Parquet file: {_first_line(error)}") from None
 
     def tables(columns: list[str]) -> Iterator[pa.Table]:
-        # With pre_buffer, the default, the whole file would come into memory and stay there to its end.
+        # pre_buffer, the default, would load the whole file and hold it until the end.
         with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=BLOCK, columns=columns):
                 yield pa.Table.from_batches([batch])
@@ -40,10 +40,10 @@ def parquet_file(path: Path) -> Source:
 
 
 def datasets_folder(path: Path, role: str, split: str | None) -> Source:
-    """A folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, mapped.
+    """A folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote; memory-mapped.
 
     Raises:
-        DataError: a damaged folder, or no split for this role.
+        DataError: the folder is damaged, or has no split for this role.
     """
     import datasets
 
@@ -55,7 +55,7 @@ def datasets_folder(path: Path, role: str, split: str | None) -> Source:
         chosen = choose_split(list(loaded), role, split, str(path))
         return _from_datasets(f"{path.name}[{chosen}]", loaded[chosen])
     if split is not None:
-        raise DataError(f"{path} has no splits: leave [{split}] away")
+        raise DataError(f"{path} has no splits: remove [{split}]")
     return _from_datasets(path.name, loaded)
 
 
@@ -63,7 +63,7 @@ def hub_dataset(name: str, config: str | None, role: str, split: str | None) -> 
     """A data set of the Hugging Face hub.
 
     Raises:
-        DataError: the hub does not give the data set.
+        DataError: the data set cannot be loaded from the hub.
     """
     import datasets
 
@@ -74,7 +74,7 @@ def hub_dataset(name: str, config: str | None, role: str, split: str | None) -> 
         raise
     except Exception as error:  # the hub client raises anything from ConnectionError to ValueError
         raise DataError(
-            f"no file or folder {name!r}, and the hub did not give a data set of that name: {_first_line(error)}"
+            f"no file or folder {name!r}, and no data set of that name could be loaded from the hub: {_first_line(error)}"
         ) from None
     return _from_datasets(f"{name}[{chosen}]", loaded)
 
@@ -85,16 +85,16 @@ def is_datasets_folder(path: Path) -> bool:
 
 
 def validation_split(path: Path) -> str | None:
-    """The split that is meant for validation in a `datasets` folder of several; None for anything else."""
+    """The validation split of a `datasets` folder with several splits; None if there is none."""
     try:
         splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-    except (OSError, ValueError, KeyError, TypeError):  # damage is reported when the folder is opened
+    except (OSError, ValueError, KeyError, TypeError):  # opening the folder reports the damage
         return None
     return next((split for split in VALIDATION if split in splits), None)
 
 
 def choose_split(splits: Sequence[str], role: str, split: str | None, name: str) -> str:
-    """The split that `name[split]` asks for, else the usual one for the role, else the only one."""
+    """The split named in `name[split]`, otherwise the usual one for the role, otherwise the only one."""
     if split is not None and split in splits:
         return split
     if split is None:
@@ -129,7 +129,7 @@ def _arrow_source(
                 start += len(table)
                 if start >= stop:
                     return
-                pa.default_memory_pool().release_unused()  # else it keeps what every block needed
+                pa.default_memory_pool().release_unused()  # otherwise the pool keeps the memory of every block
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{label} cannot be read: {_first_line(error)}") from None
 

@@ -1,4 +1,4 @@
-"""Which rows make a step: batches of rows of similar length, drawn anew in every epoch."""
+"""Batches of rows of similar length, drawn anew in every epoch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from distilect.errors import ConfigError
 Rows = NDArray[np.int64]
 Lengths = Sequence[int] | NDArray[np.integer]
 
-LARGE = 1 << 21  # rows from which on an epoch is drawn stretch by stretch
+LARGE = 1 << 21  # tables with more rows are drawn stretch by stretch
 _STRETCH = 1 << 13  # neighbouring rows
 _MIXED = 64  # stretches among which rows are shuffled
+_POOL = 50  # batches' worth of rows that are sorted by length
 
 
 class Window(NamedTuple):
@@ -33,7 +34,7 @@ class Window(NamedTuple):
 
 
 def steps_per_epoch(num_rows: int, batch_size: int, parts: int = 1) -> int:
-    """Steps of one epoch; a rest of fewer than `parts` rows joins the batch before it."""
+    """Steps of one epoch. Fewer than `parts` remaining rows join the previous batch."""
     full, rest = divmod(num_rows, batch_size)
     return full + (rest >= parts or (rest > 0 and full == 0))
 
@@ -45,7 +46,6 @@ def epoch_batches(
     epoch: int,
     *,
     group: bool = True,
-    pool: int = 50,
     micro: int = 1,
     rank: int = 0,
     world: int = 1,
@@ -54,7 +54,7 @@ def epoch_batches(
 ) -> list[Rows]:
     """The batches of one epoch: each row once, in an order that depends on (seed, epoch, window) alone.
 
-    Rows are shuffled, sorted by length within pools of `pool` batches, cut into batches of exactly `batch_size` rows
+    Rows are shuffled, sorted by length within pools of fifty batches, cut into batches of exactly `batch_size` rows
     (one of them smaller where they do not divide), and the batches are shuffled again.
 
     Args:
@@ -79,12 +79,9 @@ def epoch_batches(
     if batch_size < parts or len(drawn) < micro:
         raise _too_few(min(batch_size, len(drawn)), micro, world)
     rng = np.random.default_rng([seed % 2**64, epoch, *([window] if window else [])])
-    order = rng.permutation(drawn)
-    if group:
-        order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
-    steps = steps_per_epoch(len(order), batch_size, micro)
-    batches = np.split(order, np.arange(1, steps) * batch_size)
-    return [batches[step][part::parts] for step in rng.permutation(steps) for part in range(rank, parts, world)]
+    steps = steps_per_epoch(len(drawn), batch_size, micro)
+    batches = _shuffled(rng.permutation(drawn), steps, batch_size, lengths if group else None, rng)
+    return [batch[part::parts] for batch in batches for part in range(rank, parts, world)]
 
 
 def streamed_batches(
@@ -94,15 +91,14 @@ def streamed_batches(
     epoch: int,
     *,
     group: bool = True,
-    pool: int = 50,
     micro: int = 1,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Rows]:
-    """`epoch_batches` for tables of many millions of rows: nothing of the table's size is held, and reading goes forward.
+    """`epoch_batches` for tables of many millions of rows, which are read in long stretches and never listed in full.
 
-    Stretches of neighbouring rows are drawn in random order; rows are shuffled among `_MIXED` stretches at a time (half a
-    million rows), which are then cut into batches as above. As many steps, and each row once, as there.
+    Stretches of neighbouring rows are drawn in random order. Rows are shuffled among `_MIXED` stretches at a time (half a
+    million rows), which are then cut into batches as above. Each row is drawn once, in as many steps as there.
     """
     parts = micro * world
     if batch_size < parts:
@@ -120,12 +116,9 @@ def streamed_batches(
         steps = steps_per_epoch(len(order), batch_size, micro) if last else len(order) // batch_size
         end = len(order) if last else steps * batch_size
         order, rest = order[:end], order[end:]
-        if group:
-            order = _sort_pools(order, np.asarray(lengths), pool * batch_size)
-        batches = np.split(order, np.arange(1, steps) * batch_size)
-        for step in rng.permutation(steps):
+        for batch in _shuffled(order, steps, batch_size, lengths if group else None, rng):
             for part in range(rank, parts, world):
-                yield batches[step][part::parts]
+                yield batch[part::parts]
 
 
 def token_budget_splits(lengths: Lengths, max_tokens: int) -> list[Rows]:
@@ -154,7 +147,7 @@ class EpochBatchSampler(Sampler[list[int]]):
     """`epoch_batches` as a batch sampler for `DataLoader`.
 
     Args:
-        options: keyword arguments of `epoch_batches`: group, pool, micro, rank, world.
+        options: keyword arguments of `epoch_batches`: group, micro, rank, world.
         rows_for_window: (epoch, window) → the `window.rows` rows to draw from (a planned selection), asked for when the
             window's first batch is due. Needs `rows_per_epoch`.
         window: optimiser steps per window; None: an epoch is one window.
@@ -201,7 +194,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             steps = self._steps(window.rows)
             end += steps
             batches: Iterable[Rows]
-            if 0 < end <= self.done:  # over: a resumed run passes by without looking, nothing is planned again
+            if 0 < end <= self.done:  # a resumed run skips finished windows without planning them again
                 batches = [np.empty(0, np.int64)] * (self.micro * steps)
             elif self.rows_for_window is not None:
                 batches = epoch_batches(*drawn, rows=self._planned(window), window=window.number, **self.options)
@@ -233,7 +226,13 @@ def _too_few(rows: int, micro: int, world: int) -> ConfigError:
     )
 
 
-def _sort_pools(order: Rows, lengths: NDArray[Any], size: int) -> Rows:
-    """Sort each run of `size` shuffled rows by length; rows of equal length stay in random order."""
-    pools = [order[start : start + size] for start in range(0, len(order), size)]
-    return np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+def _shuffled(
+    order: Rows, steps: int, batch_size: int, lengths: Lengths | None, rng: np.random.Generator
+) -> list[Rows]:
+    """Shuffled rows as `steps` batches in random order; with `lengths`, the rows of a batch are of similar length."""
+    if lengths is not None:
+        sizes, width = np.asarray(lengths), _POOL * batch_size
+        pools = [order[start : start + width] for start in range(0, len(order), width)]
+        order = np.concatenate([pool[np.argsort(sizes[pool], kind="stable")] for pool in pools])
+    batches = np.split(order, np.arange(1, steps) * batch_size)
+    return [batches[step] for step in rng.permutation(steps)]

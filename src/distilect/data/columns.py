@@ -1,4 +1,4 @@
-"""Which columns hold the texts and the label: what the user says, else the usual names."""
+"""Which columns hold the texts and the label: those that the user names, otherwise those with a usual name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.errors import DataError
 
-# In lower case, the first that fits is taken.
+# Usual names in lower case, in order of preference.
 PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -49,7 +49,7 @@ LABELS = [
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of one or two text columns and of the label column; `inferred` says what was not given."""
+    """Names of one or two text columns and of the label column; `inferred`: some were not given."""
 
     texts: tuple[str, ...]
     label: str | None
@@ -96,7 +96,7 @@ def choose_columns(
 
 
 def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str, ...]:
-    """One or two text columns by their usual names, else the only column; none of them in `others`.
+    """One or two text columns by their usual names, otherwise the only column; columns in `others` are ignored.
 
     Raises:
         DataError: lists the columns and the setting to give.
@@ -118,7 +118,7 @@ def text_columns(rows: Rows, names: Sequence[str]) -> list[pa.Array]:
     """The text columns as strings, checked.
 
     Raises:
-        DataError: a column that holds no text, or a row without text (a pair may have one blank text).
+        DataError: a column does not hold texts, or a row has no text (a pair may have one blank text).
     """
     columns = [_strings(rows, name) for name in names]
     empties = [pc.equal(pc.utf8_trim_whitespace(column), "") for column in columns]
@@ -130,7 +130,7 @@ def text_columns(rows: Rows, names: Sequence[str]) -> list[pa.Array]:
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Whether a column's type is one of Arrow's three kinds of strings."""
+    """Whether this is one of Arrow's three string types."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
 
 

@@ -1,4 +1,4 @@
-"""A table as one model's tokens, kept flat: 4 bytes per token, no Python object per row."""
+"""A table as one model's tokens, in flat arrays: 4 bytes per token, no Python object per row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from distilect import ranks
-from distilect.data.on_disk import ColumnFiles, is_whole, open_columns
+from distilect.data.on_disk import ColumnFiles, is_complete, open_columns
 from distilect.data.table import Table
 from distilect.errors import DataError
 from distilect.files import locked
@@ -32,7 +32,7 @@ class Encoded:
         columns: input_ids and, where the tokenizer makes them, token_type_ids: int32, all rows one after the other.
         lengths: int32 [N], tokens per row with special tokens, after cutting.
         offsets: int64 [N + 1], where each row begins in `columns`.
-        padding: what fills a column up.
+        padding: value that pads each column.
         left: whether rows are padded on the left.
         truncated: number of rows that were longer than the maximum length.
         max_length: in tokens.
@@ -82,7 +82,7 @@ class Encoded:
 def encode(table: Table, tokenizer: Any, max_length: int, description: str = "tokenising") -> Encoded:
     """Tokenise a table for one model.
 
-    A mapped table gets mapped tokens: files beside it, made once for each tokenizer and length.
+    The tokens of a mapped table are mapped too, in files beside it that are written once per tokenizer and length.
 
     Args:
         tokenizer: a transformers tokenizer; one without a pad token is padded with its end token, or with 0.
@@ -112,7 +112,7 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
 
 
 def pad_id(tokenizer: Any) -> int:
-    """The id that pads a row; masked out everywhere, so a tokenizer without a pad token may use its end token or 0."""
+    """The id that pads a row. Padding is always masked, so a tokenizer without a pad token may use its end token or 0."""
     candidates = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
     return next((int(token) for token in candidates if token is not None), 0)
 
@@ -130,7 +130,7 @@ def _mapped_tokens(
     if ranks.is_main():
         busy = f"another process is tokenising into {folder}"
         with locked(folder.with_suffix(".lock"), DataError, busy, wait=True):
-            if not is_whole(folder):
+            if not is_complete(folder):
                 kinds = {**dict.fromkeys([*names, "lengths"], np.int32), "offsets": np.int64}
                 files, truncated = ColumnFiles(folder, kinds), 0
                 for block, cut in _blocks(table, tokenizer, max_length, names, description):
@@ -149,8 +149,8 @@ def _blocks(
 ) -> Iterator[tuple[dict[str, NDArray[np.int32]], int]]:
     """Flat tokens by name and `lengths` of a thousand rows at a time, and how many of them were cut.
 
-    Rows are tokenised whole first: only so their real length is known. The few that are too long go through the
-    tokenizer once more, which knows how to cut pairs and where special tokens go.
+    Rows are first tokenised in full, to count those that are too long. Only these are tokenised again with truncation, because
+    the tokenizer knows how to cut pairs and where special tokens go.
     """
     blocks = table.chunks(CHUNK)
     if len(table) >= LARGE:

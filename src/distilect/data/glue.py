@@ -1,4 +1,4 @@
-"""GLUE folders in the official TSV form: tab-separated, UTF-8, no quoting; the task shows in the first line."""
+"""GLUE folders in the official TSV form: tab-separated, UTF-8, no quoting. The first line identifies the task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class GlueTask:
     """How one GLUE task is laid out and scored.
 
     Args:
-        signature: columns that its header has and no other task's has in this combination; () = it has no header.
+        signature: a combination of columns that only this task's header has; (): the file has no header.
     """
 
     name: str
@@ -62,7 +62,7 @@ def recognise_folder(folder: Path) -> tuple[GlueTask, Path, Path]:
     dev = next((folder / name for name in ("dev.tsv", "dev_matched.tsv") if (folder / name).is_file()), None)
     if dev is None or not train.is_file():
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10])
-        raise DataError(f"{folder} is no GLUE folder: expected train.tsv and dev.tsv, found {found or 'nothing'}")
+        raise DataError(f"{folder} is not a GLUE folder: expected train.tsv and dev.tsv, found {found or 'nothing'}")
     task, other = recognise(train), recognise(dev)
     if task is None:
         names = ", ".join(known.name for known in (*TASKS, COLA))

@@ -1,4 +1,4 @@
-"""A label column as class indexes or scores."""
+"""A label column, as class indexes or scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LabelColumn:
     Attributes:
         names: large_string [N], trimmed; null where the label is missing. Integers are "0", "1", …, also where
             the column holds them as floats.
-        numbers: float64 [N]; NaN where the label is no finite number.
+        numbers: float64 [N]; NaN where the label is not a finite number.
         class_names: all names of a `ClassLabel` column, also of classes without rows.
     """
 
@@ -67,10 +67,10 @@ class LabelColumn:
         return sorted(pc.unique(self.names).drop_null().to_pylist(), key=_by_value)
 
     def require_classes(self) -> None:
-        """Refuse a column that has nothing to tell apart.
+        """Refuse a column with one class only.
 
         Raises:
-            DataError: one class only.
+            DataError: names the class.
         """
         if len(found := self.found()) < 2:
             raise DataError(
@@ -105,14 +105,14 @@ class LabelColumn:
         """float32 [N].
 
         Raises:
-            DataError: a score that is NaN, infinite or no number, with its row.
+            DataError: a score that is NaN, infinite or not a number, with its row.
         """
         bad = np.flatnonzero(~np.isfinite(self.numbers))
         if len(bad):
             row = int(bad[0])
             value = self.rows.table[self.column][row].as_py()
             raise DataError(
-                f"{self.rows.where(row)}: score {value!r} in column {self.column!r} is no finite number. "
+                f"{self.rows.where(row)}: score {value!r} in column {self.column!r} is not a finite number. "
                 "Correct it, or set task.kind: classification if these are names"
             )
         return self.numbers.astype(np.float32)

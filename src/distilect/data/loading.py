@@ -1,4 +1,4 @@
-"""From a `DataConfig` to the tables of a run."""
+"""Load the tables of a run from its `DataConfig`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def load_data(config: DataConfig, task: TaskConfig, seed: int, data_dir: Path = 
 
 
 class _Loader:
-    """The steps of `load_data`; `report` grows on the way."""
+    """The steps of `load_data`; each appends its lines to `report`."""
 
     def __init__(self, config: DataConfig, data_dir: Path) -> None:
         self.config, self.data_dir = config, data_dir
@@ -79,14 +79,14 @@ class _Loader:
         self.glue_files: dict[str, Path] = {}
         if config.glue is not None:
             if config.train is not None or config.dev is not None:
-                raise DataError("data.glue sets train and dev: leave data.train and data.dev away, or data.glue")
+                raise DataError("data.glue sets train and dev: remove data.train and data.dev, or data.glue")
             self.glue, train, dev = recognise_folder(data_dir / Path(config.glue).expanduser())
             self.glue_files = {"train": train, "dev": dev}
         elif config.train is None:
             raise DataError("no training rows: set data.train to a table, or data.glue to a GLUE folder")
 
     def load(self, settings: TaskConfig, seed: int) -> Data:
-        """Train first: what its labels mean holds for all other tables."""
+        """Train comes first: it defines the columns and the labels of all other tables."""
         config = self.config
         source = self._open("train")
         assert source is not None
@@ -96,14 +96,14 @@ class _Loader:
         else:
             self.columns = choose_columns(source, config.text, config.label)
         first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
-        rows, column = _read_labelled(source, self.columns, "train", first)
+        column = _read_labels(source, self.columns, "train", first)
         name = self.glue.name if self.glue else _name(locate(config.train or "", self.data_dir)[0])
         self.task = infer_task(column, self.columns, settings, self.glue, name)
         if self.task.kind == "classification":
             column.require_classes()
         self.origin = "task.labels" if settings.labels else f"the labels of {source.label}"
-        self.origin += f" (its first {len(rows)} rows)" if first else ""
-        train, validation = self._streamed(source, seed) if streamed else self._split(rows, column, seed)
+        self.origin += f" (its first {len(column.rows)} rows)" if first else ""
+        train, validation = self._streamed(source, seed) if streamed else self._split(column, seed)
         dev, extra = self._labelled("dev"), self._extra()
         if dev is None:
             self.report.append("dev: none given; scores are those of the validation rows")
@@ -112,10 +112,10 @@ class _Loader:
                 self._report_overlap(role, table, train)
         return Data(self.task, train, validation, dev, extra, [_task_line(self.task), *self.report])
 
-    def _split(self, rows: Rows, column: LabelColumn, seed: int) -> tuple[Table, Table]:
+    def _split(self, column: LabelColumn, seed: int) -> tuple[Table, Table]:
         """Train and validation in memory."""
-        train = _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
-        self._report_rows("train", train, rows.label, str(self.columns))
+        train = _labelled_table(column, self.columns, self.task, "train", self.origin)
+        self._report_rows("train", train, column.rows.label, str(self.columns))
         validation = self._labelled("validation")
         if validation is not None:
             return train, validation
@@ -124,15 +124,15 @@ class _Loader:
         return train.take(kept), train.take(out)
 
     def _streamed(self, source: Source, seed: int) -> tuple[Table, Table]:
-        """Train and validation as mapped files in `data.cache`; what labels mean is known from the first rows."""
+        """Train and validation as mapped files in `data.cache`; the task was inferred from the first rows."""
         for key in ("extra", "augment"):
             if getattr(self.config, key) is not None:
-                raise DataError(f"data.{key} cannot be used with data.cache: leave one of them away")
+                raise DataError(f"data.{key} cannot be used with data.cache: remove one of them")
 
         def as_table(rows: Rows) -> Table:
             column = LabelColumn(rows, str(self.columns.label))
             column.require_all("train")
-            return _labelled_table(rows, column, self.columns, self.task, "train", self.origin)
+            return _labelled_table(column, self.columns, self.task, "train", self.origin)
 
         train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table)
         self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
@@ -143,11 +143,11 @@ class _Loader:
         return train, drawn
 
     def _open(self, role: str) -> Source | None:
-        """The source that plays `role`; None where the config names none."""
+        """The source for `role`; None if the config names none."""
         if self.glue is not None and role in self.glue_files:
             return open_glue(self.glue_files[role], self.glue)
         spec = getattr(self.config, role)
-        if role == "dev" and spec is None:  # a folder of several splits may have one that is meant for it
+        if role == "dev" and spec is None:  # a `datasets` folder with several splits may have one for it
             path, base, _ = locate(self.config.train or "", self.data_dir)
             split = validation_split(path)
             spec = f"{base}[{split}]" if split else None
@@ -160,9 +160,9 @@ class _Loader:
         if source is None:
             return None
         columns = self._columns(source, labelled=True)
-        rows, column = _read_labelled(source, columns, role)
-        table = _labelled_table(rows, column, columns, self.task, role, self.origin)
-        self._report_rows(role, table, rows.label)
+        column = _read_labels(source, columns, role)
+        table = _labelled_table(column, columns, self.task, role, self.origin)
+        self._report_rows(role, table, source.label)
         return table
 
     def _extra(self) -> Table | None:
@@ -177,7 +177,7 @@ class _Loader:
         return table
 
     def _columns(self, source: Source, labelled: bool) -> Columns:
-        """Train's columns where `source` has them all; else inferred anew."""
+        """Train's columns if `source` has all of them; otherwise inferred again."""
         same = Columns(self.columns.texts, self.columns.label if labelled else None)
         if set(same.names) <= set(source.columns):
             return same
@@ -195,7 +195,7 @@ class _Loader:
         self.report.append(f"{role}: {len(table):,} rows from {label}{repeated}{'; ' + more if more else ''}")
 
     def _report_overlap(self, role: str, table: Table, train: Table) -> None:
-        """Warn of rows that train has too: scores on them mean little."""
+        """Warn about rows that are also in train: scores on them are too optimistic."""
         shared = int(np.isin(_comparable(table), _comparable(train)).sum())
         if shared:
             self.report.append(f"{role}: {shared:,} of {len(table):,} rows have a text that train has too")
@@ -210,7 +210,7 @@ def load_table(
     like: str | Path | None = None,
     metrics: Sequence[str] | None = None,
 ) -> tuple[Table, Task]:
-    """One labelled table and its task, such as a test set to evaluate a checkpoint on.
+    """Load one labelled table and its task, such as a test set to evaluate a checkpoint on.
 
     Args:
         spec: as `DataConfig.train`, or a GLUE folder, which means its dev file.
@@ -220,11 +220,11 @@ def load_table(
         DataError, ConfigError: as `load_data`.
     """
     source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True)
-    rows, column = _read_labelled(source, columns, "evaluation")
+    column = _read_labels(source, columns, "evaluation")
     given = task_settings_of(like).model_copy(update={"metrics": list(metrics) if metrics else None})
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, given, glue, name)
-    return _labelled_table(rows, column, columns, task, "evaluation", "those of the model"), task
+    return _labelled_table(column, columns, task, "evaluation", "those of the model"), task
 
 
 def read_texts(
@@ -235,7 +235,7 @@ def read_texts(
     labelled: bool = False,
     data_dir: Path = Path("."),
 ) -> tuple[tuple[str, ...], list[pa.Array], pa.Array | None]:
-    """The texts of a table as they stand there, for writing another one.
+    """The texts of a table, unchanged, for writing another table.
 
     Args:
         spec: as `DataConfig.train`, or a GLUE folder, which means its train file.
@@ -257,13 +257,13 @@ def read_texts(
 def read_columns(
     file: str | Path, columns: Sequence[str], num_texts: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-    """Numbers joined to rows by their texts, such as a teacher's outputs made elsewhere.
+    """Read numbers that belong to texts, such as the outputs of a teacher that ran elsewhere.
 
     Args:
         columns: numeric columns to read; the text columns are inferred from the others.
 
     Returns:
-        ids uint64 [N, 2], as `Table.ids`; values float64 [N, len(columns)], NaN where a field is no finite number.
+        ids uint64 [N, 2], as `Table.ids`; values float64 [N, len(columns)], NaN where a field is not a finite number.
 
     Raises:
         DataError: no file, a missing column, or another number of texts per row.
@@ -292,7 +292,7 @@ def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
 
 
 def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: GlueTask | None, name: str) -> Task:
-    """The task of a labelled table: what is given, else the GLUE task's, else what the labels look like."""
+    """The task of a labelled table: as given, otherwise the GLUE task's, otherwise inferred from the labels."""
     metrics = tuple(given.metrics or (glue.metrics if glue else ()))
     kind: Kind
     if given.kind != "auto":
@@ -320,7 +320,7 @@ def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: G
 def _open_any(
     spec: str, data_dir: Path, role: str, text: str | Sequence[str] | None, label: str | None, labelled: bool
 ) -> tuple[Source, Columns, GlueTask | None]:
-    """A table, or the file of a GLUE folder that plays `role`."""
+    """A table, or the file for `role` in a GLUE folder."""
     path, _, _ = locate(spec, data_dir)
     if (path / "train.tsv").is_file():
         glue, train, dev = recognise_folder(path)
@@ -331,15 +331,15 @@ def _open_any(
     return source, choose_columns(source, text, label, labelled=labelled), None
 
 
-def _read_labelled(source: Source, columns: Columns, role: str, limit: int | None = None) -> tuple[Rows, LabelColumn]:
-    rows = source.read(columns.names, limit)
-    column = LabelColumn(rows, str(columns.label))
+def _read_labels(source: Source, columns: Columns, role: str, limit: int | None = None) -> LabelColumn:
+    """Read rows and their labels; every row must have one."""
+    column = LabelColumn(source.read(columns.names, limit), str(columns.label))
     column.require_all(role)
-    return rows, column
+    return column
 
 
-def _labelled_table(rows: Rows, column: LabelColumn, columns: Columns, task: Task, role: str, origin: str) -> Table:
-    texts: list[pa.Array] = text_columns(rows, columns.texts)
+def _labelled_table(column: LabelColumn, columns: Columns, task: Task, role: str, origin: str) -> Table:
+    texts = text_columns(column.rows, columns.texts)
     labels = column.scores() if task.kind == "regression" else column.classes(task.labels, role, origin)
     return Table.from_columns(texts, labels)
 
@@ -350,7 +350,7 @@ def _task_line(task: Task) -> str:
 
 
 def _comparable(table: Table) -> Any:
-    """[N] one comparable value per identity."""
+    """[N]: each identity as one value that numpy can compare."""
     return np.ascontiguousarray(table.ids).view([("hi", np.uint64), ("lo", np.uint64)]).reshape(-1)
 
 

@@ -1,12 +1,12 @@
-"""Tables larger than memory: written once, block by block, then mapped; every row is there, none of them takes memory.
+"""Tables larger than memory: written to disk once, block by block, then memory-mapped.
 
 FOLDER/text-0.bin, text-0-offsets.bin   the texts one after the other (UTF-8), int64 [N + 1] where each begins
 FOLDER/labels.bin, ids.bin              int64 or float32 [N]; uint64 [N, 2]
-FOLDER/columns.json                     types and sizes; written last
+FOLDER/columns.json                     types and sizes; written last, so that it marks the folder as complete
 FOLDER/tokens-<hash>/                   the same rows as one model's tokens (see `encoding.encode`)
 
-Arrow's own files hold a column in blocks; a random batch of rows is read fastest, and by every version of pyarrow
-without a copy of the column, from one flat array.
+Arrow files store a column in chunks. Before random rows can be taken from a chunked column, some versions of pyarrow copy the
+whole column into memory; from one flat array they never do.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ DONE = "columns.json"
 
 
 class ColumnFiles:
-    """Flat columns written block by block, each to a file `NAME.bin`; whole once `finish` has returned.
+    """Flat columns written block by block, each to a file `NAME.bin`. They are complete once `finish` has returned.
 
     Args:
-        folder: made anew; what was in it is removed.
-        kinds: name → type. A name that ends in "offsets" holds where each row begins in another column.
+        folder: created; its former content is removed.
+        kinds: name → type. A column whose name ends in "offsets" holds where each row begins in another one.
     """
 
     def __init__(self, folder: Path, kinds: Mapping[str, Any]) -> None:
@@ -54,13 +54,13 @@ class ColumnFiles:
         self._sizes[name] += values.size
 
     def add_offsets(self, name: str, sizes: NDArray[np.integer]) -> None:
-        """Append rows that have so many values each."""
+        """Append rows by their numbers of values."""
         offsets = self._ends[name] + np.cumsum(sizes, dtype=np.int64)
         self.add(name, offsets)
         self._ends[name] = int(offsets[-1]) if len(offsets) else self._ends[name]
 
     def finish(self, **about: int) -> None:
-        """Close the files; `about` is kept with them."""
+        """Close the files and store `about` with them."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -69,16 +69,16 @@ class ColumnFiles:
         atomic_write(self.folder / DONE, json.dumps({"columns": columns, **about}), sync=True)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether the columns in a folder were finished."""
+def is_complete(folder: Path) -> bool:
+    """Whether `finish` was called for this folder."""
     return (folder / DONE).is_file()
 
 
 def open_columns(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The columns in a folder, mapped, and what was kept about them.
+    """The columns in a folder, memory-mapped, and the `about` stored with them.
 
     Raises:
-        DataError: they are not whole.
+        DataError: a file is missing or has another size.
     """
     try:
         about = json.loads((folder / DONE).read_text(encoding="utf-8"))
@@ -86,19 +86,21 @@ def open_columns(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
             name: _mapped(folder / f"{name}.bin", np.dtype(kind), n) for name, (kind, n) in about["columns"].items()
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} holds no whole table ({error}): delete it, it is made anew") from None
+        raise DataError(
+            f"{folder} does not hold a complete table ({error}): delete it; the next run writes it again"
+        ) from None
     return columns, about
 
 
 def _mapped(path: Path, kind: np.dtype[Any], size: int) -> NDArray[Any]:
-    """A file as an array; pages come in when they are read. Copy on write, so that torch takes it too."""
+    """A file as an array whose pages are loaded when they are read. Copy on write, as torch refuses read-only arrays."""
     if path.stat().st_size != kind.itemsize * size:
         raise ValueError(f"{path.name} has another size")
     return np.memmap(path, kind, "c", shape=(size,)) if size else np.empty(0, kind)
 
 
 class TableWriter:
-    """Takes in blocks of a table.
+    """Writes a table block by block.
 
     Args:
         num_texts: 1 or 2.
@@ -133,7 +135,7 @@ def open_table(folder: Path) -> Table:
     """The table in a folder, mapped.
 
     Raises:
-        DataError: it is not whole.
+        DataError: it is not complete.
     """
     columns, _ = open_columns(folder)
     rows = len(columns["labels"])

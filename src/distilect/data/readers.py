@@ -1,4 +1,4 @@
-"""From what the user wrote to a `Source`: a file by its suffix, a `datasets` folder, or a hub id."""
+"""Open what the user named: a file, by its suffix; a `datasets` folder; or a hub id."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def open_source(
     Args:
         spec: a file (.csv .tsv .jsonl .parquet), a `datasets` folder or a hub id, the last two also as `NAME[SPLIT]`;
             relative paths start at `data_dir`.
-        role: "train", "dev", "validation" or "extra": chooses the split of a data set that has several.
+        role: "train", "dev", "validation" or "extra": selects the split of a data set that has several.
         quoting: whether double quotes delimit CSV/TSV fields; None: CSV yes, TSV detected.
         name: hub config name.
 
     Raises:
-        DataError: nothing there, or nothing that can be read.
+        DataError: nothing is there, or it cannot be read.
     """
     path, base, split = locate(spec, data_dir)
     if path.is_dir():
@@ -72,5 +72,5 @@ def _open_file(path: Path, quoting: bool | None) -> Source:
 
 def _near(path: Path) -> str:
     if not path.parent.is_dir():
-        return f" There is no folder {path.parent} either; relative paths start at data_dir"
+        return f" The folder {path.parent} does not exist either; relative paths start at data_dir"
     return did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))

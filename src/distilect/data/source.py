@@ -1,4 +1,4 @@
-"""The one interface of everything that rows are read from."""
+"""The common interface of everything that rows are read from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distilect.errors import DataError, did_you_mean
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Columns as they were read, with the place of each row for messages.
+    """Columns as they were read, with the position of each row for messages.
 
     Args:
         numbers: int64 [N], the line or row of the source on which each row starts, from 1.
@@ -39,12 +39,12 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A file, folder or hub data set: its column names at once, its rows when asked.
+    """A file, folder or hub data set. Column names are known at once; rows are read on demand.
 
     Args:
         label: its short name in messages.
-        load: (columns, limit) → the first `limit` rows in blocks of some ten thousand.
-        num_rows: where it is known without reading; such a source can be streamed.
+        load: (columns, limit) → the first `limit` rows in blocks of a few ten thousand.
+        num_rows: if known without reading; only such a source can be streamed.
     """
 
     label: str
@@ -53,24 +53,24 @@ class Source:
     num_rows: int | None = None
 
     def blocks(self, columns: Sequence[str], limit: int | None = None) -> Iterator[Rows]:
-        """Some columns of the first `limit` rows, without ever holding all of them.
+        """Read some columns of the first `limit` rows, one block in memory at a time.
 
         Raises:
-            DataError: a column that is not there; while reading, a row that cannot be read.
+            DataError: a missing column; while reading, a row that cannot be parsed.
         """
         check_columns(columns, self.columns, self.label)
         return self.load(columns, limit)
 
     def read(self, columns: Sequence[str], limit: int | None = None) -> Rows:
-        """The same rows in one piece.
+        """Read the same rows as one table.
 
         Raises:
-            DataError: as `blocks`, or there are no rows.
+            DataError: as `blocks`; or there are no rows.
         """
         blocks = list(self.blocks(columns, limit))
         if not blocks:
             raise DataError(f"{self.label} has columns but no rows")
-        # permissive: a block of nothing but nulls, or of integers among floats, takes the others' type
+        # permissive: a block of nulls only, or of integers where others hold floats, takes the type of the others
         table = pa.concat_tables([block.table for block in blocks], promote_options="permissive")
         return replace(blocks[0], table=table, numbers=np.concatenate([block.numbers for block in blocks]))
 
@@ -89,6 +89,6 @@ def check_columns(wanted: Sequence[str], columns: Sequence[str], label: str) -> 
 
 
 def listed(names: Sequence[Any], limit: int = 20) -> str:
-    """The names, at most `limit` of them."""
+    """The names, comma-separated, at most `limit` of them."""
     shown = ", ".join(str(name) for name in names[:limit])
     return f"{shown}, … ({len(names)})" if len(names) > limit else shown

@@ -1,4 +1,4 @@
-"""Rows held out of train for rewards and choices; texts that occur twice stay on one side."""
+"""The validation split: rows held out of train; repeats of a text stay on one side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table larger than memory, from its file into mapped ones: read forward once, some ten thousand rows at a time."""
+"""Copy a table larger than memory from its file into mapped files, in one pass and in blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distilect import ranks
 from distilect.config import DataConfig
 from distilect.data.arrow_files import BLOCK
 from distilect.data.columns import Columns
-from distilect.data.on_disk import TableWriter, is_whole, open_table
+from distilect.data.on_disk import TableWriter, is_complete, open_table
 from distilect.data.source import Rows, Source
 from distilect.data.splits import validation_by_draw
 from distilect.data.table import Table
@@ -28,21 +28,21 @@ _FORMAT = 2
 def streamed_tables(
     source: Source, columns: Columns, config: DataConfig, seed: int, as_table: Callable[[Rows], Table]
 ) -> tuple[Table, Table]:
-    """Train and the validation rows held out of it, mapped; made once for a file and its settings, by rank 0.
+    """Train and the validation rows held out of it, as mapped tables. Rank 0 writes them once for a file and its settings.
 
     Raises:
-        DataError: the source cannot be streamed, or a row does not fit.
+        DataError: the source cannot be streamed, or a row does not fit the task.
     """
     assert config.cache is not None
     if source.num_rows is None:
         raise DataError(
-            f"{source.label} cannot be streamed: expected Parquet or a `datasets` folder with data.cache, or leave that away"
+            f"{source.label} cannot be streamed: expected Parquet or a `datasets` folder with data.cache; for other files remove that setting"
         )
     folder = Path(config.cache) / _key(source, columns, config, seed)
     if ranks.is_main():
         busy = f"another process is reading {source.label} into {folder}"
         with locked(folder / "lock", DataError, busy, wait=True):
-            if not is_whole(folder / "train"):
+            if not is_complete(folder / "train"):
                 _write(source, columns, config, seed, as_table, folder)
     ranks.barrier()
     return open_table(folder / "train"), open_table(folder / "validation")
@@ -69,11 +69,11 @@ def _write(
         validation.add(table.take(np.flatnonzero(drawn)))
     assert train is not None and validation is not None  # the task was inferred from some rows
     validation.finish()
-    train.finish()  # last: it says that both are whole
+    train.finish()  # last, as it marks both as complete
 
 
 def _key(source: Source, columns: Columns, config: DataConfig, seed: int) -> str:
-    """A folder's name by all that its content depends on."""
+    """The folder's name: a hash of everything that its content depends on."""
     file = Path(config.train or "")
     stat = file.stat() if file.is_file() else None
     what: dict[str, Any] = {

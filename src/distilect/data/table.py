@@ -1,4 +1,4 @@
-"""Rows of text with labels and an identity that says which rows are the same."""
+"""Rows of text with labels and a content hash as identity."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Table:
         texts: one or two Arrow arrays of strings, [N] each.
         labels: int64 [N] class indexes, -100 = no label; or float32 [N] scores, NaN = none.
         ids: uint64 [N, 2], `row_identity` of each row. Rows with equal texts have equal ids, whatever their labels.
-        folder: of the mapped files behind it, where it is larger than memory (`data.on_disk`).
+        folder: of its mapped files, if it is larger than memory (`data.on_disk`).
     """
 
     texts: tuple[pa.Array, ...]
@@ -46,7 +46,7 @@ class Table:
 
     @classmethod
     def from_texts(cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None) -> Table:
-        """A table of plain Python values; integer labels are class indexes, others scores.
+        """A table from Python values; integer labels are class indexes, others scores.
 
         Example:
             >>> Table.from_texts(["a fine film", "dull"], [1, 0]).labels.tolist()
@@ -61,7 +61,7 @@ class Table:
 
     @classmethod
     def from_columns(cls, texts: Sequence[pa.Array], labels: Iterable[float] | None = None) -> Table:
-        """A table of Arrow string columns; computes the identities (about 2 s per million rows)."""
+        """A table from Arrow string columns. Computing the identities takes about 2 s per million rows."""
         columns = tuple(_flat(column) for column in texts)
         array = np.full(len(columns[0]), NO_LABEL) if labels is None else np.asarray(labels)
         kind = np.int64 if array.dtype.kind in "iub" or not array.size else np.float32
@@ -86,7 +86,7 @@ class Table:
         return sum(int(has_label(labels).sum()) for labels in self._label_blocks())
 
     def _label_blocks(self) -> Iterator[NDArray[Any]]:
-        """The labels in order, a stretch at a time: those of a mapped table never all come into memory."""
+        """The labels in blocks: those of a mapped table are never all in memory."""
         for start in range(0, len(self), _STRETCH):
             yield np.asarray(self.labels[start : start + _STRETCH])
 

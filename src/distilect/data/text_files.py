@@ -1,7 +1,7 @@
-"""CSV, TSV and JSONL: line by line, so that every fault is named with its line.
+"""CSV, TSV and JSONL files, read line by line so that every error names its line.
 
-The modules `csv` and `json` read them. pandas (behind `datasets`) and `pyarrow.csv` are faster, but pad or drop fields of ragged
-rows, rename repeated columns, repair quotes, or turn texts into dates, numbers and nulls; none of them names a line.
+The modules `csv` and `json` parse them. pandas (which `datasets` uses) and pyarrow are faster, but they pad or drop fields of ragged
+rows, rename repeated columns, repair quotes or turn texts into dates, numbers and nulls, and their errors do not name a line.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from distilect.data.source import Rows, Source, listed
 from distilect.data.table import CHUNK, to_strings
 from distilect.errors import DataError
 
-Record = tuple[int, list[str]]  # the line on which it starts, its fields
+Record = tuple[int, list[str]]  # the line on which a record starts, its fields
 Object = tuple[int, dict[str, Any]]
-SNIFFED = 1000  # JSONL lines whose keys are taken as the columns of the file
+SNIFFED = 1000  # JSONL lines whose keys become the columns of the file
 _WHOLE_FIELD = re.compile(r'"(?:[^"]|"")*"')
 _TYPES = {str: "string", bool: "boolean", int: "number", float: "number", list: "list", dict: "object"}
 
@@ -33,7 +33,7 @@ _TYPES = {str: "string", bool: "boolean", int: "number", float: "number", list: 
 
 
 def delimited_file(path: Path, delimiter: str, quoting: bool, columns: Sequence[str] | None = None) -> Source:
-    """A CSV or TSV file with a header line (or `columns` in its place).
+    """A CSV or TSV file with a header line; with `columns`, without one.
 
     Args:
         quoting: whether double quotes delimit fields; then a field may hold delimiters, quotes and newlines.
@@ -44,7 +44,7 @@ def delimited_file(path: Path, delimiter: str, quoting: bool, columns: Sequence[
     names = list(columns) if columns is not None else [name.strip() for name in first[1]]
     repeated = {name for name in names if name and names.count(name) > 1}
     if repeated:
-        raise DataError(f"{path.name}: column {min(repeated)!r} stands in the header twice: rename one of them")
+        raise DataError(f"{path.name}: column {min(repeated)!r} occurs twice in the header: rename one of them")
 
     def load(wanted: Sequence[str], limit: int | None) -> Iterator[Rows]:
         places = {name: names.index(name) for name in wanted}
@@ -60,10 +60,10 @@ def delimited_file(path: Path, delimiter: str, quoting: bool, columns: Sequence[
 def detect_quoting(path: Path) -> bool:
     """Whether double quotes delimit the fields of a TSV file.
 
-    Official GLUE files hold plain quotes (`" The foodservice pie …`), files written by pandas or `csv` hold delimiting
-    ones. Where every line has as many fields as the header without any quoting, fields that open with a quote must
-    all be closed and hold a doubled quote, which is why a writer would have quoted them. Otherwise the file is
-    quoted when all of it can be read so.
+    Official GLUE files contain literal quotes (`" The foodservice pie …`); pandas and `csv` write delimiting ones. If every
+    line has as many fields as the header when quotes are ignored, the file counts as quoted only if each field that opens with
+    a quote also closes with one and contains a doubled quote, the only reason that a writer would have had to quote it.
+    Otherwise it counts as quoted if all of it can be parsed with quoting.
     """
     width, consistent, opened, well_formed = 0, True, 0, True
     with _lines(path, False) as lines:
@@ -89,14 +89,14 @@ def detect_quoting(path: Path) -> bool:
 
 
 def csv_delimiter(path: Path) -> str:
-    """A comma; or the semicolon or tab of a header that has no comma."""
+    """A comma, unless the header has none but a semicolon or a tab."""
     with _lines(path, False) as lines:
         header = next(lines, "")
     return next((mark for mark in ",;\t" if mark in header), ",")
 
 
 def _records(path: Path, delimiter: str, quoting: bool, columns: Sequence[str] | None = None) -> Iterator[Record]:
-    """Non-empty records with the line on which they start; with `columns`, each has a field for every one of them."""
+    """Non-empty records with the line on which they start. With `columns`, another number of fields is an error."""
     with _lines(path, quoting) as lines:
         for line, fields in (_quoted if quoting else _plain)(path, lines, delimiter):
             if columns is not None and len(fields) != len(columns):
@@ -143,7 +143,7 @@ def json_lines(path: Path) -> Source:
         raise DataError(f"{path} is empty: expected one JSON object per line")
 
     def load(wanted: Sequence[str], limit: int | None) -> Iterator[Rows]:
-        kinds: dict[str, str] = {}  # of the columns, by their first values
+        kinds: dict[str, str] = {}  # type of each column, set by its first value
         objects = islice(_objects(path), limit)
         while block := list(islice(objects, CHUNK)):
             arrays = {name: _json_column(path, name, block, kinds) for name in wanted}
@@ -173,7 +173,7 @@ def _objects(path: Path) -> Iterator[Object]:
 
 
 def _json_column(path: Path, name: str, block: list[Object], kinds: dict[str, str]) -> pa.Array:
-    """The values of one key as one Arrow array, checked to be of one type."""
+    """The values of one key as an Arrow array; refuses values of different types."""
     values = [found.get(name) for _, found in block]
     for (line, _), value in zip(block, values, strict=True):
         if value is None:
@@ -203,7 +203,7 @@ def _float(value: float) -> float:
 
 @contextmanager
 def _lines(path: Path, quoting: bool) -> Iterator[Iterator[str]]:
-    """The lines of a UTF-8 file, a byte order mark skipped; with `quoting` a bare carriage return ends a line too."""
+    """The lines of a UTF-8 file without byte order mark. With `quoting`, a lone carriage return also ends a line."""
     limit = csv.field_size_limit(2**31 - 1)  # texts may be longer than the module's default of 128 KB
     try:
         with path.open(encoding="utf-8-sig", newline="" if quoting else "\n") as lines:
@@ -217,7 +217,7 @@ def _lines(path: Path, quoting: bool) -> Iterator[Iterator[str]]:
 
 
 def _bare(line: str) -> str:
-    """The line without its end, be it of Unix or Windows."""
+    """The line without its Unix or Windows line ending."""
     return line.removesuffix("\n").removesuffix("\r")
 
 

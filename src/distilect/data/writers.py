@@ -1,4 +1,4 @@
-"""Tables as files that `open_source` reads back."""
+"""Write tables as files that `open_source` can read."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file whose kind is not known, before any work.
+    """Refuse an unknown file suffix before any work is done.
 
     Raises:
-        DataError: names the kinds that there are.
+        DataError: lists the known suffixes.
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: expected a file that ends in one of {' '.join(SUFFIXES)}")
 
 
 def write_columns(path: Path, columns: Mapping[str, pa.Array]) -> None:
-    """Write columns of equal length, by the file's suffix; whole or not at all.
+    """Write columns of equal length in the format of the file's suffix. An interrupted write leaves no file.
 
-    CSV and TSV fields are quoted where they have to be.
+    CSV and TSV fields are quoted where necessary.
 
     Raises:
-        DataError: another suffix, or a place that cannot be written to.
+        DataError: an unknown suffix, or a place that cannot be written to.
     """
     check_suffix(path)
     table = pa.table(dict(columns))

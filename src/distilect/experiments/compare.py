@@ -27,7 +27,7 @@ from distilect.experiments.jobs import (
 )
 from distilect.experiments.publish import Published, publish, take_lines
 from distilect.experiments.records import RESULTS, Results
-from distilect.pipeline.folders import write_text
+from distilect.files import atomic_write
 from distilect.pipeline.teachers import named_teachers
 from distilect.progress import bar, console
 from distilect.report.words import duration
@@ -76,7 +76,7 @@ def compare(
     grid = Grid(config)
     cells = grid.only(only)
     folder = folder_of(config)
-    write_text(folder / "config.yaml", dump_config(config))
+    atomic_write(folder / "config.yaml", dump_config(config))
     if lines is not None and (taken := take_lines(config, lines)):
         console.print(f"{taken} finished cells taken from {lines}", markup=False)
     found = Comparison(folder)

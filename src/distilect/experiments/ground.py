@@ -33,6 +33,7 @@ from distilect.experiments.records import (
 )
 from distilect.experiments.scenarios import Parts, for_student, for_teacher, parts_of, truth_of
 from distilect.models import Student, Teacher
+from distilect.pipeline.job import distil
 from distilect.pipeline.predictions import PREDICTIONS as RUN_PREDICTIONS
 from distilect.pipeline.predictions import read_predictions as read_run_predictions
 from distilect.pipeline.teachers import finetuned_teacher, named_teachers, teachers_of
@@ -85,7 +86,8 @@ class Ground:
         with oracle_knows(self.truth):
             bench = self.bench(self.config, self.config.seed)
             for teacher in self.teachers:
-                bench._teacher_scores(teacher)
+                if bench.data.dev is not None:
+                    bench.outputs(teacher, bench.data.dev)
             for cell in cells:
                 what = repr((cell.method.spec(), cell.student))
                 if what in done or not asks_teachers(cell.method):
@@ -113,7 +115,12 @@ class Ground:
             data = enlarged(data, config)
         alone = self.grid.config.workers == 1 and self.grid.config.engine == "local"
         return Workbench(
-            config.model_copy(update={"seed": seed}), data, self.teachers, 0.0, self.store, self.speeds, timed=alone
+            config.model_copy(update={"seed": seed}),
+            data,
+            self.teachers,
+            0.0,
+            self.store,
+            self.speeds if alone else None,
         )
 
     def run(self, cell: Cell) -> Line:
@@ -154,7 +161,7 @@ class Ground:
             shutil.rmtree(folder)  # a part of a training with settings of yesterday
         if done.exists():
             return dict(json.loads(done.read_text(encoding="utf-8")))
-        return bench.distil(folder, config, False, report=False).metrics
+        return distil(bench, folder, config, False, report=False).metrics
 
     def _line(
         self, cell: Cell, metrics: dict[str, Any], tuned: dict[str, Any] | None, data: Data, seconds: float

@@ -17,39 +17,23 @@ from distilect.errors import RunError
 from distilect.files import atomic_write
 from distilect.report import words
 from distilect.report.files import mapping, number, part, records
-from distilect.report.models import best_teacher, method_name, model_rows, primary_metric, share_kept, student_of
+from distilect.report.models import method_name, outcome
 
 # Our metric names -> the Hub's metric types; the others go by their own name.
 _HUB_METRICS = {"macro_f1": "f1", "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
-# First parts of the names of methods and selectors: what to cite for them (authors, title, place, arXiv number).
+# First parts of the names of methods and selectors: what to cite for them.
 _PAPERS = {
-    ("rlkd", "reinforced"): (
-        "Yuan et al.",
-        "Reinforced Multi-Teacher Selection for Knowledge Distillation",
-        "AAAI 2021",
-        "2012.06048",
-    ),
-    ("akskd", "actor"): (
-        "Wang et al.",
-        "Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
-        "Findings of EMNLP 2022",
-        "2302.00444",
-    ),
-    ("dynamic", "uncertainty"): (
-        "Li et al.",
-        "Dynamic Knowledge Distillation for Pre-trained Language Models",
-        "EMNLP 2021",
-        "2109.11295",
-    ),
-    ("pkd",): ("Sun et al.", "Patient Knowledge Distillation for BERT Model Compression", "EMNLP 2019", "1908.09355"),
-    ("confidence",): (
-        "Zhang, Chen, Wang",
-        "Confidence-Aware Multi-Teacher Knowledge Distillation",
-        "ICASSP 2022",
-        "2201.00007",
-    ),
+    ("rlkd", "reinforced"): "Yuan et al.: *Reinforced Multi-Teacher Selection for Knowledge Distillation*, AAAI 2021,"
+    " arXiv 2012.06048",
+    ("akskd", "actor"): "Wang et al.: *Improved Knowledge Distillation for Pre-trained Language Models via Knowledge"
+    " Selection*, Findings of EMNLP 2022, arXiv 2302.00444",
+    ("dynamic", "uncertainty"): "Li et al.: *Dynamic Knowledge Distillation for Pre-trained Language Models*,"
+    " EMNLP 2021, arXiv 2109.11295",
+    ("pkd",): "Sun et al.: *Patient Knowledge Distillation for BERT Model Compression*, EMNLP 2019, arXiv 1908.09355",
+    ("confidence",): "Zhang, Chen, Wang: *Confidence-Aware Multi-Teacher Knowledge Distillation*, ICASSP 2022,"
+    " arXiv 2201.00007",
 }
-_HINTON = ("Hinton, Vinyals, Dean", "Distilling the Knowledge in a Neural Network", "2015", "1503.02531")
+_HINTON = "Hinton, Vinyals, Dean: *Distilling the Knowledge in a Neural Network*, 2015, arXiv 1503.02531"
 _COUNTS = ("train", "extra", "dev", "truncated")
 
 
@@ -114,8 +98,7 @@ def citations(method: str, settings: Mapping[str, Any], teachers: bool) -> list[
     papers = dict.fromkeys(paper for first in firsts for known, paper in _PAPERS.items() if first in known)
     if teachers and method != "finetune":
         papers[_HINTON] = None
-    cited = "{}: *{}*, {}, [arXiv {number}](https://arxiv.org/abs/{number})"
-    return [Markup(cited.format(*paper, number=number)) for *paper, number in papers]
+    return [Markup(re.sub(r"(arXiv (\S+))", r"[\1](https://arxiv.org/abs/\2)", paper)) for paper in papers]
 
 
 def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
@@ -139,9 +122,7 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
 
 def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapping[str, Any]) -> dict[str, Any]:
     """What the template shows; strings are escaped there, but for `Markup`."""
-    rows = model_rows(metrics)
-    student, best = student_of(rows), best_teacher(rows)
-    kept = share_kept(student, best) if student else None
+    primary, rows, student, _, kept = outcome(metrics)
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
     models = []
     for row in rows:
@@ -157,7 +138,7 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         "name": _name(metrics),
         "task": _task(metrics),
         "kept": kept and words.share(kept),
-        "primary": primary_metric(metrics),
+        "primary": primary,
         "gains": student.gains if student else "",
         "pairs": part(metrics, "task", "num_texts") == 2,
         "regression": kind == "regression",

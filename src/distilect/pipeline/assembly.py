@@ -1,4 +1,4 @@
-"""Models and rows put together: what a method has to know of them, what it is trained on."""
+"""Builds a method for the models and rows of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distilect.training import TrainingRows
 
 
 def layout_of(student: Student, pool: list[Teacher], task: Task) -> Layout:
-    """What kinds of knowledge have to know of the models."""
+    """What kinds of knowledge need to know of the models."""
     checkpoints = [t if isinstance(t, CheckpointTeacher) else None for t in pool]
     return Layout(
         regression=task.kind == "regression",
@@ -34,18 +34,19 @@ def layout_of(student: Student, pool: list[Teacher], task: Task) -> Layout:
 
 
 def assemble(config: MethodConfig, layout: Layout, teachers: TeacherSelector | None, seed: int) -> Method:
-    """The method for these models; what starts at random in it (projections) depends on the seed alone."""
+    """The method for these models; its random weights (projections) depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_method(config, layout, teachers)
 
 
-def set_up(selector: Any, context: SelectionContext) -> None:
-    """Let a selector learn what it may before training; a value that it refuses is the user's error."""
-    try:
-        selector.setup(context)
-    except ValueError as error:
-        raise MethodError(f"selector {selector.name!r}: {error}") from None
+def set_up(context: SelectionContext, *selectors: Any) -> None:
+    """Let selectors learn what they may before training; a value that one of them refuses is the user's error."""
+    for selector in selectors:
+        try:
+            selector.setup(context)
+        except ValueError as error:
+            raise MethodError(f"selector {selector.name!r}: {error}") from None
 
 
 def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample]:
@@ -57,20 +58,21 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
         rows = rows[np.unique(keys[rows], return_index=True)[1]]  # ascending keys; equal texts once
         if len(rows) > limit:
             draws = row_uniform(torch.from_numpy(keys[rows]), 0, 0, "sample").numpy()
-            rows = np.sort(rows[np.argsort(draws, kind="stable")[:limit]])
-            rows = rows[np.argsort(keys[rows])]
-        assert prepared.source is not None
-        said = prepared.source.fetch(table, rows, [[] for _ in prepared.source.names])
-        vectors = prepared.vectors.fetch(table, rows, [[]]).logits[:, 0].cpu() if prepared.vectors else None
+            rows = rows[np.sort(np.argsort(draws, kind="stable")[:limit])]
+        source, vectors = prepared.source, prepared.vectors
+        assert source is not None
         return TrainingSample(
-            torch.from_numpy(keys[rows]), torch.tensor(table.labels[rows]), said.logits.cpu(), vectors
+            torch.from_numpy(keys[rows]),
+            torch.tensor(table.labels[rows]),
+            source.fetch(table, rows, [[] for _ in source.names]).logits.cpu(),
+            vectors.fetch(table, rows, [[]]).logits[:, 0].cpu() if vectors else None,
         )
 
     return sample
 
 
 def training_rows(student: Student, table: Table, validation: Table, task: Task) -> TrainingRows:
-    """Rows to train on and rows held out, tokenised for the student."""
+    """Training and validation rows, tokenised for the student."""
     return TrainingRows(
         table=table,
         encoded=encode(table, student.tokenizer, student.max_length),

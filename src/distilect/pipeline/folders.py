@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distilect import ranks
 from distilect.config import RunConfig, dump_config
 from distilect.errors import ConfigError, RunError, why_unwritable
-from distilect.files import locked
+from distilect.files import atomic_write, locked
 from distilect.models import Student, quiet
 from distilect.training import episodes_begun
 
@@ -35,8 +35,7 @@ def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
 def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
     """Refuse a folder that a run may not use; nothing in it is touched.
 
-    It is free when it is empty, holds an unfinished run of the same configuration that can go on, or an earlier run that may be
-    overwritten.
+    It may be empty, hold an unfinished run of the same configuration, which goes on, or an earlier run that may be overwritten.
 
     Raises:
         RunError: it holds something else, or cannot be made.
@@ -48,7 +47,8 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {why_unwritable(error)}; choose another output=") from None
-    if {path.name for path in folder.iterdir()} <= {_temporary(recorded).name}:  # its claim was cut off
+    # A claim that was killed leaves the temporary file of its config.yaml.
+    if all(path.name.startswith(".config.yaml.") for path in folder.iterdir()):
         return
     if not recorded.exists():
         raise RunError(f"output folder {folder} is not empty and holds no run: choose another name= or output=")
@@ -56,7 +56,9 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
         return
     if (folder / "metrics.json").exists():
         raise RunError(f"output folder {folder} holds a finished run: use --overwrite, or another name=")
-    if _started(folder) and recorded.read_text(encoding="utf-8") != dump_config(config):
+    # Only training is worth keeping: a run that stopped before it (at a missing file, say) may change its settings.
+    begun = any((folder / "checkpoints").glob("checkpoint-*")) or episodes_begun(folder)
+    if begun and recorded.read_text(encoding="utf-8") != dump_config(config):
         raise RunError(
             f"output folder {folder} holds an unfinished run with other settings: use --overwrite, or another name= "
             f"(to go on with it: distilect run {recorded})"
@@ -78,7 +80,7 @@ def owned(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
-    """Make the folder ours, now that everything before training has worked: only here an earlier run is removed.
+    """Take the folder, now that everything before training has worked; an earlier run is removed only here.
 
     Raises:
         RunError: see `check_free`; or it cannot be written.
@@ -86,40 +88,15 @@ def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
     check_free(folder, config, overwrite)
     try:
         if overwrite:
-            _clear(folder)
-        write_text(folder / "config.yaml", dump_config(config))
+            # Emptied by way of another name: cut off half-way, it would be a folder of files without a run.
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+            folder.mkdir()
+            shutil.rmtree(old, ignore_errors=True)
+        atomic_write(folder / "config.yaml", dump_config(config))
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {why_unwritable(error)}; choose another output=") from None
-
-
-def _started(folder: Path) -> bool:
-    """Whether there is training to lose; a run that stopped before (at a missing file, say) may change its settings."""
-    return any((folder / "checkpoints").glob("checkpoint-*")) or episodes_begun(folder)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = _temporary(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
-
-
-def _clear(folder: Path) -> None:
-    """Empty it by way of another name: cut off half-way it would be a folder of files without a run."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    os.replace(folder, old)
-    folder.mkdir()
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_student(student: Student, folder: Path) -> None:

@@ -16,8 +16,11 @@ from distilect import __version__
 from distilect.data import Data
 from distilect.evaluation import bytes_on_disk, flops_per_token, measure_speed, parameters
 from distilect.models import CheckpointTeacher, Student, Teacher, default_device
+from distilect.signals import Prepared
+from distilect.training import Fitted
 
 SPEED_TEXTS, SPEED_ROUNDS = 64, 40  # enough for a stable median in a few seconds
+STAGE_A_COSTS = ("seconds", "steps", "tokens", "rows", "probed_rows")
 
 
 def versions() -> dict[str, str]:
@@ -78,14 +81,40 @@ def teacher_size(teacher: Teacher) -> dict[str, Any]:
     }
 
 
+def costs(
+    fitted: Fitted, prepared: Prepared, live_forwards: int, finetune_seconds: float, selection: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Wall times, teacher rows, steps and tokens of a run; running teachers over dev belongs to the report, not to the method.
+
+    Args:
+        live_forwards: rows that teachers were run on during training, over all ranks.
+        selection: what `learn_selection` returned.
+    """
+    return {
+        "train_seconds": round(fitted.seconds, 3),
+        "scoring_seconds": round(prepared.seconds, 3),
+        "finetune_seconds": round(finetune_seconds, 3),
+        "teacher_forwards": prepared.forwards + live_forwards,
+        "steps": fitted.steps,
+        "tokens": fitted.tokens,
+        "teacher_rows": fitted.asked,
+        "probed_rows": fitted.probed,
+        "forward_tokens": fitted.forward_tokens,
+        "stage_tokens": fitted.stage_tokens,
+        "student_tokens": fitted.student_tokens,
+        "resumed_at_step": fitted.resumed,
+        **{f"selection_{key}": selection[key] for key in STAGE_A_COSTS if selection and key in selection},
+    }
+
+
 def speeds(student: Student, teachers: Sequence[Teacher], data: Data) -> dict[str, dict[str, Any]]:
-    """Latency and throughput of `student` and of `teacher NAME`, measured in turns on the same texts."""
+    """Latency and throughput of `student` and of each `teacher/NAME`, measured in turns on the same texts."""
     table = data.dev if data.dev is not None else data.train
     texts = table.text(np.arange(min(SPEED_TEXTS, len(table))))
     models = {"student": (student.model, student.tokenizer, student.max_length)}
     for teacher in teachers:
         if isinstance(teacher, CheckpointTeacher):
-            models[f"teacher {teacher.name}"] = (teacher.model, teacher.tokenizer, teacher.max_length)
+            models[f"teacher/{teacher.name}"] = (teacher.model, teacher.tokenizer, teacher.max_length)
     return {name: speed.to_dict() for name, speed in measure_speed(models, texts, repeats=SPEED_ROUNDS).items()}
 
 

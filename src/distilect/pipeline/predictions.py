@@ -1,9 +1,8 @@
-"""What student and teachers say on the rows that a run reports on: the content of `predictions.parquet`."""
+"""Outputs of student and teachers on the rows that a run reports on: `predictions.parquet`."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from distilect.data import Table
 from distilect.errors import RunError
+from distilect.files import atomic
 from distilect.tasks import NO_LABEL, Task
 from distilect.training.row_sample import MAX_TEXT, shorten
 
@@ -22,29 +22,27 @@ Logits = NDArray[np.float32]
 PREDICTIONS = "predictions.parquet"
 
 
-def write_predictions(
-    path: Path, split: str, table: Table, task: Task, student: Logits, teachers: Mapping[str, Logits]
-) -> None:
-    """One line per row, in the order of the file that they come from; whole or not at all.
+def write_predictions(path: Path, split: str, table: Table, task: Task, outputs: Mapping[str, Logits]) -> None:
+    """One line per row of `table`, in its order.
 
-    Columns: row, id_high, id_low (the row's identity, uint64), text[, text_2] (cut after some hundred characters), label (int64, or float32 in regression; null without one),
-    `student` and `teacher/NAME`: lists of outputs (logits in the order of the task's labels, or one score). The schema's metadata
-    say which `split` it is (`dev`, or `validation` where a run has no dev rows) and name the `labels` (a JSON list).
+    Columns: row; id_high, id_low (the row's identity, uint64); text[, text_2] (shortened); label (int64, or float32 in
+    regression; null without one); and each of `outputs`.
+
+    Args:
+        split: `dev`, or `validation` where a run has no dev rows; kept in the schema's metadata beside the `labels` (a JSON list).
+        outputs: of `student` and `teacher/NAME`, [N, C] each: logits in the order of the task's labels, or one score.
     """
-    known = table.has_label
     columns: dict[str, Any] = {"row": pa.array(np.arange(len(table)))}
     columns |= {"id_high": pa.array(table.ids[:, 0]), "id_low": pa.array(table.ids[:, 1])}
     for name, texts in zip(("text", "text_2"), table.texts, strict=False):
         columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
-    columns["label"] = pa.array(table.labels, mask=~known)
-    for name, logits in {"student": student, **{f"teacher/{key}": value for key, value in teachers.items()}}.items():
+    columns["label"] = pa.array(table.labels, mask=~table.has_label)
+    for name, logits in outputs.items():
         flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
     metadata = {"split": split, "labels": json.dumps(task.labels)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def read_predictions(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any], Logits]:

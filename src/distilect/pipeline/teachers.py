@@ -14,11 +14,11 @@ from distilect import ranks
 from distilect.config import FinetuneConfig, MethodConfig, RunConfig, StudentConfig, TeacherConfig, TrainConfig
 from distilect.data import Data
 from distilect.errors import ConfigError
+from distilect.files import atomic_write
 from distilect.models import (
     CallableTeacher,
     CheckpointTeacher,
     EncoderTeacher,
-    Student,
     Teacher,
     build_student,
     checkpoint_fingerprint,
@@ -31,17 +31,18 @@ from distilect.pipeline.folders import save_student
 from distilect.pipeline.metrics import score_text, versions
 from distilect.progress import console
 from distilect.selection import Encoder, SelectionContext
-from distilect.training import Fitted, fit
+from distilect.training import fit
 
 Outputs = Callable[[list[Any]], Any]  # texts → array [N, C]
 
-RECORD = "distilect-teacher.json"  # beside the weights: what the teacher was made of; written before the folder appears
+RECORD = "distilect-teacher.json"  # what the teacher was made from, beside its weights
 
 
 def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs]) -> list[Teacher]:
     """All teachers of the config, in its order, then the functions; fine-tunes those that do not exist yet."""
     found: list[Teacher] = []
-    for name, spec in named_teachers(config).items():
+    named = named_teachers(config)
+    for name, spec in named.items():
         spec = spec.model_copy(update={"name": name})
         if spec.finetune is not None:
             folder = finetuned_teacher(name, spec.finetune, data, config)
@@ -55,15 +56,17 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
                 data_dir=Path(config.data_dir),
             )
         )
-    found += [CallableTeacher(name, function, data.task) for name, function in functions.items()]
-    names = [teacher.name for teacher in found]
-    if len(set(names)) != len(names):
-        raise ConfigError(f"teachers need different names, got {', '.join(names)}: set name: on each")
+    for name, function in functions.items():
+        if name in named:
+            raise ConfigError(
+                f"a teacher and a function are both called {name!r}: set a different name: on the teacher"
+            )
+        found.append(CallableTeacher(name, function, data.task))
     return found
 
 
 def load_encoder(spec: Encoder, config: RunConfig, teachers: list[Teacher]) -> EncoderTeacher:
-    """The frozen encoder that a selector wants; `backbone` is the pre-trained model that the student was cut from."""
+    """The frozen encoder that a selector names; `backbone` is the pre-trained model that the student was cut from."""
     path = backbone_of(config) if spec.name == "backbone" else spec.name
     known = {t.name: t.path for t in teachers if isinstance(t, CheckpointTeacher)}
     return EncoderTeacher(
@@ -75,7 +78,7 @@ def load_encoder(spec: Encoder, config: RunConfig, teachers: list[Teacher]) -> E
 
 
 def backbone_of(config: RunConfig) -> str:
-    """Where the student's weights came from before any fine-tuning of this run; the nearest thing to it where that is unknown."""
+    """The model that the student's weights come from, before any fine-tuning of this run."""
     name = parse_spec(config.student.init)[0]
     for teacher, spec in named_teachers(config).items():
         if teacher == name and spec.finetune is not None:
@@ -84,14 +87,14 @@ def backbone_of(config: RunConfig) -> str:
 
 
 def backbone_path(config: RunConfig) -> str:
-    """Where the backbone can be loaded from before any teacher is."""
+    """Where the backbone can be loaded from before the teachers exist."""
     name = backbone_of(config)
     spec = named_teachers(config).get(name)
     return spec.path if spec is not None and spec.path is not None else name
 
 
 def named_teachers(config: RunConfig) -> dict[str, TeacherConfig]:
-    """Teachers by name; an unnamed one is called after the last part of its path."""
+    """Teachers by name; one without a name takes the last part of its path."""
     named: dict[str, TeacherConfig] = {}
     for number, spec in enumerate(config.teachers, start=1):
         guess = Path(spec.table).stem if spec.table else Path(spec.path or f"teacher-{number}").name
@@ -103,40 +106,45 @@ def named_teachers(config: RunConfig) -> dict[str, TeacherConfig]:
 
 
 def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:
-    """The folder of a fine-tuned teacher; trained now unless the same one exists.
+    """The folder of a fine-tuned teacher; trained now unless the same one exists: same start, settings and training rows.
 
-    The same one means: same weights to start from, same settings, same training rows. A teacher never sees the rows held
-    out of train, so they can be used for rewards and choices. A training that was stopped goes on.
+    A teacher never sees the validation split, so it can be used for rewards and choices. A training that was stopped goes on.
     """
-    identity = _identity(spec, data, config)
     folder = teacher_folder(name, spec, data, config)
     if ranks.from_main(int((folder / RECORD).exists())):
         console.print(f"teacher {name}: reused from {folder}")
         return folder
     work = folder.with_name(folder.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
-    student = build_student(StudentConfig(init=spec.init), data.task, {}, spec.seed, max_length=config.train.max_length)
-    fitted = _finetune(student, data, _settings(spec, config.train), work, spec.seed, f"teacher {name}")
-    if ranks.is_main():
-        _keep(folder, student, identity, fitted)
-    ranks.barrier()
-    seconds, scores = fitted.seconds, score_text(fitted.validation)
-    console.print(f"teacher {name}: fine-tuned in {seconds:.0f} s, held out {scores} → {folder}")
+    task, seed = data.task, spec.seed
+    student = build_student(StudentConfig(init=spec.init), task, {}, seed, max_length=config.train.max_length)
+    method = assemble(MethodConfig(name="finetune"), layout_of(student, [], task), None, seed)
+    set_up(SelectionContext(teachers=(), kinds=method.kinds, seed=seed), *method.selectors.values())
+    rows = training_rows(student, data.train, data.validation, task)
+    train = _settings(spec, config.train)
+    _, fitted = fit(student, rows, method, None, train, work, seed=seed, description=f"teacher {name}")
+
+    def keep() -> None:
+        """The folder of the teacher, whole or not at all."""
+        save_student(student, work / "model")
+        record = {
+            "identity": _identity(spec, data, config),
+            "validation": fitted.validation,
+            "seconds": fitted.seconds,
+            "versions": versions(),
+        }
+        atomic_write(work / "model" / RECORD, json.dumps(record, indent=2))
+        os.replace(work / "model", folder)
+        shutil.rmtree(work, ignore_errors=True)
+
+    ranks.on_main(keep)
+    validation = score_text(fitted.validation)
+    console.print(f"teacher {name}: fine-tuned in {fitted.seconds:.0f} s, validation {validation} → {folder}")
     return folder
 
 
-def _keep(folder: Path, student: Student, identity: dict[str, Any], fitted: Fitted) -> None:
-    """The folder of a fine-tuned teacher, whole or not at all."""
-    work = folder.with_name(folder.name + ".partial")
-    save_student(student, work / "model")
-    record = {"identity": identity, "validation": fitted.validation, "seconds": fitted.seconds, "versions": versions()}
-    (work / "model" / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
-    os.replace(work / "model", folder)
-    shutil.rmtree(work, ignore_errors=True)
-
-
 def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:
-    """Where `finetuned_teacher` keeps this teacher; there once it holds its record."""
+    """Where `finetuned_teacher` keeps this teacher; it is complete once it holds its record."""
     identity = json.dumps(_identity(spec, data, config), sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return Path(config.output) / "teachers" / f"{name}-{digest}"
@@ -144,10 +152,9 @@ def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfi
 
 def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
-    start, _, _ = spec.init.partition("[")
     return {
         "spec": spec.model_dump(),
-        "init": checkpoint_fingerprint(resolve_path(start)),
+        "init": checkpoint_fingerprint(resolve_path(parse_spec(spec.init)[0])),
         "rows": [data.train.fingerprint(), data.validation.fingerprint()],
         "task": data.task.to_dict(),
         "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}),  # never a teacher's
@@ -156,23 +163,16 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
 
 
 def _settings(spec: FinetuneConfig, train: TrainConfig) -> TrainConfig:
-    """A teacher's own epochs, learning rate and batch; the rest as a student's, as far as it can matter."""
-    own = {"epochs": spec.epochs, "learning_rate": spec.learning_rate, "batch_size": spec.batch_size}
-    plain: dict[str, Any] = {
+    """The teacher's own epochs, learning rate and batch size; of the run's settings those that make sense for a teacher."""
+    changes: dict[str, Any] = {
+        "epochs": spec.epochs,
+        "learning_rate": spec.learning_rate,
+        "batch_size": spec.batch_size,
         "gradient_accumulation_steps": 1,
         "early_stopping_patience": None,
         "dropout": None,
         "evaluations": 1,
+        "logging_steps": 10,
+        "token_budget": None,
     }
-    plain |= {"logging_steps": 10, "token_budget": None}
-    return train.model_copy(update=own | plain)
-
-
-def _finetune(student: Student, data: Data, train: TrainConfig, folder: Path, seed: int, what: str) -> Fitted:
-    """Train on gold labels only."""
-    method = assemble(MethodConfig(name="finetune"), layout_of(student, [], data.task), None, seed)
-    for selector in method.selectors.values():
-        set_up(selector, SelectionContext(teachers=(), kinds=method.kinds, seed=seed))
-    rows = training_rows(student, data.train, data.validation, data.task)
-    _, fitted = fit(student, rows, method, None, train, folder, seed=seed, description=what)
-    return fitted
+    return train.model_copy(update=changes)

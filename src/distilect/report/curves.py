@@ -3,60 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from distilect.report.figures import Figure, axis, curve, label
+from distilect.report.figures import Figure, Trace, axis, curve, label
 
 History = Sequence[dict[str, float]]
 
-# Namespace → title and note of its figure, in the order of the page. Any other is a selector's, and its name is its title.
-_TITLES = {
-    "eval": ("Scores while training", "on the validation split, which chooses the checkpoint; not on dev"),
-    "loss": ("Loss", "training loss with its parts, and loss on the validation split"),
-    "teacher": ("Teacher weights while training", "mean over the rows of a step"),
-    "knowledge": ("Loss weights while training", "mean over the rows of a step"),
-    "rows": ("Rows while training", "share of rows that asked the teachers"),
-    "actor": ("Actor", "mean action per kind of knowledge, and the loss"),
-    "critic": ("Critic", "the loss should fall; the values should approach the rewards"),
+# Namespace → section, title and note of its figure, in the order of the page. Any other namespace is a selector's.
+_FIGURES = {
+    "eval": ("learning", "Scores while training", "on the validation split, which chooses the checkpoint; not on dev"),
+    "loss": ("learning", "Loss", "training loss with its parts, and loss on the validation split"),
+    "teacher": ("selection", "Teacher weights while training", "mean over the rows of a step"),
+    "knowledge": ("selection", "Loss weights while training", "mean over the rows of a step"),
+    "rows": ("selection", "Rows while training", "share of rows that asked the teachers"),
+    "actor": ("health", "Actor", "mean action per kind of knowledge, and the loss"),
+    "critic": ("health", "Critic", "the loss should fall; the values should approach the rewards"),
     "policy": (
+        "health",
         "Policy",
-        "entropy: 1 is a coin flip, 0 is deterministic (0 early in training: the policy collapsed);"
-        " p: probability of being selected",
+        "entropy: 1 is a coin flip, 0 is deterministic (early: it collapsed); p: selection probability",
     ),
-    "reward": ("Rewards", "mean, spread, and the baseline that is subtracted"),
-    "uncertainty": ("Uncertainty while training", "of the student, and the thresholds of the selection"),
-    "optimiser": ("Learning rate and gradients", ""),
+    "reward": ("health", "Rewards", "mean, spread, and the baseline that is subtracted"),
+    "uncertainty": ("health", "Uncertainty while training", "of the student, and the thresholds of the selection"),
+    "optimiser": ("optimiser", "Learning rate and gradients", ""),
 }
-_WEIGHTS = ("teacher", "knowledge", "rows")
 _SPEED = ("runtime", "per_second", "seconds")
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Figures by section of the page."""
-
-    learning: list[Figure] = field(default_factory=list)
-    selection: list[Figure] = field(default_factory=list)
-    health: list[Figure] = field(default_factory=list)
-    optimiser: list[Figure] = field(default_factory=list)
-
-
-def curves_of(history: History) -> Curves:
-    """One figure per namespace of the history; a namespace that is not known is a selector's health."""
+def curves_of(history: History) -> dict[str, list[Figure]]:
+    """Section (`learning`, `selection`, `health`, `optimiser`) → figures, one per namespace of the history."""
     groups: dict[str, list[str]] = {}
     for name in _names(history):
         groups.setdefault(_group(name), []).append(name)
-    curves = Curves()
-    sections = {"eval": curves.learning, "loss": curves.learning, "optimiser": curves.optimiser}
-    sections |= dict.fromkeys(_WEIGHTS, curves.selection)
-    for group in [*_TITLES, *sorted(groups.keys() - _TITLES)]:
-        section = sections.get(group, curves.health)
-        names = groups.get(group, [])
-        parts = _by_magnitude(history, names) if section is curves.health else [names]
-        section += [figure for part in parts if (figure := _figure(history, group, part, len(parts) > 1))]
+    curves: dict[str, list[Figure]] = {section: [] for section, _, _ in _FIGURES.values()}
+    for group in [*_FIGURES, *sorted(groups.keys() - _FIGURES)]:
+        section, title, note = _FIGURES.get(group, ("health", group.replace("_", " ").capitalize(), ""))
+        parts = [groups.get(group, [])]
+        if section == "health":
+            parts = _by_magnitude(history, parts[0])
+        for names in parts:
+            shown = [_short(name, group) for name in names]
+            traces = [curve(history, "step", name, short) for name, short in zip(names, shown, strict=True)]
+            if len(parts) > 1:
+                title = f"{title.partition(':')[0]}: {', '.join(shown[:3])}{', …' if len(shown) > 3 else ''}"
+            traces = [trace for trace in traces if trace["y"]]
+            if traces and not (section == "selection" and all(max(t["y"]) - min(t["y"]) < 0.002 for t in traces)):
+                layout = {"xaxis": axis("step"), "yaxis": _yaxis(section, traces)}
+                curves[section].append(Figure(title, note, traces, layout))
     return curves
 
 
@@ -111,23 +106,12 @@ def _by_magnitude(history: History, names: list[str]) -> list[list[str]]:
     return [sorted(part, key=names.index) for part in parts]
 
 
-def _figure(history: History, group: str, names: list[str], partial: bool) -> Figure | None:
-    """The curves of a group; `partial`: of a part of it, which the title names. None for weights that never change."""
-    title, note = _TITLES.get(group, (group.replace("_", " ").capitalize(), ""))
-    if partial:
-        title += f": {', '.join(_short(name, group) for name in names[:3])}{', …' if len(names) > 3 else ''}"
-    data = [trace for name in names if (trace := curve(history, "step", name, _short(name, group)))["y"]]
-    if not data:
-        return None
-    yaxis: dict[str, Any] = {}
-    if group == "optimiser" and len(data) > 1:  # they differ by orders of magnitude
-        yaxis = {"type": "log", "exponentformat": "power", "dtick": 1}
-    if group in _WEIGHTS:
-        if all(max(trace["y"]) - min(trace["y"]) < 0.002 for trace in data):
-            return None  # the figures by epoch show them
-        # From 0: equal weights are a flat line, not the rounding of their last digit.
-        yaxis = {"rangemode": "tozero", "range": [0, 1.05 * max(1.0, *(max(trace["y"]) for trace in data))]}
-    return Figure(title, note, data, {"xaxis": axis("step"), "yaxis": yaxis})
+def _yaxis(section: str, traces: Sequence[Trace]) -> dict[str, Any]:
+    if section == "optimiser" and len(traces) > 1:  # they differ by orders of magnitude
+        return {"type": "log", "exponentformat": "power", "dtick": 1}
+    if section == "selection":  # from 0: equal weights are a flat line, not the rounding of their last digit
+        return {"rangemode": "tozero", "range": [0, 1.05 * max(1.0, *(max(trace["y"]) for trace in traces))]}
+    return {}
 
 
 def _short(name: str, group: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distilect.report import words
 from distilect.report.figures import Figure, Trace, axis
 from distilect.report.files import Row
-from distilect.report.shell import Cell, DataTable, shorten
+from distilect.report.shell import Cell, DataTable, number_cell, shorten
 
 _MAX_FIGURES = 6  # teachers, or kinds of knowledge, that get a plot each
 _MAX_EXAMPLES = 200  # rows of the table
@@ -50,10 +50,10 @@ def decision_table(rows: Sequence[Row]) -> DataTable | None:
             share = times[row["row"]] / epochs
             cells.append(Cell(f"{share:.0%} of epochs", share))
         if uncertain:
-            cells.append(_weight(row["uncertainty"]))
+            cells.append(number_cell(row["uncertainty"], words.weight))
         for key in weights:
             right = row.get(key.replace("teacher/", "right/"))
-            cells.append(_weight(row[key], "" if right is None else "good" if right else "bad"))
+            cells.append(number_cell(row[key], words.weight, {None: "", 0: "bad"}.get(right, "good")))
         body.append(cells)
     return DataTable("decisions", titles + [key.partition("/")[2] for key in weights], body, wide=[0], words=[1])
 
@@ -152,10 +152,3 @@ def _column(rows: Sequence[Row], key: str) -> NDArray[np.float64]:
 
 def _has(rows: Sequence[Row], key: str) -> bool:
     return any(row.get(key) is not None for row in rows)
-
-
-def _weight(value: float | None, mark: str = "") -> Cell:
-    return Cell(words.NONE) if value is None else Cell(f"{value:.2f}", round(value, 4), mark)
-
-
-__all__ = ["decision_figures", "decision_table", "hover", "row_text"]

@@ -60,44 +60,30 @@ def score_against_cost(rows: Sequence[ModelRow], primary: str) -> Figure | None:
     known = [(row, row.latency_ms, row.score) for row in rows if row.score is not None and row.latency_ms]
     if len(known) < 2:
         return None
+    known.sort(key=lambda point: point[1])
     times, scores = [math.log10(ms) for _, ms, _ in known], [score for _, _, score in known]
-    wide, high = max(max(times) - min(times), 0.2), max(max(scores) - min(scores), 0.02)
-    middle = (min(times) + max(times)) / 2
-    points = [(time / wide, score / high) for time, score in zip(times, scores, strict=True)]
-    places = _name_places(points, middle / wide)
+    wide, high = max(times[-1] - times[0], 0.2), max(max(scores) - min(scores), 0.02)
+    middle = (times[0] + times[-1]) / 2
+    # Names stand towards the middle, where there is room, and neighbours on different levels.
+    levels = ("middle", "top", "bottom")
+    places = [f"{levels[i % 3]} {'right' if time < middle else 'left'}" for i, time in enumerate(times)]
     data = []
     for role, symbol in (("teacher", "diamond"), ("student", "circle")):
-        chosen = [(point, place) for point, place in zip(known, places, strict=True) if point[0].role == role]
+        chosen = [(*point, place) for point, place in zip(known, places, strict=True) if point[0].role == role]
         data.append(
             dict(
                 type="scatter",
                 mode="markers+text",
                 name=f"{role}s",
-                x=[ms for (_, ms, _), _ in chosen],
-                y=[score for (_, _, score), _ in chosen],
-                text=[label(row.name) for (row, _, _), _ in chosen],
-                textposition=[place for _, place in chosen],
+                x=[ms for _, ms, _, _ in chosen],
+                y=[score for _, _, score, _ in chosen],
+                text=[label(row.name) for row, _, _, _ in chosen],
+                textposition=[place for _, _, _, place in chosen],
                 marker={"size": 11, "symbol": symbol},
             )
         )
-    x_range = [min(times) - 0.15 * wide, max(times) + 0.15 * wide]
+    x_range = [times[0] - 0.15 * wide, times[-1] + 0.15 * wide]
     y_range = [min(scores) - 0.2 * high, max(scores) + 0.25 * high]
-    layout = dict(
-        xaxis=axis("ms per row, batch 1", type="log", range=x_range, nticks=6),
-        yaxis=axis(label(primary or "score"), range=y_range),
-    )
+    xaxis = axis("ms per row, batch 1", type="log", range=x_range, nticks=6)
+    layout = {"xaxis": xaxis, "yaxis": axis(label(primary or "score"), range=y_range)}
     return Figure("Score against time", "higher is better, further left is faster", data, layout)
-
-
-def _name_places(points: Sequence[tuple[float, float]], middle: float) -> list[str]:
-    """Where each name stands beside its point (in units of the plot): towards the middle, where there is room.
-
-    Of two points that are close to each other, one has its name above, the other below.
-    """
-    places: list[str] = []
-    for x, y in points:
-        near = [p for p, (a, b) in zip(places, points, strict=False) if abs(a - x) < 0.25 and abs(b - y) < 0.12]
-        taken = {place.split()[0] for place in near}
-        level = next((level for level in ("middle", "top", "bottom") if level not in taken), "top")
-        places.append(f"{level} {'right' if x < middle else 'left'}")
-    return places

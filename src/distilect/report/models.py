@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from distilect.evaluation import ratio_to
 from distilect.report import words
 from distilect.report.files import mapping, number, part, records
 
+# What a run cost: title, key in `cost` of metrics.json, how it is shown.
+COST = (
+    ("training the student", "train_seconds", words.duration),
+    ("training the selection module", "selection_seconds", words.duration),
+    ("scoring with the teachers", "scoring_seconds", words.duration),
+    ("fine-tuning teachers", "finetune_seconds", words.duration),
+    ("optimiser steps", "steps", words.whole),
+    ("tokens trained on", "tokens", words.count),
+    ("teacher forward passes (rows × teachers)", "teacher_forwards", words.whole),
+    ("rows that asked teachers", "teacher_rows", words.whole),
+)
 Role = Literal["teacher", "student"]
 
 
@@ -39,9 +50,9 @@ class ModelRow:
         return [
             words.count(self.parameters),
             words.megabytes(self.bytes),
-            words.milliseconds(self.latency_ms),
-            words.milliseconds(self.latency_p95_ms),
-            words.rate(self.rows_per_second),
+            words.digits(self.latency_ms),
+            words.digits(self.latency_p95_ms),
+            words.digits(self.rows_per_second),
             words.times(self.smaller),
             words.times(self.faster),
         ]
@@ -51,6 +62,25 @@ class ModelRow:
         """`, 2.50× smaller, 1.20× slower` than the best teacher; "" where nothing is known."""
         found = (words.comparison(self.smaller, "smaller", "larger"), words.comparison(self.faster, "faster", "slower"))
         return "".join(f", {gain}" for gain in found if gain)
+
+
+class Outcome(NamedTuple):
+    """What a run came to: its models, the student and the best teacher among them, and the share of its score that is kept."""
+
+    primary: str
+    rows: list[ModelRow]
+    student: ModelRow | None
+    best: ModelRow | None
+    kept: float | None
+
+
+def outcome(metrics: Mapping[str, Any]) -> Outcome:
+    """The outcome of a run, from its `metrics.json`; `kept` is None unless both scores are known and not negative."""
+    rows = model_rows(metrics)
+    best, student = best_teacher(rows), next((row for row in rows if row.role == "student"), None)
+    own, other = (row.score if row else None for row in (student, best))
+    positive = own is not None and other is not None and own >= 0 and other > 0
+    return Outcome(primary_metric(metrics), rows, student, best, ratio_to(own, other) if positive else None)
 
 
 def primary_metric(metrics: Mapping[str, Any]) -> str:
@@ -98,21 +128,10 @@ def side_by_side(runs: Sequence[Mapping[str, Any]]) -> list[ModelRow]:
     return [*teachers.values(), *students]
 
 
-def student_of(rows: Sequence[ModelRow]) -> ModelRow | None:
-    return next((row for row in rows if row.role == "student"), None)
-
-
 def best_teacher(rows: Sequence[ModelRow]) -> ModelRow | None:
     """The teacher with the highest score, or None without any."""
     teachers = [row for row in rows if row.role == "teacher"]
     return max(teachers, key=lambda row: -math.inf if row.score is None else row.score, default=None)
-
-
-def share_kept(student: ModelRow, teacher: ModelRow | None) -> float | None:
-    """Student's score over the teacher's; None unless both are known and not negative."""
-    if teacher is None or teacher.score is None or student.score is None or teacher.score <= 0 or student.score < 0:
-        return None
-    return student.score / teacher.score
 
 
 def sampling_error(metrics: Mapping[str, Any], score: float | None) -> str:

@@ -11,32 +11,16 @@ from distilect.report.curves import curves_of, knowledge_by_phase
 from distilect.report.decisions import decision_figures, decision_table
 from distilect.report.figures import score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
-from distilect.report.models import (
-    ModelRow,
-    best_teacher,
-    facts,
-    model_rows,
-    models_table,
-    primary_metric,
-    sampling_error,
-    share_kept,
-    student_of,
-)
+from distilect.report.models import COST, Outcome, facts, models_table, outcome, sampling_error
 from distilect.report.predictions import agreement, calibration_table, differences, prediction_figures
 from distilect.report.selection import selection_by_epoch, selection_by_label
-from distilect.report.shell import Cell, DataTable, write_page
+from distilect.report.shell import Cell, DataTable, number_cell, write_page
 
 # Title, place in metrics.json, how it is shown.
 _COST = (
-    ("training the student", "cost.train_seconds", words.duration),
-    ("training the selection module", "cost.selection_seconds", words.duration),
-    ("scoring with the teachers", "cost.scoring_seconds", words.duration),
-    ("fine-tuning teachers", "cost.finetune_seconds", lambda seconds: words.duration(seconds or None)),
-    ("teacher forward passes (rows × teachers)", "cost.teacher_forwards", words.whole),
+    *((title, f"cost.{key}", show) for title, key, show in COST),
     ("rows read from the signal store", "signals.reused_rows", words.whole),
     ("rows scored", "signals.scored_rows", words.whole),
-    ("optimiser steps", "cost.steps", words.whole),
-    ("tokens trained on", "cost.tokens", words.count),
     ("student, operations per token", "student.flops_per_token", words.count),
 )
 _ROWS = (
@@ -50,9 +34,9 @@ _ROWS = (
 SPEEDS = (
     ("threads", "threads", words.whole),
     ("batch", "batch", words.whole),
-    ("ms p50", "p50_ms", words.milliseconds),
-    ("ms p95", "p95_ms", words.milliseconds),
-    ("rows/s", "rows_per_second", words.rate),
+    ("ms p50", "p50_ms", words.digits),
+    ("ms p95", "p95_ms", words.digits),
+    ("rows/s", "rows_per_second", words.digits),
 )
 
 
@@ -63,10 +47,9 @@ def build_report(run_folder: str | Path) -> Path:
         RunError: there is no readable `metrics.json`.
     """
     run = read_run(run_folder)
-    metrics, rows = run.metrics, model_rows(run.metrics)
-    primary = primary_metric(metrics)
+    metrics, result = run.metrics, outcome(run.metrics)
     curves, phases = curves_of(run.history), knowledge_by_phase(run.history)
-    selected = [*selection_by_epoch(run.selection), phases, *decision_figures(run.rows), *curves.selection]
+    selected = [*selection_by_epoch(run.selection), phases, *decision_figures(run.rows), *curves["selection"]]
     live = part(metrics, "signals", "live")
     teachers_ran = [("teachers ran", "live, in every step" if live else "once, before training")]
     return write_page(
@@ -74,16 +57,16 @@ def build_report(run_folder: str | Path) -> Path:
         "run.html.j2",
         title=str(metrics.get("name") or run.folder.name),
         facts=facts(metrics),
-        verdict=_verdict(metrics, rows, primary),
+        verdict=_verdict(metrics, result),
         notes=run.notes,
-        table=models_table(rows, primary),
-        scatter=score_against_cost(rows, primary),
+        table=models_table(result.rows, result.primary),
+        scatter=score_against_cost(result.rows, result.primary),
         curves=curves,
         selection=[figure for figure in selected if figure is not None],
         labels=selection_by_label(run.selection),
         last_epoch=max((row["epoch"] for row in run.selection), default=0),
         decisions=decision_table(run.rows),
-        predictions=_predictions(run, best_teacher(rows)),
+        predictions=_predictions(run, result.best),
         export=_export(run.export),
         circumstances={
             "Cost": _listed(metrics, _COST) + (teachers_ran if isinstance(live, bool) else []),
@@ -99,12 +82,12 @@ def build_report(run_folder: str | Path) -> Path:
     )
 
 
-def _verdict(metrics: Mapping[str, Any], rows: Sequence[ModelRow], primary: str) -> dict[str, Any]:
+def _verdict(metrics: Mapping[str, Any], result: Outcome) -> dict[str, Any]:
     """What the run came to: a headline, sentences below it, and numbers, each with the teacher's beside it."""
-    student, best = student_of(rows), best_teacher(rows)
+    primary, _, student, best, kept = result
     if student is None:
         return {"headline": "This run has no student.", "details": [], "tiles": []}
-    kept, validation = share_kept(student, best), number(part(metrics, "student", "validation", primary))
+    validation = number(part(metrics, "student", "validation", primary))
     if kept is not None:
         headline = f"{words.share(kept)} of the best teacher's {primary}"
     elif not student.scores and validation is not None:
@@ -132,7 +115,7 @@ def _verdict(metrics: Mapping[str, Any], rows: Sequence[ModelRow], primary: str)
     }
 
 
-def _predictions(run: RunFiles, best: ModelRow | None) -> dict[str, Any] | None:
+def _predictions(run: RunFiles, best: Any) -> dict[str, Any] | None:
     """Outputs of the models row by row: plots, calibration, and where student and teacher differ most."""
     found = run.predictions
     if found is None:
@@ -153,8 +136,8 @@ def _export(export: Mapping[str, Any]) -> dict[str, Any] | None:
     """What `distilect export` checked and timed; None before it ran."""
     body = []
     for line in records(export.get("speed")):
-        numbers = [(show, number(line.get(key))) for _, key, show in SPEEDS]
-        body.append([Cell(str(line.get("model"))), *(Cell(show(value), value) for show, value in numbers)])
+        numbers = [number_cell(number(line.get(key)), show) for _, key, show in SPEEDS]
+        body.append([Cell(str(line.get("model"))), *numbers])
     table = DataTable("speed", ["model", *(title for title, _, _ in SPEEDS)], body)
     return {"files": records(export.get("files")), "table": table} if body else None
 
@@ -167,6 +150,3 @@ def _listed(metrics: Mapping[str, Any], wanted: Sequence[tuple[str, str, Any]]) 
 
 def _known(values: Any) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in mapping(values).items() if value is not None]
-
-
-__all__ = ["build_report"]

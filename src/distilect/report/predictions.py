@@ -188,6 +188,3 @@ def _label(predictions: Predictions, index: int) -> str:
 
 def _number(value: float, digits: int) -> Cell:
     return Cell(words.NONE) if np.isnan(value) else Cell(f"{value:.{digits}f}", float(value))
-
-
-__all__ = ["agreement", "calibration_table", "differences", "prediction_figures"]

@@ -8,7 +8,7 @@ from typing import Any
 from distilect.report import words
 from distilect.report.figures import Figure, axis, curve, heatmap, label
 from distilect.report.files import Row
-from distilect.report.shell import Cell, DataTable
+from distilect.report.shell import Cell, DataTable, number_cell
 
 _MAX_MAPS = 8  # teachers, or kinds of knowledge, that get a map of their weights by label
 _MAX_LABELS = 25  # lines of such a map
@@ -60,7 +60,7 @@ def selection_by_label(selection: Sequence[Row]) -> DataTable | None:
     shares = [key for key in ("asked", "trained") if any((row.get(key) or 0.0) < _ALL for row in rows)]
     keys = [key for key in shares + weights if any(row.get(key) is not None for row in rows)]
     body = [
-        [Cell(row["group"]), Cell(words.whole(row["rows"]), row["rows"]), *(_bar(row.get(key)) for key in keys)]
+        [Cell(row["group"]), number_cell(row["rows"], words.whole), *(_bar(row.get(key)) for key in keys)]
         for row in rows
     ]
     return (
@@ -70,9 +70,9 @@ def selection_by_label(selection: Sequence[Row]) -> DataTable | None:
 
 def _bar(weight: float | None) -> Cell:
     """A weight as text, over a bar as long."""
-    if weight is None:
-        return Cell(words.NONE)
-    return Cell(f"{weight:.2f}", weight, filled=round(100 * min(max(weight, 0.0), 1.0)))
+    return Cell(
+        words.weight(weight), weight, filled=None if weight is None else round(100 * min(max(weight, 0.0), 1.0))
+    )
 
 
 def _maps_by_label(selection: Sequence[Row], prefix: str, title: str) -> list[Figure]:

@@ -7,7 +7,7 @@ context is escaped. A page loads nothing: style, script and plotly are part of i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +36,11 @@ class Cell:
     value: float | None = None
     mark: str = ""
     filled: int | None = None
+
+
+def number_cell(value: float | None, show: Callable[[float | None], str], mark: str = "") -> Cell:
+    """A number as `show` writes it; it sorts by itself."""
+    return Cell(show(value), value, mark)
 
 
 @dataclass(frozen=True)

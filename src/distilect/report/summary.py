@@ -13,30 +13,19 @@ from distilect.report import words
 from distilect.report.figures import Figure, axis, curve, label, score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run
 from distilect.report.models import (
-    best_teacher,
+    COST,
     facts,
     method_name,
-    model_rows,
     models_table,
+    outcome,
     primary_metric,
     sampling_error,
-    share_kept,
     side_by_side,
-    student_of,
 )
-from distilect.report.shell import Cell, DataTable, link, shorten, write_page
+from distilect.report.shell import Cell, DataTable, link, number_cell, shorten, write_page
 
 _MAX_SETTINGS = 60
 _OWN = ("name", "output", "baselines")  # differ from run to run without changing what is trained
-_COST = (
-    ("training", "train_seconds", words.duration),
-    ("scoring", "scoring_seconds", words.duration),
-    ("fine-tuning teachers", "finetune_seconds", words.duration),
-    ("steps", "steps", words.whole),
-    ("tokens", "tokens", words.count),
-    ("teacher forward passes", "teacher_forwards", words.whole),
-    ("rows that asked teachers", "teacher_rows", words.whole),
-)
 
 
 def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
@@ -88,10 +77,9 @@ def _verdict(runs: Mapping[str, RunFiles], primary: str) -> dict[str, Any] | Non
     """Which student scored highest, and by how much; None with fewer than two scores."""
     scored = []
     for name, run in runs.items():
-        rows = model_rows(run.metrics)
-        student = student_of(rows)
-        if student is not None and student.score is not None:
-            scored.append((student.score, name, share_kept(student, best_teacher(rows))))
+        result = outcome(run.metrics)
+        if result.student is not None and result.student.score is not None:
+            scored.append((result.student.score, name, result.kept))
     if len(scored) < 2:
         return None
     scored.sort(key=lambda entry: -entry[0])
@@ -112,12 +100,12 @@ def _curves(runs: Mapping[str, RunFiles], key: str, title: str, note: str, unit:
 def _cost(runs: Mapping[str, RunFiles]) -> DataTable:
     """What each run cost."""
     costs = {name: mapping(run.metrics.get("cost")) for name, run in runs.items()}
-    used = [line for line in _COST if any(number(cost.get(line[1])) is not None for cost in costs.values())]
+    used = [line for line in COST if any(number(cost.get(line[1])) is not None for cost in costs.values())]
     body = []
     for name, cost in costs.items():
-        numbers = [(show, number(cost.get(key))) for _, key, show in used]
         method = method_name(runs[name].metrics) or words.NONE
-        body.append([Cell(name), Cell(method), *(Cell(show(value), value) for show, value in numbers)])
+        numbers = [number_cell(number(cost.get(key)), show) for _, key, show in used]
+        body.append([Cell(name), Cell(method), *numbers])
     return DataTable("cost", ["run", "method", *(title for title, _, _ in used)], body, words=[1])
 
 
@@ -151,6 +139,3 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
     for key, inner in value.items():
         found |= _flat(inner, f"{path}.{key}" if path else str(key))
     return found
-
-
-__all__ = ["build_summary"]

@@ -18,7 +18,7 @@ def count(value: float | None) -> str:
         return NONE
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
-            return f"{_three_digits(value / size)} {unit}"
+            return f"{digits(value / size)} {unit}"
     return whole(value)
 
 
@@ -29,22 +29,26 @@ def whole(value: float | None) -> str:
 
 def megabytes(value: float | None) -> str:
     """Bytes as `43.2` (millions)."""
-    return NONE if value is None else _three_digits(value / 1e6)
+    return NONE if value is None else digits(value / 1e6)
 
 
-def milliseconds(value: float | None) -> str:
-    """`3.41`."""
-    return NONE if value is None else _three_digits(value)
+def digits(value: float | None) -> str:
+    """About three significant digits: `0.312`, `3.41`, `34.1`, `1,234`."""
+    if value is None:
+        return NONE
+    size = abs(value)
+    decimals = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 3
+    return f"{value:,.{decimals}f}"
 
 
-def rate(value: float | None) -> str:
-    """Rows per second: `1,234` or `12.3`."""
-    return NONE if value is None else _three_digits(value)
+def weight(value: float | None) -> str:
+    """`0.81`."""
+    return NONE if value is None else f"{value:.2f}"
 
 
 def times(value: float | None) -> str:
     """A ratio as `1.9×`."""
-    return NONE if value is None else f"{_three_digits(value)}×"
+    return NONE if value is None else f"{digits(value)}×"
 
 
 def share(value: float) -> str:
@@ -69,10 +73,3 @@ def duration(seconds: float | None) -> str:
     if minutes == 0:
         return f"{rest} s"
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _three_digits(value: float) -> str:
-    """About three significant digits: 0.312, 3.41, 34.1, 341."""
-    size = abs(value)
-    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 3
-    return f"{value:,.{digits}f}"
