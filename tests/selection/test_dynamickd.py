@@ -16,7 +16,15 @@ from torch import Tensor
 from distilect.config import MethodConfig
 from distilect.data import Window
 from distilect.errors import MethodError
-from distilect.selection import Passes, PlannedRows, StepView, TeacherSelector, build_method, build_teacher_selector, row_uniform
+from distilect.selection import (
+    Passes,
+    PlannedRows,
+    StepView,
+    TeacherSelector,
+    build_method,
+    build_teacher_selector,
+    row_uniform,
+)
 from distilect.selection.dynamickd import (
     UncertainRows,
     UncertainTeachers,
@@ -431,9 +439,7 @@ def test_a_choice_within_a_batch_does_not_depend_on_the_order_of_its_rows(option
 
 
 def test_what_becomes_of_the_rest_and_what_it_needs():
-    labels, skip, plan = (
-        arm_2(name, ratio=0.1) for name in ("uncertainty", "uncertainty-skip", "uncertainty-plan")
-    )
+    labels, skip, plan = (arm_2(name, ratio=0.1) for name in ("uncertainty", "uncertainty-skip", "uncertainty-plan"))
     assert labels.trains_rest and not labels.before_step and labels.needs.passes is None
     assert labels.asked_share == 0.1 and not isinstance(labels, PlannedRows)
     assert not skip.trains_rest and skip.before_step and skip.asked_share == 1
@@ -711,7 +717,7 @@ def test_the_student_cannot_lower_its_loss_by_moving_its_uncertainty(config):
         log_p = (other.logits / 4).log_softmax(-1)
         return 16 * torch.nn.functional.kl_div(log_p, target, reduction="none", log_target=True).sum(-1)
 
-    w, v = again.teacher_weights.detach(), again.knowledge_weights.detach()
+    w, v = again.teacher_weights.detach(), again.loss_weights.detach()
     by_hand = (v[:, 1] * (w[:, 0] * kl(0) + w[:, 1] * kl(1))).sum()
     gradient = torch.autograd.grad(by_hand, other.logits)[0]
     result, student, _ = evaluated(

@@ -322,7 +322,8 @@ class UncertainWeights(LossWeights):
 
     class Options(Part):
         strategy: Literal["uncertainty", "uncertainty-r", "none"] = Field(
-            "uncertainty", description="uncertainty-r: u and 1 - u swapped (control); none: the same for all rows (control)"
+            "uncertainty",
+            description="uncertainty-r: u and 1 - u swapped (control); none: the same for all rows (control)",
         )
         share: Share = Field(0.5, description="of the internals with strategy: none, in place of u")
         weights: dict[str, float] = Field({}, description="kind of knowledge → factor; a kind that is not named has 1")
