@@ -21,8 +21,8 @@ from distilect.config import parse_config
 
 # ---- the paper's headline: a tenth of twenty times the data ----------------------------------------------------------
 
-TENTH: dict[str, Any] = {"name": "uncertainty", "ratio": 0.1, "rest": "skip"}
-PLAN: dict[str, Any] = {"name": "uncertainty", "ratio": 0.1, "rest": "plan"}
+TENTH: dict[str, Any] = {"name": "uncertainty-skip", "ratio": 0.1}
+PLAN: dict[str, Any] = {"name": "uncertainty-plan", "ratio": 0.1}
 ENLARGED: Methods = {
     "all": {"name": "kd"},
     "entropy": {"name": "dynamic-data", "rows": TENTH},

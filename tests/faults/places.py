@@ -141,7 +141,7 @@ COMPARED = {
         "evaluations": 2,
     },
 }
-DATA = {"name": "dynamic-data", "rows": {"name": "uncertainty", "rest": "plan", "refresh": 2, "every": 2}}
+DATA = {"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "refresh": 2}}
 
 PLACES: dict[str, Place] = {
     place.name: place

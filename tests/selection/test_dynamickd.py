@@ -9,20 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distilect.selection.uncertainty import (
-    Recent,
-    Stored,
-    UncertainRows,
-    UncertainTeachers,
-    UncertainWeights,
-    confidence,
-    distance,
-    entropy,
-    hats,
-    margin,
-    relative,
-    spread,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,7 +16,28 @@ from torch import Tensor
 from distilect.config import MethodConfig
 from distilect.data import Window
 from distilect.errors import MethodError
-from distilect.selection import Passes, StepView, TeacherSelector, build_method, build_teacher_selector, row_uniform
+from distilect.selection import (
+    Passes,
+    PlannedRows,
+    StepView,
+    TeacherSelector,
+    build_method,
+    build_teacher_selector,
+    row_uniform,
+)
+from distilect.selection.dynamickd import (
+    UncertainRows,
+    UncertainTeachers,
+    UncertainWeights,
+    confidence,
+    entropy,
+    hats,
+    margin,
+)
+from distilect.selection.dynamickd_regression import distance, relative, spread
+from distilect.selection.dynamickd_rows import UncertainRowsPlan
+from distilect.selection.registry import ROWS
+from distilect.selection.uncertainty_memory import Recent, Scores, Stored, quantiles
 from distilect.training.state import load_state, save_state
 from distilect.training.step import distillation_loss
 from tests.knowledge.making import layout, student_outputs, take, teacher_signals
@@ -65,19 +72,19 @@ def random_u(count: int, seed: int = 0) -> Tensor:
 
 @dataclass
 class FakeProbe:
-    """Gives every row the logits that `said` has for it, and notes which rows were run."""
+    """Gives every row the logits that `outputs` has for it, and notes which rows were run."""
 
-    rows: Tensor
-    said: Tensor  # [N, C]
+    keys: Tensor
+    outputs: Tensor  # [N, C]
     ran: list[tuple[Tensor, Passes]] = field(default_factory=list)
 
-    def run(self, rows: Tensor, passes: Passes) -> Tensor:
-        self.ran.append((rows, passes))
-        place = [self.rows.tolist().index(row) for row in rows.tolist()]
-        return self.said[place].expand(passes.count, -1, -1)
+    def run(self, keys: Tensor, passes: Passes) -> Tensor:
+        self.ran.append((keys, passes))
+        place = [self.keys.tolist().index(key) for key in keys.tolist()]
+        return self.outputs[place].expand(passes.count, -1, -1)
 
-    def logits(self, rows: Tensor) -> Tensor:
-        return self.run(rows, Passes())[0]
+    def logits(self, keys: Tensor) -> Tensor:
+        return self.run(keys, Passes())[0]
 
     def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         raise AssertionError("nobody asked for it")
@@ -130,8 +137,8 @@ def test_scores_are_detached(score):
 def test_spread_is_the_standard_deviation_over_passes():
     scores = torch.tensor([[[1.0], [2.0]], [[3.0], [2.0]]])  # two passes, two rows
     assert spread(scores).tolist() == [1.0, 0.0]
-    said = torch.stack([logits_of(0.8, 0.2), logits_of(0.4, 0.6)])
-    assert float(spread(said)) == pytest.approx(0.2, rel=1e-5)
+    logits = torch.stack([logits_of(0.8, 0.2), logits_of(0.4, 0.6)])
+    assert float(spread(logits)) == pytest.approx(0.2, rel=1e-5)
 
 
 def test_distance_is_from_the_mean_of_the_teachers_and_1_half_at_the_median():
@@ -147,22 +154,22 @@ def test_distance_is_from_the_mean_of_the_teachers_and_1_half_at_the_median():
 
 def test_recent_scores_count_from_the_next_step_on_and_the_oldest_are_forgotten():
     memory = Recent(4)
-    memory.add(torch.tensor([5, 1]), torch.tensor([0.5, 0.1]))
+    memory.buffer.add(Scores(torch.tensor([5, 1]), torch.tensor([0.5, 0.1])))
     assert not len(memory.values)
     memory.end_step()
     for step in ([3, 4], [9, 7]):
-        memory.add(torch.tensor(step), torch.tensor(step) / 10)
+        memory.buffer.add(Scores(torch.tensor(step), torch.tensor(step) / 10))
         memory.end_step()
     torch.testing.assert_close(memory.values, torch.tensor([0.3, 0.4, 0.7, 0.9]))
-    torch.testing.assert_close(memory.quantiles(0.5, 0.0), torch.tensor([0.55, 0.3]))
+    torch.testing.assert_close(quantiles(memory.values, [0.5, 0.0]), torch.tensor([0.55, 0.3]))
 
 
 def test_recent_scores_do_not_depend_on_how_a_step_was_cut():
     rows, scores, whole, cut = keys(30), random_u(30), Recent(100), Recent(100)
-    whole.add(rows, scores)
+    whole.buffer.add(Scores(rows, scores))
     order = torch.randperm(30, generator=torch.Generator().manual_seed(2))
     for some in order.split(7):
-        cut.add(rows[some], scores[some])
+        cut.buffer.add(Scores(rows[some], scores[some]))
     whole.end_step(), cut.end_step()
     assert torch.equal(whole.values, cut.values)
 
@@ -170,30 +177,28 @@ def test_recent_scores_do_not_depend_on_how_a_step_was_cut():
 def test_stored_scores_are_found_by_identity_and_change_between_epochs_only():
     memory, rows = Stored(), keys(50)
     assert memory.at(rows).isnan().all()
-    memory.put(rows[:40], torch.arange(40) / 40)
-    memory.add(rows[[3, 45]], torch.tensor([9.0, 8.0]))
-    memory.end_step()
+    memory.put(Scores(rows[:40], torch.arange(40) / 40))
+    memory.buffer.add(Scores(rows[[3, 45]], torch.tensor([9.0, 8.0])))
     assert float(memory.at(rows[[3]])) == pytest.approx(3 / 40) and memory.at(rows[[45]]).isnan()
-    memory.begin_epoch()
+    memory.end_epoch()
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
     expected = torch.cat([torch.arange(40) / 40, torch.full((10,), torch.nan)])
     expected[3], expected[45] = 9.0, 8.0
     torch.testing.assert_close(memory.at(rows[order]), expected[order], equal_nan=True)
-    assert memory.own(rows[[45, 46]], torch.tensor([0.1, 0.2])).tolist() == pytest.approx([8.0, 0.2])
 
 
 def test_of_equal_texts_the_higher_score_is_stored_in_whatever_order_they_came():
     for scores in ([0.2, 0.7, 0.5], [0.5, 0.2, 0.7]):
         memory = Stored()
-        memory.put(torch.tensor([4, 4, 4]), torch.tensor(scores))
+        memory.put(Scores(torch.tensor([4, 4, 4]), torch.tensor(scores)))
         assert memory.at(torch.tensor([4])).tolist() == pytest.approx([0.7])
 
 
 def test_quantiles_of_stored_scores_follow_new_scores():
     memory = Stored()
-    memory.put(torch.arange(3), torch.tensor([0.0, 0.5, 1.0]))
+    memory.put(Scores(torch.arange(3), torch.tensor([0.0, 0.5, 1.0])))
     assert memory.quantiles(0.5).tolist() == [0.5]
-    memory.put(torch.arange(3), torch.tensor([0.0, 0.1, 0.2]))
+    memory.put(Scores(torch.arange(3), torch.tensor([0.0, 0.1, 0.2])))
     assert memory.quantiles(0.5).tolist() == pytest.approx([0.1])
 
 
@@ -207,7 +212,7 @@ def arm_1(teachers: int = 2, **options: Any) -> UncertainTeachers:
     return selector
 
 
-def begun(selector: UncertainTeachers | UncertainRows, rows: Tensor, u: Tensor) -> FakeProbe:
+def begun(selector: UncertainTeachers | UncertainRows | UncertainRowsPlan, rows: Tensor, u: Tensor) -> FakeProbe:
     """Let an epoch begin in which the rows of train have these uncertainties."""
     probe = FakeProbe(rows, logits_with(u))
     selector.begin_epoch(probe, 0)
@@ -246,14 +251,13 @@ def test_soft_is_the_mean_over_the_batch_as_published_or_over_what_is_remembered
     u, rows = random_u(20), keys(20)
     weights = arm_1(mode="soft", by="batch").decide(view_with(u))
     torch.testing.assert_close(weights[:, 1], u.mean().expand(20), atol=1e-5, rtol=0)
-    for by in ("epoch", "running"):
-        selector = arm_1(mode="soft", by=by)
-        begun(selector, rows, u)
-        few = selector.decide(view_with(torch.full((3,), 0.9)))
-        torch.testing.assert_close(few[:, 1], u.mean().expand(3), atol=1e-5, rtol=0)
+    selector = arm_1(mode="soft")
+    begun(selector, rows, u)
+    few = selector.decide(view_with(torch.full((3,), 0.9)))
+    torch.testing.assert_close(few[:, 1], u.mean().expand(3), atol=1e-5, rtol=0)
 
 
-@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from(["batch", "epoch", "running"]))
+@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from(["batch", "epoch"]))
 @settings(max_examples=60)
 def test_hard_parts_are_disjoint_and_cover_the_batch(size, teachers, by):
     """PITFALLS 28: a half of one row is empty, and gives no NaN."""
@@ -286,12 +290,11 @@ def test_over_an_epoch_exactly_half_of_the_rows_has_either_teacher():
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "soft-instance"])
-@pytest.mark.parametrize("by", ["epoch", "running"])
 @pytest.mark.parametrize("teachers", [2, 3])
-def test_weights_depend_on_neither_order_nor_batch(mode, by, teachers):
+def test_weights_depend_on_neither_order_nor_batch(mode, teachers):
     """PITFALLS 30."""
     u = random_u(60)
-    view, selector = view_with(u, teachers), arm_1(teachers, mode=mode, by=by, recent=40)
+    view, selector = view_with(u, teachers), arm_1(teachers, mode=mode)
     begun(selector, keys(60), u)
     whole = selector.decide(view)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
@@ -305,26 +308,18 @@ def test_a_choice_by_epoch_is_that_of_the_rows_last_score_until_the_next_epoch()
     probe = begun(selector, rows, u)
     assert len(probe.ran) == 1 and len(probe.ran[0][0]) == 10
     turned = view_with(u.flip(0))
-    assert selector.weights(turned)[:, 1].tolist() == [0] * 5 + [1] * 5  # still by the scores before the epoch
+    assert selector.decide(turned)[:, 1].tolist() == [0] * 5 + [1] * 5  # still by the scores before the epoch
     selector.begin_epoch(probe, 0)  # resumed within it
-    assert selector.weights(turned)[:, 1].tolist() == [0] * 5 + [1] * 5
+    assert selector.decide(turned)[:, 1].tolist() == [0] * 5 + [1] * 5
     selector.begin_epoch(probe, 1)
     assert selector.decide(view_with(u))[:, 1].tolist() == [1] * 5 + [0] * 5
     assert len(probe.ran) == 1  # what was seen in the epoch is enough
 
 
 def test_the_first_scores_have_dropout_on_as_those_of_the_steps_have():
-    for forward, dropout in (("train", True), ("clean", False)):
-        selector = arm_1(forward=forward)
-        assert begun(selector, keys(6), random_u(6)).ran[0][1] == Passes(1, dropout)
-        assert selector.passes == (None if dropout else Passes())
-
-
-def test_a_clean_pass_decides_where_it_is_asked_for():
-    u = random_u(20)
-    view = replace(view_with(u.flip(0)), passes={Passes(): logits_with(u).unsqueeze(0)})
-    weights = arm_1(mode="soft-instance", forward="clean").decide(view)
-    torch.testing.assert_close(weights[:, 1], u, atol=1e-5, rtol=0)
+    selector = arm_1()
+    assert begun(selector, keys(6), random_u(6)).ran[0][1] == Passes(1, dropout=True)
+    assert selector.needs.passes is None  # later scores come from the training pass, for free
 
 
 def test_teachers_are_ordered_by_size_then_quality_or_as_told():
@@ -345,7 +340,7 @@ def test_an_order_that_cannot_be_known_is_refused_with_what_to_do():
     context = make_context(3)
     with pytest.raises(ValueError, match="size of teacher-1 is not known: set order: quality, or order: names"):
         UncertainTeachers().setup(replace(context, teacher_sizes=(5, 0, 7)))
-    with pytest.raises(ValueError, match="order: quality needs rows held out"):
+    with pytest.raises(ValueError, match="order: quality needs a validation split"):
         UncertainTeachers(order="quality").setup(replace(context, validation_scores=()))
     with pytest.raises(ValueError, match="expected every teacher once: teacher-0, teacher-1, teacher-2"):
         UncertainTeachers(order=["teacher-0", "teacher-1"]).setup(context)
@@ -355,12 +350,12 @@ def test_an_order_that_cannot_be_known_is_refused_with_what_to_do():
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "soft-instance"])
-@pytest.mark.parametrize("by", ["epoch", "running", "batch"])
+@pytest.mark.parametrize("by", ["epoch", "batch"])
 def test_in_regression_the_distance_from_the_teachers_stands_for_uncertainty(mode, by):
     view = make_view(40, 2, regression=True)
     selector = UncertainTeachers(mode=mode, by=by)
     selector.setup(make_context(2, regression=True))
-    rows = make_view(64, 2, seed=1, regression=True).rows  # of the context's sample
+    rows = make_view(64, 2, seed=1, regression=True).keys  # of the context's sample
     selector.begin_epoch(FakeProbe(rows, torch.zeros(64, 1)), 0)
     weights = selector.decide(view)
     torch.testing.assert_close(weights.sum(1), torch.ones(40))
@@ -374,15 +369,14 @@ def test_in_regression_the_distance_from_the_teachers_stands_for_uncertainty(mod
         torch.testing.assert_close(small, d / (d + d.median().new_tensor(np.median(d.numpy()))))
 
 
-@pytest.mark.parametrize("by", ["epoch", "running"])
 @pytest.mark.parametrize("mode", ["hard", "soft"])
-def test_a_resumed_teacher_selector_goes_on_as_if_it_had_never_stopped(mode, by, tmp_path):
+def test_a_resumed_teacher_selector_goes_on_as_if_it_had_never_stopped(mode, tmp_path):
     u, rows = random_u(80), keys(80)
-    selector = arm_1(mode=mode, by=by, recent=30)
+    selector = arm_1(mode=mode)
     probe = begun(selector, rows, u)
     selector.decide(part(view_with(u.flip(0)), torch.arange(40)))
     selector.learn(probe)
-    again = through_file(selector, arm_1(mode=mode, by=by, recent=30), tmp_path)
+    again = through_file(selector, arm_1(mode=mode), tmp_path)
     for epoch in (0, 1):
         for one in (selector, again):
             one.begin_epoch(probe, epoch)
@@ -402,8 +396,8 @@ def test_the_teachers_health_has_mean_and_threshold():
 # ---- arm 2: which rows ---------------------------------------------------------------------------------------------
 
 
-def arm_2(regression: bool = False, **options: Any) -> UncertainRows:
-    selector = UncertainRows(**options)
+def arm_2(name: str = "uncertainty", regression: bool = False, **options: Any) -> Any:
+    selector = ROWS[name](**options)
     selector.setup(make_context(2, regression=regression))
     return selector
 
@@ -444,47 +438,31 @@ def test_a_choice_within_a_batch_does_not_depend_on_the_order_of_its_rows(option
         assert torch.equal(selector.decide(part(view, order)), selector.decide(view)[order])
 
 
-@pytest.mark.parametrize("by", ["running", "epoch"])
-@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"score": "random"}])
-def test_a_choice_by_threshold_does_not_depend_on_the_batch(by, options):
-    """PITFALLS 30."""
-    u = random_u(200)
-    view, selector = view_with(u), arm_2(ratio=0.3, by=by, **options)
-    begun(selector, keys(200), u)
-    whole = selector.decide(view)
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(torch.cat([selector.decide(part(view, some)) for some in order.split(17)]), whole[order])
-    share = float(whole.float().mean())
-    assert share == pytest.approx(0.3, abs=0.08)
-    if not options:
-        assert share == pytest.approx(0.3) and u[whole].min() > u[~whole].max()
-
-
 def test_what_becomes_of_the_rest_and_what_it_needs():
-    labels, skip, plan = (arm_2(ratio=0.1, rest=rest) for rest in ("labels", "skip", "plan"))
-    assert labels.trains_rest and not labels.chooses_first and labels.passes is None
-    assert labels.asked_share == 0.1 and labels.planned(40) is None
-    assert not skip.trains_rest and skip.chooses_first and skip.asked_share == 1
-    assert skip.passes == Passes()  # a pass of its own may as well be without dropout
-    assert arm_2(rest="skip", forward="train").passes == Passes(dropout=True)
-    clean = arm_2(forward="clean")  # scored before the step: then the choice is over all of its parts
-    assert clean.passes == Passes() and clean.chooses_first and clean.trains_rest
-    assert not plan.trains_rest and not plan.chooses_first and plan.planned(40) == 4 and plan.passes is None
-    assert plan.planned(3) == 1
+    labels, skip, plan = (arm_2(name, ratio=0.1) for name in ("uncertainty", "uncertainty-skip", "uncertainty-plan"))
+    assert labels.trains_rest and not labels.before_step and labels.needs.passes is None
+    assert labels.asked_share == 0.1 and not isinstance(labels, PlannedRows)
+    assert not skip.trains_rest and skip.before_step and skip.asked_share == 1
+    assert skip.needs.passes == Passes()  # a pass of its own may as well be without dropout
+    dropout = arm_2(score="spread")  # scored before the step: then the choice is over all of its parts
+    assert dropout.needs.passes == Passes(4, dropout=True) and dropout.before_step and dropout.trains_rest
+    assert labels.compares and not skip.compares and not dropout.compares
+    assert isinstance(plan, PlannedRows) and not plan.trains_rest and not plan.before_step
+    assert plan.needs.passes is None and plan.planned(40) == 4 and plan.planned(3) == 1
     for free in ({"score": "random"}, {"ratio": 1.0}):
-        assert arm_2(rest="skip", **free).passes is None
+        assert arm_2("uncertainty-skip", **free).needs.passes is None
 
 
 def test_nothing_is_chosen_away_at_ratio_1():
-    for rest in ("labels", "skip", "plan"):
-        assert arm_2(ratio=1.0, rest=rest).decide(make_view(9)).all()
-    assert arm_2(ratio=1.0, rest="plan").plan(keys(9).numpy(), 0, 0).tolist() == list(range(9))
+    for name in ("uncertainty", "uncertainty-skip", "uncertainty-plan"):
+        assert arm_2(name, ratio=1.0).decide(make_view(9)).all()
+    assert arm_2(ratio=1.0, name="uncertainty-plan").plan(keys(9).numpy(), 0, 0).tolist() == list(range(9))
 
 
 # ---- plans
 
 
-def plans(selector: UncertainRows, rows: Tensor, windows: int = 1, epoch: int = 0) -> list[np.ndarray]:
+def plans(selector: UncertainRowsPlan, rows: Tensor, windows: int = 1, epoch: int = 0) -> list[np.ndarray]:
     """The plans of an epoch's windows."""
     if windows == 1:
         return [selector.plan(rows.numpy(), epoch, 7)]
@@ -497,7 +475,7 @@ def plans(selector: UncertainRows, rows: Tensor, windows: int = 1, epoch: int = 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_plan_is_of_the_most_uncertain_rows_of_all(reverse):
     rows, u = keys(100), random_u(100)
-    selector = arm_2(ratio=0.2, rest="plan", reverse=reverse)
+    selector = arm_2(ratio=0.2, name="uncertainty-plan", reverse=reverse)
     probe = begun(selector, rows, u)
     (plan,) = plans(selector, rows)
     assert plan.tolist() == sorted(u.topk(20, largest=not reverse).indices.tolist())
@@ -509,31 +487,31 @@ def test_a_plan_is_of_rows_not_of_positions():
     order = torch.randperm(100, generator=torch.Generator().manual_seed(3))
     found = []
     for index in (torch.arange(100), order):
-        selector = arm_2(ratio=0.2, rest="plan", pool=0.5)
+        selector = arm_2(ratio=0.2, name="uncertainty-plan", refresh=1)
         begun(selector, rows[index], u[index])
-        found.append(set(rows[index][plans(selector, rows[index])[0]].tolist()))
+        found.append([set(rows[index][plan].tolist()) for plan in plans(selector, rows[index], windows=2)])
     assert found[0] == found[1]
 
 
-def test_a_pool_is_all_that_a_plan_looks_at_and_another_one_each_epoch():
+def test_a_windows_pool_is_all_that_its_plan_looks_at_and_another_one_each_epoch():
     rows, u = keys(200), random_u(200)
-    selector = arm_2(ratio=0.1, rest="plan", pool=0.4)
+    selector = arm_2(ratio=0.25, name="uncertainty-plan", refresh=1)
     probe = begun(selector, rows, u)
     pools = []
     for epoch in (0, 1):
         selector.begin_epoch(probe, epoch)
-        (plan,) = plans(selector, rows, epoch=epoch)
+        plan, _ = plans(selector, rows, windows=2, epoch=epoch)
         ran = {row: number for number, row in enumerate(rows.tolist())}
-        pool = [ran[row] for row in probe.ran[-1][0].tolist()]
-        assert len(pool) == 80 and set(plan) <= set(pool)
-        assert sorted(plan) == sorted(np.array(pool)[u[pool].topk(20).indices.numpy()])
+        pool = [ran[row] for row in probe.ran[-2][0].tolist()]
+        assert len(pool) == 100 and set(plan) <= set(pool)
+        assert sorted(plan) == sorted(np.array(pool)[u[pool].topk(25).indices.numpy()])
         pools.append(set(pool))
-    assert 20 < len(pools[0] & pools[1]) < 45  # 32 expected
+    assert 35 < len(pools[0] & pools[1]) < 65  # 50 expected
 
 
 def test_windows_of_an_epoch_share_the_rows_among_them():
     rows, u = keys(103), random_u(103)
-    selector = arm_2(ratio=0.3, rest="plan", refresh=2)
+    selector = arm_2(ratio=0.3, name="uncertainty-plan", refresh=2)
     probe = begun(selector, rows, u)
     found = plans(selector, rows, windows=4)
     assert sum(map(len, found)) == selector.planned(103) == 31
@@ -544,92 +522,41 @@ def test_windows_of_an_epoch_share_the_rows_among_them():
 
 def test_windows_at_ratio_1_are_all_rows_once():
     rows = keys(40)
-    found = plans(arm_2(ratio=1.0, rest="plan", refresh=2), rows, windows=3)
+    found = plans(arm_2(ratio=1.0, name="uncertainty-plan", refresh=2), rows, windows=3)
     assert sorted(np.concatenate(found)) == list(range(40))
 
 
-def test_between_two_scorings_a_visit_renews_a_score_for_free():
-    rows, u = keys(50), torch.linspace(0.02, 0.98, 50)
-    selector = arm_2(ratio=0.2, rest="plan", every=3)
-    probe = begun(selector, rows, u)
-    (first,) = plans(selector, rows)
-    assert first.tolist() == list(range(40, 50))
-    low = torch.full((10,), 0.01)
-    selector.select(replace(view_with(low), rows=rows[first]))  # the student has learned them
-    selector.learn(probe)
-    (second,) = plans(selector, rows, epoch=1)
-    assert second.tolist() == list(range(30, 40)) and len(probe.ran) == 1
-    plans(selector, rows, epoch=2)
-    assert len(probe.ran) == 1
-    plans(selector, rows, epoch=3)
-    assert len(probe.ran) == 2 and len(probe.ran[1][0]) == 50  # every third plan: all anew
-
-
-def test_rows_without_any_score_are_the_only_ones_run_between_scorings():
-    rows, u = keys(200), random_u(200)
-    selector = arm_2(ratio=0.1, rest="plan", pool=0.5, every=2)
-    probe = begun(selector, rows, u)
-    plans(selector, rows)
-    plans(selector, rows, epoch=1)
-    first, second = (set(ran.tolist()) for ran, _ in probe.ran)
-    assert len(first) == 100 and second and not first & second
-
-
-def test_warm_up_plans_are_random_and_need_no_student():
-    rows, selector = keys(100), arm_2(ratio=0.2, rest="plan", warmup=2)
-    first, second = plans(selector, rows)[0], plans(selector, rows, epoch=1)[0]
-    assert len(first) == len(second) == 20 and set(first) != set(second)
-    with pytest.raises(RuntimeError, match="before begin_epoch"):
-        plans(selector, rows, epoch=2)
-    u = random_u(100)
-    begun(selector, rows, u)
-    assert plans(selector, rows, epoch=2)[0].tolist() == sorted(u.topk(20).indices.tolist())
-
-
 def test_random_plans_need_no_student_and_differ_by_window():
-    rows, selector = keys(100), arm_2(ratio=0.2, rest="plan", score="random", refresh=1, pool=1.0)
+    rows, selector = keys(100), arm_2(ratio=0.2, name="uncertainty-plan", score="random", refresh=1)
     one, two = plans(selector, rows, windows=2)
     assert set(one) != set(two) and len(one) == len(two) == 10
 
 
-@pytest.mark.parametrize("after_visits", [False, True])
-def test_a_plan_is_the_same_when_a_run_is_resumed_within_it(after_visits, tmp_path):
+def test_a_plan_is_the_same_when_a_run_is_resumed_within_it(tmp_path):
     rows, u = keys(60), random_u(60)
-    options: dict[str, Any] = {"ratio": 0.3, "rest": "plan", "refresh": 1, "every": 2, "pool": 0.8}
+    options: dict[str, Any] = {"ratio": 0.3, "name": "uncertainty-plan", "refresh": 1}
     selector = arm_2(**options)
-    probe = begun(selector, rows, u)
-    _, second, _ = plans(selector, rows, windows=3)
-    if after_visits:
-        selector.select(replace(view_with(random_u(6, seed=9)), rows=rows[second]))
-        selector.learn(probe)
+    begun(selector, rows, u)
+    *_, third = plans(selector, rows, windows=3)
     assert "uncertainty/score" in selector.health()
     again = through_file(selector, arm_2(**options), tmp_path)
     later = FakeProbe(rows, logits_with(random_u(60, seed=5)))  # the student has learned in the meantime
     window = Window(2, 3, 6)
     for one in (selector, again):
         one.begin_epoch(later, 0)
-    assert again.plan(rows.numpy(), 0, 7, window).tolist() == selector.plan(rows.numpy(), 0, 7, window).tolist()
+        assert one.plan(rows.numpy(), 0, 7, window).tolist() == third.tolist()
     assert not later.ran  # this window was scored before it was saved
-    assert not again.health()  # and told of
-    assert (
-        selector.plan(rows.numpy(), 1, 7, Window(1, 3, 6)).tolist()
-        == again.plan(rows.numpy(), 1, 7, Window(1, 3, 6)).tolist()
-    )
-    assert len(later.ran) == 2
-
-
-def test_visits_are_scored_only_where_they_will_count():
-    assert arm_2(rest="plan", every=2).passes is None  # from the training pass, free
-    assert arm_2(rest="plan", every=2, forward="clean").passes == Passes()
-    assert arm_2(rest="plan", every=1, forward="clean").passes is None
+    assert not again.health()  # and its score reported
+    following = [one.plan(rows.numpy(), 1, 7, Window(1, 3, 6)).tolist() for one in (selector, again)]
+    assert following[0] == following[1] and len(later.ran) == 2
 
 
 # ---- regression and refusals
 
 
 def test_in_regression_the_spread_over_dropout_passes_chooses():
-    selector = arm_2(regression=True, ratio=0.25, passes=4)
-    assert selector.passes == Passes(4, dropout=True)
+    selector = arm_2(regression=True, ratio=0.25)
+    assert selector.needs.passes == Passes(4, dropout=True)
     view = make_view(40, regression=True)
     chosen = selector.decide(view)
     expected = view.passes[Passes(4, dropout=True)].squeeze(-1).std(0, unbiased=False).topk(10).indices
@@ -657,26 +584,15 @@ def test_scores_of_classes_are_refused_in_regression_with_what_to_use(score):
         ({"ratio": float("nan")}, "ratio is nan"),
         ({"score": "entrop"}, "Did you mean 'entropy'"),
         ({"score": "lc"}, "score is 'lc'"),  # offered by the released scripts, and never existed
-        ({"rest": "drop"}, "rest is 'drop'"),
-        ({"by": "quantile"}, "by is 'quantile', expected one of epoch, running, batch"),
-        ({"rest": "plan", "refresh": 0}, "refresh is 0"),
-        ({"rest": "plan", "refresh": "step"}, "refresh is 'step'"),
-        ({"rest": "plan", "pool": 1.5}, "pool is 1.5"),
-        ({"rest": "plan", "pool": 0.05, "ratio": 0.1}, r"0\.1 of all rows are to be chosen from it"),
-        ({"rest": "plan", "every": 0}, "every is 0"),
-        ({"rest": "plan", "warmup": -1}, "warmup is -1"),
-        ({"rest": "plan", "by": "running"}, "leave by away"),
-        ({"refresh": 5}, "refresh: of a plan only"),
-        ({"pool": 0.5, "warmup": 1, "rest": "skip"}, "pool, warmup: of a plan only"),
-        ({"rest": "skip", "by": "epoch"}, "use rest: plan"),
-        ({"passes": 1}, "passes is 1"),
+        ({"rest": "skip"}, "unknown option 'rest'"),  # a selector each
+        ({"name": "uncertainty-plan", "refresh": 0}, "refresh is 0"),
+        ({"name": "uncertainty-plan", "refresh": "step"}, "refresh is 'step'"),
+        ({"refresh": 5}, "unknown option 'refresh'"),  # of a plan only
     ],
 )
 def test_options_that_do_not_exist_or_would_be_ignored_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        UncertainRows(**options)
-    with pytest.raises(ValueError, match="spread is over dropout passes"):
-        arm_2(score="spread", forward="clean")
+        arm_2(**options)
 
 
 def test_the_rows_health_has_their_share_and_scores():
@@ -722,25 +638,25 @@ def test_all_kinds_of_internals_follow_u_in_whatever_order():
     torch.testing.assert_close(weights, torch.stack([u, 1 - u, u, torch.ones(5)], 1), atol=1e-5, rtol=0)
 
 
-def test_a_mix_depends_on_neither_order_nor_batch():
+def test_loss_weights_depend_on_neither_order_nor_batch():
     view, selector = make_view(50), arm_3()
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
     whole = selector.decide(view)
     assert torch.equal(torch.cat([selector.decide(part(view, o)) for o in order.split(9)]), whole[order])
 
 
-def test_in_regression_the_mix_goes_by_the_distance_from_the_teachers_where_they_were_asked():
+def test_in_regression_the_loss_weights_go_by_the_distance_from_the_teachers_where_they_were_asked():
     view, selector = make_view(20, 2, regression=True), arm_3(regression=True)
     teachers = view.teachers.clone()
     teachers[:5] = torch.nan
     d = (view.student - teachers.mean(1)).abs().squeeze(1)
-    weights = selector.weights(replace(view, teachers=teachers))
+    weights = selector.decide(replace(view, teachers=teachers))
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(weights[5:, 2], d[5:] / (d[5:] + np.median(d[5:].numpy())))
     selector.learn(FakeProbe(view.keys, view.student))
     again = selector.decide(part(view, torch.tensor([7])))  # against the rows before, not against itself
     torch.testing.assert_close(again[0, 2], weights[7, 2])
-    assert torch.isfinite(selector.weights(replace(view, teachers=None))).all()
+    assert torch.isfinite(selector.decide(replace(view, teachers=None))).all()
 
 
 def test_a_method_without_internals_is_refused_with_what_to_do():
@@ -748,18 +664,18 @@ def test_a_method_without_internals_is_refused_with_what_to_do():
         arm_3(kinds=("labels", "response"))
     with pytest.raises(ValueError, match="weights name"):
         arm_3(weights={"relation": 2.0})
-    for wrong in ({"strategy": "uncertain"}, {"share": 1.2}, {"forward": "eval"}):
+    for wrong in ({"strategy": "uncertain"}, {"share": 1.2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             UncertainWeights(**wrong)
 
 
-def test_a_resumed_mix_has_the_same_median(tmp_path):
+def test_resumed_loss_weights_have_the_same_median(tmp_path):
     selector, view = arm_3(regression=True), make_view(30, 2, regression=True)
     selector.decide(view)
     selector.learn(FakeProbe(view.keys, view.student))
     again = through_file(selector, arm_3(regression=True), tmp_path)
     other = make_view(9, 2, seed=4, regression=True)
-    assert torch.equal(selector.weights(other), again.weights(other))
+    assert torch.equal(selector.decide(other), again.decide(other))
     assert selector.health() == pytest.approx(again.health())
 
 
@@ -797,11 +713,11 @@ def test_the_student_cannot_lower_its_loss_by_moving_its_uncertainty(config):
     again, other, _ = evaluated(config, torch.randint(4, (8,)))
 
     def kl(k: int) -> Tensor:
-        said = (signals.logits[:, k] / 4).log_softmax(-1)
-        found = torch.nn.functional.kl_div((other.logits / 4).log_softmax(-1), said, reduction="none", log_target=True)
-        return 16 * found.sum(-1)
+        target = (signals.logits[:, k] / 4).log_softmax(-1)
+        log_p = (other.logits / 4).log_softmax(-1)
+        return 16 * torch.nn.functional.kl_div(log_p, target, reduction="none", log_target=True).sum(-1)
 
-    w, v = again.teacher_weights.detach(), again.knowledge_weights.detach()
+    w, v = again.teacher_weights.detach(), again.loss_weights.detach()
     by_hand = (v[:, 1] * (w[:, 0] * kl(0) + w[:, 1] * kl(1))).sum()
     gradient = torch.autograd.grad(by_hand, other.logits)[0]
     result, student, _ = evaluated(
@@ -811,7 +727,7 @@ def test_the_student_cannot_lower_its_loss_by_moving_its_uncertainty(config):
     torch.testing.assert_close(found, gradient)
 
 
-def test_what_teachers_say_is_a_mean_over_the_rows_that_ask_as_published():
+def test_the_loss_on_teacher_outputs_is_a_mean_over_the_rows_that_ask_as_published():
     config = MethodConfig(
         name="dynamic-data",
         teachers={"name": "single", "teacher": 0},

@@ -21,9 +21,9 @@ TWICE = (
     "rlkd",
     "rlkd-published",
     "dynamic-teacher",
-    "rows by epoch",
+    "dynamic-teacher, soft",
     "rows planned",
-)  # learn from one epoch for the next
+)  # one epoch decides the next
 
 
 def reinforced(**options: Any) -> dict[str, Any]:
@@ -43,22 +43,17 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
     quick = dict(presets()["rlkd"].teachers)  # type: ignore[arg-type]
     found["rlkd"] = ({"name": "rlkd", "teachers": quick | {"policy_updates": 20}}, {})
     acting = {"warmup_epochs": 0, "policy_warmup": "none", "share": 0.7, "update_every": 2}
-    rows = {"name": "uncertainty"}
     found |= {
         "rlkd, real steps": (reinforced(**acting, reward=3, evaluate_every=2), {}),
         "rlkd, student's vectors": (reinforced(**acting, encoder="student", features=["kl"]), {}),
-        "dynamic-teacher, running": (
-            {"name": "dynamic-teacher", "teachers": {"name": "dynamic", "mode": "soft", "by": "running"}},
-            {},
-        ),
-        "rows skipped": ({"name": "dynamic-data", "rows": rows | {"rest": "skip", "ratio": 0.1}}, {}),
-        "rows planned": ({"name": "dynamic-data", "rows": rows | {"rest": "plan", "refresh": 2, "every": 2}}, {}),
-        "rows by epoch": ({"name": "dynamic-data", "rows": rows | {"by": "epoch"}}, {}),
+        "dynamic-teacher, soft": ({"name": "dynamic-teacher", "teachers": {"mode": "soft"}}, {}),
+        "rows skipped": ({"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.1}}, {}),
+        "rows planned": ({"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "refresh": 2}}, {}),
         "random rows skipped": ({"name": "uniform", "rows": {"name": "random-skip"}}, {}),
         "akskd, virtual": (acting_mix(measure="virtual", virtual_actions=4, normalise="scale"), {}),
         "akskd, tokens": (acting_mix(normalise="scale", phases=4), {"token_budget": 700}),
         "rows skipped, tokens": (
-            {"name": "dynamic-data", "rows": rows | {"rest": "skip", "ratio": 0.5}},
+            {"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
             {"token_budget": 500, "gradient_accumulation_steps": 2},
         ),
         "parts": ("uniform", {"max_tokens": 24, "gradient_accumulation_steps": 2}),

@@ -29,7 +29,7 @@ METHODS: dict[str, Any] = {
     "uniform": "uniform",
     "a probe after each step": {"name": "rlkd-published", "teachers": {"name": "reinforced", "warmup_epochs": 0}},
     "half of the rows": {"name": "kd", "rows": {"name": "random-skip", "ratio": 0.5}},
-    "a look before each step": {"name": "dynamic-data", "rows": {"name": "uncertainty", "ratio": 0.5, "rest": "skip"}},
+    "a look before each step": {"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
 }
 
 

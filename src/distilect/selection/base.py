@@ -56,6 +56,8 @@ class Selector:
     class Options(Part):
         """What a config may set; a subclass declares its own, each with a description."""
 
+    options: Part  # of the class's own `Options`
+
     def __init__(self, **options: Any) -> None:
         self.options = parse_options(self.Options, options)
 

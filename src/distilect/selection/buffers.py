@@ -33,8 +33,9 @@ class Observations:
 
     @classmethod
     def join(cls: type[S], parts: Sequence[S]) -> S:
-        """All rows of the parts, one part after the other."""
-        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        """All rows of the parts, one part after the other, on the device of the last one: what was loaded is on the CPU."""
+        columns = [[getattr(part, f.name) for part in parts] for f in fields(cls)]
+        return cls(*(torch.cat([value.to(column[-1].device) for value in column]) for column in columns))
 
 
 class Buffer(Generic[S]):

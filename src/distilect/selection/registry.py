@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distilect.selection import akskd, dynamickd, gate, rlkd, static
+from distilect.selection import akskd, dynamickd, dynamickd_rows, gate, rlkd, static
 from distilect.selection.base import LossWeights, RowSelector, TeacherSelector
 
 ROWS: dict[str, type[RowSelector]] = {
@@ -13,6 +13,8 @@ ROWS: dict[str, type[RowSelector]] = {
         static.RandomRowsSkip,
         static.RandomRowsPlan,
         dynamickd.UncertainRows,
+        dynamickd_rows.UncertainRowsSkip,
+        dynamickd_rows.UncertainRowsPlan,
     )
 }
 TEACHERS: dict[str, type[TeacherSelector]] = {
