@@ -10,6 +10,9 @@
 One line per student in benchmarks/results/akskd/EXPERIMENT-DATA.jsonl; a stopped command goes on where it was, and several may run
 at once. Each line above is sized for about an hour of two processes with one thread each. `python -m benchmarks.akskd_summary`
 writes docs/results/akskd.md. Choices, rewards and checkpoints see rows held out of train only; dev is reported.
+
+The lines `akskd-calibrated`, `search-calibrated`, `akskd-virtual`, `akskd-online-virtual` and `akskd-as-transcribed` are of options that did
+not pay and were removed; commit 6d59c84 has them, and the sizes of the reward and the replay that `akskd-no-phases` had.
 """
 
 from __future__ import annotations
@@ -22,12 +25,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distilect.selection.actor_critic import ActorCriticWeights, validation_loss
 from transformers import TrainerCallback
 
 from benchmarks.common import RESULTS, made
@@ -38,6 +39,7 @@ from distilect.data import encode, load_data
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.work import Workbench
 from distilect.selection import Episodes
+from distilect.selection.akskd import REWARD_ROWS, STATE_ROWS, ActorCriticWeights, validation_loss
 from distilect.training import DistillationTrainer
 from distilect.training.checkpoints import COMPLETE_FILE
 from distilect.training.episodes import episode_rows
@@ -259,23 +261,22 @@ def seconds(started: float) -> float:
 POINTS = [tuple(float(kind in s) for kind in KINDS) for s in SUBSETS] + [(0.25, 1.0, 1.0, 1.0)]
 
 
-def units(mix: ActorCriticWeights, rows: int, reward: int, epochs: float) -> float:
+def units(options: ActorCriticWeights.Options, rows: int, reward: int, epochs: float) -> float:
     """What stage A costs, in rows that are trained on; a pass without gradient counts a third."""
-    phases = mix.design.phases
-    assert isinstance(phases, int)
-    looks = phases * mix.state_rows + (phases + 1) * min(mix.reward_rows, reward)
-    return mix.count * (mix.share * rows * epochs + looks / 3)
+    assert isinstance(options.phases, int)
+    looks = options.phases * STATE_ROWS + (options.phases + 1) * min(REWARD_ROWS, reward)
+    return options.episodes * (options.share * rows * epochs + looks / 3)
 
 
-def search(bench: Workbench, folder: Path, seed: int, calibrated: bool = False) -> dict[str, Any]:
+def search(bench: Workbench, folder: Path, seed: int) -> dict[str, Any]:
     """16 fixed weight vectors, each in a short training, for what AKSKD's stage A costs; then a whole training with the best.
 
     The best one has the lowest loss on the rows that also give AKSKD its rewards.
     """
     started = time.perf_counter()
     rows, reward, epochs = len(bench.data.train), len(bench.data.validation), bench.config.train.epochs
-    per_point = units(ActorCriticWeights(), rows, reward, epochs) / len(POINTS)
-    share = (per_point - (min(512, reward) + 64) / 3) / (rows * epochs)
+    per_point = units(ActorCriticWeights.Options(), rows, reward, epochs) / len(POINTS)
+    share = (per_point - (min(REWARD_ROWS, reward) + 64) / 3) / (rows * epochs)
     tried = []
     for number, point in enumerate(POINTS):
         trainer = trainer_of(
@@ -285,7 +286,7 @@ def search(bench: Workbench, folder: Path, seed: int, calibrated: bool = False) 
         tried.append(
             {
                 "weights": point,
-                "validation_loss": round(validation_loss(trainer.probe, 512, calibrated), 5),
+                "validation_loss": round(validation_loss(trainer.probe, REWARD_ROWS), 5),
                 "rows": trainer.counts.rows,
             }
         )
@@ -315,18 +316,12 @@ MAIN: dict[str, Job] = {
     "search": search,
 }
 ABLATIONS: dict[str, Job] = {
-    # an action and a reward per step: the reward on 64 rows, so that it costs about as much as the others' phases
-    "akskd-no-phases": akskd(phases="step", reward_rows=64, updates=3),
+    "akskd-no-phases": akskd(phases="step"),  # an action and a reward per step
     "akskd-no-exploration": akskd(exploration=0.0),
-    "akskd-as-transcribed": akskd(target="transcribed", replay="episode", normalise="none", updates=1),
 }
 REMEDIES: dict[str, Job] = {
-    "akskd-calibrated": akskd(measure="calibrated"),
-    "search-calibrated": partial(search, calibrated=True),  # the rival by the same measure
     "akskd-5-phases": akskd(phases=5),
     "akskd-state": akskd(state=["student", "teacher", "progress", "losses"]),
-    "akskd-virtual": akskd(measure="virtual", episodes=4),
-    "akskd-online-virtual": akskd(learn="online", measure="virtual", phases=20),
 }
 PARTS = {"main": MAIN, "ablations": ABLATIONS, "remedies": REMEDIES}
 

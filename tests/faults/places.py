@@ -124,7 +124,7 @@ RLKD = {
         "weight_decay": 0.1,
     },
 }
-SMALL = {"episodes": 3, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8}
+SMALL = {"episodes": 3, "share": 0.5, "phases": 2}
 AKSKD = {"name": "akskd", "loss_weights": {"name": "actor-critic", **SMALL}}  # stage A, then stage B
 # a teacher made on the way, three students, one of them with a stage of its own
 COMPARED = {

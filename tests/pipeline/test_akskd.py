@@ -16,7 +16,7 @@ from distilect.training.trainer import DistillationTrainer
 from tests.pipeline.helpers import Job, write_scores, write_table
 from tests.tiny import tiny_bert
 
-SMALL = {"episodes": 2, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8}
+SMALL = {"episodes": 2, "share": 0.5, "phases": 2}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def history(folder: Path) -> list[dict[str, float]]:
 def test_a_run_learns_to_select_first_and_says_what_that_cost(learned: Any) -> None:
     metrics, folder = learned.metrics, learned.folder
     assert {p.name for p in (folder / "selector").iterdir()} == {"selector.safetensors", "selector.json"}
-    assert (folder / "selector" / "selector.safetensors").stat().st_size < 100_000
+    assert (folder / "selector" / "selector.safetensors").stat().st_size < 500_000
     assert not (folder / "stage-a").exists() and len((folder / "stage-a.jsonl").read_text().splitlines()) == 4
     selection = metrics["selection"]
     assert selection["learned"] == "in this run" and selection["selector"] == str(folder / "selector")
@@ -141,7 +141,7 @@ def test_regression_runs_through_both_stages(job: Job, tmp_path: Path) -> None:
     assert {value for action in actions for value in action.values()} <= {0.0, 1.0}
 
 
-def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd_while_distilling(job: Job) -> None:
+def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd(job: Job) -> None:
     """No published system can do this; on rows without labels too, and with kinds that a registry line added."""
     extra = write_table(job.folder / "extra.csv", 24, seed=9)
     mixed = {
@@ -150,9 +150,8 @@ def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd_while_disti
         "teachers": {"name": "reinforced", "warmup_epochs": 0},
         "loss_weights": {
             "name": "actor-critic",
-            "learn": "online",
+            "episodes": 1,
             "phases": 4,
-            "updates": 2,
             "state": ["student", "progress", "losses"],
         },
         "knowledge": {"labels": {}, "response": {}, "feature": {}, "pooled": {}, "attention": {"heads": 2}},
@@ -160,10 +159,9 @@ def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd_while_disti
     data = {"train": str(job.train), "dev": str(job.dev), "extra": str(extra)}
     teachers = [job.teachers[0], tiny_bert(job.folder / "c", ["no", "yes"], 3, layers=4)]
     result = run(job.config(name="mixed", method=mixed, data=data, teachers=teachers))[0]
-    assert result.metrics["selection"] == {"selector": None, "learned": "while distilling"}
+    assert result.metrics["selection"]["learned"] == "in this run" and result.metrics["selection"]["episodes"] == 1
     lines = [line for line in history(result.folder) if "train/loss" in line]
     assert "actor/a_attention" in lines[0] and "actor/a_pooled" in lines[0] and "policy/entropy" in lines[-1]
-    assert any("reward/mean" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +169,10 @@ def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd_while_disti
     [
         ({"method": frozen(Path("/nowhere"))}, r"selector: /nowhere holds no selector.json"),
         ({"method": method(episode=3)}, "Did you mean 'episodes'"),
-        ({"method": {**method(), "knowledge": {"labels": {}}}}, "copies labels only"),
+        (
+            {"method": {**method(), "knowledge": dict.fromkeys(("response", "feature", "relation"), False)}},
+            "copies labels only",
+        ),
         ({"method": {**method(), "alpha": 0.3}}, "alpha is set"),
     ],
 )
@@ -183,6 +184,6 @@ def test_bad_settings_are_told_in_a_line(job: Job, changes: dict[str, Any], mess
 
 def test_without_rows_validation_it_says_what_to_set(job: Job) -> None:
     data = {"train": str(job.train), "validation_size": 0}
-    with pytest.raises(MethodError, match=r"learns from rows held out of train: set data\.validation_size"):
+    with pytest.raises(MethodError, match=r"learns from a validation split: set data\.validation_size"):
         named = {**method(), "teachers": {"name": "single", "teacher": "a"}}
         run(job.config(name="none-held-out", data=data, method=named))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distilect.pipeline import run
-from distilect.selection import artefact
+from distilect.selection import actor_critic, akskd, artefact
 from tests.launch import run_ranks
 from tests.pipeline.helpers import Job
 from tests.tiny import tiny_bert
@@ -23,7 +23,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 # two short episodes, then the run itself
-SMALL = {"episodes": 2, "share": 0.5, "phases": 2, "updates": 2, "hidden": 16, "width": 8, "random": 0.0}
+SMALL = {"episodes": 2, "share": 0.5, "phases": 2}
 AKSKD = {"name": "akskd", "loss_weights": {"name": "actor-critic", **SMALL}}
 
 
@@ -52,7 +52,9 @@ def learned_alike(alone: Path, both: Path) -> None:
         torch.testing.assert_close(others[name].float(), value.float(), rtol=1e-3, atol=1e-3)
 
 
-def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path) -> None:
+def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(akskd, "RANDOM", 0.0)  # the actor acts at once
+    monkeypatch.setattr(actor_critic, "UPDATES", 2)
     tiny_bert(job.folder / "raw", 2, 8, layers=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     alone = run(config(job, "alone"))
     run_ranks(2, lambda: run(config(job, "both")) and None, tmp_path)

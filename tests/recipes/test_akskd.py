@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distilect.selection.actor_critic import ActorCriticWeights
 
 from distilect.config import RunConfig, load_config
 from distilect.pipeline import run
 from distilect.selection import build_teacher_selector, get_preset
+from distilect.selection.akskd import ActorCriticWeights
 from tests.recipes.test_dynamickd import write_glue
 from tests.tiny import SENTENCES, tiny_bert
 
@@ -53,7 +53,6 @@ def tiny(toy: Path, name: str, *overrides: str) -> RunConfig:
         "train.batch_size=16",
         "method.loss_weights.episodes=2",
         "method.loss_weights.phases=2",
-        "method.loss_weights.updates=2",
     ]
     return load_config(RECIPES[name], [*changes, *overrides])
 
@@ -67,7 +66,7 @@ def test_every_recipe_parses_and_its_methods_take_their_options(name: str) -> No
         build_teacher_selector(method)
     assert isinstance(config.method.loss_weights, dict)
     options = {key: value for key, value in config.method.loss_weights.items() if key != "name"}
-    assert ActorCriticWeights(**options).design.state == ("student", "teacher")
+    assert ActorCriticWeights(**options).parts == ("student", "teacher")
     assert [method.name for method in config.baselines][-3:] == ["all-ones", "random-soft", "random-hard"]
 
 

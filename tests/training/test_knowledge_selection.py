@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distilect.selection.actor_critic import ActorCriticWeights
 from transformers import TrainerCallback
 
 from distilect.config import StudentConfig
 from distilect.data import Table, encode
 from distilect.models import build_student
-from distilect.selection import Episodes
+from distilect.selection import Episodes, actor_critic
+from distilect.selection import akskd as akskd_module
+from distilect.selection.akskd import ActorCriticWeights
 from distilect.training import run_episodes
+from distilect.training.checkpoints import last_checkpoint
 from distilect.training.episodes import episode_rows
-from distilect.training.trainer import DistillationTrainer, last_checkpoint
+from distilect.training.trainer import DistillationTrainer
 from tests.training.helpers import TASK, Bench, weights
 
 KINDS = ("labels", "response", "feature", "relation")
@@ -29,10 +31,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"))
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actor acts from the first phase on."""
+    monkeypatch.setattr(actor_critic, "UPDATES", 2)
+    monkeypatch.setattr(akskd_module, "RANDOM", 0.0)
+
+
 def akskd(**options: Any) -> dict[str, Any]:
-    """Small, and learning while distilling unless told otherwise."""
-    small = {"learn": "online", "phases": 3, "updates": 2, "hidden": 16, "width": 8, "state_rows": 8, "reward_rows": 12}
-    return {"name": "akskd", "loss_weights": {"name": "actor-critic", **small, **options}}
+    """With fewer phases; a training that is not preceded by episodes is itself one, in which the selector learns."""
+    return {"name": "akskd", "loss_weights": {"name": "actor-critic", "phases": 3, **options}}
 
 
 def selector_of(trainer: DistillationTrainer) -> ActorCriticWeights:
@@ -41,8 +49,8 @@ def selector_of(trainer: DistillationTrainer) -> ActorCriticWeights:
 
 
 def forced(trainer: DistillationTrainer, *action: float) -> DistillationTrainer:
-    """Whatever the actor says, this is done."""
-    selector_of(trainer)._decide = lambda observed, progress: torch.tensor(action).float()  # type: ignore[method-assign]
+    """This action, whatever the actor's output is."""
+    selector_of(trainer)._choose = lambda observed, progress: torch.tensor(action).float()  # type: ignore[method-assign]
     return trainer
 
 
@@ -59,15 +67,14 @@ def test_labels_alone_are_finetune_bit_for_bit(bench: Bench) -> None:
     runs = [bench.trainer("finetune", name="finetune"), forced(bench.trainer(akskd(), name="labels"), 1, 0, 0, 0)]
     for trainer in runs:
         trainer.train()
-    assert selector_of(runs[1]).learned > 0 and runs[1].counts.extra["probed_rows"] > 0
+    assert selector_of(runs[1]).learner.updates > 0 and runs[1].counts.extra["probed_rows"] > 0
     assert_same(*map(weights, runs))
 
 
-def test_labels_and_response_with_alpha_as_weights_are_kd_bit_for_bit(bench: Bench) -> None:
-    method = akskd(balance="none", weights={"labels": 0.25, "response": 0.75})
+def test_labels_and_response_are_kd_bit_for_bit(bench: Bench) -> None:
     runs = [
         bench.trainer({"name": "kd", "alpha": 0.75}, name="kd"),
-        forced(bench.trainer(method, name="two"), 1, 1, 0, 0),
+        forced(bench.trainer(akskd(balance="none"), name="two"), 0.25, 0.75, 0, 0),
     ]
     for trainer in runs:
         trainer.train()
@@ -78,7 +85,7 @@ def test_one_phase_is_a_run_with_fixed_weights_bit_for_bit(bench: Bench) -> None
     one = bench.trainer(akskd(phases=1, balance="none"), name="one-phase")
     one.train()
     action = selector_of(one).action
-    assert action is not None and action.min() > 0 and len(selector_of(one).memory[0]) == 1
+    assert action is not None and action.min() > 0 and len(selector_of(one).memory) == 1
     mix = {"name": "fixed", "weights": dict(zip(KINDS, action.tolist(), strict=True))}
     fixed = bench.trainer({"name": "akskd", "loss_weights": mix}, name="fixed")
     fixed.train()
@@ -118,28 +125,6 @@ def test_a_look_without_labels_says_so(bench: Bench) -> None:
     assert losses[0].isnan() and not losses[1:].isnan().any()
 
 
-def test_pulls_are_products_of_gradients(bench: Bench) -> None:
-    trainer = bench.trainer(akskd(), name="pull")
-    pull = trainer.probe.pull(trainer.rows.keys[:6], limit=4)
-    assert all(p.grad is None for p in trainer.model.parameters())
-    trainer.model.eval()
-    parameters = list(trainer.model.parameters())
-
-    def gradient(encoded: Any, rows: list[int], labels: torch.Tensor) -> torch.Tensor:
-        logits = trainer.model(**encoded.collate(rows)).logits
-        loss = torch.nn.functional.cross_entropy(logits, labels)
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
-
-    labels = gradient(trainer.rows.encoded, list(range(6)), trainer.rows.labels[:6])
-    held = trainer.probe._validation_rows(4).tolist()
-    target = gradient(trainer.rows.validation_encoded, held, torch.tensor(trainer.rows.validation.labels[held]))
-    torch.testing.assert_close(pull.gram, pull.gram.T)
-    assert pull.gram.shape == (4, 4)
-    assert pull.gram[0, 0].item() == pytest.approx(float(labels @ labels), rel=1e-3)
-    assert pull.toward[0].item() == pytest.approx(float(labels @ target), rel=1e-3, abs=1e-6)
-    assert pull.length == pytest.approx(float(target.norm()), rel=1e-3)
-
-
 def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> None:
     """Labels over labelled rows, the others over rows that asked; not divided by the share that asks."""
     table = bench.table
@@ -153,7 +138,7 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
         trainer = half.trainer(
             {**akskd(), "rows": rows}, name=f"told-{len(told)}", dropout=0.0, epochs=1, batch_size=40, **change
         )
-        selector_of(trainer).note_losses = lambda s, c: told.append((s.clone(), c.clone()))  # type: ignore[method-assign]
+        selector_of(trainer).learn = lambda probe: told.append(probe.step_losses)  # type: ignore[method-assign]
         trainer.train()
     assert len(told) == 3
     for sums, counts in told:
@@ -170,7 +155,7 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
 # ---- invariance, resuming, regression ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"action": "hard", "measure": "virtual"}])
+@pytest.mark.parametrize("options", [{}, {"action": "hard"}])
 def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: Any) -> None:
     found = []
     for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
@@ -178,16 +163,18 @@ def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: An
             akskd(**options), name=f"split-{len(options)}-{number}", dropout=0.0, load_best_model_at_end=False, **change
         )
         trainer.train()
-        memory = selector_of(trainer).memory[0]
+        memory = selector_of(trainer).memory.join()
         found.append((memory.actions, memory.rewards, trainer.records.recorder.table().to_pylist()))
     for actions, rewards, table in found[1:]:
         torch.testing.assert_close(actions, found[0][0], atol=2e-3, rtol=0)
         torch.testing.assert_close(rewards, found[0][1], atol=1e-3, rtol=1e-2)
         for one, two in zip(found[0][2], table, strict=True):
-            assert one == pytest.approx(two, abs=2e-2)
+            for key, value in one.items():  # a kind that is brought to the size of another may weigh hundreds
+                near = pytest.approx(value, rel=1e-3, abs=2e-2) if isinstance(value, float) else value
+                assert two[key] == near, key
 
 
-@pytest.mark.parametrize(("options", "at"), [({}, 4), ({"action": "hard", "phases": "step", "replay": "episode"}, 7)])
+@pytest.mark.parametrize(("options", "at"), [({}, 4), ({"action": "hard", "phases": "step"}, 7)])
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, tmp_path: Path, options: Any, at: int) -> None:
     """PITFALLS 33: within a phase; optimisers, memory, sizes and the reward that is still to come are in the checkpoint."""
 
@@ -213,13 +200,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, tmp_path: Path
     assert_same(weights(whole), weights(resumed))
     assert whole.records.recorder.table().equals(resumed.records.recorder.table())
     assert whole.counts.extra == resumed.counts.extra
-    one, two = (selector_of(t).memory[0].tensors() for t in (whole, resumed))
+    one, two = (selector_of(t).memory.join().tensors() for t in (whole, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"measure": "virtual"}, {"action": "hard", "state": ["student", "progress", "losses"]}]
-)
+@pytest.mark.parametrize("options", [{}, {"action": "hard", "state": ["student", "progress", "losses"]}])
 def test_regression_learns_from_squared_errors(tmp_path: Path, options: Any) -> None:
     bench = Bench(tmp_path, regression=True)
     trainer = bench.trainer(akskd(**options), name="scores")
@@ -227,7 +212,7 @@ def test_regression_learns_from_squared_errors(tmp_path: Path, options: Any) -> 
     trainer.train()
     assert any((start[name] != value).any() for name, value in weights(trainer).items())
     assert all(np.isfinite(value).all() for value in weights(trainer).values())
-    memory = selector_of(trainer).memory[0]
+    memory = selector_of(trainer).memory.join()
     assert memory.rewards.isfinite().all() and memory.rewards.any()
 
 
@@ -235,7 +220,7 @@ def test_regression_learns_from_squared_errors(tmp_path: Path, options: Any) -> 
 
 
 def stage_a(bench: Bench, folder: Path, **options: Any) -> tuple[DistillationTrainer, Any]:
-    trainer = bench.trainer(akskd(learn="episodes", episodes=3, share=0.5, **options), name=str(folder / "b"))
+    trainer = bench.trainer(akskd(episodes=3, share=0.5, **options), name=str(folder / "b"))
     students: list[int] = []
 
     def new_student(seed: int) -> Any:
@@ -253,7 +238,7 @@ def test_stage_a_learns_over_fresh_students_and_leaves_the_real_one_alone(bench:
     trainer, done = stage_a(bench, tmp_path)
     selector = selector_of(trainer)
     assert (done.episodes, done.steps, done.rows) == (3, 3 * 6, 3 * 40)  # 20 of 40 rows, 3 steps of 8, 2 epochs
-    assert len(selector.memory[0]) == 9 and selector.memory[0].episodes.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert selector.memory.join().phases.tolist() == [0, 1, 2] * 3
     lines = [json.loads(line) for line in (tmp_path / "stage-a.jsonl").read_text().splitlines()]
     assert [(line["episode"], line["phase"]) for line in lines] == [(e, p) for e in range(3) for p in range(3)]
     assert all(set(line["action"]) == set(KINDS) for line in lines)

@@ -113,13 +113,6 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_with_its_rows(folder: Pa
     assert last_checkpoint(folder / "nan") is None  # of five steps per epoch none was over
 
 
-def test_gradients_of_a_sharded_student_are_refused(folder: Path) -> None:
-    trainer = Bench(folder, rows=ROWS).trainer("akskd", name="sharded")
-    trainer.is_fsdp_enabled = True
-    with pytest.raises(RunError, match="sharded by FSDP: set measure: phase"):
-        trainer.probe.pull(trainer.rows.keys[:4], 4)
-
-
 def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(folder: Path) -> None:
     def work() -> None:
         ranks.start()

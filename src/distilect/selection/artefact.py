@@ -1,47 +1,111 @@
-"""A learned selection module on disk: one safetensors file and one JSON file, written whole or not at all."""
+"""A learned selection module on disk: its weights as safetensors, and what it is for as JSON."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-FORMAT = 1
+from distilect.config import Part
+from distilect.files import atomic_write
+
+FORMAT = 2
 FOLDER = "selector"  # of a run's folder
 WEIGHTS, DESCRIPTION = "selector.safetensors", "selector.json"
+DESIGN = ("action", "state", "phases")  # options that a module is learned with
+
+P = TypeVar("P", bound=Part)
 
 
-def write(folder: Path, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Both files in `folder`; an earlier artefact there is replaced. Returns the fingerprint: 16 hex digits over weights and design."""
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-    digest = hashlib.sha256(content).hexdigest()
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    (temporary / WEIGHTS).write_bytes(content)
-    content_of = {"format": FORMAT, "sha256": digest, **described}
-    content_of["checksum"] = _checksum(content_of)
-    text = json.dumps(content_of, indent=2, ensure_ascii=False)
-    (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-    return digest[:16]
+def write(folder: Path, described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Write both files; an earlier module there is replaced. Returns the fingerprint: 16 hex digits over the weights."""
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # written last: a folder without it holds no module
+    content = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    atomic_write(folder / WEIGHTS, content)
+    found = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), **described}
+    text = json.dumps(found | {"checksum": _checksum(found)}, indent=2, ensure_ascii=False)
+    atomic_write(folder / DESCRIPTION, text + "\n")
+    return str(found["sha256"])[:16]
 
 
-def locate(path: Path) -> Path:
-    """The artefact's folder: `path` itself, or `selector/` in it where `path` is a run's folder.
+def described(path: Path) -> dict[str, Any]:
+    """What the JSON file says; `path` is the module's folder, or that of the run that learned it.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it is missing or damaged, or of a format that is not known here.
     """
+    file = _locate(path) / DESCRIPTION
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+        if found.pop("checksum", None) != _checksum(found):
+            raise ValueError("its content does not match its checksum")
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): learn it anew") from None
+    if found["format"] != FORMAT:
+        raise ValueError(f"{file} is no selection module of format {FORMAT}: learn it anew with this version")
+    return found
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and weights; `path` as in `described`.
+
+    Raises:
+        ValueError: either is missing or damaged, or they do not belong together.
+    """
+    found, file = described(path), _locate(path) / WEIGHTS
+    try:
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != found["sha256"]:
+            raise ValueError("its checksum is not that of the description")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is missing or damaged ({error}): learn it anew") from None
+    return found, load(content)
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits, as `write` returned them."""
+    return str(described(path)["sha256"])[:16]
+
+
+def as_learned(options: P, path: Path) -> P:
+    """The options with the design that the module in `path` was learned with.
+
+    Raises:
+        ValueError: there is no such module, or an option was set that says otherwise.
+    """
+    found = described(path)
+    design = {name: found[name] for name in DESIGN}
+    for name in options.model_fields_set.intersection(DESIGN):
+        value = getattr(options, name)
+        if (set(value) != set(design[name])) if name == "state" else (value != design[name]):
+            raise ValueError(f"{name} is {value!r}, but {path} was learned with {design[name]!r}: leave {name} out")
+    return options.model_copy(update=design)
+
+
+def check_fit(found: Mapping[str, Any], path: Path, kinds: tuple[str, ...], widths: Mapping[str, int]) -> None:
+    """Refuse a module that was learned for other kinds of knowledge, or for models of other widths.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    if set(found["kinds"]) != set(kinds):
+        learned = ", ".join(found["kinds"])
+        raise ValueError(f"{path} weighs {learned}, but the method copies {', '.join(kinds)}: copy the same kinds")
+    for part, width in found["widths"].items():
+        if widths[part] != width:
+            raise ValueError(
+                f"{path} was learned with {width} numbers per token of the {part}, here there are {widths[part]}: it fits models "
+                "of that width only, whatever their depth"
+            )
+
+
+def _locate(path: Path) -> Path:
+    """The module's folder: `path` itself, or `selector/` in it."""
     for folder in (path.expanduser(), path.expanduser() / FOLDER):
         if (folder / DESCRIPTION).is_file():
             return folder
@@ -50,56 +114,6 @@ def locate(path: Path) -> Path:
     )
 
 
-def described(path: Path) -> dict[str, Any]:
-    """What the JSON file says.
-
-    Raises:
-        ValueError: it is missing or damaged, or of a format that is not known here.
-    """
-    file = locate(path) / DESCRIPTION
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not _is_whole(found):
-            raise ValueError("its content does not match its checksum")
-        fits = isinstance(found, dict) and {"format", "sha256", "kinds", "state", "widths"} <= set(found)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged ({error}): learn it anew") from None
-    if not fits or found["format"] != FORMAT:
-        raise ValueError(f"{file} is no selection module of format {FORMAT}: learn it anew with this version")
-    return dict(found)
-
-
 def _checksum(content: Mapping[str, Any]) -> str:
     """64 hex digits over everything that the description says."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _is_whole(found: Any) -> bool:
-    """Whether the description is as it was written; those of before checksums have one digest only."""
-    if not isinstance(found, dict):
-        return True  # told below as no selection module
-    rest = {key: value for key, value in found.items() if key != "checksum"}
-    if "checksum" in found:
-        return bool(found["checksum"] == _checksum(rest))
-    return sum(isinstance(value, str) and len(value) == 64 for value in rest.values()) <= 1
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and tensors; the weights are those that the description was written with.
-
-    Raises:
-        ValueError: either is missing or damaged.
-    """
-    found, file = described(path), locate(path) / WEIGHTS
-    try:
-        content = file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != found["sha256"]:
-            raise ValueError("its checksum is not that of the description")
-        return found, load(content)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{file} is missing or damaged ({error}): learn it anew") from None
-
-
-def fingerprint(path: Path) -> str:
-    """16 hex digits, as `write` returned them."""
-    return str(described(path)["sha256"])[:16]

@@ -201,21 +201,6 @@ class Look:
     losses: Tensor
 
 
-@dataclass(frozen=True)
-class Pull:
-    """Inner products of gradients by the student's weights.
-
-    Attributes:
-        gram: float64 [M, M], of the kinds' mean losses with each other.
-        toward: float64 [M], of the kinds' mean losses with the label loss on validation rows.
-        length: of that last gradient.
-    """
-
-    gram: Tensor
-    toward: Tensor
-    length: float
-
-
 class Probe(Protocol):
     """The student at this moment, for selectors that look at what became of their decisions.
 
@@ -234,10 +219,6 @@ class Probe(Protocol):
 
     def look(self, keys: Tensor) -> Look:
         """Student and teachers on rows of train (int64 [n], identities); costs a forward pass without gradient."""
-        ...
-
-    def pull(self, keys: Tensor, limit: int) -> Pull:
-        """Gradients on rows of train and on at most `limit` validation rows; costs M + 1 backward passes."""
         ...
 
     def run(self, keys: Tensor, passes: Passes) -> Tensor:

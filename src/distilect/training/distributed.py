@@ -202,11 +202,6 @@ def share_out(count: int, work: Callable[[int], dict[str, Tensor]], *, sharded: 
     return results
 
 
-def by_main(work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What rank 0 finds, on all ranks: the same to the last bit, whatever their processors."""
-    return ranks.gather(work() if ranks.is_main() else {})[0]
-
-
 def predict_shared(
     model: Any,
     encoded: Encoded,

@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distilect import ranks
-from distilect.data import Encoded, row_keys, scoring_batches
-from distilect.errors import RunError
+from distilect.data import row_keys, scoring_batches
 from distilect.evaluation import predict
 from distilect.evaluation.modes import eval_mode
 from distilect.knowledge import StudentOutputs
-from distilect.knowledge.labels import label_loss
 from distilect.models import autocast
-from distilect.selection import Look, Method, Passes, Pull
+from distilect.selection import Look, Method, Passes
 from distilect.signals import SignalSource, TeacherSignals
 from distilect.tasks import has_label
-from distilect.training.distributed import by_main, predict_shared, share_out
+from distilect.training.distributed import predict_shared, share_out
 from distilect.training.rows import TrainingRows
 from distilect.training.student import StudentPass
 
@@ -150,7 +148,7 @@ class StudentProbe:
         """int64 [n]: the same ones at every look."""
         return np.argsort(row_keys(self.rows.validation.ids), kind="stable")[:limit]
 
-    # ---- hidden states, losses and gradients -----------------------------------------------------------------------
+    # ---- hidden states and losses ----------------------------------------------------------------------------------
 
     def look(self, keys: Tensor) -> Look:
         """See `selection.Probe`: student, teachers and losses on rows of train, without dropout."""
@@ -188,7 +186,9 @@ class StudentProbe:
 
     def _losses(self, positions: NDArray[np.int64]) -> tuple[StudentOutputs, TeacherSignals | None, Tensor]:
         """A pass over rows of train: the student, teacher outputs, and float32 [n, M]: each kind's loss, NaN where it does not apply."""
-        student = self._forward(self.rows.encoded, positions, hidden=True)
+        inputs = {name: value.to(self.device) for name, value in self.rows.encoded.collate(positions).items()}
+        with autocast(self.precision, self.device):
+            student = self.student(self.student.model, inputs, hidden=True)
         device = student.logits.device
         labels = self.rows.labels[torch.from_numpy(positions)].to(device)
         signals = None
@@ -203,50 +203,6 @@ class StudentProbe:
                 columns.append(kind(student, None, labels).masked_fill(~has_label(labels), torch.nan))
         return student, signals, torch.stack(columns, dim=1)
 
-    def _forward(self, encoded: Encoded, positions: NDArray[np.int64], *, hidden: bool) -> StudentOutputs:
-        inputs = {name: value.to(self.device) for name, value in encoded.collate(positions).items()}
-        with autocast(self.precision, self.device):
-            return self.student(self.student.model, inputs, hidden)
-
-    def pull(self, keys: Tensor, limit: int) -> Pull:
-        """See `selection.Probe`. Gradients are held one per kind: M + 1 times the student's size in memory, on rank 0 alone.
-
-        Raises:
-            RunError: the student is sharded: no process holds a whole gradient.
-        """
-        if self.sharded:
-            raise RunError(
-                "this method compares gradients of the whole student (measure: virtual), which is sharded by FSDP: "
-                "set measure: phase, or launch without FSDP"
-            )
-        positions, validation = self.positions(keys), self._validation_positions(limit)
-        self.count(self.rows.encoded.lengths[positions], 3)  # a backward pass costs two forward passes
-        self.count(self.rows.validation_encoded.lengths[validation], 3)
-        work = partial(self._products, positions, validation)
-        found = work() if ranks.world() == 1 else by_main(work)
-        return Pull(found["gram"], found["toward"], float(found["length"]))
-
-    def _products(self, positions: NDArray[np.int64], validation: NDArray[np.int64]) -> dict[str, Tensor]:
-        """What a `Pull` holds; int64 [n] each: rows of train, and of the validation split."""
-        weights = [p for p in self.student.model.parameters() if p.requires_grad]
-        with eval_mode(self.student.model, self.projections), torch.enable_grad():
-            _, _, losses = self._losses(positions)
-            kinds = torch.stack([_gradient(mean, weights) for mean in losses.nanmean(0)])  # [M, P]
-            student = self._forward(self.rows.validation_encoded, validation, hidden=False)
-            labels = torch.tensor(self.rows.validation.labels[validation]).to(student.logits.device)
-            target = _gradient(label_loss(student.logits, labels)[has_label(labels)].mean(), weights)
-        gram, toward = (kinds @ kinds.T).double().cpu(), (kinds @ target).double().cpu()
-        return {"gram": gram, "toward": toward, "length": target.norm().double().cpu()}
-
 
 def _nothing(number: int) -> None:
     """Before a batch without draws."""
-
-
-def _gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
-    """float32 [P]: the gradient of a mean loss by all weights; 0 where it is a constant (a kind that applies to no row)."""
-    if not value.requires_grad or not bool(torch.isfinite(value)):
-        return torch.zeros(sum(p.numel() for p in weights), device=weights[0].device)
-    found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
-    flat = [torch.zeros_like(p) if g is None else g for p, g in zip(weights, found, strict=True)]
-    return torch.cat([part.flatten() for part in flat])
