@@ -40,13 +40,12 @@ def acting_mix(**options: Any) -> dict[str, Any]:
 def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
     """Name → method and settings: every preset, and what presets do not reach."""
     found: dict[str, tuple[Any, dict[str, Any]]] = {name: (name, {}) for name in presets()}
-    quick = dict(presets()["rlkd"].teachers)  # type: ignore[arg-type]
-    found["rlkd"] = ({"name": "rlkd", "teachers": quick | {"policy_updates": 20}}, {})
-    acting = {"warmup_epochs": 0, "policy_warmup": "none", "share": 0.7, "update_every": 2}
+    found["rlkd"] = ({"name": "rlkd", "teachers": {"policy_updates": 20}}, {})
+    acting = {"warmup_epochs": 0, "policy_rows": 0, "share": 0.7, "update_every": 2}
     rows = {"name": "uncertainty"}
     found |= {
-        "rlkd, real steps": (reinforced(**acting, reward=3, evaluate_every=2), {}),
-        "rlkd, student's vectors": (reinforced(**acting, encoder="student", features=["kl"]), {}),
+        "rlkd, real steps": (reinforced(**acting, reward=3), {}),
+        "rlkd, student's vectors": (reinforced(**acting, encoder="student"), {}),
         "dynamic-teacher, running": (
             {"name": "dynamic-teacher", "teachers": {"name": "dynamic", "mode": "soft", "by": "running"}},
             {},
