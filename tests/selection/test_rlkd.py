@@ -671,10 +671,10 @@ def test_health_is_reported_by_stable_names_and_starts_anew_when_read():
         ({"gamma": 1.5}, "gamma is 1.5, expected a number from 0 to 1"),
         ({"share": -0.1}, "share is -0.1, expected a number from 0 to 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0, expected a number above 0"),
-        ({"warmup_epochs": -1}, "warmup_epochs is -1, expected a whole number, 0 or more"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1, expected 0 or more"),
         ({"batch_size": 0}, "batch_size is 0, expected a whole number from 1"),
         ({"batch_size": 2.5}, "batch_size is 2.5, expected a whole number from 1"),
-        ({"policy_rows": -1}, "policy_rows is -1, expected a whole number, 0 or more"),
+        ({"policy_rows": -1}, "policy_rows is -1, expected 0 or more"),
         ({"learningrate": 1.0}, "unknown option 'learningrate'.*Did you mean 'learning_rate'"),
     ],
 )

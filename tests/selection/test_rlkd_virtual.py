@@ -244,7 +244,7 @@ def test_the_preset_is_the_selector_with_its_defaults():
         ({"step_size": -1.0}, "step_size is -1.0, expected a number above 0"),
         ({"policy_updates": 0}, "policy_updates is 0, expected a whole number from 1"),
         ({"share": -0.1}, "share is -0.1, expected a number from 0 to 1"),
-        ({"warmup_epochs": -1}, "warmup_epochs is -1, expected a whole number, 0 or more"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1, expected 0 or more"),
     ],
 )
 def test_bad_options_say_what_was_expected(options, message):

@@ -256,7 +256,11 @@ def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half
     found = []
     for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
         trainer = half_labelled.trainer(
-            method, name=f"split-{method['teachers']['name']}-{number}", dropout=0.0, load_best_model_at_end=False, **change
+            method,
+            name=f"split-{method['teachers']['name']}-{number}",
+            dropout=0.0,
+            load_best_model_at_end=False,
+            **change,
         )
         trainer.train()
         found.append((policy_of(trainer), trainer.records.recorder.table().to_pylist()))
