@@ -33,29 +33,23 @@ from distilect.demo import build_docstrings
 from distilect.models import EncoderTeacher
 from distilect.pipeline import run
 from distilect.pipeline.work import Workbench
-from distilect.selection import get_preset
-from distilect.selection.base import Selector, StepView
+from distilect.selection import StepView, TeacherSelector
 from distilect.selection.registry import TEACHERS
 from distilect.signals import SignalStore, prepare_signals
 
 VECTOR = {"encoder": BACKBONE, "pooling": "mean"}  # this backbone was trained to speak by its mean
-RLKD: dict[str, Any] = dict(get_preset("rlkd").teachers or {})  # type: ignore[arg-type]
 Row = tuple[str, str]
 
 
-class Oracle(Selector):
+class Oracle(TeacherSelector):
     """Picks teachers by what no method may see: row key → teacher. For these experiments only."""
 
     name = "oracle"
-    narrows = False
     chosen: ClassVar[dict[int, int]] = {}
 
-    def keeps(self) -> list[int] | None:
-        return None
-
-    def weights(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         assert view.teachers is not None
-        picked = torch.tensor([self.chosen[int(key)] for key in view.rows])
+        picked = torch.tensor([self.chosen[int(key)] for key in view.keys])
         return torch.nn.functional.one_hot(picked, view.teachers.shape[1]).float()
 
 
@@ -106,9 +100,9 @@ SPECIALISTS: Methods = {
     "entropy": {"name": "entropy"},
     "entropy-hard": {"name": "entropy", "teachers": {"name": "entropy", "temperature": 0}},
     "gate": {"name": "gate", "teachers": {"name": "gate", **VECTOR}},
-    "rlkd": {"name": "rlkd", "teachers": {**RLKD, **VECTOR}},
-    "rlkd-joint": {"name": "rlkd", "teachers": {**RLKD, **VECTOR, "state": "joint"}},
-    "rlkd-published": {"name": "rlkd-published", "teachers": {"name": "reinforced", **VECTOR}},
+    "rlkd": {"name": "rlkd", "teachers": {**VECTOR}},
+    "rlkd-joint": {"name": "rlkd", "teachers": {**VECTOR, "state": "joint"}},
+    "rlkd-published": {"name": "rlkd-published", "teachers": {**VECTOR}},
     "oracle": {"name": "uniform", "teachers": "oracle"},
 }
 
@@ -237,30 +231,14 @@ STATIC: Methods = {
 }
 LEARNED: Methods = {
     "gate": {"name": "gate", "teachers": {"name": "gate", **VECTOR}},
-    "rlkd": {"name": "rlkd", "teachers": {**RLKD, **VECTOR}},
-    "rlkd-published": {"name": "rlkd-published", "teachers": {"name": "reinforced", **VECTOR}},
+    "rlkd": {"name": "rlkd", "teachers": {**VECTOR}},
+    "rlkd-published": {"name": "rlkd-published", "teachers": {**VECTOR}},
 }
 REMEDIES: Methods = {
-    "rlkd-joint": {"name": "rlkd", "teachers": {**RLKD, **VECTOR, "state": "joint"}},
-    "rlkd-reward-2": {"name": "rlkd", "teachers": {**RLKD, **VECTOR, "reward": 2}},
-    "rlkd-published-row": {
-        "name": "rlkd-published",
-        "teachers": {"name": "reinforced", **VECTOR, "baseline": "row", "policy_warmup": "none"},
-    },
-    "rlkd-published-virtual": {
-        "name": "rlkd-published",
-        "teachers": {
-            "name": "reinforced",
-            **VECTOR,
-            "measure": "virtual",
-            "baseline": "row",
-            "policy_warmup": "virtual",
-        },
-    },
-    "rlkd-no-baseline": {
-        "name": "rlkd-published",
-        "teachers": {"name": "reinforced", **VECTOR, "baseline": "none", "normalise": False},
-    },
+    "rlkd-joint": {"name": "rlkd", "teachers": {**VECTOR, "state": "joint"}},
+    "rlkd-reward-2": {"name": "rlkd", "teachers": {**VECTOR, "reward": 2}},
+    "rlkd-no-baseline": {"name": "rlkd-published", "teachers": {**VECTOR, "baseline": "none"}},
+    # rlkd-published-row and rlkd-published-virtual: their options are gone, their lines remain
 }
 
 

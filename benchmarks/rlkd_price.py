@@ -23,19 +23,16 @@ from distilect.data import load_data
 from distilect.models import build_student
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.work import Workbench
-from distilect.selection import get_preset
 from distilect.training import DistillationTrainer
 
-PUBLISHED: dict[str, Any] = {"name": "reinforced", "warmup_epochs": 0, "policy_warmup": "none", "update_every": 1}
-PRESET: dict[str, Any] = {**dict(get_preset("rlkd").teachers or {}), "update_every": 1}  # type: ignore[arg-type]
+ACTING: dict[str, Any] = {"warmup_epochs": 0, "policy_rows": 0, "update_every": 1}
+PUBLISHED: dict[str, Any] = {"name": "reinforced", **ACTING}
 METHODS: dict[str, Any] = {
-    "rlkd (virtual step)": {**PRESET, "policy_warmup": "none"},
+    "rlkd (virtual step)": {"name": "reinforced-virtual", **ACTING},
     "reward 1, half of the rows": {**PUBLISHED, "reward": 1},
     "reward 2, half of the rows": {**PUBLISHED, "reward": 2},
     "reward 2, all rows": {**PUBLISHED, "reward": 2, "share": 1.0},
-    **{
-        f"reward 3, 256 held-out rows every {n} steps": {**PUBLISHED, "reward": 3, "evaluate_every": n} for n in (1, 10)
-    },
+    "reward 3, 256 validation rows every 10 steps": {**PUBLISHED, "reward": 3},
 }
 
 

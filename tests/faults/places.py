@@ -104,26 +104,7 @@ def train_by(name: str, method: Any, **train: Any) -> Place:
 
 
 # RL-KD's preset with a shorter warm-up of its policy: the same code, less of it
-RLKD = {
-    "name": "rlkd",
-    "teachers": {
-        "name": "reinforced",
-        "features": ["teacher_entropy"],
-        "weights": "probabilities",
-        "credit": "executed",
-        "reward": 1,
-        "measure": "virtual",
-        "step_size": 2.0,
-        "share": 1.0,
-        "baseline": "row",
-        "warmup_epochs": 0,
-        "policy_warmup": "virtual",
-        "policy_updates": 60,
-        "batch_size": 128,
-        "entropy_bonus": 0.1,
-        "weight_decay": 0.1,
-    },
-}
+RLKD = {"name": "rlkd", "teachers": {"policy_updates": 60}}
 SMALL = {"episodes": 3, "share": 0.5, "phases": 2}
 AKSKD = {"name": "akskd", "loss_weights": {"name": "actor-critic", **SMALL}}  # stage A, then stage B
 # a teacher made on the way, three students, one of them with a stage of its own

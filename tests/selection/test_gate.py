@@ -1,4 +1,4 @@
-"""The supervised gate: a classifier that is told which teacher was the best one."""
+"""The supervised gate: a classifier of the best teacher, fitted on labelled rows."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from distilect.selection import StepView
-from distilect.selection.base import Encoder, normalised_entropy
+from distilect.selection import Encoder, Needs, StepView, gate
 from distilect.selection.gate import GateTeachers
 from tests.selection.planted import context_of, planted, without_labels
 from tests.selection.views import make_view, part
 
 
 def gate_for(view: StepView, **options: Any) -> GateTeachers:
-    gate = GateTeachers(**options)
-    gate.setup(context_of(view))
-    return gate
+    found = GateTeachers(**options)
+    found.setup(context_of(view))
+    return found
 
 
 def halves(view: StepView) -> tuple[StepView, StepView]:
@@ -38,7 +37,7 @@ def always(view: StepView, best: list[int]) -> StepView:
 def test_it_finds_the_right_teacher_of_rows_that_it_was_not_fitted_on_without_their_labels(seed, regression):
     view, which = planted(400, seed=seed, regression=regression)
     fitted, others = halves(view)
-    weights = gate_for(fitted).weights(without_labels(others))
+    weights = gate_for(fitted).decide(without_labels(others))
     assert float((weights.argmax(1) == which[1::2]).double().mean()) >= 0.95
     torch.testing.assert_close(weights.sum(1), torch.ones(200))
     assert (weights >= 0).all() and float(weights.max(1).values.min()) < 0.9  # soft
@@ -46,14 +45,8 @@ def test_it_finds_the_right_teacher_of_rows_that_it_was_not_fitted_on_without_th
 
 def test_a_rows_label_changes_nothing_once_the_gate_is_fitted():
     view, _ = planted(100)
-    gate = gate_for(view)
-    assert torch.equal(gate.decide(view), gate.weights(replace(view, labels=view.labels.roll(1))))
-
-
-def test_hard_gives_all_weight_to_the_most_probable_teacher():
-    view, _ = planted(200)
-    soft, hard = gate_for(view).decide(view), gate_for(view, hard=True).decide(view)
-    assert torch.equal(hard, torch.nn.functional.one_hot(soft.argmax(1), 3).float())
+    fitted = gate_for(view)
+    assert torch.equal(fitted.decide(view), fitted.decide(replace(view, labels=view.labels.roll(1))))
 
 
 def test_a_teacher_that_is_always_the_best_gets_everything():
@@ -88,7 +81,7 @@ def test_without_any_label_it_says_what_it_needs():
         gate_for(make_view(5, unlabelled=tuple(range(5))))
 
 
-def test_it_is_fitted_on_labelled_rows_only_and_at_most_so_many():
+def test_it_is_fitted_on_labelled_rows_only_and_at_most_so_many(monkeypatch):
     view, _ = planted(200)
     labels = view.labels.clone()
     labels[50:] = -100
@@ -106,7 +99,8 @@ def test_it_is_fitted_on_labelled_rows_only_and_at_most_so_many():
         asked.append((limit, labelled))
         return context.sample(limit, labelled=labelled)
 
-    GateTeachers(limit=70).setup(replace(context, sample=sample))
+    monkeypatch.setattr(gate, "LIMIT", 70)
+    GateTeachers().setup(replace(context, sample=sample))
     assert asked == [(70, False), (70, True)]
 
 
@@ -119,30 +113,19 @@ def test_two_fits_are_equal_and_a_rows_weights_depend_on_it_alone():
     torch.testing.assert_close(gates[0].decide(part(view, index)), whole[index], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("scale", ["standardise", "layernorm", "none"])
 @pytest.mark.parametrize("encoder", ["backbone", None])
 @pytest.mark.parametrize("regression", [False, True])
-def test_every_state_gives_shares(scale, encoder, regression):
+def test_every_state_gives_shares(encoder, regression):
     view = make_view(60, regression=regression)
-    weights = gate_for(view, scale=scale, encoder=encoder, features=["teacher_entropy"]).decide(view)
+    weights = gate_for(view, encoder=encoder).decide(view)
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(60))
 
 
 def test_vectors_that_another_selector_asked_for_are_left_alone():
     view = make_view(60)
-    gate = gate_for(view, encoder=None)
-    assert torch.equal(gate.decide(view), gate.weights(replace(view, vectors=None, pooled=None)))
-
-
-def test_entropies_help_where_the_right_teacher_is_the_certain_one():
-    view, which = planted(300)
-    right = torch.nn.functional.one_hot(which, 3).bool()
-    teachers = torch.where(right.unsqueeze(2), 2 * view.teachers, view.teachers)
-    fitted, others = halves(replace(view, teachers=teachers))
-    assert bool((normalised_entropy(teachers).argmin(1) == which).all())
-    gate = gate_for(fitted, encoder=None, features=["teacher_entropy"])
-    assert float((gate.weights(others).argmax(1) == which[1::2]).double().mean()) >= 0.95
+    fitted = gate_for(view, encoder=None)
+    assert torch.equal(fitted.decide(view), fitted.decide(replace(view, vectors=None, pooled=None)))
 
 
 def test_teachers_that_rule_classes_out_give_no_nan():
@@ -150,18 +133,15 @@ def test_teachers_that_rule_classes_out_give_no_nan():
     teachers = torch.full_like(view.teachers, -torch.inf)
     teachers.scatter_(2, torch.randint(4, (60, 3, 1), generator=torch.Generator().manual_seed(0)), 0.0)
     view = replace(view, teachers=teachers)
-    assert torch.isfinite(gate_for(view, features=["teacher_entropy"]).decide(view)).all()
+    assert torch.isfinite(gate_for(view).decide(view)).all()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"encoder": "student"}, "before the student learns: expected a frozen encoder"),
-        ({"features": ["kl"]}, r"before the student learns.*features: \[teacher_entropy\]"),
-        ({"features": "teacher_entropy"}, "features"),
-        ({"scale": "standardize"}, "Did you mean 'standardise'"),
-        ({"pooling": "max"}, "pooling is 'max', expected 'cls' or 'mean'"),
-        ({"limit": 0}, "limit is 0, expected 1 or more"),
+        ({"pooling": "max"}, "pooling is 'max', expected one of cls, mean"),
+        ({"pooled": "mean"}, "unknown option 'pooled'.*Did you mean 'pooling'"),
     ],
 )
 def test_bad_options_say_what_was_expected(options, message):
@@ -170,6 +150,6 @@ def test_bad_options_say_what_was_expected(options, message):
 
 
 def test_it_keeps_all_teachers_and_asks_for_its_encoder():
-    assert GateTeachers().keeps() is None
-    assert GateTeachers(pooling="mean").encoder == Encoder("backbone", "mean")
-    assert GateTeachers(encoder=None).encoder is None
+    assert GateTeachers().kept is None and not GateTeachers().narrows
+    assert GateTeachers(pooling="mean").needs == Needs(encoder=Encoder("backbone", "mean"))
+    assert GateTeachers(encoder=None).needs == Needs()

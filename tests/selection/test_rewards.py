@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from distilect.selection.reinforced import reward_1, reward_2, reward_3
 
 from distilect.knowledge.response import response_kl, response_mse
-from distilect.selection.rewards import Moments, correctness, virtual_step
+from distilect.selection.rewards import Moments, correctness
+from distilect.selection.rlkd import reward_1, reward_2, reward_3
 from distilect.training.state import load_state, save_state
 
 
@@ -57,7 +57,7 @@ def test_reward_3_mixes_the_rows_own_reward_with_the_validation_score(gamma):
     torch.testing.assert_close(reward_3(own, 0.75, gamma), gamma * own + (1 - gamma) * 0.75)
 
 
-# ---- the held-out score --------------------------------------------------------------------------------------------
+# ---- the validation score -------------------------------------------------------------------------------------------
 
 
 def test_correctness_is_the_accuracy_on_rows_with_a_label():
@@ -79,47 +79,6 @@ def test_correctness_in_regression_is_r_squared():
 @pytest.mark.parametrize("gold", [[], [torch.nan, torch.nan], [2.0, 2.0]])
 def test_correctness_in_regression_is_0_where_r_squared_does_not_exist(gold):
     assert correctness(torch.ones(len(gold), 1), torch.tensor(gold)) == 0.0
-
-
-# ---- a step without a model ----------------------------------------------------------------------------------------
-
-
-def test_a_virtual_step_follows_the_gradient_of_the_weighted_distillation_loss():
-    student, teachers, weights = randn(5, 3), randn(5, 2, 3, seed=1), randn(5, 2, seed=2).softmax(1)
-    temperature = 2.0
-    after = virtual_step(student, teachers, weights, lambda s, t: response_kl(s, t, temperature), 0.25)
-    # ∂/∂z T² · KL(p_T ‖ q_T) = T · (q_T - p_T)
-    gap = (student / temperature).softmax(1).unsqueeze(1) - (teachers / temperature).softmax(2)
-    torch.testing.assert_close(after, student - 0.25 * temperature * (weights.unsqueeze(2) * gap).sum(1))
-    assert not after.requires_grad
-
-
-def test_a_virtual_step_of_one_half_in_regression_lands_on_the_believed_score():
-    teachers = torch.tensor([[[1.0], [5.0]], [[1.0], [5.0]]])
-    weights = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
-    after = virtual_step(torch.zeros(2, 1), teachers, weights, response_mse, 0.5)
-    assert after.tolist() == [[1.0], [3.0]]
-
-
-def test_a_virtual_step_holds_no_noise_from_other_rows():
-    student, teachers, weights = randn(6, 3), randn(6, 2, 3, seed=1), randn(6, 2, seed=2).softmax(1)
-    whole = virtual_step(student, teachers, weights, response, 0.5)
-    alone = torch.cat(
-        [virtual_step(student[i : i + 1], teachers[i : i + 1], weights[i : i + 1], response, 0.5) for i in range(6)]
-    )
-    torch.testing.assert_close(whole, alone)
-
-
-def test_a_virtual_step_works_where_gradients_are_switched_off():
-    with torch.no_grad():
-        after = virtual_step(torch.zeros(1, 1), torch.ones(1, 1, 1), torch.ones(1, 1), response_mse, 0.5)
-    assert after.tolist() == [[1.0]]
-
-
-def test_a_virtual_step_towards_a_teacher_that_rules_a_class_out_gives_no_nan():
-    teachers = torch.tensor([[[0.0, -torch.inf, 0.0]]])
-    after = virtual_step(torch.zeros(1, 3), teachers, torch.ones(1, 1), response, 0.5)
-    assert torch.isfinite(after).all() and after[0, 1] < after[0, 0]
 
 
 # ---- moments -------------------------------------------------------------------------------------------------------

@@ -34,12 +34,11 @@ def reinforced(**options: Any) -> dict[str, Any]:
 def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
     """Name → method and settings: every preset, and what presets do not reach."""
     found: dict[str, tuple[Any, dict[str, Any]]] = {name: (name, {}) for name in presets()}
-    quick = dict(presets()["rlkd"].teachers)  # type: ignore[arg-type]
-    found["rlkd"] = ({"name": "rlkd", "teachers": quick | {"policy_updates": 20}}, {})
-    acting = {"warmup_epochs": 0, "policy_warmup": "none", "share": 0.7, "update_every": 2}
+    found["rlkd"] = ({"name": "rlkd", "teachers": {"policy_updates": 20}}, {})
+    acting = {"warmup_epochs": 0, "policy_rows": 0, "share": 0.7, "update_every": 2}
     found |= {
-        "rlkd, real steps": (reinforced(**acting, reward=3, evaluate_every=2), {}),
-        "rlkd, student's vectors": (reinforced(**acting, encoder="student", features=["kl"]), {}),
+        "rlkd, real steps": (reinforced(**acting, reward=3), {}),
+        "rlkd, student's vectors": (reinforced(**acting, encoder="student"), {}),
         "dynamic-teacher, soft": ({"name": "dynamic-teacher", "teachers": {"mode": "soft"}}, {}),
         "rows skipped": ({"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.1}}, {}),
         "rows planned": ({"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "refresh": 2}}, {}),

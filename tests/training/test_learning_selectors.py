@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distilect.selection.reinforced import Decisions, ReinforcedTeachers, reward_1
 from transformers import TrainerCallback
 
 from distilect.data import Table
 from distilect.models import CallableTeacher
-from distilect.selection import reinforced
-from distilect.selection.base import step_uniform
+from distilect.selection import rlkd as rlkd_module
+from distilect.selection import step_uniform
+from distilect.selection.rlkd import Policy, ReinforcedTeachers, reward_1
 from distilect.training.callbacks import History
 from distilect.training.trainer import DistillationTrainer, last_checkpoint
 from tests.tiny import SENTENCES
@@ -41,8 +41,13 @@ def half_labelled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ben
 
 def rlkd(**options: Any) -> dict[str, Any]:
     """A method that acts and learns from the first step, from every labelled row."""
-    eager = {"warmup_epochs": 0, "policy_warmup": "none", "share": 1.0, "update_every": 1}
+    eager = {"warmup_epochs": 0, "policy_rows": 0, "share": 1.0, "update_every": 1, "batch_size": 32}
     return {"name": "uniform", "teachers": {"name": "reinforced", **eager, **options}}
+
+
+def virtual(**options: Any) -> dict[str, Any]:
+    """The same with virtual steps."""
+    return rlkd(name="reinforced-virtual", **options)
 
 
 def selector_of(trainer: DistillationTrainer) -> ReinforcedTeachers:
@@ -74,19 +79,19 @@ def test_a_training_within_the_warm_up_is_uniforms_bit_for_bit(bench: Bench) -> 
     assert selector_of(runs[1]).policy is None and "probed_rows" not in runs[1].counts.extra
 
 
-@pytest.mark.parametrize("measure", ["step", "virtual"])
-def test_a_training_that_selects_all_teachers_is_uniforms_bit_for_bit(bench: Bench, measure: str) -> None:
+@pytest.mark.parametrize("name", ["reinforced", "reinforced-virtual"])
+def test_a_training_that_selects_all_teachers_is_uniforms_bit_for_bit(bench: Bench, name: str) -> None:
     """PAPERS 1.12, 4. With dropout: looking at the student between steps must not shift its draws or leave it in eval mode."""
-    runs = [bench.trainer(m, name=f"all-{measure}-{i}") for i, m in enumerate(("uniform", rlkd(measure=measure)))]
+    runs = [bench.trainer(m, name=f"all-{name}-{i}") for i, m in enumerate(("uniform", rlkd(name=name)))]
     selector = selector_of(runs[1])
-    build = selector._build
+    build = selector.policy_for
 
-    def sure(state: torch.Tensor) -> reinforced.Policy:
+    def sure(state: torch.Tensor) -> Policy:
         policy = build(state)
         policy.bias.data.fill_(60.0)
         return policy
 
-    selector._build = sure  # type: ignore[method-assign]
+    selector.policy_for = sure  # type: ignore[method-assign]
     for trainer in runs:
         trainer.train()
     assert selector.updates > 0
@@ -105,7 +110,7 @@ def test_a_training_with_one_hot_actions_per_step_is_random_singles_bit_for_bit(
         actions = torch.nn.functional.one_hot((draw * z.shape[1]).long(), z.shape[1]).bool()
         return actions, torch.zeros(len(z), dtype=torch.bool)
 
-    monkeypatch.setattr(reinforced, "sample_actions", one_hot)
+    monkeypatch.setattr(rlkd_module, "sample_actions", one_hot)
     for trainer in runs:
         trainer.train()
     assert_same(*map(weights, runs))
@@ -126,40 +131,42 @@ def test_rewards_are_measured_after_the_optimisers_step(bench: Bench) -> None:
         rlkd(reward=1, update_every=1000), name="after", epochs=1, warmup_ratio=0.0, callbacks=[Watch()]
     )
     selector = selector_of(trainer)
-    look, steps = selector.after_step, []
+    learn, steps = selector.learn, []
 
-    def after_step(probe: Any) -> None:
-        chosen = Decisions.join(selector.pending)
+    def spy(probe: Any) -> None:
+        chosen = selector.pending.join()
         moved = any((weights(trainer)[name] != value).any() for name, value in before[-1][0].items())
-        now = reward_1(probe.logits(chosen.rows), chosen.labels)
-        then = reward_1(torch.from_numpy(before[-1][1][probe.positions(chosen.rows)]), chosen.labels)
-        look(probe)
-        got = selector.history[-1].reward
+        now = reward_1(probe.logits(chosen.keys), chosen.labels)
+        then = reward_1(torch.from_numpy(before[-1][1][probe.positions(chosen.keys)]), chosen.labels)
+        learn(probe)
+        got = selector.history.parts[-1].reward
         steps.append((moved, torch.equal(got, now), bool((got - then).abs().min() > 0)))
 
-    selector.after_step = after_step  # type: ignore[method-assign]
+    selector.learn = spy  # type: ignore[method-assign]
     trainer.train()
     assert steps == [(True, True, True)] * 5
 
 
 def test_the_student_is_run_again_on_the_measured_rows_only_and_virtual_steps_cost_nothing(bench: Bench) -> None:
-    for number, (options, least, most) in enumerate(
+    for number, (method, least, most) in enumerate(
         [
-            ({}, 40, 40),
-            ({"share": 0.4}, 4, 28),
-            ({"measure": "virtual"}, 0, 0),
-            ({"measure": "virtual", "policy_warmup": "virtual", "policy_updates": 3}, 40, 40),
+            (rlkd(), 40, 40),
+            (rlkd(share=0.4), 4, 28),
+            (virtual(), 0, 0),
+            (virtual(policy_rows=4096, policy_updates=3), 40, 40),
         ]
     ):
-        trainer = bench.trainer(rlkd(**options), name=f"price-{number}", epochs=1, load_best_model_at_end=False)
+        trainer = bench.trainer(method, name=f"price-{number}", epochs=1, load_best_model_at_end=False)
         trainer.train()
         assert least <= trainer.counts.extra.get("probed_rows", 0) <= most
 
 
-def test_reward_3_looks_at_rows_validation_of_train_every_so_many_steps(bench: Bench) -> None:
-    trainer = bench.trainer(rlkd(reward=3, measure="virtual", evaluate_every=4, evaluate_rows=7), name="third")
+def test_reward_3_looks_at_validation_rows_every_so_many_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rlkd_module, "EVALUATE_EVERY", 4)
+    monkeypatch.setattr(rlkd_module, "EVALUATE_ROWS", 7)
+    trainer = bench.trainer(rlkd(reward=3), name="third")
     trainer.train()
-    assert trainer.counts.extra["probed_rows"] == 3 * 7  # steps 1, 5 and 9 of 10
+    assert trainer.counts.extra["probed_rows"] == 10 * 8 + 3 * 7  # each step's rows, and at steps 1, 5 and 9 of 10
 
 
 def test_an_epochs_history_is_learned_from_when_the_next_one_begins(bench: Bench) -> None:
@@ -168,7 +175,7 @@ def test_an_epochs_history_is_learned_from_when_the_next_one_begins(bench: Bench
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            seen.append((selector_of(trainer).updates, sum(map(len, selector_of(trainer).history))))
+            seen.append((selector_of(trainer).updates, len(selector_of(trainer).history)))
 
     trainer.add_callback(Watch())
     trainer.train()
@@ -194,14 +201,14 @@ def test_rows_without_a_label_are_taught_but_never_learned_from(half_labelled: B
     trainer.train()
     selector = selector_of(trainer)
     assert selector.hide == 0.5
-    learned = set(Decisions.join(selector.history).rows.tolist())
+    learned = set(selector.history.join().keys.tolist())
     assert learned == set(trainer.rows.keys[:20].tolist())
     line = next(x for x in trainer.records.recorder.table().to_pylist() if x["group"] == "(no label)")
     assert line["rows"] == 20 and line["asked"] == 1.0 and line["right/t0"] is None
     assert line["teacher/t0"] + line["teacher/t1"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("method", [rlkd(reward=3), rlkd(measure="virtual", state="joint", features=["kl"]), "gate"])
+@pytest.mark.parametrize("method", [rlkd(reward=3), virtual(state="joint"), "gate"])
 def test_regression_trains_and_resumes_nothing_but_numbers(tmp_path: Path, method: Any) -> None:
     bench = Bench(tmp_path, regression=True)
     trainer = bench.trainer(method, name="scores")
@@ -226,13 +233,13 @@ def test_a_frozen_encoders_vectors_follow_their_rows(bench: Bench) -> None:
     """PITFALLS 20, for the row vectors: the sampler shuffles."""
     trainer = bench.trainer(rlkd(pooling="mean"), name="frozen")
     seen: dict[int, torch.Tensor] = {}
-    ask = selector_of(trainer).weights
+    decide = selector_of(trainer).decide
 
     def spy(view: Any) -> torch.Tensor:
         seen.update(zip(view.keys.tolist(), view.vectors, strict=True))
-        return ask(view)
+        return decide(view)
 
-    selector_of(trainer).weights = spy  # type: ignore[method-assign]
+    selector_of(trainer).decide = spy  # type: ignore[method-assign]
     trainer.train()
     assert trainer.vectors is not None
     alone = trainer.vectors.fetch(bench.table, np.arange(40), [[]]).logits[:, 0]
@@ -243,14 +250,17 @@ def test_a_frozen_encoders_vectors_follow_their_rows(bench: Bench) -> None:
 # ---- invariance and resuming ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"measure": "virtual", "update_every": "epoch", "baseline": "row"}])
-def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half_labelled: Bench, options: Any) -> None:
+@pytest.mark.parametrize("method", [rlkd(), virtual(update_every="epoch")])
+def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half_labelled: Bench, method: Any) -> None:
     """DESIGN, invariance 1."""
     found = []
     for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
-        method = rlkd(**options)
         trainer = half_labelled.trainer(
-            method, name=f"split-{len(options)}-{number}", dropout=0.0, load_best_model_at_end=False, **change
+            method,
+            name=f"split-{method['teachers']['name']}-{number}",
+            dropout=0.0,
+            load_best_model_at_end=False,
+            **change,
         )
         trainer.train()
         found.append((policy_of(trainer), trainer.records.recorder.table().to_pylist()))
@@ -262,10 +272,10 @@ def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half
 
 
 RESUMED = {
-    "epoch": rlkd(update_every="epoch", warmup_epochs=1, policy_warmup="ones", share=0.7),
-    "steps": rlkd(update_every=3, reward=3, evaluate_every=4, entropy_bonus=0.1),
-    "virtual": rlkd(measure="virtual", baseline="row", state="joint", policy_warmup="virtual", policy_updates=5),
-    "student": rlkd(encoder="student", features=["kl"], weights="probabilities", update_every="epoch"),
+    "epoch": rlkd(update_every="epoch", warmup_epochs=1, policy_rows=4096, share=0.7),
+    "steps": rlkd(update_every=3, reward=3),
+    "virtual": virtual(state="joint", policy_rows=4096, policy_updates=5),
+    "student": rlkd(encoder="student", update_every="epoch"),
     "gate": {"name": "gate"},
     "entropy": {"name": "entropy"},
 }
@@ -367,8 +377,9 @@ def test_teachers_are_believed_where_they_are_right_and_the_selection_file_shows
 
     bench = Bench(tmp_path)
     bench.table, bench.teachers = Table.from_texts(texts, labels), [specialist(word) for word in words]
-    options = {"policy_warmup": "virtual", "policy_updates": 300, "pooling": "mean", "batch_size": 8, "hide": 1.0}
-    trainer = bench.trainer(rlkd(measure="virtual", **options), epochs=1)
+    method = virtual(policy_rows=4096, policy_updates=300, pooling="mean", batch_size=8)
+    trainer = bench.trainer(method, epochs=1)
+    selector_of(trainer).hide = 1.0
     trainer.train()
     line = trainer.records.recorder.table().to_pylist()[0]
     for word in words:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distilect.selection import akskd, dynamickd, dynamickd_rows, gate, rlkd, static
+from distilect.selection import akskd, dynamickd, dynamickd_rows, gate, rlkd, rlkd_virtual, static
 from distilect.selection.base import LossWeights, RowSelector, TeacherSelector
 
 ROWS: dict[str, type[RowSelector]] = {
@@ -30,6 +30,7 @@ TEACHERS: dict[str, type[TeacherSelector]] = {
         static.Entropy,
         gate.GateTeachers,
         rlkd.ReinforcedTeachers,
+        rlkd_virtual.VirtualReinforcedTeachers,
         dynamickd.UncertainTeachers,
     )
 }

@@ -1,4 +1,4 @@
-"""What learning selectors share: how well a student does, running moments of a reward, and a step without a model."""
+"""What rewards of a student's outputs are made of: a score on labelled rows, and running moments."""
 
 from __future__ import annotations
 
@@ -20,24 +20,6 @@ def correctness(logits: Tensor, labels: Tensor) -> float:
         return float(1 - ((scores - gold) ** 2).sum() / spread) if spread > 0 else 0.0
     known = labels >= 0
     return float((logits[known].argmax(-1) == labels[known]).double().mean()) if known.any() else 0.0
-
-
-def virtual_step(student: Tensor, teachers: Tensor, weights: Tensor, response: Response, size: float) -> Tensor:
-    """The student's logits after one step of its own on each row's distillation loss, taken in the logits themselves.
-
-    z' = z - size · ∂/∂z Σ_k w_k · response_k(z): what believing these teachers would do to the row if its outputs could move
-    alone. It needs no forward pass and holds no noise from other rows.
-
-    Args:
-        student: [B, C]; teachers: [B, K, C]; weights: [B, K].
-
-    Returns:
-        float32 [B, C].
-    """
-    with torch.enable_grad():
-        start = student.detach().float().requires_grad_()
-        (gradient,) = torch.autograd.grad((weights * response(start, teachers)).sum(), start)
-    return start.detach() - size * gradient
 
 
 class Moments:

@@ -1,176 +1,38 @@
 """RL-KD: a reinforced policy picks the teachers for each row.
 
 Yuan et al., Reinforced Multi-Teacher Selection for Knowledge Distillation, AAAI 2021, arXiv 2012.06048. The file follows the
-paper: state, action and policy, rewards, policy update, schedule. No code of it was released and parts of the text could not
-be read; what is marked "reconstruction" is our reading of it, and each such choice is an option.
+paper: state, action and policy, rewards, then the selector with its policy update and its schedule. No code was released and
+parts of the text could not be read: "reconstruction" marks what we had to fill in. Our own variant is in `rlkd_virtual.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from distilect.config import Part
 from distilect.knowledge.labels import label_loss
-from distilect.knowledge.response import response_kl
 from distilect.models import default_device
-from distilect.selection.base import TeacherSelector
-from distilect.selection.buffers import Averages
+from distilect.options import AboveZero, Count, Share
+from distilect.selection.base import Needs, TeacherSelector
+from distilect.selection.buffers import Averages, Buffer
 from distilect.selection.draws import row_uniform, row_uniforms
-from distilect.selection.rewards import Moments, Response, correctness, virtual_step
-from distilect.selection.view import Encoder, Probe, SelectionContext, StepView, TrainingSample, normalised_entropy
+from distilect.selection.rewards import Moments, Response, correctness
+from distilect.selection.static import teacher_logits
+from distilect.selection.teacher_state import STATISTICS_ROWS, Decisions, StateBuilder, whole
+from distilect.selection.view import Encoder, Probe, SelectionContext, StepView, TrainingSample
 
-# ---- state ---------------------------------------------------------------------------------------------------------
+Whole = Annotated[int, Field(ge=0, strict=True)]
 
-FEATURES = ("kl", "student_entropy", "teacher_entropy")
-_LIMIT = 4.0  # standard deviations; a cross-entropy of 20 must not decide alone
-_STATISTICS_ROWS = 4096
+EVALUATE_EVERY = 10  # steps between two evaluations on validation rows, for reward 3: each costs a forward pass …
+EVALUATE_ROWS = 256  # … over so many rows
 
-
-class StateBuilder:
-    """F(s_ik) = [R(x_i); P_k(·|x_i); L_k(x_i)], and what is added to it.
-
-    R is the row's vector from a frozen encoder or from the student, P_k the teacher's probabilities, L_k its cross-entropy on
-    the gold label (regression: its score, and its squared error). L_k is 0 where it is hidden or unknown, and one more number
-    says whether it is visible. Each block is standardised per number, cut at 4 standard deviations and divided by the square
-    root of its width (reconstruction: the paper reports no scaling; unscaled, 768 numbers of R swamp C + 1 others).
-
-    Args:
-        form: `per_teacher`, or `joint`: every teacher's state holds the blocks of all (both reconstructions).
-        scale: `standardise`, `layernorm` (each block of a row by itself, the loss as it is) or `none`.
-        features: also `kl` (log(1 + KL(P_k ‖ P_s)), squared error in regression), `student_entropy`, `teacher_entropy`
-            (normalised to [0, 1]; in regression log(1 + squared distance) from the mean of the pool). MTKD-RL and Re-MTKD have
-            such student-dependent parts.
-        encoder: whose vector R is: `student`, a frozen one's name, or None for no R. A view may hold vectors that another selector
-            asked for.
-        shared: teachers are standardised together, for a policy that judges them by the same weights: by itself, the loss of a
-            teacher that is always right would look like anyone's.
-    """
-
-    def __init__(
-        self, form: str, scale: str, features: Sequence[str], encoder: str | None, shared: bool = False
-    ) -> None:
-        one_of("state", form, ("per_teacher", "joint"))
-        one_of("scale", scale, ("standardise", "layernorm", "none"))
-        if isinstance(features, str):
-            raise ValueError(f"features is {features!r}, expected a list such as [kl]")
-        for feature in features:
-            one_of("features", feature, FEATURES)
-        self.form, self.scale, self.features, self.encoder = form, scale, tuple(features), encoder
-        self.shared = shared
-        self.moments: dict[str, Tensor] = {}
-        self.common = 0  # how many numbers of the last state are the same for all teachers
-
-    def fit(self, sample: TrainingSample) -> None:
-        """Mean and standard deviation of each number over some rows of train."""
-        if self.scale != "standardise":
-            return
-        blocks = {"teacher": _opinions(sample.teachers)}
-        known = ~torch.isnan(sample.labels) if sample.labels.is_floating_point() else sample.labels >= 0
-        if known.any():
-            blocks["loss"] = _losses(sample.teachers[known], sample.labels[known])
-        if self.encoder is not None and sample.vectors is not None:
-            blocks["vector"] = sample.vectors
-        for name, values in blocks.items():
-            over = (0, 1) if self.shared and name != "vector" else 0
-            self.moments[name] = torch.stack([values.mean(over), values.std(over, unbiased=False)])
-
-    def __call__(self, view: StepView, visible: Tensor) -> Tensor:
-        """float32 [B, K, D]; `visible` bool [B]: where the policy may see the label block."""
-        assert view.teachers is not None, "teacher selectors are asked after the teachers"
-        loss = self._scaled("loss", _losses(view.teachers, view.labels)).unsqueeze(-1)  # [B, K, 1]
-        shown = visible[:, None, None].to(loss)
-        parts = [
-            self._scaled("teacher", _opinions(view.teachers)),
-            loss * shown,
-            shown.expand_as(loss),
-            *self._extras(view),
-        ]
-        state = torch.cat(parts, dim=-1)  # [B, K, c]
-        if self.form == "joint":
-            state = state.flatten(1).unsqueeze(1).expand(-1, state.shape[1], -1)  # [B, K, K·c]
-        vector = self._vector(view)
-        if vector is not None:
-            state = torch.cat([vector.unsqueeze(1).expand(-1, state.shape[1], -1), state], dim=-1)
-        width = 0 if vector is None else vector.shape[1]
-        self.common = state.shape[-1] if self.form == "joint" else width
-        return state
-
-    def _vector(self, view: StepView) -> Tensor | None:
-        """[B, d] of unit size. The student's own vector changes as it learns: it is normalised row by row."""
-        if self.encoder == "student":
-            return None if view.pooled is None else _unit_rows(view.pooled.float())
-        if self.encoder is None or view.vectors is None:
-            return None
-        return self._scaled("vector", view.vectors)
-
-    def _scaled(self, name: str, values: Tensor) -> Tensor:
-        if self.scale == "layernorm" and name != "loss" and values.shape[-1] > 1:
-            return _unit_rows(values)  # of a single score nothing would remain
-        if name in self.moments:
-            mean, std = self.moments[name].to(values)
-            values = ((values - mean) / std.clamp_min(1e-6)).clamp(-_LIMIT, _LIMIT)
-        # [B, K] of the loss is one number per teacher
-        width = 1 if name == "loss" else values.shape[-1]
-        return values if self.scale == "none" else values / width**0.5
-
-    def _extras(self, view: StepView) -> list[Tensor]:
-        """[B, K, 1] each."""
-        assert view.teachers is not None
-        found: dict[str, Tensor] = {}
-        if "kl" in self.features:
-            gap = _gap(view.student, view.teachers)
-            found["kl"] = torch.log1p(gap.clamp(0, 1e4))
-        if "student_entropy" in self.features:
-            doubt = _doubt(view.student.unsqueeze(1), view.teachers)  # [B, 1]
-            found["student_entropy"] = doubt.expand(view.teachers.shape[:2])
-        if "teacher_entropy" in self.features:
-            found["teacher_entropy"] = _doubt(view.teachers, view.teachers)
-        return [found[name].unsqueeze(-1) for name in self.features]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.moments)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.moments = dict(state)
-
-
-def _opinions(teachers: Tensor) -> Tensor:
-    """[B, K, C]: probabilities; scores in regression."""
-    return teachers if teachers.shape[-1] == 1 else teachers.softmax(-1)
-
-
-def _losses(teachers: Tensor, labels: Tensor) -> Tensor:
-    """[B, K]: each teacher's cross-entropy, at most 50, or squared error; 0 without a label."""
-    batch, count, classes = teachers.shape
-    repeated = labels.unsqueeze(1).expand(batch, count).reshape(-1)
-    losses = label_loss(teachers.reshape(-1, classes), repeated).reshape(batch, count)
-    return losses if classes == 1 else losses.clamp_max(50.0)
-
-
-def _gap(student: Tensor, teachers: Tensor) -> Tensor:
-    """[B, K]: KL(P_k ‖ P_s), squared difference in regression."""
-    if teachers.shape[-1] == 1:
-        return (teachers - student.unsqueeze(1)).squeeze(-1) ** 2
-    return response_kl(student, teachers, 1.0)
-
-
-def _doubt(outputs: Tensor, teachers: Tensor) -> Tensor:
-    """[B, k] for outputs [B, k, C]: their entropy; in regression, how far they are from the pool's mean."""
-    if outputs.shape[-1] > 1:
-        return normalised_entropy(outputs)
-    return torch.log1p((outputs - teachers.mean(1, keepdim=True)).squeeze(-1) ** 2)
-
-
-def _unit_rows(values: Tensor) -> Tensor:
-    """Mean 0 and length about 1 along the last axis."""
-    return F.layer_norm(values, values.shape[-1:]) / values.shape[-1] ** 0.5
-
+# The state F(s_ik) = [R(x_i); P_k(·|x_i); L_k(x_i)] is built in teacher_state.py.
 
 # ---- action and policy ---------------------------------------------------------------------------------------------
 
@@ -178,43 +40,24 @@ def _unit_rows(values: Tensor) -> Tensor:
 class Policy(nn.Module):
     """π(a_ik = 1 | s_ik) = σ(A_k · F(s_ik) + b_k): an independent Bernoulli action per row and teacher.
 
+    Each teacher has its own A_k and b_k (reconstruction). They start at 0: σ = ½ everywhere.
+
     Args:
         teachers: K.
-        width: of the state.
-        shared: one A, b for all teachers instead of one per teacher (reconstruction: one per teacher).
-
-    It starts at σ = ½ everywhere.
+        width: D, of the state.
     """
 
-    def __init__(self, teachers: int, width: int, shared: bool) -> None:
+    def __init__(self, teachers: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1 if shared else teachers, width))
-        self.bias = nn.Parameter(torch.zeros(1 if shared else teachers))
+        self.weight = nn.Parameter(torch.zeros(teachers, width))
+        self.bias = nn.Parameter(torch.zeros(teachers))
 
     def forward(self, state: Tensor) -> Tensor:
         """z, float32 [B, K]; `state` [B, K, D]."""
         return (state * self.weight).sum(-1) + self.bias
 
 
-def log_probability(z: Tensor, actions: Tensor) -> Tensor:
-    """log π(a|s) = Σ_k a_k log σ(z_k) + (1 - a_k) log(1 - σ(z_k)); [B]. Its derivative by z is a - σ(z)."""
-    return -F.binary_cross_entropy_with_logits(z, actions.to(z), reduction="none").sum(-1)
-
-
-def executed_log_probability(z: Tensor, actions: Tensor) -> Tensor:
-    """log of the probability that a row's teachers came to be chosen, the fallback included; [B].
-
-    A row that believes only its most probable teacher k may have drawn it, or have drawn nobody and fallen back on it:
-    σ(z_k) Π(1 - σ(z_j)) + (1 - σ(z_k)) Π(1 - σ(z_j)) = Π_{j ≠ k} (1 - σ(z_j)). The plain log π reinforces the
-    fallback as if it had been a draw.
-    """
-    likeliest = F.one_hot(z.argmax(1), z.shape[1]).bool()
-    alone = (actions == likeliest).all(1, keepdim=True) & likeliest
-    per_teacher = -F.binary_cross_entropy_with_logits(z, actions.to(z), reduction="none")
-    return per_teacher.masked_fill(alone, 0.0).sum(-1)
-
-
-def sample_actions(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+def sample_actions(z: Tensor, keys: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """Draw a ~ Bernoulli(σ(z)); each draw is a function of (seed, epoch, row, teacher).
 
     A row without any teacher gets its most probable one (reconstruction); draws break ties, or an untrained policy would favour
@@ -223,7 +66,7 @@ def sample_actions(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tens
     Returns:
         actions bool [B, K], and where that was needed, bool [B].
     """
-    draws = row_uniforms(rows, z.shape[1], seed, epoch, "teachers")
+    draws = row_uniforms(keys, z.shape[1], seed, epoch, "teachers")
     actions = draws < torch.sigmoid(z.double())
     empty = ~actions.any(1)
     likeliest = z == z.max(1, keepdim=True).values
@@ -231,55 +74,17 @@ def sample_actions(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tens
     return torch.where(empty.unsqueeze(1), best, actions), empty
 
 
+def log_probability(z: Tensor, actions: Tensor) -> Tensor:
+    """log π(a|s) = Σ_k a_k log σ(z_k) + (1 - a_k) log(1 - σ(z_k)); [B]. Its derivative by z is a - σ(z)."""
+    return -F.binary_cross_entropy_with_logits(z, actions.to(z), reduction="none").sum(-1)
+
+
+def bernoulli_entropy(z: Tensor) -> Tensor:
+    """Σ_k H(σ(z_k)) in bits; [B]. Written in z: the derivative stays finite where σ(z) reaches 0 or 1."""
+    return (F.softplus(z) - z * torch.sigmoid(z)).sum(-1) / math.log(2)
+
+
 # ---- rewards -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Decisions:
-    """Rows on which the policy acted, and all that it takes to reward and to learn from it.
-
-    Attributes:
-        rows: int64 [n]; labels: [n]; actions: bool [n, K].
-        common, own: float32 [n, D - c] and [n, K, c]: the part of the state that is the same for all teachers, and the rest: a
-            history of an epoch would hold the row's vector K times otherwise.
-        student: logits [n, C] before the step; teachers: logits [n, K, C].
-        reward: float32 [n], NaN until it is known.
-    """
-
-    rows: Tensor
-    labels: Tensor
-    common: Tensor
-    own: Tensor
-    actions: Tensor
-    student: Tensor
-    teachers: Tensor
-    reward: Tensor
-
-    @classmethod
-    def of(cls, view: StepView, state: Tensor, common: int, actions: Tensor) -> Decisions:
-        """What was decided on the rows of a view; the first `common` numbers of `state` [n, K, D] are those of all teachers."""
-        assert view.teachers is not None
-        waiting = torch.full((len(state),), torch.nan, device=state.device)
-        parts = (state[:, 0, :common], state[:, :, common:])
-        return cls(view.keys, view.labels, *parts, actions, view.student, view.teachers, waiting)
-
-    @property
-    def state(self) -> Tensor:
-        """float32 [n, K, D]."""
-        common = self.common.unsqueeze(1).expand(-1, self.own.shape[1], -1)
-        return torch.cat([common, self.own], dim=-1)
-
-    def take(self, index: Tensor) -> Decisions:
-        return Decisions(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @staticmethod
-    def join(parts: Sequence[Decisions]) -> Decisions:
-        """All of them in the order of row identities: however the batch was cut, the result is the same."""
-        joined = Decisions(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Decisions)))
-        return joined.take(torch.argsort(joined.rows, stable=True))
 
 
 def reward_1(student: Tensor, labels: Tensor) -> Tensor:
@@ -293,10 +98,10 @@ def reward_2(
     """-L_CE - mean of L_DL^k; [n].
 
     Args:
-        over: bool [n, K]: the teachers of the mean; None: the whole pool.
+        over: bool [n, K]: the teachers of the mean; None: all.
 
     The paper's mean is over the selected teachers. That rewards the policy for selecting the teacher nearest to the student,
-    whoever is right (docs/pitfalls.md, 31), so the mean over the pool is our default: the action then reaches the reward
+    whoever is right (docs/pitfalls.md, 31), so the mean over all teachers is our default: the action then reaches the reward
     through the student alone. The policy's probabilities are in neither.
     """
     distances = response(student, teachers)
@@ -305,11 +110,11 @@ def reward_2(
 
 
 def reward_3(step_reward: Tensor, score: float, gamma: float) -> Tensor:
-    """γ · reward_2 + (1 - γ) · score on rows held out of train; [n] (the formula is a reconstruction)."""
+    """γ · reward_2 + (1 - γ) · score on validation rows; [n] (the formula is a reconstruction)."""
     return gamma * step_reward + (1 - gamma) * score
 
 
-# ---- update and schedule -------------------------------------------------------------------------------------------
+# ---- the selector --------------------------------------------------------------------------------------------------
 
 
 class ReinforcedTeachers(TeacherSelector):
@@ -318,278 +123,180 @@ class ReinforcedTeachers(TeacherSelector):
     Schedule (the paper's Algorithm 1; its content is a reconstruction): the student learns from all teachers with equal weights
     for `warmup_epochs`; then the policy learns with the student fixed; then both alternate.
 
-    The update is REINFORCE: θ ← θ + β · advantage · ∂ log π(a|s) / ∂θ, by Adam, on labelled rows only. On other rows the label
-    block of the state is empty and the policy decides from the rest; so that it can, the block is also hidden at random while
-    the policy learns.
+    The policy learns from labelled rows only. On other rows the label's block of the state is empty, and the policy decides from the
+    rest. So that it can, the block is also hidden on labelled rows, at random, as often as rows have no label.
 
     Regression: squared errors in place of cross-entropies, scores in place of probabilities, R² in place of accuracy.
-
-    Args:
-        state: `per_teacher` or `joint`.
-        encoder: whose vector R is: `backbone` (the pre-trained model that the student was cut from, frozen), a checkpoint, a
-            teacher's name, `student` (the current one, detached) or null for none.
-        pooling: of the frozen encoder: `cls` or `mean`.
-        scale: of the state's blocks: `standardise`, `layernorm` or `none`.
-        features: further parts of the state: any of kl, student_entropy, teacher_entropy.
-        shared: one set of policy weights for all teachers.
-        weights: `mask`: selected teachers weigh equally; `probabilities`: σ(z) normalised over teachers, except on rows whose
-            reward is measured by a real step, which follow their sampled mask (else it would say nothing about the action).
-        reward: 1, 2 or 3.
-        kd_over: whose L_DL is in rewards 2 and 3: `pool` or `selected` (as published).
-        gamma: of reward 3.
-        evaluate_every: steps of the policy between two looks at the held-out rows for reward 3.
-        evaluate_rows: how many of them.
-        measure: `step`: the student is run again after its step; `virtual`: the row's logits alone take a step (see
-            `rewards.virtual_step`; ours), which costs nothing.
-        share: of the labelled rows of a batch whose reward is measured, drawn by row.
-        step_size: of the virtual step.
-        baseline: `none`, `mean` (running; not in the paper) or `row` (the same row's reward before the step, or with all
-            teachers in the virtual step).
-        normalise: divide advantages by their running standard deviation.
-        update_every: `epoch`, or a number of steps; a history of one epoch is kept in memory and in checkpoints.
-        learning_rate, weight_decay: of Adam; `entropy_bonus`: weight of the policy's entropy in its objective.
-        batch_size: decisions per policy update, of a shuffled history.
-        hide: share of labelled rows whose label block the policy does not see; null: the share of the rows that have no label,
-            so that the policy learns on what it will decide from.
-        warmup_epochs: of the student.
-        policy_warmup: `ones`: one pass over labelled rows with all teachers selected (reconstruction); `virtual`: passes with
-            sampled actions and virtual steps (ours); `none`. Default: `ones`, and `none` with encoder: student.
-        credit: the probability that is reinforced: of the actions as if all had been `drawn` (the paper's pseudo-code in our
-            reading), or as they came to be `executed`, with the fallback (see `executed_log_probability`).
-        policy_updates: of `virtual` warm-up, rounded up to whole passes.
-        policy_rows: at most so many labelled rows for it.
     """
 
     name = "reinforced"
-    narrows = False
-    item = Decisions
+    entropy = False  # of each teacher, in the state
+    weight_decay = 0.0  # of the policy
 
-    def __init__(
-        self,
-        state: Literal["per_teacher", "joint"] = "per_teacher",
-        encoder: str | None = "backbone",
-        pooling: Literal["cls", "mean"] = "cls",
-        scale: Literal["standardise", "layernorm", "none"] = "standardise",
-        features: Sequence[str] = (),
-        shared: bool = False,
-        weights: Literal["mask", "probabilities"] = "mask",
-        reward: Literal[1, 2, 3] = 2,
-        kd_over: Literal["pool", "selected"] = "pool",
-        gamma: float = 0.5,
-        evaluate_every: int = 10,
-        evaluate_rows: int = 256,
-        measure: Literal["step", "virtual"] = "step",
-        share: float = 0.5,
-        step_size: float = 0.5,
-        baseline: Literal["none", "mean", "row"] = "mean",
-        normalise: bool = True,
-        update_every: int | Literal["epoch"] = "epoch",
-        learning_rate: float = 0.01,
-        weight_decay: float = 0.0,
-        entropy_bonus: float = 0.0,
-        batch_size: int = 32,
-        hide: float | None = None,
-        warmup_epochs: int = 1,
-        policy_warmup: Literal["ones", "virtual", "none"] | None = None,
-        credit: Literal["drawn", "executed"] = "drawn",
-        policy_updates: int = 600,
-        policy_rows: int = 4096,
-    ) -> None:
-        one_of("pooling", pooling, ("cls", "mean"))
-        one_of("weights", weights, ("mask", "probabilities"))
-        one_of("reward", reward, (1, 2, 3))
-        one_of("kd_over", kd_over, ("pool", "selected"))
-        one_of("measure", measure, ("step", "virtual"))
-        one_of("baseline", baseline, ("none", "mean", "row"))
-        one_of("credit", credit, ("drawn", "executed"))
-        if update_every != "epoch" and (not isinstance(update_every, int) or update_every < 1):
-            raise ValueError(f"update_every is {update_every!r}, expected 'epoch' or a number of steps")
-        shares(gamma=gamma, share=share, hide=hide or 0.0)
-        above_zero(learning_rate=learning_rate, step_size=step_size)
-        zero_or_more(weight_decay=weight_decay, entropy_bonus=entropy_bonus, warmup_epochs=warmup_epochs)
-        counts(evaluate_every=evaluate_every, evaluate_rows=evaluate_rows, batch_size=batch_size)
-        counts(policy_updates=policy_updates, policy_rows=policy_rows)
-        if reward == 3 and baseline == "row":
-            raise ValueError(
-                "baseline: row cancels the held-out score of reward: 3, it would be reward: 2: expected baseline: mean or none"
-            )
-        if state == "joint" and shared:
-            raise ValueError("state: joint gives all teachers the same state: expected shared: false with it")
-        own = encoder == "student"
-        policy_warmup = policy_warmup or ("none" if own else "ones")
-        one_of("policy_warmup", policy_warmup, ("ones", "virtual", "none"))
-        if own and policy_warmup != "none":
-            raise ValueError("policy_warmup needs a frozen encoder: expected policy_warmup: none with encoder: student")
-        self.wants_pooled = own
-        self.encoder = None if own or encoder is None else Encoder(encoder, pooling)
-        self.builder = StateBuilder(state, scale, features, encoder, shared)
-        self.shared, self.weighing = shared, weights
-        self.reward, self.kd_over, self.gamma = reward, kd_over, gamma
-        self.evaluate_every, self.evaluate_rows = evaluate_every, evaluate_rows
-        self.measure, self.share, self.step_size = measure, share, step_size
-        self.baseline, self.normalise, self.update_every = baseline, normalise, update_every
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.entropy_bonus, self.batch_size, self.hide = entropy_bonus, batch_size, hide
-        self.warmup_epochs, self.policy_warmup = warmup_epochs, policy_warmup
-        self._log_probability = log_probability if credit == "drawn" else executed_log_probability
-        self.policy_updates, self.policy_rows = policy_updates, policy_rows
+    class Options(Part):
+        state: Literal["per_teacher", "joint"] = Field(
+            "per_teacher",
+            description="what the policy sees for one teacher: its own blocks, or those of all (both reconstructions)",
+        )
+        encoder: str | None = Field(
+            "backbone",
+            description="whose vector of the row is in the state: backbone (the pre-trained model that the student was cut from), a "
+            "checkpoint, a teacher's name, student (the current student; the policy then has no warm-up) or null for none",
+        )
+        pooling: Literal["cls", "mean"] = Field(
+            "cls", description="the frozen encoder's last layer at the classification token, or its mean over tokens"
+        )
+        reward: Literal[1, 2, 3] = Field(
+            2, description="1: -CE; 2: -CE - mean KD loss; 3: gamma · reward 2 + (1 - gamma) · validation score"
+        )
+        kd_over: Literal["pool", "selected"] = Field(
+            "pool",
+            description="teachers in the mean KD loss of rewards 2 and 3: all, or the selected ones (as published)",
+        )
+        gamma: Share = Field(0.5, description="of reward 3")
+        share: Share = Field(0.5, description="share of a batch's labelled rows whose reward is measured, drawn by row")
+        baseline: Literal["none", "mean"] = Field(
+            "mean",
+            description="mean: the update takes each reward's distance from the running mean, in running standard deviations "
+            "(reconstruction); none: the reward as it is",
+        )
+        update_every: Literal["epoch"] | Count = Field(
+            "epoch",
+            description="optimiser steps between two updates of the policy, or epoch; decisions wait in memory until then",
+        )
+        batch_size: Count = Field(32, description="decisions per update of the policy")
+        learning_rate: AboveZero = Field(0.01, description="of the policy's Adam")
+        warmup_epochs: Whole = Field(1, description="epochs in which the student learns from all teachers alike")
+        policy_rows: Whole = Field(
+            4096, description="labelled rows, at most, of the policy's own warm-up; 0: no warm-up"
+        )
+
+    options: Options
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        encoder = self.options.encoder
+        frozen = None if encoder in (None, "student") else Encoder(encoder, self.options.pooling)
+        self.needs = Needs(pooled=encoder == "student", encoder=frozen)
+        self.builder = StateBuilder(encoder, joint=self.options.state == "joint", entropy=self.entropy)
         self.policy: Policy | None = None  # built when the state's width is known
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.moments = Moments()
-        self.pending: list[Decisions] = []  # of this step
-        self.history: list[Decisions] = []  # rewarded, not yet learned from
+        self.pending = Buffer(Decisions)  # of this step
+        self.history = Buffer(Decisions)  # rewarded, not yet learned from
+        self.moments = Moments()  # of rewards
         self.averages = Averages()
-        self.observed, self.updates = 0, 0
-        self.begun, self.warmed, self.score = -1, False, 0.0
-
-    # ---- setting up ------------------------------------------------------------------------------------------------
+        self.steps, self.updates, self.begun = 0, 0, -1
+        self.warmed, self.score = False, 0.0
 
     def setup(self, context: SelectionContext) -> None:
         self.names, self.seed = context.teachers, context.seed
         self.response, self.sample = context.response, context.sample
-        if self.warmup_epochs >= context.epochs:
+        if self.options.warmup_epochs >= context.epochs:
             raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs}, but the student trains for {context.epochs:g}: the policy would never choose. "
-                "Expected more train.epochs, or warmup_epochs: 0"
+                f"warmup_epochs is {self.options.warmup_epochs}, but the student trains for {context.epochs:g}: the policy would "
+                "never choose. Expected more train.epochs, or warmup_epochs: 0"
             )
-        if self.reward == 3 and context.validation_labels is not None and not len(context.validation_labels):
-            raise ValueError("reward: 3 needs rows held out of train: set data.validation_size or data.validation")
-        if self.hide is None:
-            self.hide = 1 - context.num_labelled / context.num_rows if context.num_rows else 0.0
-        if self.builder.scale == "standardise":
-            self.builder.fit(context.sample(_STATISTICS_ROWS))
+        if self.options.reward == 3 and context.validation_labels is not None and not len(context.validation_labels):
+            raise ValueError("reward: 3 needs validation rows: set data.validation_size or data.validation")
+        self.hide = 1 - context.num_labelled / context.num_rows if context.num_rows else 0.0
+        self.builder.fit(context.sample(STATISTICS_ROWS))
 
-    def keeps(self) -> list[int] | None:
-        return None
+    # ---- a step ----------------------------------------------------------------------------------------------------
 
-    def _build(self, state: Tensor) -> Policy:
-        """The policy for states [B, K, D]; the same however it is reached, as it starts at 0."""
+    def decide(self, view: StepView) -> Tensor:
+        batch, count, _ = teacher_logits(view).shape
+        if view.epoch < self.options.warmup_epochs:
+            return torch.full((batch, count), 1.0 / count, device=view.student.device)
+        decisions, z, empty = self.act(view)
+        measured = view.has_label & (row_uniform(view.keys, view.seed, view.epoch, "reward") < self.options.share)
+        self.pending.add(decisions.take(measured))
+        self._report(z, decisions.actions, empty)
+        weights = self.weights(z, decisions.actions)
+        return weights / weights.sum(1, keepdim=True)
+
+    def learn(self, probe: Probe) -> None:
+        decisions = self.pending.take()
+        if decisions is None or not len(decisions):
+            return
+        decisions.reward = self.measure(decisions, probe)
+        self.history.add(decisions)
+        self.averages.add("reward/mean", decisions.reward.sum(), len(decisions))
+        self.steps += 1
+        every = self.options.update_every
+        if isinstance(every, int) and self.steps % every == 0:
+            self.update(self.history.take())
+
+    def act(self, view: StepView) -> tuple[Decisions, Tensor, Tensor]:
+        """State → policy → actions; z [B, K], and where nobody was drawn, bool [B]."""
+        common, own = self.builder(view, self.visible(view))
+        state = whole(common, own)
+        with torch.no_grad():
+            z = self.policy_for(state)(state)
+        actions, empty = sample_actions(z, view.keys, view.seed, view.epoch)
+        return Decisions.of(view, common, own, actions), z, empty
+
+    def visible(self, view: StepView) -> Tensor:
+        """bool [B]: labelled rows whose label is not hidden from the policy in this epoch."""
+        return view.has_label & (row_uniform(view.keys, view.seed, view.epoch, "hide") >= self.hide)
+
+    def policy_for(self, state: Tensor) -> Policy:
+        """The policy for states [B, K, D], built for the first of them; as it starts at 0, it does not matter when."""
         if self.policy is None:
-            self.policy = Policy(len(self.names), state.shape[-1], self.shared).to(state.device)
+            self.policy = Policy(state.shape[1], state.shape[2]).to(state.device)
             self.optimizer = torch.optim.AdamW(
-                self.policy.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+                self.policy.parameters(), lr=self.options.learning_rate, weight_decay=self.weight_decay
             )
         return self.policy
 
-    # ---- deciding --------------------------------------------------------------------------------------------------
+    def weights(self, z: Tensor, actions: Tensor) -> Tensor:
+        """float32 [B, K], not yet scaled to sum 1: the selected teachers weigh equally (reconstruction)."""
+        return actions.float()
 
-    def decide(self, view: StepView) -> Tensor:
-        assert view.teachers is not None
-        if view.epoch < self.warmup_epochs:
-            batch, count = view.teachers.shape[:2]
-            return torch.full((batch, count), 1.0 / count, device=view.student.device)
-        state = self.builder(view, self._visible(view))
-        with torch.no_grad():
-            z = self._build(state)(state)
-        actions, empty = sample_actions(z, view.keys, view.seed, view.epoch)
-        learns = view.has_label & (row_uniform(view.keys, view.seed, view.epoch, "reward") < self.share)
-        self._remember(view, state, actions, learns)
-        self._note(z, actions, empty)
-        mask = actions.float()
-        if self.weighing == "probabilities":
-            acted = learns & (self.measure == "step")
-            mask = torch.where(acted.unsqueeze(1), mask, torch.sigmoid(z).clamp_min(1e-6))
-        return mask / mask.sum(1, keepdim=True)
+    def measure(self, decisions: Decisions, probe: Probe) -> Tensor:
+        """[n]: the rewards of the student as the step left it."""
+        if self.options.reward == 3 and self.steps % EVALUATE_EVERY == 0:
+            self.score = correctness(*probe.validation(EVALUATE_ROWS))
+        return self.reward(probe.logits(decisions.keys), decisions)
 
-    def _visible(self, view: StepView) -> Tensor:
-        """bool [B]: labelled rows whose label block is not hidden in this epoch."""
-        assert self.hide is not None
-        return view.has_label & (row_uniform(view.keys, view.seed, view.epoch, "hide") >= self.hide)
-
-    def _remember(self, view: StepView, state: Tensor, actions: Tensor, learns: Tensor) -> None:
-        if bool(learns.any()):
-            decisions = Decisions.of(view, state, self.builder.common, actions)
-            self.pending.append(decisions.take(learns.nonzero().squeeze(1)))
-
-    def observations(self) -> list[list[Any]]:
-        return [self.pending]
-
-    # ---- rewards ---------------------------------------------------------------------------------------------------
-
-    def learn(self, probe: Probe) -> None:
-        if not self.pending:
-            return
-        if self.reward == 3 and self.observed % self.evaluate_every == 0:
-            self.score = correctness(*probe.validation(self.evaluate_rows))
-        self.pending = [Decisions.join(self.pending)]
-        decisions = self.pending[0]
-        after = self._after(decisions, probe)
-        self.observe(self._rewards(after, decisions) - self._row_baseline(decisions))
-
-    def _after(self, decisions: Decisions, probe: Probe) -> Tensor:
-        """[n, C]: the student's logits after the step."""
-        if self.measure == "step":
-            return probe.logits(decisions.rows)
-        return self._virtual(decisions, decisions.actions.float())
-
-    def _virtual(self, decisions: Decisions, mask: Tensor) -> Tensor:
-        weights = mask / mask.sum(1, keepdim=True)
-        return virtual_step(decisions.student, decisions.teachers, weights, self.response, self.step_size)
-
-    def _rewards(self, student: Tensor, decisions: Decisions) -> Tensor:
-        """[n]: the reward of a student with these logits."""
-        if self.reward == 1:
+    def reward(self, student: Tensor, decisions: Decisions) -> Tensor:
+        """[n]: the reward of a student with these logits [n, C]."""
+        if self.options.reward == 1:
             return reward_1(student, decisions.labels)
-        over = decisions.actions if self.kd_over == "selected" else None
+        over = decisions.actions if self.options.kd_over == "selected" else None
         found = reward_2(student, decisions.labels, decisions.teachers, self.response, over)
-        return reward_3(found, self.score, self.gamma) if self.reward == 3 else found
+        return found if self.options.reward == 2 else reward_3(found, self.score, self.options.gamma)
 
-    def _row_baseline(self, decisions: Decisions) -> Tensor:
-        """[n]: what the row's reward would have been without the action; 0 unless `baseline` is `row`."""
-        if self.baseline != "row":
-            return torch.zeros_like(decisions.reward)
-        if self.measure == "virtual":
-            return self._rewards(self._virtual(decisions, torch.ones_like(decisions.actions).float()), decisions)
-        return self._rewards(decisions.student, decisions)
+    # ---- policy update: REINFORCE ----------------------------------------------------------------------------------
 
-    # ---- policy update ---------------------------------------------------------------------------------------------
-
-    def observe(self, reward: Tensor) -> None:
-        """Rewards of the decisions since the last call, in the order of their row identities; float32 [n] or a single value."""
-        if not self.pending:
+    def update(self, decisions: Decisions | None) -> None:
+        """θ ← θ + β · advantage · ∂ log π(a|s) / ∂θ by Adam, over the decisions in shuffled batches."""
+        if decisions is None:
             return
-        decisions = Decisions.join(self.pending)
-        decisions.reward = reward.to(decisions.own).expand(len(decisions)).clone()
-        self.pending = []
-        self.history.append(decisions)
-        self.averages.add("reward/mean", decisions.reward.sum(), len(decisions))
-        self.observed += 1
-        if self.update_every != "epoch" and self.observed % self.update_every == 0:
-            self._learn()
+        advantage = self.advantage(decisions.reward)
+        draws = row_uniform(decisions.keys, self.seed, self.updates, "shuffle")
+        for index in torch.argsort(draws, stable=True).split(self.options.batch_size):
+            batch = decisions.take(index)
+            state = batch.state
+            policy = self.policy_for(state)
+            with torch.enable_grad():
+                objective = self.objective(policy(state), batch.actions, advantage[index])
+                self.optimizer.zero_grad()
+                (-objective).backward()
+            self.optimizer.step()
+            self.updates += 1
 
-    def _learn(self) -> None:
-        """θ ← θ + β · advantage · ∂ log π / ∂θ over the history, shuffled; empties it."""
-        if not self.history:
-            return
-        decisions, self.history = Decisions.join(self.history), []
-        advantage = self._advantage(decisions.reward)
-        draws = row_uniform(decisions.rows, self.seed, self.updates, "shuffle")
-        for part in torch.argsort(draws, stable=True).split(self.batch_size):
-            self._update(decisions.take(part), advantage[part])
-
-    def _advantage(self, reward: Tensor) -> Tensor:
-        """[n]: against the running mean of rewards, in units of their running standard deviation."""
+    def advantage(self, reward: Tensor) -> Tensor:
+        """[n]: how far each reward is from what was usual."""
         self.moments.add(reward)
-        advantage = reward.double() if self.baseline == "none" else reward.double() - self.moments.mean
-        if self.normalise:
-            advantage = advantage / max(self.moments.std, 1e-8)
         self.averages.add("reward/baseline", torch.tensor(self.moments.mean))
         self.averages.add("reward/std", torch.tensor(self.moments.std))
-        return advantage.to(reward)
+        if self.options.baseline == "none":
+            return reward
+        return ((reward.double() - self.moments.mean) / max(self.moments.std, 1e-8)).to(reward)
 
-    def _update(self, decisions: Decisions, advantage: Tensor) -> None:
-        state = decisions.state
-        policy = self._build(state)
-        assert self.optimizer is not None
-        with torch.enable_grad():
-            z = policy(state)
-            objective = (advantage * self._log_probability(z, decisions.actions)).mean()
-            if self.entropy_bonus:
-                objective = objective + self.entropy_bonus * bernoulli_entropy(z).mean()
-            self.optimizer.zero_grad()
-            (-objective).backward()
-        self.optimizer.step()
-        self.updates += 1
+    def objective(self, z: Tensor, actions: Tensor, advantage: Tensor) -> Tensor:
+        """What an update makes larger."""
+        return (advantage * log_probability(z, actions)).mean()
 
     # ---- schedule --------------------------------------------------------------------------------------------------
 
@@ -597,49 +304,35 @@ class ReinforcedTeachers(TeacherSelector):
         if epoch <= self.begun:  # resumed within this epoch
             return
         self.begun = epoch
-        if self.update_every == "epoch":
-            self._learn()
-        if epoch >= self.warmup_epochs and not self.warmed:
+        if self.options.update_every == "epoch":
+            self.update(self.history.take())
+        if epoch >= self.options.warmup_epochs and not self.warmed:
             self.warmed = True
-            if self.policy_warmup != "none":
-                self._warm_up(probe)
+            if self.options.policy_rows and self.options.encoder != "student":  # a sample has no vectors of the student
+                sample = self.sample(self.options.policy_rows, labelled=True)
+                if len(sample.keys):
+                    self.warm_up(sample, probe)
+                    self.moments = Moments()  # rewards of real steps have another scale
 
-    def _warm_up(self, probe: Probe) -> None:
-        """The policy learns with the student fixed."""
-        sample = self.sample(self.policy_rows, labelled=True)
-        if not len(sample.keys):
-            return
+    def warm_up(self, sample: TrainingSample, probe: Probe) -> None:
+        """The policy learns with the student fixed: one pass with all teachers selected (reconstruction)."""
         student = probe.logits(sample.keys)
-        if self.reward == 3:
-            self.score = correctness(*probe.validation(self.evaluate_rows))
-        passes, last = 0, self.updates + self.policy_updates
-        while passes == 0 or (self.policy_warmup == "virtual" and self.updates < last):
-            passes += 1  # their draws are those of epochs before the first
-            self.history.append(self._warm_up_decisions(_fixed_view(sample, student, self.seed, epoch=-passes)))
-            self._learn()
-        self.moments = Moments()  # rewards of real steps have another scale
+        if self.options.reward == 3:
+            self.score = correctness(*probe.validation(EVALUATE_ROWS))
+        view = sample.view(student, self.seed, epoch=-1, device=default_device())
+        everyone = torch.ones(teacher_logits(view).shape[:2], dtype=torch.bool, device=view.student.device)
+        decisions = Decisions.of(view, *self.builder(view, self.visible(view)), everyone)
+        decisions.reward = self.reward(view.student, decisions)
+        self.update(decisions)
 
-    def _warm_up_decisions(self, view: StepView) -> Decisions:
-        state = self.builder(view, self._visible(view))
-        with torch.no_grad():
-            z = self._build(state)(state)
-        actions = torch.ones_like(z, dtype=torch.bool)
-        if self.policy_warmup == "virtual":
-            actions, _ = sample_actions(z, view.keys, view.seed, view.epoch)
-        found = Decisions.of(view, state, self.builder.common, actions)
-        if self.policy_warmup == "ones":
-            found.reward = self._rewards(found.student, found)
-        else:
-            ones = torch.ones_like(z)
-            after, with_all = self._virtual(found, actions.float()), self._virtual(found, ones)
-            found.reward = self._rewards(after, found) - self._rewards(with_all, found)
-        return found
+    # ---- buffers, health and state ---------------------------------------------------------------------------------
 
-    # ---- health and state ------------------------------------------------------------------------------------------
+    def buffers(self) -> list[Buffer[Any]]:
+        return [self.pending]
 
-    def _note(self, z: Tensor, actions: Tensor, empty: Tensor) -> None:
-        batch = len(z)
-        self.averages.add("policy/entropy", bernoulli_entropy(z).sum() / z.shape[1], batch)
+    def _report(self, z: Tensor, actions: Tensor, empty: Tensor) -> None:
+        batch, count = z.shape
+        self.averages.add("policy/entropy", bernoulli_entropy(z).sum() / count, batch)
         self.averages.add("policy/teachers_per_row", actions.sum(), batch)
         self.averages.add("policy/empty", empty.sum(), batch)
         for name, p in zip(self.names, torch.sigmoid(z).T, strict=True):
@@ -651,52 +344,26 @@ class ReinforcedTeachers(TeacherSelector):
         return self.averages.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        history = Decisions.join(self.history) if self.history else None
         return {
             "policy": None if self.policy is None else dict(self.policy.state_dict()),
-            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
-            "builder": self.builder.state_dict(),
+            "optimizer": None if self.policy is None else self.optimizer.state_dict(),
+            "builder": self.builder.moments,
             "moments": self.moments.state_dict(),
-            "history": None if history is None else {f.name: getattr(history, f.name) for f in fields(history)},
-            "averages": {"sums": dict(self.averages.sums), "counts": dict(self.averages.counts)},
-            "counts": [self.observed, self.updates, self.begun],
+            "history": self.history.state_dict(),
+            "averages": self.averages.state_dict(),
+            "counts": [self.steps, self.updates, self.begun],
             "warmed": self.warmed,
             "score": self.score,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.builder.load_state_dict(state["builder"])
+        self.builder.moments = dict(state["builder"])
         self.moments.load_state_dict(state["moments"])
-        self.averages = Averages(**state["averages"])
-        self.observed, self.updates, self.begun = (int(n) for n in state["counts"])
+        self.history.load_state_dict(state["history"], default_device())
+        self.averages.load_state_dict(state["averages"])
+        self.steps, self.updates, self.begun = (int(n) for n in state["counts"])
         self.warmed, self.score = bool(state["warmed"]), float(state["score"])
-        device, history = default_device(), state["history"]
-        self.history = [] if history is None else [Decisions(**{n: v.to(device) for n, v in history.items()})]
         if state["policy"] is not None:
-            width = state["policy"]["weight"].shape[1]
-            like = torch.zeros(1, len(self.names), width, device=device)
-            self._build(like).load_state_dict(state["policy"])
-            assert self.optimizer is not None
+            like = state["policy"]["weight"].unsqueeze(0).to(default_device())
+            self.policy_for(like).load_state_dict(state["policy"])
             self.optimizer.load_state_dict(state["optimizer"])
-
-
-def bernoulli_entropy(z: Tensor) -> Tensor:
-    """Σ_k H(σ(z_k)) in bits; [B]. Written in z: the derivative stays finite where σ(z) reaches 0 or 1."""
-    return (F.softplus(z) - z * torch.sigmoid(z)).sum(-1) / math.log(2)
-
-
-def _fixed_view(sample: TrainingSample, student: Tensor, seed: int, epoch: int) -> StepView:
-    """The view that a step would have had, where the policy will be."""
-    device = default_device()
-    return StepView(
-        rows=sample.keys.to(device),
-        labels=sample.labels.to(device),
-        student=student.to(device),
-        pooled=None,
-        teachers=sample.teachers.to(device),
-        progress=0.0,
-        epoch=epoch,
-        step=0,
-        seed=seed,
-        vectors=None if sample.vectors is None else sample.vectors.to(device),
-    )

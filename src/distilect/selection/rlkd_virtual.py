@@ -1,0 +1,124 @@
+"""RL-KD with virtual steps: ours, not the paper's.
+
+A real step moves the student by 32 or 64 rows at once, so a row's reward says little about its own teachers. Here the row's
+logits alone take the step that its teachers ask for. The effect of the choice then stands alone, and no forward pass is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from distilect.models import default_device
+from distilect.options import AboveZero, Count, Share
+from distilect.selection.rewards import Response
+from distilect.selection.rlkd import ReinforcedTeachers, Whole, bernoulli_entropy
+from distilect.selection.teacher_state import Decisions
+from distilect.selection.view import Probe, TrainingSample
+
+ENTROPY_BONUS = 0.1  # weight of the policy's entropy in its objective; without it the policy decides too early
+LEAST_WEIGHT = 1e-6  # of a teacher, before scaling: where all σ(z) vanish, teachers weigh equally
+
+
+def virtual_step(student: Tensor, teachers: Tensor, weights: Tensor, response: Response, size: float) -> Tensor:
+    """The student's logits after one step of its own on each row's distillation loss, taken in the logits themselves.
+
+    z' = z - size · ∂/∂z Σ_k w_k · response_k(z): what believing these teachers would do to the row if its outputs could move
+    alone. It holds no noise from other rows.
+
+    Args:
+        student: [B, C]; teachers: [B, K, C]; weights: [B, K].
+
+    Returns:
+        float32 [B, C].
+    """
+    with torch.enable_grad():
+        start = student.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad((weights * response(start, teachers)).sum(), start)
+    return start.detach() - size * gradient
+
+
+def executed_log_probability(z: Tensor, actions: Tensor) -> Tensor:
+    """log of the probability that a row's teachers came to be chosen, the fallback included; [B].
+
+    A row that selects only its most probable teacher k may have drawn it, or have drawn nobody and fallen back on it:
+    σ(z_k) Π(1 - σ(z_j)) + (1 - σ(z_k)) Π(1 - σ(z_j)) = Π_{j ≠ k} (1 - σ(z_j)). The plain log π reinforces the
+    fallback as if it had been a draw.
+    """
+    likeliest = F.one_hot(z.argmax(1), z.shape[1]).bool()
+    alone = (actions == likeliest).all(1, keepdim=True) & likeliest
+    per_teacher = -F.binary_cross_entropy_with_logits(z, actions.to(z), reduction="none")
+    return per_teacher.masked_fill(alone, 0.0).sum(-1)
+
+
+class VirtualReinforcedTeachers(ReinforcedTeachers):
+    """RL-KD's teacher selector with rewards of virtual steps, and what was found to go well with them.
+
+    Other than in `reinforced`:
+
+    - The reward is what the row gains over a virtual step towards all teachers alike.
+    - Teachers weigh by σ(z); actions are drawn for learning only.
+    - The probability that is reinforced counts the fallback (`executed_log_probability`).
+    - The policy's warm-up draws actions anew in each pass and takes virtual steps.
+    - The state holds each teacher's entropy.
+    - The policy has weight decay and an entropy bonus.
+    """
+
+    name = "reinforced-virtual"
+    entropy = True
+    weight_decay = 0.1
+
+    class Options(ReinforcedTeachers.Options):
+        reward: Literal[1, 2, 3] = Field(1, description="1: -CE; 2: -CE - mean KD loss")
+        share: Share = Field(
+            1.0, description="share of a batch's labelled rows that the policy learns from, drawn by row"
+        )
+        batch_size: Count = Field(128, description="decisions per update of the policy")
+        warmup_epochs: Whole = Field(0, description="epochs in which the student learns from all teachers alike")
+        step_size: AboveZero = Field(2.0, description="of the virtual step, in the logits")
+        policy_updates: Count = Field(2000, description="of the policy in its warm-up, rounded up to whole passes")
+
+        @model_validator(mode="after")
+        def _no_third_reward(self) -> VirtualReinforcedTeachers.Options:
+            if self.reward == 3:
+                raise ValueError(
+                    "reward is 3, but its validation score is the same for every action and cancels against the row's baseline: "
+                    "expected 1 or 2, or the selector reinforced"
+                )
+            return self
+
+    options: Options
+
+    def weights(self, z: Tensor, actions: Tensor) -> Tensor:
+        return torch.sigmoid(z).clamp_min(LEAST_WEIGHT)
+
+    def measure(self, decisions: Decisions, probe: Probe) -> Tensor:
+        return self.gain(decisions)
+
+    def gain(self, decisions: Decisions) -> Tensor:
+        """[n]: the reward of a virtual step towards the selected teachers minus that of one towards all of them."""
+        selected = self._step(decisions, decisions.actions.float())
+        with_all = self._step(decisions, torch.ones_like(decisions.actions).float())
+        return self.reward(selected, decisions) - self.reward(with_all, decisions)
+
+    def _step(self, decisions: Decisions, mask: Tensor) -> Tensor:
+        weights = mask / mask.sum(1, keepdim=True)
+        return virtual_step(decisions.student, decisions.teachers, weights, self.response, self.options.step_size)
+
+    def objective(self, z: Tensor, actions: Tensor, advantage: Tensor) -> Tensor:
+        reinforced = (advantage * executed_log_probability(z, actions)).mean()
+        return reinforced + ENTROPY_BONUS * bernoulli_entropy(z).mean()
+
+    def warm_up(self, sample: TrainingSample, probe: Probe) -> None:
+        """The policy learns with the student fixed: passes with sampled actions and virtual steps."""
+        student, passes, last = probe.logits(sample.keys), 0, self.updates + self.options.policy_updates
+        while self.updates < last:
+            passes += 1  # their draws are those of epochs before the first
+            view = sample.view(student, self.seed, epoch=-passes, device=default_device())
+            decisions, _, _ = self.act(view)
+            decisions.reward = self.gain(decisions)
+            self.update(decisions)

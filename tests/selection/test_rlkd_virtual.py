@@ -1,0 +1,252 @@
+"""RL-KD with virtual steps: what we added to the paper, and what would silently go wrong without these."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from distilect.knowledge.response import response_kl, response_mse
+from distilect.selection import StepView, get_preset, normalised_entropy, rlkd_virtual
+from distilect.selection.rlkd_virtual import VirtualReinforcedTeachers, executed_log_probability, virtual_step
+from distilect.selection.teacher_state import Decisions
+from tests.selection.planted import FakeProbe, learn, parameters, planted, policy_of, randn, selector_for, share_right
+from tests.selection.views import make_view, part
+
+
+def virtual(view: StepView, **options: Any) -> VirtualReinforcedTeachers:
+    """Set up on the rows of a view, by default without a look at any label."""
+    selector = selector_for(view, kind=VirtualReinforcedTeachers, **options)
+    assert isinstance(selector, VirtualReinforcedTeachers)
+    return selector
+
+
+def plain_response(student, teachers):
+    return response_kl(student, teachers, 1.0)
+
+
+# ---- a step without a model ----------------------------------------------------------------------------------------
+
+
+def test_a_virtual_step_follows_the_gradient_of_the_weighted_distillation_loss():
+    student, teachers, weights = randn(5, 3), randn(5, 2, 3, seed=1), randn(5, 2, seed=2).softmax(1)
+    temperature = 2.0
+    after = virtual_step(student, teachers, weights, lambda s, t: response_kl(s, t, temperature), 0.25)
+    # ∂/∂z T² · KL(p_T ‖ q_T) = T · (q_T - p_T)
+    gap = (student / temperature).softmax(1).unsqueeze(1) - (teachers / temperature).softmax(2)
+    torch.testing.assert_close(after, student - 0.25 * temperature * (weights.unsqueeze(2) * gap).sum(1))
+    assert not after.requires_grad
+
+
+def test_a_virtual_step_of_one_half_in_regression_lands_on_the_believed_score():
+    teachers = torch.tensor([[[1.0], [5.0]], [[1.0], [5.0]]])
+    weights = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    after = virtual_step(torch.zeros(2, 1), teachers, weights, response_mse, 0.5)
+    assert after.tolist() == [[1.0], [3.0]]
+
+
+def test_a_virtual_step_holds_no_noise_from_other_rows():
+    student, teachers, weights = randn(6, 3), randn(6, 2, 3, seed=1), randn(6, 2, seed=2).softmax(1)
+    whole = virtual_step(student, teachers, weights, plain_response, 0.5)
+    alone = torch.cat(
+        [
+            virtual_step(student[i : i + 1], teachers[i : i + 1], weights[i : i + 1], plain_response, 0.5)
+            for i in range(6)
+        ]
+    )
+    torch.testing.assert_close(whole, alone)
+
+
+def test_a_virtual_step_works_where_gradients_are_switched_off():
+    with torch.no_grad():
+        after = virtual_step(torch.zeros(1, 1), torch.ones(1, 1, 1), torch.ones(1, 1), response_mse, 0.5)
+    assert after.tolist() == [[1.0]]
+
+
+def test_a_virtual_step_towards_a_teacher_that_rules_a_class_out_gives_no_nan():
+    teachers = torch.tensor([[[0.0, -torch.inf, 0.0]]])
+    after = virtual_step(torch.zeros(1, 3), teachers, torch.ones(1, 1), plain_response, 0.5)
+    assert torch.isfinite(after).all() and after[0, 1] < after[0, 0]
+
+
+# ---- what the policy learns from -----------------------------------------------------------------------------------
+
+
+def test_the_executed_log_probability_counts_the_fallback():
+    """By enumeration: all draws that end in the same teachers."""
+    z = torch.tensor([-0.4, 0.3, -1.0]).double()
+    p = torch.sigmoid(z)
+    ends: dict[tuple[bool, ...], float] = {}
+    for drawn in itertools.product((False, True), repeat=3):
+        chosen = drawn if any(drawn) else (False, True, False)
+        probability = math.prod(float(p[k] if on else 1 - p[k]) for k, on in enumerate(drawn))
+        ends[chosen] = ends.get(chosen, 0.0) + probability
+    found = executed_log_probability(z.expand(len(ends), 3), torch.tensor(list(ends))).exp()
+    assert len(ends) == 7 and found.tolist() == pytest.approx(list(ends.values()))
+    assert float(found.sum()) == pytest.approx(1.0)
+
+
+def test_an_entropy_bonus_keeps_the_policy_undecided(monkeypatch):
+    monkeypatch.setattr(VirtualReinforcedTeachers, "weight_decay", 0.0)
+    view = make_view(60)
+    found = []
+    for bonus in (0.0, 0.5):
+        monkeypatch.setattr(rlkd_virtual, "ENTROPY_BONUS", bonus)
+        selector = virtual(view)
+        selector.decide(view)
+        policy_of(selector).bias.data.fill_(1.5)
+        learn(selector, view, epochs=40, reward=lambda now, weights: torch.tensor(0.0))
+        found.append(float(policy_of(selector).bias.detach().mean()))
+    assert found[0] == 1.5 and abs(found[1]) < 1.0
+
+
+def test_weight_decay_pulls_the_policy_back(monkeypatch):
+    monkeypatch.setattr(rlkd_virtual, "ENTROPY_BONUS", 0.0)
+    monkeypatch.setattr(VirtualReinforcedTeachers, "weight_decay", 1.0)
+    view = make_view(60)
+    selector = virtual(view)
+    selector.decide(view)
+    policy_of(selector).bias.data.fill_(1.5)
+    learn(selector, view, epochs=40, reward=lambda now, weights: torch.tensor(0.0))
+    assert float(policy_of(selector).bias.detach().max()) < 1.0
+
+
+@pytest.mark.parametrize("reward", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_it_finds_them_by_virtual_steps(seed, reward):
+    view, which = planted(seed=seed)
+    selector = virtual(view, reward=reward)
+    probe = FakeProbe(view, view.student)
+    for epoch in range(20):
+        selector.decide(replace(view, epoch=epoch))
+        selector.learn(probe)
+    assert selector.updates == 200 and not probe.asked
+    assert share_right(selector, view, which) >= 0.95
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_finds_them_in_its_own_warm_up_with_the_student_fixed(seed):
+    view, which = planted(seed=seed)
+    selector = virtual(view, policy_rows=4096, policy_updates=200)
+    probe = FakeProbe(view, view.student)
+    selector.begin_epoch(probe, 0)
+    assert selector.updates == 200 and len(probe.asked) == 1
+    assert share_right(selector, view, which) >= 0.95
+
+
+def test_it_learns_from_few_labels_for_all_rows():
+    """The policy learns from labelled rows only and chooses for the others from what it sees of them."""
+    view, which = planted(400, seed=1)
+    labels = view.labels.clone()
+    labels[100:] = -100
+    view = replace(view, labels=labels)
+    selector = virtual(view, hide=None, batch_size=8)
+    probe = FakeProbe(view, view.student)
+    for epoch in range(40):
+        selector.decide(replace(view, epoch=epoch))
+        selector.learn(probe)
+    rest = part(view, torch.arange(100, 400))
+    assert share_right(selector, rest, which[100:]) >= 0.9
+
+
+def test_the_row_baseline_of_virtual_steps_is_the_step_towards_all_teachers():
+    view = make_view(20)
+    selector = virtual(view, update_every=1000)
+    selector.decide(view)
+    selector.learn(FakeProbe(view, view.student))
+    decisions = selector.history.join()
+    everyone = decisions.actions.all(1)
+    assert everyone.any() and not everyone.all()
+    assert not decisions.reward[everyone].any() and decisions.reward[~everyone].all()
+
+
+def test_virtual_passes_differ_in_their_draws(monkeypatch):
+    view = make_view(100)
+    passes: list[Decisions] = []
+    update = VirtualReinforcedTeachers.update
+
+    def spy(self: VirtualReinforcedTeachers, decisions: Decisions | None) -> None:
+        assert decisions is not None
+        passes.append(decisions)
+        update(self, decisions)
+
+    monkeypatch.setattr(VirtualReinforcedTeachers, "update", spy)
+    selector = virtual(view, hide=0.5, policy_rows=100, policy_updates=12)
+    selector.begin_epoch(FakeProbe(view, view.student), 0)
+    assert len(passes) == 3 and all(len(decisions) == 100 for decisions in passes)
+    for one, other in ((0, 1), (1, 2)):
+        assert not torch.equal(passes[one].actions, passes[other].actions)
+        assert not torch.equal(passes[one].own, passes[other].own)  # other labels are hidden
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_regression_finds_them_by_squared_errors(seed):
+    view, which = planted(600, seed=seed, regression=True)
+    selector = virtual(view, step_size=0.5)
+    for epoch in range(20):
+        selector.decide(replace(view, epoch=epoch))
+        selector.learn(FakeProbe(view, view.student))
+    assert torch.isfinite(parameters(selector)).all()
+    assert share_right(selector, view, which) >= 0.9
+
+
+# ---- weights and options -------------------------------------------------------------------------------------------
+
+
+def test_teachers_weigh_by_their_probabilities():
+    view = make_view(60, unlabelled=tuple(range(30)))
+    selector = virtual(view)
+    selector.decide(view)
+    bias = torch.tensor([-1.0, 0.0, 2.0])
+    policy_of(selector).bias.data[:] = bias
+    expected = torch.sigmoid(bias) / torch.sigmoid(bias).sum()
+    torch.testing.assert_close(selector.decide(view), expected.expand(60, 3))
+
+
+def test_a_policy_that_wants_nobody_leaves_no_row_without_teachers():
+    view = make_view(20)
+    selector = virtual(view)
+    selector.decide(view)
+    policy_of(selector).bias.data.fill_(-200.0)
+    torch.testing.assert_close(selector.decide(view), torch.full((20, 3), 1 / 3))
+
+
+def test_the_state_holds_each_teachers_entropy():
+    view = make_view(20)
+    common, own = VirtualReinforcedTeachers().builder(view, view.has_label)
+    assert common.shape == (20, 5) and own.shape == (20, 3, 4 + 1 + 1 + 1)
+    torch.testing.assert_close(own[:, :, -1], normalised_entropy(view.teachers))
+
+
+def test_the_preset_is_the_selector_with_its_defaults():
+    assert get_preset("rlkd").teachers == "reinforced-virtual"
+    wanted = {
+        "reward": 1,
+        "share": 1.0,
+        "warmup_epochs": 0,
+        "batch_size": 128,
+        "step_size": 2.0,
+        "policy_updates": 2000,
+    }
+    wanted |= {"state": "per_teacher", "encoder": "backbone", "pooling": "cls", "kd_over": "pool", "baseline": "mean"}
+    wanted |= {"update_every": "epoch", "learning_rate": 0.01, "policy_rows": 4096, "gamma": 0.5}
+    assert VirtualReinforcedTeachers().options.model_dump() == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reward": 3}, "reward is 3, but its validation score .* cancels .*: expected 1 or 2"),
+        ({"step_size": -1.0}, "step_size is -1.0, expected a number above 0"),
+        ({"policy_updates": 0}, "policy_updates is 0, expected a whole number from 1"),
+        ({"share": -0.1}, "share is -0.1, expected a number from 0 to 1"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1, expected 0 or more"),
+    ],
+)
+def test_bad_options_say_what_was_expected(options, message):
+    with pytest.raises(ValueError, match=message):
+        VirtualReinforcedTeachers(**options)
