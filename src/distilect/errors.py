@@ -1,4 +1,4 @@
-"""Errors that a person reads: what was found, what was expected, what to do."""
+"""Errors whose messages say what was found, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class DistilectError(Exception):
-    """Base of every error that distilect raises on purpose; its text is one or two lines for the user."""
+    """Base of all errors of distilect; the message is one or two lines for the user."""
 
 
 class ConfigError(DistilectError):
@@ -40,7 +40,7 @@ class RunError(DistilectError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: this process has to go (a preempted machine); what is finished is kept."""
+    """SIGTERM was received, from a preempted machine for example; finished parts are kept."""
 
 
 class ExportError(DistilectError):
@@ -48,7 +48,7 @@ class ExportError(DistilectError):
 
 
 def why_unwritable(error: OSError) -> str:
-    """What keeps a file from being written, in a person's words."""
+    """Why a file cannot be written, in plain words."""
     return "the disk is full" if is_disk_full(error) else error.strerror or str(error)
 
 

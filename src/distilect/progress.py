@@ -1,4 +1,4 @@
-"""One progress bar for everything that takes more than a few seconds."""
+"""The console and the progress bar of everything that takes more than a few seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # only rank 0 prints
 
 
 def bar() -> Progress:

@@ -17,7 +17,7 @@ from distilect.cli import app
 from distilect.errors import ExportError, RunError
 from distilect.export import export_run, ship
 from distilect.export.onnx import OnnxModel
-from distilect.export.speed import Runner, speed_table
+from distilect.export.speed import speed_table
 from tests.export.runs import finished_run
 from tests.tiny import FAMILIES
 
@@ -163,11 +163,11 @@ def test_models_take_turns_and_the_number_of_threads_is_given_back() -> None:
     encoded = encode(Table.from_texts(["a view of the sea", "good food"] * 8), wordpiece_tokenizer(), 16)
     calls: list[tuple[str, int]] = []
 
-    def runner(name: str) -> Runner:
-        return Runner(lambda threads: lambda inputs: calls.append((name, torch.get_num_threads())), encoded)
+    def model(name: str) -> Any:
+        return lambda threads: lambda inputs: calls.append((name, torch.get_num_threads())), encoded
 
     before = torch.get_num_threads()
-    lines = speed_table({"a": runner("a"), "b": runner("b")}, threads=(1, 2), rounds={1: 4})
+    lines = speed_table({"a": model("a"), "b": model("b")}, threads=(1, 2), rounds={1: 4})
     assert torch.get_num_threads() == before
     assert [line["model"] for line in lines] == ["a", "b", "a", "b"]
     assert {threads for _, threads in calls[:12]} == {1} and {threads for _, threads in calls[12:]} == {2}

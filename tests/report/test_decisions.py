@@ -47,6 +47,13 @@ def test_the_table_has_a_line_per_row_of_the_last_time_it_came_by(tmp_path: Path
     assert [cell.mark for cell in table.rows[0][4:]] == ["good", "bad"]
 
 
+def test_weights_of_kinds_of_knowledge_are_neither_right_nor_wrong(tmp_path: Path) -> None:
+    rows = [row | {"knowledge/labels": row["row"] % 2 / 2} for row in rows_of(tmp_path)]
+    table = decision_table(rows)
+    assert table is not None and table.titles[-1] == "labels"
+    assert {row[-1].mark for row in table.rows} == {""} and len({row[-1].text for row in table.rows}) == 2
+
+
 def test_a_row_that_an_epoch_never_loaded_did_not_ask_in_it(tmp_path: Path) -> None:
     rows = [row for row in rows_of(tmp_path) if row["epoch"] == 0 or row["row"] != 0]
     table = decision_table(rows)

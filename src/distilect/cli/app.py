@@ -1,12 +1,10 @@
-"""The verbs. Each one reads its arguments, calls one function of the library, and prints what came out."""
+"""The verbs. Each one reads its arguments, calls one function of the library and prints the result."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,24 +28,13 @@ app = typer.Typer(
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings that replace the file's: train.epochs=5 seed=1", show_default=False
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Settings of the run: train.epochs=5 seed=1", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier runs of the same name.")]
 Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")]
 Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
-DataDir = Annotated[str, typer.Option(help="Relative data paths start here.")]
+DataDir = Annotated[str, typer.Option(help="Folder that relative data paths start from.")]
 MaxLength = Annotated[int, typer.Option(help="In tokens.")]
-
-
-class Precision(str, Enum):
-    """Of the forward passes; auto is bf16 where the processor has it."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 def main() -> None:
@@ -70,7 +57,7 @@ def _version(asked: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and leave.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Distil fine-tuned Hugging Face models into one small student.
@@ -85,12 +72,14 @@ def options(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="For data, teachers, signals and runs.")] = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Few rows, one epoch: the path, not the quality.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few rows, one epoch: shows how it works, not how well.")
+    ] = False,
 ) -> None:
-    """Run the whole job on real text, from this machine alone.
+    """Run the whole job on real text, without any download.
 
-    Three teachers, one student by three methods, one table; the text is the docstrings of Python's own
-    library. A second run reuses teachers and signals.
+    Three teachers, three methods, one table. The text is the docstrings of Python's standard library. A second
+    run reuses teachers and signals.
 
     \b
     Example: distilect demo --folder runs/demo
@@ -127,9 +116,9 @@ def finetune(
 
 @app.command()
 def score(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Run a config's teachers once and keep what they say.
+    """Run a config's teachers once and store their outputs.
 
-    `run` does this too; alone, it trains no student.
+    `run` does this too; `score` trains no student.
 
     \b
     Example: distilect score configs/glue/mrpc.yaml data_dir=PATH/TO/glue
@@ -154,7 +143,7 @@ def run(
         bool, typer.Option("--dry-run", help="Check the config and print all of it; run nothing.")
     ] = False,
 ) -> None:
-    """Do all that a config says: teachers, students, report.
+    """Do everything in a config: teachers, students, report.
 
     A run that was stopped goes on; teachers and signals that exist are reused.
 
@@ -198,9 +187,8 @@ def estimate(
     gpu: Annotated[
         str | None, typer.Option(help="t4, v100, l4, a100, h100 or h200: from its data sheet. [default: a pilot here]")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what a run will cost: hours of scoring and training, bytes.
+    """Estimate what a run will cost: hours and bytes.
 
     \b
     Example: distilect estimate CONFIG --rows 1e6 --rows 1e8 --gpu h100
@@ -212,9 +200,6 @@ def estimate(
     from distilect.pipeline.estimate import estimate as estimate_costs
 
     found = estimate_costs(settings, [int(count) for count in rows or ()], gpu)
-    if json_output:
-        typer.echo(json.dumps([each.to_dict() for each in found]))
-        return
     unit = f"{gpu} hours" if gpu else "hours here"
     for each in found:
         typer.echo(f"{each.rows:,} rows, {each.steps:,} steps")
@@ -334,7 +319,6 @@ def evaluate(
     label: Label = None,
     data_dir: DataDir = ".",
     max_length: MaxLength = 128,
-    precision: Annotated[Precision, typer.Option(help="auto: bf16 where the processor has it.")] = Precision.auto,
 ) -> None:
     """Score a checkpoint on a labelled table.
 
@@ -343,9 +327,7 @@ def evaluate(
     """
     from distilect import pipeline
 
-    found = pipeline.evaluate(
-        model, data, text=text, label=label, data_dir=data_dir, max_length=max_length, precision=precision.value
-    )
+    found = pipeline.evaluate(model, data, text=text, label=label, data_dir=data_dir, max_length=max_length)
     for name, value in found["scores"].items():
         typer.echo(f"{name:<12} {value:.4f}")
     typer.echo(f"{'rows':<12} {found['rows']}")
@@ -355,12 +337,12 @@ def evaluate(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option(help="Page that sets several runs side by side. [default: summary.html beside them]")
+        Path | None, typer.Option(help="Page that compares several runs. [default: summary.html beside them]")
     ] = None,
 ) -> None:
-    """Write the pages of runs again.
+    """Write the report pages of runs again.
 
-    Of several runs, also one page that sets them side by side.
+    For several runs, also write one page that compares them.
 
     \b
     Example: distilect report runs/mrpc runs/mrpc-kd --output runs/mrpc.html
@@ -388,7 +370,7 @@ def export(
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload to the Hub, with your own login.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="For all to see, when the upload makes it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
     license: Annotated[str | None, typer.Option(help="For the model card: apache-2.0, mit, …")] = None,
     base_model: Annotated[str | None, typer.Option(help="For the model card: hub id.")] = None,
     language: Annotated[str | None, typer.Option(help="For the model card: en, de, …")] = None,
@@ -427,7 +409,7 @@ def export(
 
 @app.command()
 def methods() -> None:
-    """List the methods, and the parts that a config may mix.
+    """List the methods, and the parts that a config can combine.
 
     \b
     Example: distilect methods

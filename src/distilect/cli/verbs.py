@@ -1,4 +1,4 @@
-"""How a verb ends: an exit code, and on failure a few lines that a person can use."""
+"""How a verb ends: an exit code, and after a failure a few lines that say what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESUMABLE = ("compare", "demo", "finetune", "run", "score")
 
 
 class Verbs(TyperGroup):
-    """The group of all verbs. Exit codes: 0 success, 1 failed, 2 wrong usage, 130 stopped by the keyboard, 143 by SIGTERM."""
+    """All verbs. Exit codes: 0 success, 1 failed, 2 wrong usage, 130 stopped by the keyboard, 143 stopped by SIGTERM."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # --debug may stand anywhere on the line; its place is before the verb.
@@ -31,17 +31,18 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            _say(_stopped(ctx.invoked_subcommand))
+            kept = "; finished parts are kept: the same command goes on from there (without --overwrite)"
+            typer.echo("stopped" + (kept if ctx.invoked_subcommand in RESUMABLE else ""), err=True)
             raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
         except Exception as error:
             if _is_typers(error) or ctx.params.get("debug"):
                 raise
-            _say(explain(error))
+            typer.echo(explain(error), err=True)
             raise typer.Exit(1) from None
 
 
 def explain(error: Exception) -> str:
-    """What a person reads instead of a traceback."""
+    """The message that is printed in place of a traceback."""
     if isinstance(error, DistilectError):
         lines = str(error).splitlines()
         more = [f"… and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
@@ -66,13 +67,3 @@ def _is_full(error: Exception) -> bool:
 def _is_typers(error: Exception) -> bool:
     """Usage errors, exits and closed pipes, which typer ends itself; older releases take these classes from click."""
     return hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
-
-
-def _stopped(verb: str | None) -> str:
-    if verb in RESUMABLE:
-        return "stopped; finished parts are kept: the same command goes on from there (without --overwrite)"
-    return "stopped"
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)

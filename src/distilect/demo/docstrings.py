@@ -1,7 +1,7 @@
 """The built-in data set: docstrings of Python's own standard library, classified by chapter.
 
-Real text that is on every machine. The interpreter's source files are read with `ast`; no module is imported,
-nothing is downloaded and no source text is part of this project. This file needs the standard library only.
+The text is on every machine. The interpreter's source files are read with `ast`: no module is imported, nothing is downloaded, and
+no source text is part of this project. Collecting needs the standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import sysconfig
@@ -76,7 +75,9 @@ TRAIN, DEV = "train.csv", "dev.csv"
 class DocstringData:
     """Where the data set was written, and what is in it.
 
-    `counts` maps each class to its rows in train and dev together; `lines_to_print` say what was built.
+    Attributes:
+        counts: rows per class, train and dev together.
+        lines_to_print: what was built.
     """
 
     train_path: Path
@@ -88,40 +89,53 @@ class DocstringData:
 def build_docstrings(folder: str | Path, seed: int = 0, dev_size: float = 0.15) -> DocstringData:
     """Write `train.csv`, `dev.csv` (columns text, label) and `docstrings.json` (their origin) into `folder`.
 
-    A row's side of the split depends on its text and the seed only: another Python version moves no row over.
+    Which split a row is in depends on its text and the seed only: another Python version moves no row.
 
     Raises:
-        DataError: `dev_size` is not inside (0, 1), or this interpreter has come without its source files.
+        DataError: `dev_size` is not inside (0, 1), or this interpreter lacks its source files.
     """
+    from distilect.files import atomic_write
+
     if not 0.0 < dev_size < 1.0:
         raise DataError(f"dev_size must lie between 0 and 1, got {dev_size}")
-    rows = _without_tiny_classes(collect())
-    rows.sort(key=lambda row: (_draw(row[0], seed, "order"), row[0]))  # mixed: the first rows are a fair sample
-    dev_rows = [row for row in rows if _draw(row[0], seed, "split") < dev_size]
-    train_rows = [row for row in rows if _draw(row[0], seed, "split") >= dev_size]
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    train, dev = _csv(train_rows), _csv(dev_rows)
-    _write(target / TRAIN, train)
-    _write(target / DEV, dev)
+    rows = collect()
+    # Some distributions package tkinter and others separately: their classes may be too small to learn.
+    sizes = Counter(label for _, label in rows)
+    rows = [row for row in rows if sizes[row[1]] >= _MIN_CLASS_ROWS]
+    rows.sort(key=lambda row: (_draw(row[0], seed, "order"), row[0]))  # shuffled: the first rows are a fair sample
     counts = {label: sum(row[1] == label for row in rows) for label in LABELS}
+    splits = {
+        TRAIN: [row for row in rows if _draw(row[0], seed, "split") >= dev_size],
+        DEV: [row for row in rows if _draw(row[0], seed, "split") < dev_size],
+    }
+    target, digests = Path(folder), {}
+    for name, part in splits.items():
+        content = _csv(part)
+        atomic_write(target / name, content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+    python, train, dev = platform.python_version(), len(splits[TRAIN]), len(splits[DEV])
     origin = {
-        "python": platform.python_version(),
+        "python": python,
         "seed": seed,
         "dev_size": dev_size,
-        "rows": {"train": len(train_rows), "dev": len(dev_rows)},
+        "rows": {"train": train, "dev": dev},
         "counts": counts,
-        "sha256": {"train.csv": _sha256(train), "dev.csv": _sha256(dev)},
+        "sha256": digests,
     }
-    _write(target / "docstrings.json", json.dumps(origin, indent=1) + "\n")
-    lines = _lines(counts, len(train_rows), len(dev_rows))
+    atomic_write(target / "docstrings.json", json.dumps(origin, indent=1) + "\n")
+    width = max(map(len, counts))
+    lines = [f"{len(rows):,} docstrings of Python {python}'s standard library: {train:,} train, {dev:,} dev"]
+    lines += [f"  {label:<{width}} {count:>5,}" for label, count in counts.items() if count]
+    absent = [label for label, count in counts.items() if not count]
+    if absent:
+        lines.append(f"not installed here, left out: {', '.join(absent)}")
     return DocstringData(target / TRAIN, target / DEV, counts, lines)
 
 
 def collect(library: str | Path | None = None) -> list[tuple[str, str]]:
     """All (text, label) rows of the library in folder `library` (default: this Python), in order of files.
 
-    A text that stands in two chapters is left out altogether: it would be a coin toss for any classifier.
+    A text that occurs in two chapters is left out: no classifier could tell which one is meant.
 
     Raises:
         DataError: the folder holds hardly any documented source, e.g. because only compiled files are there.
@@ -165,41 +179,15 @@ def _paragraphs(path: Path) -> Iterator[str]:
                 yield " ".join(words)
 
 
-def _without_tiny_classes(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`rows` without classes too small to learn: some distributions install tkinter and others apart."""
-    counts = Counter(label for _, label in rows)
-    return [row for row in rows if counts[row[1]] >= _MIN_CLASS_ROWS]
-
-
 def _draw(text: str, seed: int, purpose: str) -> float:
     """A number in [0, 1) that depends on text, seed and purpose only."""
     digest = hashlib.blake2b(f"{seed}\0{purpose}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _csv(rows: list[tuple[str, str]]) -> str:
+def _csv(rows: list[tuple[str, str]]) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("text", "label"))
     writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace `path` in one step: a killed build leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(temporary, path)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-
-
-def _lines(counts: dict[str, int], train: int, dev: int) -> list[str]:
-    width = max(map(len, counts))
-    library = f"Python {platform.python_version()}'s standard library"
-    head = f"{train + dev:,} docstrings of {library}: {train:,} train, {dev:,} dev"
-    absent = [label for label, count in counts.items() if not count]
-    tail = [f"not installed here, left out: {', '.join(absent)}"] if absent else []
-    return [head, *(f"  {label:<{width}} {count:>5,}" for label, count in counts.items() if count), *tail]
+    return buffer.getvalue().encode("utf-8", "replace")

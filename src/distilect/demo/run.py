@@ -1,4 +1,4 @@
-"""`distilect demo`: the main job on real text, from nothing but this machine."""
+"""`distilect demo`: the whole job on real text, without any download."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
 
     Args:
         folder: for data, teachers, signals and runs.
-        quick: a tenth of the rows and one epoch; shows the path, not the quality.
+        quick: few rows and one epoch; shows how it works, not how well.
 
     Returns:
-        The page that sets the students side by side.
+        the page that compares the students.
 
     Raises:
         TeacherError: the backbone's package is not installed.
@@ -45,25 +45,20 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
 
 def demo_config(folder: Path, train: Path, dev: Path, *, quick: bool = False) -> RunConfig:
     """Three teachers that differ in depth and seed, one student of three layers, three methods."""
-    epochs = 1.0 if quick else 3.0
-    common: dict[str, Any] = {"epochs": epochs, "learning_rate": 2e-4}
-    return parse_config(
-        {
-            "name": "student",
-            "output": str(folder),
-            "data": {
-                "train": str(train.resolve()),
-                "dev": str(dev.resolve()),
-                "max_train_rows": 600 if quick else 4000,
-            },
-            "teachers": [
-                {"name": "six-layers", "finetune": {"init": BACKBONE, "seed": 1, **common}},
-                {"name": "six-layers-again", "finetune": {"init": BACKBONE, "seed": 2, **common}},
-                {"name": "four-layers", "finetune": {"init": f"{BACKBONE}[layers=4]", "seed": 3, **common}},
-            ],
-            "student": "six-layers[layers=3]",
-            "method": "uniform",
-            "baselines": ["finetune", "kd"],
-            "train": {"epochs": 1.0 if quick else 2.0, "learning_rate": 2e-4, "max_length": 96},
-        }
-    )
+    finetune: dict[str, Any] = {"epochs": 1.0 if quick else 3.0, "learning_rate": 2e-4}
+    data = {"train": str(train.resolve()), "dev": str(dev.resolve()), "max_train_rows": 600 if quick else 4000}
+    raw: dict[str, Any] = {
+        "name": "student",
+        "output": str(folder),
+        "data": data,
+        "teachers": [
+            {"name": "six-layers", "finetune": {"init": BACKBONE, "seed": 1, **finetune}},
+            {"name": "six-layers-again", "finetune": {"init": BACKBONE, "seed": 2, **finetune}},
+            {"name": "four-layers", "finetune": {"init": f"{BACKBONE}[layers=4]", "seed": 3, **finetune}},
+        ],
+        "student": "six-layers[layers=3]",
+        "method": "uniform",
+        "baselines": ["finetune", "kd"],
+        "train": {"epochs": 1.0 if quick else 2.0, "learning_rate": 2e-4, "max_length": 96},
+    }
+    return parse_config(raw)

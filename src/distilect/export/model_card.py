@@ -17,7 +17,7 @@ from distilect.errors import RunError
 from distilect.files import atomic_write
 from distilect.report import words
 from distilect.report.files import mapping, number, part, records
-from distilect.report.models import method_name, outcome
+from distilect.report.models import SIZES, method_name, outcome
 
 # Our metric names -> the Hub's metric types; the others go by their own name.
 _HUB_METRICS = {"macro_f1": "f1", "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
@@ -126,8 +126,7 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
     models = []
     for row in rows:
-        parameters, size, latency, _, speed, *_ = row.cells
-        cells = [*(words.score(row.scores.get(name)) for name in names), parameters, size, latency, speed]
+        cells = [*(words.score(row.scores.get(name)) for name in names), *(row.cells[title] for title in SIZES)]
         models.append((f"{row.name} ({row.role})", cells))
     method, teachers = (
         method_name(metrics) or "unknown",

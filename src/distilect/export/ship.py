@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from distilect.config import RunConfig, load_config
-from distilect.data import Table, encode, load_data, load_table
+from distilect.data import Encoded, Table, encode, load_data, load_table
 from distilect.errors import DataError, DistilectError, ExportError, RunError
 from distilect.evaluation import predict
 from distilect.export.hub import check_card, check_name, push
 from distilect.export.model_card import write_model_card
 from distilect.export.onnx import OnnxModel, check_packages, export_onnx, quantise
-from distilect.export.speed import ROUNDS, Runner, onnx_runner, speed_table, torch_runner
+from distilect.export.speed import ROUNDS, Start, speed_table, start_onnx, start_torch
 from distilect.files import atomic_write
 from distilect.models import CheckpointTeacher
 from distilect.progress import console
@@ -92,7 +92,7 @@ def export_run(
     return Exported(lines, speed, address)
 
 
-def rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> Table:
+def _rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> Table:
     """The run's dev rows, read again; its validation rows where it has no dev.
 
     Raises:
@@ -114,7 +114,7 @@ def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: st
     """Write the files, check each against PyTorch, and time all models: the content of `export.json`."""
     folder, task = root / "student", Task.from_dict(mapping(metrics.get("task")))
     student = _load("student", folder, task, config)
-    rows = rows_to_check(config, folder, dev)
+    rows = _rows_to_check(config, folder, dev)
     encoded = encode(rows, student.tokenizer, student.max_length)
     reference = predict(student.model, encoded, precision="fp32")
 
@@ -164,15 +164,14 @@ def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: st
 
     timed = rows.take(np.arange(min(TIMED_ROWS, len(rows))))  # each model reads them in its own tokens
     tokens = encode(timed, student.tokenizer, student.max_length)
-    runners: dict[str, Runner] = {}
+    models: dict[str, tuple[Start, Encoded]] = {}
     if teacher := _best_teacher(metrics, task, config):
         own = encode(timed, teacher.tokenizer, teacher.max_length)
-        runners[f"teacher {teacher.name}"] = torch_runner(teacher.model, own)
-    runners["student"] = torch_runner(student.model, tokens)
-    for name, path in paths.items():
-        runners[name] = onnx_runner(path, tokens)
+        models[f"teacher {teacher.name}"] = (start_torch(teacher.model), own)
+    models["student"] = (start_torch(student.model), tokens)
+    models |= {name: (start_onnx(path), tokens) for name, path in paths.items()}
     threads = (1, 2) if (os.cpu_count() or 1) > 1 else (1,)
-    return {"rows": len(rows), "files": files, "speed": speed_table(runners, threads=threads, rounds=ROUNDS)}
+    return {"rows": len(rows), "files": files, "speed": speed_table(models, threads=threads, rounds=ROUNDS)}
 
 
 def _best_teacher(metrics: dict[str, Any], task: Task, config: RunConfig) -> CheckpointTeacher | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,65 +16,56 @@ from distilect.export.onnx import OnnxModel
 from distilect.progress import track
 
 Inputs = dict[str, Tensor]
+Start = Callable[[int], Callable[[Inputs], Any]]  # number of threads → a function that runs one batch with so many
 ROUNDS = {1: 60, 32: 12}  # measured rounds by batch size; a larger batch varies less
 
 
-@dataclass(frozen=True)
-class Runner:
-    """A model to time.
-
-    Attributes:
-        start: number of threads → a function that runs one batch with so many.
-        encoded: the texts in its own tokens.
-    """
-
-    start: Callable[[int], Callable[[Inputs], Any]]
-    encoded: Encoded
-
-    def batches(self, size: int, rounds: int) -> list[Inputs]:
-        """As many batches as there are rounds or different rows; all models get the same rows."""
-        count, rows = max(1, min(rounds, len(self.encoded) // size)), len(self.encoded)
-        return [self.encoded.collate(np.arange(i * size, (i + 1) * size) % rows) for i in range(count)]
-
-
-def torch_runner(model: Any, encoded: Encoded) -> Runner:
+def start_torch(model: Any) -> Start:
     """A PyTorch model in fp32; the number of threads is the process's."""
 
     def run(inputs: Inputs) -> None:
         with torch.inference_mode():
             model(**inputs)
 
-    return Runner(lambda threads: run, encoded)
+    return lambda threads: run
 
 
-def onnx_runner(path: Path, encoded: Encoded) -> Runner:
+def start_onnx(path: Path) -> Start:
     """An ONNX file; each number of threads gets a session of its own."""
-    return Runner(lambda threads: OnnxModel(path, threads), encoded)
+    return lambda threads: OnnxModel(path, threads)
 
 
 def speed_table(
-    runners: Mapping[str, Runner], *, threads: Sequence[int] = (1, 2), rounds: Mapping[int, int] = ROUNDS
+    models: Mapping[str, tuple[Start, Encoded]], *, threads: Sequence[int] = (1, 2), rounds: Mapping[int, int] = ROUNDS
 ) -> list[dict[str, Any]]:
     """One line per number of threads, batch size and model: p50_ms and p95_ms of a batch's forward pass, rows_per_second.
 
-    Texts are tokenised before. On a shared machine only ratios mean much.
+    On a shared machine only ratios mean much.
+
+    Args:
+        models: name → how to start it, and the texts in its own tokens.
+        rounds: batch size → measured rounds.
     """
     before = torch.get_num_threads()
     lines = []
     try:
         for count, size in track([(count, size) for count in threads for size in rounds], "timing"):
             torch.set_num_threads(count)
-            models = {
-                name: (runner.start(count), runner.batches(size, rounds[size])) for name, runner in runners.items()
-            }
-            for name, seconds in take_turns(models, rounds[size]).items():
+            jobs = {name: (start(count), _batches(rows, size, rounds[size])) for name, (start, rows) in models.items()}
+            for name, seconds in take_turns(jobs, rounds[size]).items():
                 p50, p95 = (1000.0 * float(np.quantile(seconds, q)) for q in (0.5, 0.95))
-                times = {
+                speed = {
                     "p50_ms": round(p50, 4),
                     "p95_ms": round(p95, 4),
-                    "rows_per_second": round(1000.0 * size / p50, 2),
+                    "rows_per_second": round(1000 * size / p50, 2),
                 }
-                lines.append({"model": name, "threads": count, "batch": size, **times})
+                lines.append({"model": name, "threads": count, "batch": size, **speed})
     finally:
         torch.set_num_threads(before)
     return lines
+
+
+def _batches(rows: Encoded, size: int, rounds: int) -> list[Inputs]:
+    """As many batches as there are rounds or different rows; all models get the same rows."""
+    count = max(1, min(rounds, len(rows) // size))
+    return [rows.collate(np.arange(i * size, (i + 1) * size) % len(rows)) for i in range(count)]

@@ -52,8 +52,9 @@ def decision_table(rows: Sequence[Row]) -> DataTable | None:
         if uncertain:
             cells.append(number_cell(row["uncertainty"], words.weight))
         for key in weights:
-            right = row.get(key.replace("teacher/", "right/"))
-            cells.append(number_cell(row[key], words.weight, {None: "", 0: "bad"}.get(right, "good")))
+            kind, _, name = key.partition("/")
+            right = row.get(f"right/{name}") if kind == "teacher" else None
+            cells.append(number_cell(row[key], words.weight, mark="" if right is None else "good" if right else "bad"))
         body.append(cells)
     return DataTable("decisions", titles + [key.partition("/")[2] for key in weights], body, wide=[0], words=[1])
 
@@ -119,7 +120,7 @@ def _asked_by_uncertainty(rows: Sequence[Row]) -> Figure | None:
     known = [row for row in rows if row["uncertainty"] is not None] if _has(rows, "uncertainty") else []
     if len(known) < 2 * _DECILES or len({row["asked"] for row in known}) < 2:
         return None
-    known.sort(key=lambda row: float(row["uncertainty"]))
+    known.sort(key=lambda row: row["uncertainty"])
     uncertainty, asked = _column(known, "uncertainty"), _column(known, "asked")
     tenths = np.array_split(np.arange(len(known)), _DECILES)
     names = [f"{uncertainty[part[0]]:.2f}–{uncertainty[part[-1]]:.2f}" for part in tenths]

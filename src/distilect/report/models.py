@@ -22,6 +22,7 @@ COST = (
     ("teacher forward passes (rows × teachers)", "teacher_forwards", words.whole),
     ("rows that asked teachers", "teacher_rows", words.whole),
 )
+SIZES = ("parameters", "MB on disk", "ms/row p50", "rows/s")  # the columns that short tables have
 Role = Literal["teacher", "student"]
 
 
@@ -45,17 +46,17 @@ class ModelRow:
     faster: float | None = None
 
     @property
-    def cells(self) -> list[str]:
-        """Size and speed as text: parameters, MB, ms per row (median, 95th percentile), rows/s, times smaller, times faster."""
-        return [
-            words.count(self.parameters),
-            words.megabytes(self.bytes),
-            words.digits(self.latency_ms),
-            words.digits(self.latency_p95_ms),
-            words.digits(self.rows_per_second),
-            words.times(self.smaller),
-            words.times(self.faster),
-        ]
+    def cells(self) -> dict[str, str]:
+        """Size and speed as text, by the title of their column."""
+        return {
+            "parameters": words.count(self.parameters),
+            "MB on disk": words.megabytes(self.bytes),
+            "ms/row p50": words.digits(self.latency_ms),
+            "ms/row p95": words.digits(self.latency_p95_ms),
+            "rows/s": words.digits(self.rows_per_second),
+            "smaller": words.times(self.smaller),
+            "faster": words.times(self.faster),
+        }
 
     @property
     def gains(self) -> str:
@@ -146,12 +147,12 @@ def sampling_error(metrics: Mapping[str, Any], score: float | None) -> str:
 def models_table(rows: Sequence[ModelRow], primary: str) -> dict[str, Any]:
     """Column titles and cells; further metrics of the task follow the primary one."""
     others = list(dict.fromkeys(name for row in rows for name in row.scores if name != primary))
-    sizes = ["parameters", "MB on disk", "ms/row p50", "ms/row p95", "rows/s", "×\u00a0smaller", "×\u00a0faster"]
     best = best_teacher(rows)
     body = []
     for row in rows:
         scores = [words.score(row.score), *(words.score(row.scores.get(name)) for name in others)]
-        body.append({"name": row.name, "role": row.role, "best": row is best, "cells": [*scores, *row.cells]})
+        body.append({"name": row.name, "role": row.role, "best": row is best, "cells": [*scores, *row.cells.values()]})
+    sizes = rows[0].cells if rows else ()
     return {"titles": [primary or "score", *others, *sizes], "rows": body}
 
 

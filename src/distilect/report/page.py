@@ -11,7 +11,7 @@ from distilect.report.curves import curves_of, knowledge_by_phase
 from distilect.report.decisions import decision_figures, decision_table
 from distilect.report.figures import score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
-from distilect.report.models import COST, Outcome, facts, models_table, outcome, sampling_error
+from distilect.report.models import COST, SIZES, Outcome, facts, models_table, outcome, sampling_error
 from distilect.report.predictions import agreement, calibration_table, differences, prediction_figures
 from distilect.report.selection import selection_by_epoch, selection_by_label
 from distilect.report.shell import Cell, DataTable, number_cell, write_page
@@ -104,15 +104,9 @@ def _verdict(metrics: Mapping[str, Any], result: Outcome) -> dict[str, Any]:
         details = [f"Student {words.score(student.score)}, {teacher}{on}: a difference of {difference}."]
         details += filter(None, [sampling_error(metrics, student.score)])
 
-    titles = [primary or "score", "parameters", "MB on disk", "ms per row", "rows per second"]
-    own, other = (
-        [words.score(m.score), *(m.cells[i] for i in (0, 1, 2, 4))] if m else [words.NONE] * 5 for m in (student, best)
-    )
-    return {
-        "headline": headline + student.gains,
-        "details": details,
-        "tiles": list(zip(titles, own, other, strict=True)),
-    }
+    tiles = [(primary or "score", words.score(student.score), words.score(best.score if best else None))]
+    tiles += [(title, student.cells[title], best.cells[title] if best else words.NONE) for title in SIZES]
+    return {"headline": headline + student.gains, "details": details, "tiles": tiles}
 
 
 def _predictions(run: RunFiles, best: Any) -> dict[str, Any] | None:

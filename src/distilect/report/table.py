@@ -11,7 +11,7 @@ from rich.text import Text
 
 from distilect.report import words
 from distilect.report.files import number
-from distilect.report.models import best_teacher, primary_metric, side_by_side
+from distilect.report.models import SIZES, best_teacher, primary_metric, side_by_side
 from distilect.report.page import SPEEDS
 
 
@@ -28,8 +28,7 @@ def summary_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
         # Text, not str: a name such as "[bold]" would be read as markup.
         name = Text(f"{row.name} *" if row is best else row.name, style="" if row.role == "teacher" else "bold")
         last_teacher = row.role == "teacher" and (following is None or following.role == "student")
-        parameters, size, latency, _, *speeds = row.cells
-        numbers = [words.score(row.score), parameters, size, latency, *speeds]
+        numbers = [words.score(row.score), *(row.cells[title] for title in (*SIZES, "smaller", "faster"))]
         table.add_row(name, *map(Text, numbers), end_section=last_teacher)
     return table
 

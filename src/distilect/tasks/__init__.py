@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from distilect.tasks.metrics import accuracy, f1, macro_f1, matthews, neg_mse, pearson, spearman
-from distilect.tasks.task import NO_LABEL, Kind, Task, check_metrics, default_metrics, has_label, kind_of_metrics
+from distilect.tasks.task import NO_LABEL, Kind, Task, default_metrics, has_label, kind_of_metrics
 
 __all__ = [
     "NO_LABEL",
     "Kind",
     "Task",
     "accuracy",
-    "check_metrics",
     "default_metrics",
     "f1",
     "has_label",

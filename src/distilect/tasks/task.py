@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_labels(self.kind, self.labels)
-        check_metrics(self.metrics, self.kind, len(self.labels))
+        _check_metrics(self.metrics, self.kind, len(self.labels))
         if self.num_texts not in (1, 2):
             raise ConfigError(f"a task has one text or two per row, got {self.num_texts}")
 
@@ -77,7 +77,7 @@ class Task:
         """
         if len(logits) != len(labels):
             raise DataError(f"{len(logits)} predictions for {len(labels)} labels: expected one per row")
-        kept = labels != NO_LABEL if self.kind == "classification" else ~np.isnan(labels)
+        kept = has_label(np.asarray(labels))
         if not kept.any():
             raise DataError(f"no row of {len(labels)} has a label: nothing to score on {self.name}")
         if self.kind == "classification":
@@ -99,13 +99,7 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and YAML; `from_dict` gives an equal task."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "labels": list(self.labels),
-            "metrics": list(self.metrics),
-            "num_texts": self.num_texts,
-        }
+        return asdict(self) | {"labels": list(self.labels), "metrics": list(self.metrics)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
@@ -114,11 +108,10 @@ class Task:
         Raises:
             ConfigError: a key is missing or unknown.
         """
-        expected = {"name", "kind", "labels", "metrics", "num_texts"}
+        expected = {field.name for field in fields(cls)}
         if set(values) != expected:
             raise ConfigError(f"a task has the keys {', '.join(sorted(expected))}; got {', '.join(sorted(values))}")
-        kind, labels, metrics = values["kind"], tuple(values["labels"]), tuple(values["metrics"])
-        return cls(values["name"], kind, labels, metrics, values["num_texts"])
+        return cls(**{**values, "labels": tuple(values["labels"]), "metrics": tuple(values["metrics"])})
 
 
 def default_metrics(kind: Kind, num_labels: int) -> tuple[str, ...]:
@@ -137,12 +130,7 @@ def kind_of_metrics(metrics: tuple[str, ...]) -> Kind | None:
     return "classification" if metrics[0] in CLASSIFICATION else None
 
 
-def check_metrics(metrics: tuple[str, ...], kind: Kind, num_labels: int) -> None:
-    """Refuse metrics that are unknown or do not fit the task.
-
-    Raises:
-        ConfigError: says which metric, and which ones fit.
-    """
+def _check_metrics(metrics: tuple[str, ...], kind: Kind, num_labels: int) -> None:
     fitting = CLASSIFICATION if kind == "classification" else REGRESSION
     if not metrics:
         raise ConfigError(f"a task has at least one metric: {', '.join(fitting)}")
