@@ -147,7 +147,7 @@ def trainer_of(
     *,
     callbacks: Any = (),
     share: float = 1.0,
-    keeps: bool = False,
+    saves: bool = False,
 ) -> DistillationTrainer:
     """A trainer of three epochs, on a share of the rows; not yet run."""
     spec = MethodConfig.model_validate(method)
@@ -169,7 +169,7 @@ def trainer_of(
         folder / "checkpoints",
         seed,
         callbacks=list(callbacks),
-        keeps=keeps,
+        saves=saves,
     )
     trainer.student_tokens = (student.tokenizer, student.max_length)  # type: ignore[attr-defined]
     return trainer
@@ -195,7 +195,7 @@ def keep_thirds(config: dict[str, Any], reference: Path, seed: int) -> None:
     """The training that all thirds branch from: all four kinds, weight 1. Three epochs: a third is an epoch."""
     shutil.rmtree(reference, ignore_errors=True)
     bench = Workbench.open(parse_config({**config, "seed": seed}), {})
-    trainer = trainer_of(bench, fixed(1, 1, 1, 1), reference, seed, callbacks=[_KeepThirds(reference)], keeps=True)
+    trainer = trainer_of(bench, fixed(1, 1, 1, 1), reference, seed, callbacks=[_KeepThirds(reference)], saves=True)
     trainer.train()
     shutil.rmtree(reference / "checkpoints", ignore_errors=True)
 

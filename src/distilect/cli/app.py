@@ -415,13 +415,14 @@ def methods() -> None:
     Example: distilect methods
     """
     from distilect.knowledge import KNOWLEDGE
+    from distilect.selection import presets as all_presets
     from distilect.selection import registry
 
-    presets = registry.presets()
+    presets = all_presets()
     width = max(len(name) for name in presets)
     for name, preset in presets.items():
         typer.echo(f"{name:<{width}}  {preset.summary}" + (f" ({preset.reference})" if preset.reference else ""))
-    parts = {
+    parts: dict[str, Any] = {
         "rows": registry.ROWS,
         "teachers": registry.TEACHERS,
         "knowledge": KNOWLEDGE,

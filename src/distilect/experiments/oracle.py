@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from distilect.knowledge.labels import label_loss
-from distilect.selection import SelectionContext, Selector, StepView
+from distilect.selection import SelectionContext, StepView, TeacherSelector
 from distilect.selection.registry import TEACHERS
 
 ORACLE = "oracle"
 
 
-class OracleTeachers(Selector):
+class OracleTeachers(TeacherSelector):
     """Per row, the teacher with the lowest loss on the row's true label, also where the student sees none or a wrong one.
 
     For comparisons only: it says how much a perfect choice would be worth. `distilect compare` tells it the labels; elsewhere
@@ -24,20 +24,16 @@ class OracleTeachers(Selector):
     """
 
     name = ORACLE
-    narrows = False
     truth: ClassVar[Mapping[int, float]] = {}  # row key → label
 
     def setup(self, context: SelectionContext) -> None:
         if not self.truth:
             raise ValueError("knows the hidden labels of a comparison's scenario only: expected distilect compare")
 
-    def keeps(self) -> list[int] | None:
-        return None
-
-    def weights(self, view: StepView) -> Tensor:
+    def decide(self, view: StepView) -> Tensor:
         assert view.teachers is not None
         labels = torch.tensor(
-            [self.truth[key] for key in view.rows.tolist()], dtype=view.labels.dtype, device=view.student.device
+            [self.truth[key] for key in view.keys.tolist()], dtype=view.labels.dtype, device=view.student.device
         )
         batch, count = view.teachers.shape[:2]
         losses = label_loss(view.teachers.flatten(0, 1), labels.repeat_interleave(count)).view(batch, count)

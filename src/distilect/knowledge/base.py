@@ -112,6 +112,8 @@ class Knowledge(nn.Module):
     class Options(Part):
         """What a config may set; a subclass declares its own."""
 
+    options: Part  # of the class's own `Options`
+
     def __init__(self, layout: Layout, **options: Any) -> None:
         super().__init__()
         self.layout, self.options = layout, parse_options(self.Options, options)

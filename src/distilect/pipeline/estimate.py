@@ -33,6 +33,7 @@ from distilect.models import CheckpointTeacher, build_student
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.folders import save_student
 from distilect.pipeline.work import Workbench
+from distilect.selection import PlannedRows
 from distilect.training import Counts, DistillationTrainer
 
 # peak of dense 16-bit matrix products, FLOP/s, from the makers' data sheets
@@ -106,7 +107,7 @@ def estimate(config: RunConfig, rows: Sequence[int] = (), gpu: str | None = None
                 count,
                 pilot.padded(rates, count) if gpu is None else rates,
                 validation(config, count, given),
-                pilot.method.rows.planned,
+                pilot.method.rows.planned if isinstance(pilot.method.rows, PlannedRows) else lambda rows: None,
             )
             for count in counts
         ]

@@ -211,8 +211,10 @@ class Probe(Protocol):
             applies to (over all parts and ranks), and how many these are.
     """
 
-    keys: Tensor
     step_losses: tuple[Tensor, Tensor] | None
+
+    @property
+    def keys(self) -> Tensor: ...
 
     @property
     def progress(self) -> float: ...
