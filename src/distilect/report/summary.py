@@ -45,19 +45,15 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
     primary = primary_metric(found[0].metrics)
     rows = side_by_side([run.metrics for run in found])
     same_task = len({str(part(run.metrics, "task", "name")) for run in found}) == 1
-    notes = (
-        [] if same_task else ["these runs are of different tasks, so their scores cannot be compared with each other"]
-    )
+    notes = [f"{name}: {note}" for name, run in runs.items() for note in run.notes]
+    if not same_task:
+        notes.insert(0, "these runs are of different tasks, so their scores cannot be compared with each other")
+    score_note = "on the validation split, not on dev"
+    loss_note = "methods sum different parts: compare shapes, not heights"
     figures = [
         score_against_cost(rows, primary),
-        _curves(runs, f"eval/{primary}", "Scores while training", "on the validation split, not on dev", primary),
-        _curves(
-            runs,
-            "train/loss",
-            "Training loss",
-            "methods sum different parts: compare shapes, not heights",
-            "training loss",
-        ),
+        _curves(runs, f"eval/{primary}", "Scores while training", score_note, primary),
+        _curves(runs, "train/loss", "Training loss", loss_note, "training loss"),
     ]
     return write_page(
         target,
@@ -69,7 +65,7 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
         cost=_cost(runs),
         settings=_settings(runs),
         runs=[(name, link(run.folder / "report.html", Path(target)), facts(run.metrics)) for name, run in runs.items()],
-        notes=[*notes, *(f"{name}: {note}" for name, run in runs.items() for note in run.notes)],
+        notes=notes,
     )
 
 
