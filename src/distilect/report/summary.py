@@ -22,7 +22,7 @@ from distilect.report.models import (
     sampling_error,
     side_by_side,
 )
-from distilect.report.shell import Cell, DataTable, link, number_cell, shorten, write_page
+from distilect.report.shell import Cell, DataTable, link, number_cell, one_line, write_page
 
 _MAX_SETTINGS = 60
 _OWN = ("name", "output", "baselines")  # differ from run to run without changing what is trained
@@ -111,7 +111,7 @@ def _settings(runs: Mapping[str, RunFiles]) -> DataTable | None:
     keys = dict.fromkeys(key for each in flat for key in each)
     differing = [key for key in keys if len({each.get(key, "") for each in flat}) > 1]
     body = [
-        [Cell(key), *(Cell(shorten(each.get(key, words.NONE), 80)) for each in flat)]
+        [Cell(key), *(Cell(one_line(each.get(key, words.NONE), 80)) for each in flat)]
         for key in differing[:_MAX_SETTINGS]
     ]
     return DataTable("settings", ["setting", *runs], body, words=range(1, len(runs) + 1)) if body else None
