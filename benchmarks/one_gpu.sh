@@ -100,7 +100,7 @@ job() { # WORKERS:CONFIG,CONFIG
             continue
         fi
         known=()
-        [ -e "docs/results/$name.jsonl" ] && known=(--lines docs/results)
+        [ -e "docs/results/$name.jsonl" ] && known=(--results docs/results)
         python3 -m distilect compare "configs/compare/$name.yaml" data_dir="$WORK/glue" output="$WORK/compare" train.resumable=false \
             workers="$workers" threads=1 "${known[@]}"
     done

@@ -11,7 +11,7 @@ from distilect.config import parse_part
 from distilect.demo import compare
 from distilect.demo.docstrings import DocstringData
 from distilect.experiments.config import CompareConfig
-from distilect.experiments.grid import Grid
+from distilect.experiments.trials import Plan
 
 
 def config(train: str, output: Path) -> CompareConfig:
@@ -39,13 +39,13 @@ def test_its_name_becomes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         lambda folder: DocstringData(folder / "train.csv", folder / "dev.csv", {}, ["built"]),
     )
     other = compare.with_builtin_data(elsewhere)
-    assert Grid(other).cells[0].settings == Grid(found).cells[0].settings
+    assert Plan(other).trials[0].settings == Plan(found).trials[0].settings
 
 
-def test_a_page_of_lines_that_are_there_needs_no_files_and_finds_the_same_cells(
+def test_a_page_of_published_results_needs_no_files_and_finds_the_same_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its name alone the data set gave other settings: published lines were left out as stale."""
+    """By its name alone the data set gave other settings: published results were left out as stale."""
     monkeypatch.setattr(
         compare,
         "build_docstrings",
@@ -54,7 +54,7 @@ def test_a_page_of_lines_that_are_there_needs_no_files_and_finds_the_same_cells(
     built = compare.with_builtin_data(config("builtin:docstrings", tmp_path))
     monkeypatch.setattr(compare, "build_docstrings", lambda folder: pytest.fail("was built"))
     named = compare.with_builtin_data(config("builtin:docstrings", tmp_path / "elsewhere"), build=False)
-    assert Grid(named).cells[0].settings == Grid(built).cells[0].settings
+    assert Plan(named).trials[0].settings == Plan(built).trials[0].settings
     assert not (tmp_path / "elsewhere").exists()
 
 

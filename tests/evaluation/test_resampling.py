@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distilect.evaluation import (
-    difference_of,
-    paired_bootstrap,
-    paired_over_seeds,
-    resampled_scores,
-    row_draws,
-    seed_draws,
-)
+from distilect.evaluation import difference_of, paired_over_seeds, resampled_scores, row_draws, seed_draws
 from distilect.tasks import Task
+from tests.evaluation.reference import paired_bootstrap
 
 TASKS = {
     "accuracy": Task("t", "classification", ("a", "b", "c"), ("accuracy",), 1),

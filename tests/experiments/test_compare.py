@@ -1,4 +1,4 @@
-"""Comparisons of tiny models: resumed after a kill, with cells that fail, with equal budgets, from published lines."""
+"""Comparisons of tiny models: resumed after a kill, with trials that fail, with equal budgets, from published results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from distilect.cli import app
 from distilect.config import dump_config
 from distilect.errors import ConfigError, RunError
-from distilect.experiments import Grid, compare, engines, estimate, publish
-from distilect.experiments.compare import missing
-from distilect.experiments.ground import Ground
-from distilect.experiments.jobs import Job, Outcome, Worker, teacher_jobs
-from distilect.experiments.records import Line, Results, lock
+from distilect.experiments import Plan, compare, engines, estimate, publish
+from distilect.experiments.compare import open_trials
+from distilect.experiments.jobs import Job, Outcome, Worker
+from distilect.experiments.results import Result, Results
+from distilect.experiments.runner import Runner
 from distilect.pipeline.work import Workbench
 from tests.experiments.helpers import Toy
 
@@ -35,8 +35,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("compare"))
 
 
-def lines_of(config: Any) -> list[Line]:
-    return Results(config.folder / "results.jsonl").lines()
+def results_of(config: Any) -> list[Result]:
+    return Results(config.folder / "results.jsonl").read()
 
 
 def run_cli(file: Path, *words: str) -> Any:
@@ -66,23 +66,23 @@ def finished(toy: Toy) -> Any:
     return config, compare(config)
 
 
-def test_a_failed_cell_is_reported_and_does_not_stop_the_rest(finished: Any) -> None:
+def test_a_failed_trial_is_reported_and_does_not_stop_the_rest(finished: Any) -> None:
     config, found = finished
     assert found.done == 2 * (1 + 2 + 1 + 1) and found.left == 2
     assert set(found.failed) == {f"ordinary.scores.x_layers_1.entropy.seed={s}" for s in (0, 1)}
     assert all("entropy, which a regression has not" in error for error in found.failed.values())
-    record = json.loads((config.folder / "failed" / f"cell.{next(iter(found.failed))}.json").read_text())
-    assert "Traceback" in record["traceback"] and record["task"] == "scores"
+    record = json.loads((config.folder / "failed" / f"trial.{next(iter(found.failed))}.json").read_text())
+    assert "Traceback" in record["traceback"] and record["key"] in found.failed
     assert "Failed, and missing here: ordinary.scores.x_layers_1.entropy" in found.pages.tables.read_text()
 
 
-def test_a_line_has_the_fields_of_metrics_and_its_place_in_the_grid(finished: Any) -> None:
+def test_a_result_has_the_fields_of_metrics_and_its_place_in_the_comparison(finished: Any) -> None:
     config, _ = finished
-    line = next(line for line in lines_of(config) if line["method"] == "mix-pkd-confidence")
+    line = next(line for line in results_of(config) if line["method"] == "mix-pkd-confidence")
     assert {"task", "seed", "primary", "student", "teachers", "cost", "rows", "versions", "machine"} <= set(line)
     assert line["student"]["layers"] == 1 and line["student"]["latency_ms"]["p50"] > 0
     assert (line["scenario"], line["task_name"], line["preset"]) == ("ordinary", "one", "pkd")
-    assert line["overrides"] == {"teachers": "confidence"} and line["cell"].endswith("seed=0")
+    assert line["overrides"] == {"teachers": "confidence"} and line["trial"].endswith("seed=0")
     assert line["cost"]["student_tokens"] == line["cost"]["tokens"] > 0
     assert line["cost"]["teacher_forwards"] == 0 and line["cost"]["teacher_rows_scored"] == 2 * 54
 
@@ -90,12 +90,12 @@ def test_a_line_has_the_fields_of_metrics_and_its_place_in_the_grid(finished: An
 def test_teachers_are_made_and_scored_once_for_all(finished: Any) -> None:
     config, _ = finished
     records = list((Path(config.output) / "teachers").glob("*/distilect-teacher.json"))
-    of_whole = {line["teachers"][0]["path"] for line in lines_of(config)}
+    of_whole = {line["teachers"][0]["path"] for line in results_of(config)}
     assert len(of_whole) == 2 and {str(r.parent) for r in records} >= of_whole
     before = {r: r.stat().st_mtime_ns for r in records}
-    lines = len(lines_of(config))
+    lines = len(results_of(config))
     again = compare(config)
-    assert len(lines_of(config)) == lines and set(again.failed)  # those that failed are tried again
+    assert len(results_of(config)) == lines and set(again.failed)  # those that failed are tried again
     assert {r: r.stat().st_mtime_ns for r in records} == before
 
 
@@ -105,7 +105,7 @@ def test_tuning_chooses_on_validation_rows_once_for_all_seeds(finished: Any) -> 
     search = json.loads(file.read_text())
     validation = [point["validation"]["accuracy"] for point in search["tried"]]
     assert search["chosen"] == search["tried"][validation.index(max(validation))]["choice"]
-    tuned = [line for line in lines_of(config) if line["method"] == "kd-tuned"]
+    tuned = [line for line in results_of(config) if line["method"] == "kd-tuned"]
     assert [line["seed"] for line in tuned] == [0, 1]
     assert all(line["tuned"] == search["chosen"] for line in tuned)
     assert tuned[0]["cost"]["tuning_tokens"] == sum(point["tokens"] for point in search["tried"]) > 0
@@ -114,11 +114,11 @@ def test_tuning_chooses_on_validation_rows_once_for_all_seeds(finished: Any) -> 
 def test_only_small_files_are_left(finished: Any) -> None:
     config, _ = finished
     assert not list(config.folder.rglob("*.safetensors"))
-    assert not list((config.folder / "cells").glob("*/student"))
+    assert not list((config.folder / "trials").glob("*/student"))
     assert sum(f.stat().st_size for f in config.folder.rglob("*.parquet")) < 60_000
 
 
-def test_tables_can_be_made_again_from_published_lines_alone(finished: Any, tmp_path: Path) -> None:
+def test_tables_can_be_made_again_from_published_results_alone(finished: Any, tmp_path: Path) -> None:
     config, _ = finished
     pages = publish(config, docs=tmp_path)
     assert pages is not None and pages.tables == tmp_path / "whole.md"
@@ -127,7 +127,7 @@ def test_tables_can_be_made_again_from_published_lines_alone(finished: Any, tmp_
     assert "(1.000)" in text or "(0." in text  # p-values, from the published predictions
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(config.model_copy(update={"output": str(tmp_path / "nowhere")})), encoding="utf-8")
-    done = run_cli(file, "--page-only", "--lines", str(tmp_path), "--docs", str(tmp_path))
+    done = run_cli(file, "--page-only", "--results", str(tmp_path), "--docs", str(tmp_path))
     assert done.exit_code == 0, done.output
     text = (tmp_path / "whole.md").read_text()
     assert [line for line in text.splitlines() if line[:1] == "|"] == [
@@ -137,35 +137,35 @@ def test_tables_can_be_made_again_from_published_lines_alone(finished: Any, tmp_
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_comparison_goes_on_from_published_lines_on_another_machine(
+def test_a_comparison_goes_on_from_published_results_on_another_machine(
     finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing that is done is done again, a search neither; predictions come along, or tests would lack them."""
     config, _ = finished
     publish(config, docs=tmp_path / "docs")
     there = config.model_copy(update={"output": str(tmp_path / "runs"), "seeds": [0, 1, 2]})
-    monkeypatch.setattr(Ground, "_search", lambda *_: pytest.fail("searched again"))
-    found = compare(there, only=["one"], lines=tmp_path / "docs")
+    monkeypatch.setattr(Runner, "_search", lambda *_: pytest.fail("searched again"))
+    found = compare(there, only=["one"], results=tmp_path / "docs")
     assert not found.failed and found.left == 0
-    seeds = [line["seed"] for line in lines_of(there) if line["method"] == "kd-tuned"]
+    seeds = [line["seed"] for line in results_of(there) if line["method"] == "kd-tuned"]
     assert sorted(seeds) == [0, 1, 2]
-    tuned = {str(line["tuned"]) for line in lines_of(there) if line["method"] == "kd-tuned"}
+    tuned = {str(line["tuned"]) for line in results_of(there) if line["method"] == "kd-tuned"}
     assert len(tuned) == 1
-    old = {line["cell"]: line["finished"] for line in lines_of(config)}
-    new = {line["cell"]: line["finished"] for line in lines_of(there)}
-    assert {cell: new[cell] for cell in old} == old and len(new) > len(old)
+    old = {line["trial"]: line["finished"] for line in results_of(config)}
+    new = {line["trial"]: line["finished"] for line in results_of(there)}
+    assert {key: new[key] for key in old} == old and len(new) > len(old)
     text = found.pages.tables.read_text()  # type: ignore[union-attr]
     row = next(line for line in text.splitlines() if line.startswith("| `kd-tuned` |") and "(" in line)
     assert "Minus kd" in text and ("(1.000)" in row or "(0." in row)  # old seeds are tested with the new one
-    with pytest.raises(RunError, match="no lines at"):
-        compare(there, lines=tmp_path / "nowhere")
+    with pytest.raises(RunError, match="no results at"):
+        compare(there, results=tmp_path / "nowhere")
 
 
-def test_lines_of_other_settings_are_left_out_and_their_cells_run_again(finished: Any) -> None:
+def test_results_of_other_settings_are_left_out_and_their_trials_run_again(finished: Any) -> None:
     config, _ = finished
     other = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2.0})})
-    grid = Grid(other)
-    assert len(missing(grid, grid.cells)) == len(grid.cells)
+    plan = Plan(other)
+    assert len(open_trials(plan, plan.trials)) == len(plan.trials)
     assert publish(other) is None
 
 
@@ -186,54 +186,60 @@ def test_a_killed_comparison_goes_on_where_it_was(toy: Toy) -> None:
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    cells = config.folder / "cells"
+    trials = config.folder / "trials"
 
-    def in_the_second_cell() -> bool:
-        return len(lines_of(config)) >= 1 and any(cells.glob("*.kd.*/checkpoints/checkpoint-*/complete.json"))
+    def in_the_second_trial() -> bool:
+        return len(results_of(config)) >= 1 and any(trials.glob("*.kd.*/checkpoints/checkpoint-*/complete.json"))
 
     deadline = time.monotonic() + 600
-    while not in_the_second_cell() and process.poll() is None and time.monotonic() < deadline:
+    while not in_the_second_trial() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = lines_of(config)
+    before = results_of(config)
     assert 1 <= len(before) < 4, "the kill came too late to test anything"
     found = compare(config)
-    lines = lines_of(config)
+    lines = results_of(config)
     assert found.done == 4 and not found.failed
-    assert lines[: len(before)] == before and len({line["cell"] for line in lines}) == len(lines) == 4
+    assert lines[: len(before)] == before and len({line["trial"] for line in lines}) == len(lines) == 4
     assert any(line["cost"]["resumed_at_step"] > 0 for line in lines[len(before) :])
 
 
-def test_a_cell_that_another_command_runs_is_left_to_it(toy: Toy) -> None:
+def test_a_trial_that_another_command_runs_is_left_to_it(toy: Toy) -> None:
     config = toy.config(name="busy", methods=["finetune"])
-    cell = Grid(config).cells[0]
-    job = Job("cell", cell.key, *cell.ground)
-    with lock(config.folder / "locks" / f"{cell.key}.lock", wait=False) as ours:
-        assert ours
-        assert Worker(config).do(job).status == "busy"
+    trial = Plan(config).trials[0]
+    job = Job("trial", trial.key)
+    path = config.folder / "locks" / f"{trial.key}.lock"
+    path.parent.mkdir(parents=True)
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    assert Worker(config).do(job).status == "busy"
+    holder.kill()  # the lock ends with its process
+    holder.wait()
     assert Worker(config).do(job).status == "done"
-    assert len(lines_of(config)) == 1
+    assert len(results_of(config)) == 1
 
 
-def test_a_cell_whose_line_was_not_yet_written_is_not_trained_again(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_whose_result_was_not_yet_written_is_not_trained_again(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = toy.config(name="late", methods=["finetune"])
     with monkeypatch.context() as patch:
-        patch.setattr(Ground, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Runner, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             compare(config)
-    folder = next((config.folder / "cells").iterdir())
-    assert (folder / "metrics.json").exists() and lines_of(config) == []
+    folder = next((config.folder / "trials").iterdir())
+    assert (folder / "metrics.json").exists() and results_of(config) == []
     stamp = json.loads((folder / "metrics.json").read_text())["finished"]
     compare(config)
-    assert [line["finished"] for line in lines_of(config)] == [stamp]
+    assert [line["finished"] for line in results_of(config)] == [stamp]
     assert not folder.exists()
 
 
 def test_a_part_of_a_training_with_other_settings_is_thrown_away(toy: Toy) -> None:
     config = toy.config(name="changed", methods=["finetune"])
-    cell = Grid(config).cells[0]
-    folder = config.folder / "cells" / cell.key
+    folder = config.folder / "trials" / Plan(config).trials[0].key
     (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (folder / "config.yaml").write_text("name: another\n", encoding="utf-8")
     (folder / "metrics.json").write_text("{}", encoding="utf-8")
@@ -260,7 +266,7 @@ def test_a_worker_that_dies_costs_its_own_job_only(toy: Toy, monkeypatch: pytest
     config = toy.config(name="dying", workers=2)
     engine = engines.LocalEngine(config)
     try:
-        jobs = [Job("cell", key, "ordinary", "one") for key in ("a", "b", "dies", "c", "d")]
+        jobs = [Job("trial", key) for key in ("a", "b", "dies", "c", "d")]
         found = {outcome.key: outcome for outcome in engine.run(jobs)}
         again = list(engine.run(jobs[:1]))
     finally:
@@ -268,7 +274,7 @@ def test_a_worker_that_dies_costs_its_own_job_only(toy: Toy, monkeypatch: pytest
     assert {key for key, outcome in found.items() if outcome.status == "done"} == {"a", "b", "c", "d"}
     assert "SIGKILL (out of memory?)" in found["dies"].error
     assert again[0].status == "done"
-    assert (config.folder / "failed" / "cell.dies.json").exists()
+    assert (config.folder / "failed" / "trial.dies.json").exists()
 
 
 def test_a_launcher_of_several_processes_is_refused_before_anything_is_written(
@@ -319,42 +325,43 @@ def test_signals_are_asked_for_once_whatever_the_number_of_methods(toy: Toy, mon
     two = ["uniform", "best-single", "confidence", "random-single", "dynamic-teacher"]
     pooled = {"tokens": "cls"}
     deep = [{"name": n, "knowledge": {"labels": {}, "response": {}, "feature": pooled}} for n in ("pkd", "uniform")]
-    grid = Grid(toy.config(name="asked", methods=["finetune", *one, *two, *deep]))
-    ground = Ground.open(grid, "ordinary", "one")
-    ground.score()
+    plan = Plan(toy.config(name="asked", methods=["finetune", *one, *two, *deep]))
+    runner = Runner.open(plan, plan.setups["ordinary.one"])
+    runner.score_signals()
     assert len(asked) == len(set(asked)) == 4
-    before = ground.store.size()
-    for cell in grid.cells:  # and nothing is missing
-        bench = ground.bench(grid.run_config(cell.scenario, cell.task, cell), 0)
-        _, prepared = bench.prepare(cell.method.spec(), bench.new_student())
+    before = runner.store.size()
+    for trial in plan.trials:  # and nothing is missing
+        config = plan.run_config(trial.setup, trial)
+        bench = runner.workbench(config, 0)
+        _, prepared = bench.prepare(config.method, bench.new_student())
         assert prepared.forwards == 0
-    assert ground.store.size() == before
+    assert runner.store.size() == before
 
 
-def test_speeds_are_not_measured_beside_other_cells(toy: Toy) -> None:
+def test_speeds_are_not_measured_beside_other_trials(toy: Toy) -> None:
     """A latency measured while another process trains would say nothing."""
     for workers, known in ((1, True), (2, False)):
-        grid = Grid(toy.config(name=f"speeds-{workers}", workers=workers, methods=["finetune"]))
-        line = Ground.open(grid, "ordinary", "one").run(grid.cells[0])
+        plan = Plan(toy.config(name=f"speeds-{workers}", workers=workers, methods=["finetune"]))
+        line = Runner.open(plan, plan.setups["ordinary.one"]).run(plan.trials[0])
         assert ("latency_ms" in line["student"]) is known
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_lines_of_one(toy: Toy) -> None:
+def test_two_workers_give_the_results_of_one(toy: Toy) -> None:
     one, two = (toy.config(name=f"workers-{n}", workers=n, seeds=[0, 1]) for n in (1, 2))
     assert compare(one).done == compare(two).done == 4
-    scores = [{line["cell"]: line["student"]["scores"] for line in lines_of(config)} for config in (one, two)]
+    scores = [{line["trial"]: line["student"]["scores"] for line in results_of(config)} for config in (one, two)]
     assert scores[0] == scores[1]
 
 
 # ---- what is asked for -----------------------------------------------------------------------------------------------
 
 
-def test_only_runs_the_cells_that_are_named(toy: Toy) -> None:
+def test_only_runs_the_trials_that_are_named(toy: Toy) -> None:
     config = toy.config(name="only", seeds=[0, 1])
     found = compare(config, only=["*.kd.seed=1"])
     assert (found.done, found.left) == (1, 0)
-    assert [line["cell"] for line in lines_of(config)] == ["ordinary.one.a_layers_1_3.kd.seed=1"]
+    assert [line["trial"] for line in results_of(config)] == ["ordinary.one.a_layers_1_3.kd.seed=1"]
 
 
 def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(toy: Toy) -> None:
@@ -363,31 +370,31 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(toy: Toy) -> None
     file.write_text(dump_config(config), encoding="utf-8")
     done = run_cli(file, "--dry-run")
     assert done.exit_code == 0, done.output
-    assert "4 cells, 0 done, 4 to run" in done.output and "teachers to fine-tune: 1," in done.output
+    assert "4 trials, 0 done, 4 to run" in done.output and "teachers to fine-tune: 1," in done.output
     assert "timed steps of 16 rows" in done.output and "disk at most about" in done.output
     assert not config.folder.exists()
-    assert "--only 'nothing' matches no cell" in run_cli(file, "--dry-run", "--only", "nothing").stderr
+    assert "--only 'nothing' matches no trial" in run_cli(file, "--dry-run", "--only", "nothing").stderr
 
 
-def test_an_estimate_learns_from_finished_cells(finished: Any) -> None:
+def test_an_estimate_learns_from_finished_trials(finished: Any) -> None:
     config, _ = finished
-    grid = Grid(config.model_copy(update={"seeds": [0, 1, 2]}))
-    found = estimate(grid.config, ["*.one.*", "*.scores.*.kd.*"])
-    assert found.open_cells == 4 + 1 and found.teachers == 0
-    assert any("finished cells of one" in line for line in found.basis)
-    lines = lines_of(config)
-    longest = max(line["cell_seconds"] for line in lines)
-    assert 0 < found.cell_seconds < 5 * 6 * longest
+    plan = Plan(config.model_copy(update={"seeds": [0, 1, 2]}))
+    found = estimate(plan.config, ["*.one.*", "*.scores.*.kd.*"])
+    assert found.open_trials == 4 + 1 and found.teachers == 0
+    assert any("finished trials of one" in line for line in found.basis)
+    lines = results_of(config)
+    longest = max(line["trial_seconds"] for line in lines)
+    assert 0 < found.trial_seconds < 5 * 6 * longest
 
 
 def test_an_estimate_leaves_out_what_another_machine_made(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, _ = finished
-    grid = Grid(config.model_copy(update={"seeds": [0, 1, 2]}))
-    other = {**lines_of(config)[0]["machine"], "device": "cuda", "gpu": "NVIDIA H200"}
+    plan = Plan(config.model_copy(update={"seeds": [0, 1, 2]}))
+    other = {**results_of(config)[0]["machine"], "device": "cuda", "gpu": "NVIDIA H200"}
     monkeypatch.setattr(sys.modules[estimate.__module__], "machine", lambda: other)
-    found = estimate(grid.config, ["*.one.*"])
-    assert found.open_cells == 4
-    assert not any("finished cells" in line for line in found.basis)
+    found = estimate(plan.config, ["*.one.*"])
+    assert found.open_trials == 4
+    assert not any("finished trials" in line for line in found.basis)
     assert any("timed steps" in line for line in found.basis)
 
 
@@ -406,7 +413,7 @@ def test_every_method_gets_the_same_tokens_where_that_is_asked(toy: Toy) -> None
     )
     found = compare(config)
     assert not found.failed
-    costs = {line["method"]: line["cost"] for line in lines_of(config)}
+    costs = {line["method"]: line["cost"] for line in results_of(config)}
     total = {m: c["student_tokens"] + c["tuning_tokens"] for m, c in costs.items()}
     whole = 3 * sum(costs["finetune"]["tokens"] for _ in range(1)) / 3
     step = whole / 3 / 54 * 8 * 2  # tokens of a long step
@@ -421,13 +428,13 @@ def test_scenarios_share_teachers_where_they_learn_the_same(toy: Toy) -> None:
     pool = [toy.made("x"), toy.made("bad", 2, noise=1.0)]
     scenarios = [{"name": "clean"}, {"name": "noisy", "label_noise": 0.4}, {"name": "few", "labelled": 0.3}]
     config = toy.config(name="scenarios", teachers=pool, scenarios=scenarios, students=["x[layers=1]"])
-    assert [job.teacher for job in teacher_jobs(Grid(config), Grid(config).cells)] == ["x", "bad"]
     methods = [{"label": "oracle", "name": "uniform", "teachers": "oracle"}]
     found = compare(config.model_copy(update={"methods": toy.config(methods=methods).methods}))
     assert not found.failed and found.done == 3
-    rows = {line["scenario"]: (line["rows"]["train"], line["rows"]["extra"]) for line in lines_of(config)}
+    assert len({tuple(teacher["path"] for teacher in line["teachers"]) for line in results_of(config)}) == 1
+    rows = {line["scenario"]: (line["rows"]["train"], line["rows"]["extra"]) for line in results_of(config)}
     assert rows["clean"] == rows["noisy"] == (54, 0) and rows["few"][0] == 16 and sum(rows["few"]) > 50
-    prints = {line["scenario"]: line["data_fingerprint"] for line in lines_of(config)}
+    prints = {line["scenario"]: line["data_fingerprint"] for line in results_of(config)}
     assert len(set(prints.values())) == 3
 
 
@@ -446,7 +453,7 @@ def test_a_teacher_that_cannot_be_made_takes_its_own_tasks_along(toy: Toy) -> No
     done = run_cli(file)
     assert done.exit_code == 1
     assert "1 failed" in done.stderr and "teacher gone" in done.stderr and "/no/such/model" in done.stderr
-    assert [line["task_name"] for line in lines_of(config)] == ["one"]
+    assert [line["task_name"] for line in results_of(config)] == ["one"]
     shutil.rmtree(config.folder)
 
 
@@ -454,4 +461,4 @@ def test_a_page_of_nothing_is_an_error(toy: Toy) -> None:
     file = toy.folder / "nothing.yaml"
     file.write_text(dump_config(toy.config(name="nothing")), encoding="utf-8")
     done = run_cli(file, "--page-only")
-    assert done.exit_code == 1 and "no cell of this comparison has a result yet" in done.stderr
+    assert done.exit_code == 1 and "no trial of this comparison has a result yet" in done.stderr

@@ -23,7 +23,7 @@ from distilect.experiments import compare, ray_engine
 from distilect.experiments.engines import engine_of
 from distilect.experiments.jobs import Job
 from distilect.experiments.ray_engine import RayEngine
-from distilect.experiments.records import Results
+from distilect.experiments.results import Results
 from tests.experiments.helpers import Toy
 from tests.launch import environment, free_port
 
@@ -111,7 +111,7 @@ def engine(toy: Toy, monkeypatch: pytest.MonkeyPatch, ray: FakeRay, workers: int
     return RayEngine(config)
 
 
-JOBS = [Job("cell", key, "ordinary", "one") for key in "abcde"]
+JOBS = [Job("trial", key) for key in "abcde"]
 
 
 def test_a_lost_worker_costs_no_job_and_a_job_that_always_loses_its_worker_fails_alone(
@@ -122,7 +122,7 @@ def test_a_lost_worker_costs_no_job_and_a_job_that_always_loses_its_worker_fails
     outcomes = {outcome.key: outcome for outcome in found.run(JOBS)}
     assert {key for key, outcome in outcomes.items() if outcome.status == "done"} == set("abce")
     assert outcomes["d"].error == "its worker was lost 3 times: the node is gone"
-    assert (found.config.folder / "failed" / "cell.d.json").exists()
+    assert (found.config.folder / "failed" / "trial.d.json").exists()
     assert 2 <= ray.made <= 2 + 4  # two at once, and one for each that was lost
     token = found.config.folder / found.token
     assert token.exists()
@@ -137,13 +137,13 @@ def test_workers_are_kept_for_the_next_stage(toy: Toy, monkeypatch: pytest.Monke
     assert ray.made <= 3
 
 
-def test_a_node_without_the_shared_folder_is_told(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_the_shared_folder_is_reported(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     found = engine(toy, monkeypatch, FakeRay({}, "node n1 does not see /data"))
     with pytest.raises(RunError, match="engine: ray: node n1 does not see /data"):
         list(found.run(JOBS))
 
 
-def test_workers_that_never_get_ready_are_told(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_never_get_ready_are_reported(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     found = engine(toy, monkeypatch, FakeRay({}, Lost("no module named distilect")))
     with pytest.raises(RunError, match="end before they are ready: no module named distilect"):
         list(found.run(JOBS))
@@ -163,7 +163,7 @@ def test_a_worker_looks_for_the_shared_folder(toy: Toy, monkeypatch: pytest.Monk
     assert "does not see /no/such/folder" in gone.ready()
 
 
-def test_without_ray_the_remedy_is_told(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_names_the_remedy(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'distilect\[ray\]'"):
         engine_of(toy.config(engine="ray"))
@@ -226,11 +226,11 @@ def cluster() -> Iterator[Cluster]:
 
 
 def scores_of(config: Any) -> dict[str, Any]:
-    return {line["cell"]: line["student"]["scores"] for line in Results(config.folder / "results.jsonl").lines()}
+    return {r["trial"]: r["student"]["scores"] for r in Results(config.folder / "results.jsonl").read()}
 
 
 @pytest.mark.slow
-def test_two_nodes_give_the_lines_of_one_process(toy: Toy, cluster: Cluster) -> None:
+def test_two_nodes_give_the_results_of_one_process(toy: Toy, cluster: Cluster) -> None:
     raw = {"teachers": [toy.made("x")], "students": ["x[layers=1]"], "seeds": [0, 1]}
     alone = toy.config(name="alone", **raw)
     both = toy.config(name="both", engine="ray", workers=2, ray={"address": cluster.address}, **raw)
@@ -239,7 +239,7 @@ def test_two_nodes_give_the_lines_of_one_process(toy: Toy, cluster: Cluster) -> 
 
 
 @pytest.mark.slow
-def test_a_node_that_is_lost_costs_no_cell(toy: Toy, cluster: Cluster) -> None:
+def test_a_node_that_is_lost_costs_no_trial(toy: Toy, cluster: Cluster) -> None:
     config = toy.config(
         name="lost",
         engine="ray",
@@ -248,10 +248,10 @@ def test_a_node_that_is_lost_costs_no_cell(toy: Toy, cluster: Cluster) -> None:
         seeds=[0, 1, 2],
         train={"epochs": 20, "batch_size": 4, "max_length": 32, "precision": "fp32", "logging_steps": 5},
     )
-    cells = config.folder / "cells"
+    trials = config.folder / "trials"
 
     def lose_in_the_middle() -> None:
-        while not list(cells.glob("*/checkpoints/checkpoint-*")):
+        while not list(trials.glob("*/checkpoints/checkpoint-*")):
             time.sleep(0.05)
         cluster.lose(1)
 
@@ -260,5 +260,5 @@ def test_a_node_that_is_lost_costs_no_cell(toy: Toy, cluster: Cluster) -> None:
     found = compare(config)
     fault.join()
     assert found.done == 6 and not found.failed
-    lines = [line["cell"] for line in Results(config.folder / "results.jsonl").lines()]
-    assert len(lines) == len(set(lines)) == 6
+    done = [result["trial"] for result in Results(config.folder / "results.jsonl").read()]
+    assert len(done) == len(set(done)) == 6

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distilect.evaluation import holm, paired_bootstrap
-from distilect.experiments.statistics import Tests, boards, cost_of, pareto
-from tests.experiments.lines import LABELS, Made, predicted
+from distilect.evaluation import holm
+from distilect.experiments.statistics import PairedTests, cost_of, groups, pareto
+from tests.evaluation.reference import paired_bootstrap
+from tests.experiments.made import LABELS, Made, predicted
 
 
 def test_means_shares_and_ranks() -> None:
@@ -19,32 +20,32 @@ def test_means_shares_and_ranks() -> None:
         for method, one, two in (("a", 0.8, 0.6), ("b", 0.7, 0.6), ("c", 0.9, 0.5)):
             made.add(method, one + 0.01 * seed, task="one", seed=seed, teacher=0.9)
             made.add(method, two, task="two", seed=seed, teacher=0.75)
-    board = boards(made.lines)[0]
-    assert board.mean("one", "a") == pytest.approx(0.805)
-    assert board.average("a") == pytest.approx((0.805 + 0.6) / 2)
-    assert board.average_by_seed("a") == pytest.approx([0.7, 0.705])
-    assert board.kept("a") == pytest.approx((0.805 / 0.9 + 0.6 / 0.75) / 2)
+    group = groups(made.results)[0]
+    assert group.mean("one", "a") == pytest.approx(0.805)
+    assert group.average("a") == pytest.approx((0.805 + 0.6) / 2)
+    assert group.average_by_seed("a") == pytest.approx([0.7, 0.705])
+    assert group.kept("a") == pytest.approx((0.805 / 0.9 + 0.6 / 0.75) / 2)
     expected = np.mean([stats.rankdata([-0.805, -0.705, -0.905]), stats.rankdata([-0.6, -0.6, -0.5])], axis=0)
-    assert list(board.ranks().values()) == pytest.approx(expected)
+    assert list(group.ranks().values()) == pytest.approx(expected)
 
 
 def test_a_method_that_lacks_a_task_has_no_average_and_no_rank() -> None:
     made = Made().add("a", 0.8).add("a", 0.7, task="two").add("b", 0.9)
-    board = boards(made.lines)[0]
-    assert board.complete == ["a"] and board.average("b") is None and board.kept("b") is None
-    assert list(board.ranks()) == ["a"]
-    found = {c.method: c for c in Tests(made.predictions, 200).against(board, "a")}
+    group = groups(made.results)[0]
+    assert group.complete == ["a"] and group.average("b") is None and group.kept("b") is None
+    assert list(group.ranks()) == ["a"]
+    found = {c.method: c for c in PairedTests(made.predictions, 200).against(group, "a")}
     assert found["b"].average is None and set(found["b"].tasks) == {"one"}
 
 
-def test_scenarios_and_students_are_boards_of_their_own() -> None:
+def test_scenarios_and_students_are_groups_of_their_own() -> None:
     made = Made().add("a", 0.8).add("a", 0.7, scenario="noisy")
-    assert [(b.scenario, b.student) for b in boards(made.lines)] == [("ordinary", "s"), ("noisy", "s")]
+    assert [(g.scenario, g.student) for g in groups(made.results)] == [("ordinary", "s"), ("noisy", "s")]
 
 
 def test_one_seed_and_one_task_is_the_plain_paired_bootstrap() -> None:
     made = Made().add("a", 0.80).add("base", 0.74)
-    found = Tests(made.predictions, 4000).against(boards(made.lines)[0], "base")[0].tasks["one"]
+    found = PairedTests(made.predictions, 4000).against(groups(made.results)[0], "base")[0].tasks["one"]
     plain = paired_bootstrap(
         lambda o, y: float((o == y).mean()), predicted(0.80), predicted(0.74), LABELS, resamples=4000, seed=1
     )
@@ -59,7 +60,7 @@ def test_the_spread_between_seeds_is_in_the_interval() -> None:
     made, shares = Made(), [0.70, 0.78, 0.86, 0.74, 0.82]
     for seed, share in enumerate(shares):
         made.add("a", share, seed=seed).add("base", 0.70, seed=seed)
-    found = Tests(made.predictions, 4000).against(boards(made.lines)[0], "base")[0].tasks["one"]
+    found = PairedTests(made.predictions, 4000).against(groups(made.results)[0], "base")[0].tasks["one"]
     differences = np.array(shares) - 0.70
     mean = differences.mean()
     error = math.sqrt(stats.sem(differences) ** 2 + mean * (1 - mean) / 200)
@@ -72,7 +73,7 @@ def test_the_average_over_tasks_narrows_the_interval() -> None:
     for task in ("one", "two", "three", "four"):
         for method, share in (("a", 0.80), ("base", 0.74)):
             made.add(method, share, task=task)
-    found = Tests(made.predictions, 4000).against(boards(made.lines)[0], "base")[0]
+    found = PairedTests(made.predictions, 4000).against(groups(made.results)[0], "base")[0]
     assert found.average is not None
     width = {name: d.high - d.low for name, d in (("task", found.tasks["one"]), ("average", found.average))}
     assert width["average"] == pytest.approx(width["task"] / 2, rel=0.12)  # independent rows: 1 / sqrt(4)
@@ -83,11 +84,11 @@ def test_p_values_of_a_column_are_holm_s() -> None:
     made = Made().add("base", 0.70)
     for method, share in (("a", 0.72), ("b", 0.715), ("c", 0.72), ("d", 0.71)):
         made.add(method, share)
-    board, tests = boards(made.lines)[0], Tests(made.predictions, 2000)
-    found = {c.method: c.tasks["one"].p_value for c in tests.against(board, "base")}
+    group, tests = groups(made.results)[0], PairedTests(made.predictions, 2000)
+    found = {c.method: c.tasks["one"].p_value for c in tests.against(group, "base")}
     raw = []
     for method in found:
-        difference = tests.average(board, method, "base")
+        difference = tests.average(group, method, "base")
         assert difference is not None
         raw.append(difference.p_value)
     assert list(found.values()) == pytest.approx(holm(raw))
@@ -99,24 +100,24 @@ def test_wins_ties_and_losses_are_counted_by_adjusted_p_and_by_score() -> None:
     for task, share in (("clear", 0.9), ("close", 0.705), ("worse", 0.5), ("same", 0.7)):
         for seed in (0, 1):
             made.add("a", share, task=task, seed=seed).add("base", 0.7, task=task, seed=seed)
-    found = Tests(made.predictions, 1000).against(boards(made.lines)[0], "base")[0]
+    found = PairedTests(made.predictions, 1000).against(groups(made.results)[0], "base")[0]
     assert (found.wins, found.ties, found.losses) == (1, 2, 1)
     assert (found.higher, found.equal, found.lower) == (4, 2, 2)
 
 
 def test_pairs_put_the_better_one_first_and_swap_no_sign() -> None:
     made = Made().add("low", 0.6).add("high", 0.8).add("middle", 0.7)
-    found = Tests(made.predictions, 500).pairs(boards(made.lines)[0], ["low", "middle", "high"])
+    found = PairedTests(made.predictions, 500).pairs(groups(made.results)[0], ["low", "middle", "high"])
     assert [(a, b) for a, b, _ in found] == [("high", "middle"), ("high", "low"), ("middle", "low")]
     assert all(d.difference > 0 and d.p_value < 0.05 for _, _, d in found)
 
 
 def test_without_predictions_or_on_other_rows_nothing_is_tested() -> None:
     made = Made().add("a", 0.8).add("base", 0.7)
-    board = boards(made.lines)[0]
-    assert Tests({}, 200).against(board, "base")[0].tasks == {}
-    made.lines[0]["dev_fingerprint"] = "another"
-    assert Tests(made.predictions, 200).against(board, "base")[0].tasks == {}
+    group = groups(made.results)[0]
+    assert PairedTests({}, 200).against(group, "base")[0].tasks == {}
+    made.results[0]["dev_fingerprint"] = "another"
+    assert PairedTests(made.predictions, 200).against(group, "base")[0].tasks == {}
 
 
 def test_costs_are_averaged_over_seeds_and_tasks() -> None:
@@ -124,17 +125,17 @@ def test_costs_are_averaged_over_seeds_and_tasks() -> None:
     for task, tokens in (("one", 1000), ("two", 3000)):
         for seed in (0, 1):
             made.add("a", 0.8, task=task, seed=seed, tokens=tokens + seed * 100, tuning_tokens=500)
-    cost = cost_of(boards(made.lines)[0], "a")
+    cost = cost_of(groups(made.results)[0], "a")
     assert cost is not None
-    assert (cost.tokens, cost.search_tokens, cost.all_tokens) == (2050, 500, 2550)
+    assert (cost.student_tokens, cost.tuning_tokens, cost.all_tokens) == (2050, 500, 2550)
 
 
 def test_costs_are_of_the_seeds_that_all_methods_have() -> None:
     made = Made().add("a", 0.8, tokens=10).add("b", 0.8, tokens=20).add("b", 0.8, seed=1, tokens=900)
-    board = boards(made.lines)[0]
-    assert [cost_of(board, m).tokens for m in ("a", "b")] == [10, 20]  # type: ignore[union-attr]
+    group = groups(made.results)[0]
+    assert [cost_of(group, m).student_tokens for m in ("a", "b")] == [10, 20]  # type: ignore[union-attr]
     apart = Made().add("a", 0.8, tokens=10).add("b", 0.8, seed=1, tokens=900).add("b", 0.8, seed=2, tokens=700)
-    assert [cost_of(boards(apart.lines)[0], m).tokens for m in ("a", "b")] == [10, 800]  # type: ignore[union-attr]
+    assert [cost_of(groups(apart.results)[0], m).student_tokens for m in ("a", "b")] == [10, 800]  # type: ignore[union-attr]
 
 
 def test_the_pareto_front_by_hand() -> None:

@@ -74,18 +74,18 @@ def _compare(config: Any) -> None:
 
     found = compare(config)
     if found.failed:
-        raise RunError(f"cells failed: {found.failed}")
+        raise RunError(f"trials failed: {found.failed}")
 
 
 def _comparison(output: Path) -> dict[str, str]:
-    """One line for each cell, with its scores and costs, and its predictions; what was measured in seconds is left out."""
-    from distilect.experiments.records import RESULTS, Results
+    """One line for each trial, with its scores and costs, and its predictions; what was measured in seconds is left out."""
+    from distilect.experiments.results import RESULTS, Results
 
     found: dict[str, str] = {}
-    for line in Results(output / "toy" / RESULTS).lines():
-        student, cost = line["student"], line["cost"]
+    for result in Results(output / "toy" / RESULTS).read():
+        student, cost = result["student"], result["cost"]
         told = [student["scores"], student["validation"], cost["steps"], cost["student_tokens"]]
-        found[line["cell"]] = found.get(line["cell"], "") + json.dumps(told)  # a second line would show
+        found[result["trial"]] = found.get(result["trial"], "") + json.dumps(told)  # a second result would show
     predictions = (output / "toy" / "predictions").glob("*.parquet")
     return found | {path.name: _hash(path) for path in predictions}
 

@@ -216,30 +216,30 @@ def compare(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run these cells only: a task, scenario, student, method, seed=N, or a pattern such as '*.mrpc.*'; may be repeated."
+            help="Run these trials only: a task, scenario, student, method, seed=N, or a pattern such as '*.mrpc.*'; may be repeated."
         ),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="What runs the cells. [default: the config's, local]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Cells that are run at once. [default: the config's, 1]")] = None,
+    engine: Annotated[str | None, typer.Option(help="What runs the trials. [default: the config's, local]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials that are run at once. [default: the config's, 1]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the config, estimate time and disk; run nothing.")
     ] = False,
     page_only: Annotated[
-        bool, typer.Option("--page-only", help="Write tables and page from the lines that are there.")
+        bool, typer.Option("--page-only", help="Write tables and page from the results that are there.")
     ] = False,
     docs: Annotated[
-        Path | None, typer.Option(help="Also write tables, page, lines and predictions into this folder.")
+        Path | None, typer.Option(help="Also write tables, page, results and predictions into this folder.")
     ] = None,
-    lines: Annotated[
+    results: Annotated[
         Path | None,
         typer.Option(
-            help="Folder that --docs wrote, here or elsewhere: go on from its finished cells; with --page-only: make the page of them."
+            help="Folder that --docs wrote, here or elsewhere: go on from its results; with --page-only: make tables and page of them."
         ),
     ] = None,
 ) -> None:
     """Compare methods: tasks × methods × seeds, one page.
 
-    Teachers are fine-tuned and scored once for all. A comparison that was stopped goes on. Failed cells are
+    Teachers are fine-tuned and scored once for all. A comparison that was stopped goes on. Failed trials are
     listed at the end; the exit code is then 1.
 
     \b
@@ -252,7 +252,7 @@ def compare(
     extra = [f"engine={engine}"] if engine else []
     extra += [f"workers={workers}"] if workers is not None else []
     settings = load_compare(config, [*(overrides or []), *extra])
-    settings = with_builtin_data(settings, build=lines is None or not page_only)
+    settings = with_builtin_data(settings, build=results is None or not page_only)
 
     from distilect import experiments
 
@@ -261,10 +261,10 @@ def compare(
             typer.echo(line)
         return
     if page_only:
-        pages = experiments.publish(settings, docs=docs, source=lines)
-        _print_pages(pages, settings.folder)
+        pages = experiments.publish(settings, docs=docs, source=results)
+        _print_pages(pages, settings.folder, published=results is not None)
         return
-    found = experiments.compare(settings, only=only or (), docs=docs, lines=lines)
+    found = experiments.compare(settings, only=only or (), docs=docs, results=results)
     _print_pages(found.pages, found.folder)
     if found.failed:
         typer.echo(experiments.failed_text(found), err=True)
@@ -433,17 +433,17 @@ def methods() -> None:
         typer.echo(f"  {key:<{width - 2}}  {', '.join(known)}")
 
 
-def _print_pages(pages: Any, folder: Path) -> None:
+def _print_pages(pages: Any, folder: Path, published: bool = False) -> None:
     """What was written of a comparison; an error where there is nothing yet."""
     if pages is None:
         from distilect.errors import RunError
 
-        raise RunError(f"no cell of this comparison has a result yet in {folder}")
+        raise RunError(f"no trial of this comparison has a result yet in {folder}")
     for file in (pages.tables, pages.latex):
         typer.echo(f"tables: {file}")
-    typer.echo(f"report: {pages.page} ({pages.lines} of {pages.expected} cells)")
+    typer.echo(f"report: {pages.page} ({pages.results} of {pages.expected} trials)")
     if pages.stale:
-        typer.echo(f"{pages.stale} lines of other settings are left out")
+        typer.echo(f"{pages.stale} results of other settings are {'among them' if published else 'left out'}")
 
 
 def _print_table(metrics: Sequence[Mapping[str, Any]]) -> None:

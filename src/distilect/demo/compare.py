@@ -15,7 +15,7 @@ def with_builtin_data(config: CompareConfig, *, build: bool = True) -> CompareCo
     """The config with the files of the docstring data set in the place of its name; they are written into `OUTPUT/data`.
 
     Args:
-        build: write them. Without, cells have the same settings: enough for a page of lines that are there.
+        build: write them. Without, trials have the same settings: enough for a page of results that are there.
 
     Raises:
         DataError: this Python has come without its source files.

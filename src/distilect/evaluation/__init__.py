@@ -11,16 +11,9 @@ from distilect.evaluation.cost import (
     ratio_to,
     take_turns,
 )
-from distilect.evaluation.resampling import labelled, resampled_scores, row_draws
-from distilect.evaluation.scores import evaluate, predict, run_batches
-from distilect.evaluation.significance import (
-    Difference,
-    difference_of,
-    holm,
-    paired_bootstrap,
-    paired_over_seeds,
-    seed_draws,
-)
+from distilect.evaluation.resampling import resampled_scores, row_draws
+from distilect.evaluation.scores import evaluate, predict, run_batches, share_kept
+from distilect.evaluation.significance import Difference, difference_of, holm, paired_over_seeds, seed_draws
 
 __all__ = [
     "Difference",
@@ -33,10 +26,8 @@ __all__ = [
     "expected_calibration_error",
     "flops_per_token",
     "holm",
-    "labelled",
     "measure_speed",
     "negative_log_likelihood",
-    "paired_bootstrap",
     "paired_over_seeds",
     "parameters",
     "predict",
@@ -45,6 +36,7 @@ __all__ = [
     "row_draws",
     "run_batches",
     "seed_draws",
+    "share_kept",
     "softmax",
     "take_turns",
 ]

@@ -19,17 +19,10 @@ from distilect.evaluation.modes import eval_mode
 from distilect.models.precision import autocast
 
 Inputs = dict[str, Tensor]
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-_CONFIGS = ("config.json", "generation_config.json", "modules.json")
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
+_SHIPPED = (  # weights, config, tokenizer
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "modules.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
 )
 
 
@@ -69,7 +62,7 @@ def parameters(model: nn.Module) -> Parameters:
 def bytes_on_disk(folder: str | Path) -> int:
     """Size of what a checkpoint folder ships: weights, config and tokenizer; 0 without any of them."""
     root = Path(folder)
-    files = {file for pattern in (*_WEIGHTS, *_CONFIGS, *_TOKENIZER) for file in root.glob(pattern)}
+    files = {file for pattern in _SHIPPED for file in root.glob(pattern)}
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -140,7 +133,7 @@ def take_turns(
     names = list(models)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for index in range(-2, rounds):
-        first = index % len(names) if names else 0
+        first = index % len(names)
         for name in names[first:] + names[:first]:
             run, batches = models[name]
             start = time.perf_counter()
@@ -183,16 +176,12 @@ def _tokenised(
     device = next(model.parameters()).device
     count = min(rounds, math.ceil(len(texts) / batch_size))
     rows = np.arange(count * batch_size) % len(texts)
-    table = Table.from_texts([_text(texts[row]) for row in range(min(len(texts), len(rows)))])
+    table = Table.from_texts([row[0] if len(row) == 1 else (row[0], row[1]) for row in texts[: len(rows)]])
     encoded = encode(table, tokenizer, max_length)
     return [
         {key: value.to(device) for key, value in encoded.collate(batch).items()}
         for batch in rows.reshape(count, batch_size)
     ]
-
-
-def _text(row: tuple[str, ...]) -> str | tuple[str, str]:
-    return row[0] if len(row) == 1 else (row[0], row[1])
 
 
 def _integer(config: Any, name: str) -> int:

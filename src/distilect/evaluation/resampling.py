@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from distilect.tasks import NO_LABEL, Task
+from distilect.tasks import Task
 
 Floats = NDArray[np.float64]
 
@@ -44,11 +44,6 @@ def resampled_scores(
     return _CLASSIFICATION[task.primary](confusion.reshape(len(draws), classes, classes + 1))
 
 
-def labelled(task: Task, labels: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """bool [N]: rows that can be scored."""
-    return ~np.isnan(labels) if task.kind == "regression" else labels != NO_LABEL
-
-
 def _accuracy(confusion: Floats) -> Floats:
     """`confusion` [B, gold, predicted]; its last column is "no class"."""
     return np.einsum("bcc->b", confusion[:, :, :-1]) / confusion.sum(axis=(1, 2))
@@ -76,9 +71,9 @@ def _matthews(confusion: Floats) -> Floats:
     """Gorodkin's correlation for any number of classes; 0 where labels or predictions are constant."""
     total = confusion.sum(axis=(1, 2))
     hits = np.einsum("bcc->b", confusion[:, :, :-1])
-    gold, said = confusion.sum(axis=2), confusion.sum(axis=1)  # [B, C], [B, C + 1]
-    covariance = hits * total - (gold * said[:, :-1]).sum(axis=1)
-    spread = (total**2 - (gold**2).sum(axis=1)) * (total**2 - (said**2).sum(axis=1))
+    gold, predicted = confusion.sum(axis=2), confusion.sum(axis=1)  # [B, C], [B, C + 1]
+    covariance = hits * total - (gold * predicted[:, :-1]).sum(axis=1)
+    spread = (total**2 - (gold**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
     return _ratio(covariance, np.sqrt(np.maximum(spread, 0)))
 
 
@@ -93,28 +88,27 @@ def _pearson(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> F
 
 
 def _spearman(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> Floats:
-    """Ranks change with every resample, so they are made for each: with counts c, a value's mean rank is the number of draws below
-    it plus (c + 1) / 2."""
+    """Pearson's correlation of the ranks, which change with every resample."""
     if not np.isfinite(predicted).all():
         return np.zeros(len(draws))
+    groups = [np.unique(values, return_inverse=True)[1] for values in (predicted, scores)]  # equal values are one group
     found = np.empty(len(draws))
-    order_x, order_y = _Ties(predicted), _Ties(scores)
-    for index, counts in enumerate(draws.astype(np.float64)):
-        found[index] = _pearson(order_x.ranks(counts), order_y.ranks(counts), counts[None].astype(np.float32))[0]
+    for index, counts in enumerate(draws):
+        ranks = [_mean_ranks(group, counts.astype(np.float64)) for group in groups]
+        found[index] = _pearson(ranks[0], ranks[1], counts[None])[0]
     return found
 
 
-class _Ties:
-    """Values sorted once, with equal ones as one group."""
+def _mean_ranks(group: NDArray[np.intp], counts: Floats) -> Floats:
+    """[N]: rank of each row among the draws; equal values share the mean of their ranks.
 
-    def __init__(self, values: Floats) -> None:
-        _, self.group = np.unique(values, return_inverse=True)
-
-    def ranks(self, counts: Floats) -> Floats:
-        """[N]: mean rank of each row among the draws."""
-        sizes = np.bincount(self.group, weights=counts)
-        ranks: Floats = (np.cumsum(sizes) - sizes + (sizes + 1) / 2)[self.group]
-        return ranks
+    Args:
+        group: [N], groups of equal values in ascending order.
+        counts: [N], how often each row was drawn.
+    """
+    sizes = np.bincount(group, weights=counts)
+    below = np.cumsum(sizes) - sizes
+    return np.asarray((below + (sizes + 1) / 2)[group])
 
 
 def _neg_mse(predicted: Floats, scores: Floats, draws: NDArray[np.float32]) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from distilect.data.batches import scoring_batches
-from distilect.evaluation.modes import eval_mode, train_mode
+from distilect.evaluation.modes import eval_mode
 from distilect.models.precision import autocast
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def predict(
     batches = scoring_batches(encoded.lengths[rows], max_tokens)
     parts = run_batches(model, encoded, [rows[batch] for batch in batches], precision, dropout)
     if not parts:
-        return np.zeros((0, _outputs(model)), dtype=np.float32)
+        outputs = getattr(getattr(model, "config", None), "num_labels", 1)
+        return np.zeros((0, outputs), dtype=np.float32)
     values = torch.cat(parts).cpu().numpy()  # one transfer, after all batches
     logits = np.empty_like(values)
     logits[np.concatenate(batches)] = values
@@ -52,17 +53,16 @@ def run_batches(
     dropout: bool = False,
     before: Callable[[int], object] = lambda number: None,
 ) -> list[torch.Tensor]:
-    """Logits float32 [b, C] of each batch of rows, without gradient; `before` is told its number.
+    """Logits float32 [b, C] of each batch of rows, without gradient; `before` is called with its number.
 
     The model's device and training mode are left as they were.
     """
     device = next(model.parameters()).device
-    mode = train_mode if dropout else eval_mode
-    # parameters that are sharded (FSDP2) are put together in each pass; inference tensors cannot be
+    # sharded parameters (FSDP2) are gathered in each pass, which inference tensors do not allow
     sharded = hasattr(next(model.parameters()), "full_tensor")
     off = torch.no_grad if sharded else torch.inference_mode
     parts: list[torch.Tensor] = []
-    with mode(model), off(), autocast(precision, device):
+    with eval_mode(model, dropout=dropout), off(), autocast(precision, device):
         for number, batch in enumerate(batches):
             before(number)
             inputs = {key: value.to(device) for key, value in encoded.collate(batch).items()}
@@ -77,5 +77,6 @@ def evaluate(
     return task.score(predict(model, encoded, max_tokens=max_tokens, precision=precision), table.labels)
 
 
-def _outputs(model: Any) -> int:
-    return int(getattr(getattr(model, "config", None), "num_labels", 1))
+def share_kept(score: float, teacher: float | None) -> float | None:
+    """The student's score as a share of its teacher's; None where that is unknown or not positive."""
+    return None if teacher is None or teacher <= 0 else score / teacher

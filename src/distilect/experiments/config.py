@@ -1,4 +1,4 @@
-"""What a comparison is made of: tasks × scenarios × students × methods × seeds."""
+"""The options of a comparison: tasks × scenarios × students × methods × seeds."""
 
 from __future__ import annotations
 
@@ -30,16 +30,13 @@ if typing.TYPE_CHECKING:
 else:
     Grid = dict[str, list[JsonValue]]
 
-Noise = Literal["flip", "shuffle"]
-
 
 class LearnsConfig(Part):
-    """What a teacher that is fine-tuned here learns from, where that is not the whole of train as it is."""
+    """Changes to the rows that a teacher is fine-tuned on."""
 
     part: int | None = Field(None, ge=0, description="number of the scenario's part that it is fine-tuned on")
-    noise: Fraction = Field(0.0, description="share of its rows with a wrong label")
-    noise_kind: Noise = Field(
-        "flip", description="flip: another class (regression: mirrored); shuffle: labels permuted among rows"
+    noise: Fraction = Field(
+        0.0, description="share of its rows with a wrong label: another class, or in a regression the mirrored score"
     )
 
 
@@ -52,28 +49,24 @@ class PoolTeacherConfig(TeacherConfig):
 class PartsConfig(Part):
     """How train is divided between specialists."""
 
-    by: Literal["class", "cluster", "length", "column"] = Field(
-        "cluster", description="class: labels dealt out in turn; cluster: k-means of a frozen encoder's vectors"
+    by: Literal["class", "cluster"] = Field(
+        "cluster",
+        description="class: labels dealt out in turn; cluster: k-means of the vectors of the student's pre-trained model",
     )
     count: int = Field(3, ge=2, description="parts")
-    encoder: str | None = Field(
-        None, description="checkpoint for clusters; default: the pre-trained model that the student was cut from"
-    )
-    column: str | None = Field(None, description="of the training table, with by: column (such as a genre)")
 
 
 class ScenarioConfig(Part):
-    """What is done to the data and to the teachers. Draws depend on a seed and on a row's text, on nothing else."""
+    """What is done to the data and to the teachers. Draws depend on a seed and on a row's text only."""
 
     name: str = Field("ordinary", description="in results and tables", pattern=r"^[\w+-]+$")
     label_noise: Fraction = Field(
         0.0, description="share of the student's training labels that are wrong; drawn anew for each seed"
     )
-    noise_kind: Noise = Field("flip", description="as in `learns`")
     labelled: float = Field(
         1.0, gt=0.0, le=1.0, description="share of the rows whose label the student sees; the others stay as text"
     )
-    parts: PartsConfig | None = Field(None, description="how `learns.part` of the teachers is meant")
+    parts: PartsConfig | None = Field(None, description="how train is divided for teachers with `learns.part`")
     teachers: list[PoolTeacherConfig] | None = Field(
         None, description="the pool of this scenario, in place of the task's or the comparison's"
     )
@@ -86,29 +79,23 @@ class ComparisonTaskConfig(Part):
     data: DataConfig
     task: TaskConfig = TaskConfig()
     teachers: list[PoolTeacherConfig] | None = Field(None, description="its pool, in place of the comparison's")
-    parts: PartsConfig | None = Field(None, description="how it is divided, in place of the scenario's way")
+    parts: PartsConfig | None = Field(None, description="how it is divided, in place of the scenario's `parts`")
     train: Options | None = Field(None, description="settings that replace the comparison's for this task")
 
 
 class ComparedMethodConfig(MethodConfig):
-    """One method of a comparison: a preset, or a mix of parts."""
+    """One method of a comparison: a preset, or a mix of several presets' parts."""
 
     label: str | None = Field(
         None, description="its name in results and tables; a mix of several methods' parts gets `mix-` before it"
     )
     seeds: list[int] | None = Field(None, description="in place of the comparison's: more for contenders, say")
-    students: list[str] | None = Field(None, description="only these, as they are named in `students`")
     tasks: list[str] | None = Field(None, description="only these tasks")
-    scenarios: list[str] | None = Field(None, description="only these scenarios")
     train: Options | None = Field(None, description="settings that replace the task's for this method")
     tune: Grid | None = Field(
         None,
-        description="settings to try, such as alpha: [0.2, 0.5, 0.9]; the rows held out of train choose, with the first seed",
+        description="settings to try, such as alpha: [0.2, 0.5, 0.9]; the validation split chooses, with the first seed",
     )
-
-    def spec(self) -> MethodConfig:
-        """The method alone, without its place in the comparison."""
-        return MethodConfig.model_validate({key: getattr(self, key) for key in MethodConfig.model_fields})
 
 
 class RayConfig(Part):
@@ -136,13 +123,11 @@ class CompareConfig(Part):
     seeds: list[int] = Field(
         [0, 1, 2], min_length=1, description="of data order, dropout and every draw of a student's training"
     )
-    split_seed: int = Field(0, description="of the rows held out of train; one for all, as teachers are")
     train: TrainConfig = TrainConfig()
     signals: SignalConfig = SignalConfig()
-    equal_tokens: bool | int = Field(
+    equal_tokens: bool = Field(
         False,
-        description="every method gets the same student tokens, selectors' passes, stages and searches included; "
-        "true: as many as `epochs` over all rows",
+        description="every method gets the student tokens of `epochs` over all rows; selectors' passes, stages and searches count",
     )
     baseline: str | None = Field(
         None, description="method that all others are tested against; default: `kd`, else the first"
@@ -153,14 +138,13 @@ class CompareConfig(Part):
     )
     resamples: int = Field(2000, ge=100, description="of rows and seeds in each test")
     engine: str = Field(
-        "local", description="what runs the cells: `local`, processes on this machine; `ray`, a Ray cluster"
+        "local", description="what runs the trials: `local`, processes on this machine; `ray`, a Ray cluster"
     )
     ray: RayConfig = RayConfig()
-    workers: int = Field(1, ge=1, description="cells that are run at once")
+    workers: int = Field(1, ge=1, description="trials that are run at once")
     threads: int | None = Field(
         None, ge=1, description="of each worker; default: 1 with several workers, else torch's choice"
     )
-    keep_students: bool = Field(False, description="keep each student's checkpoint, about 70 MB each for MiniLM")
 
     @field_validator("name")
     @classmethod
@@ -192,7 +176,7 @@ class CompareConfig(Part):
 
     @property
     def folder(self) -> Path:
-        """Where results, locks and pages of this comparison are."""
+        """The comparison's folder: results, locks, pages."""
         return Path(self.output) / self.name
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from distilect.config import dump_config
 from distilect.errors import ConfigError, did_you_mean
@@ -20,14 +20,12 @@ from distilect.experiments.config import CompareConfig
 from distilect.experiments.jobs import Job, Outcome, Worker, record_failure
 from distilect.experiments.ray_engine import RayEngine
 
-_QUIET = {"DISTILECT_QUIET": "1", "TOKENIZERS_PARALLELISM": "false"}
-
 
 class Engine(Protocol):
     """Runs jobs, in any order, several at a time, anywhere that sees the comparison's folder.
 
-    Whatever runs a job calls `Worker(config).do(job)`; locks and lines are the worker's, so an engine only has to say how each
-    job ended, also when what ran it died.
+    Whatever runs a job calls `Worker(config).do(job)`. Locks and results are the worker's matter: an engine only reports how each
+    job ended, also when the process that ran it died.
     """
 
     def __init__(self, config: CompareConfig) -> None: ...
@@ -50,8 +48,12 @@ class LocalEngine:
 
     def __init__(self, config: CompareConfig) -> None:
         self.config = config
-        self.inside: Worker | None = None
-        self.processes: list[_Process] = []
+        self.own: Worker | None = None
+        self.processes = [_Process(config, number) for number in range(config.workers)] if config.workers > 1 else []
+        self.idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        for process in self.processes:
+            self.idle.put(process)
+        self.threads = ThreadPoolExecutor(config.workers)
         if config.workers == 1 and config.threads is not None:
             import torch
 
@@ -59,88 +61,71 @@ class LocalEngine:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         if self.config.workers == 1:
-            self.inside = self.inside or Worker(self.config)
-            for job in jobs:
-                yield self.inside.do(job)
+            self.own = self.own or Worker(self.config)
+            yield from map(self.own.do, jobs)
             return
-        while len(self.processes) < min(self.config.workers, len(jobs)):
-            self.processes.append(_Process(self.config, len(self.processes)))
-        waiting: queue.Queue[Job] = queue.Queue()
-        ended: queue.Queue[Outcome] = queue.Queue()
-        for job in jobs:
-            waiting.put(job)
-        for process in self.processes:
-            threading.Thread(target=process.work_off, args=(waiting, ended), daemon=True).start()
-        for _ in jobs:
-            yield ended.get()
+        for ended in as_completed([self.threads.submit(self._do, job) for job in jobs]):
+            yield ended.result()
+
+    def _do(self, job: Job) -> Outcome:
+        """Hand a job to an idle process and wait for its answer."""
+        process = self.idle.get()
+        try:
+            return process.do(job)
+        except Exception as error:
+            return Outcome(job.kind, job.key, "failed", f"worker could not be started: {error}")
+        finally:
+            self.idle.put(process)
 
     def close(self) -> None:
+        self.threads.shutdown(wait=False, cancel_futures=True)
         for process in self.processes:
             process.stop()
 
 
 class _Process:
-    """One worker process; started when it is needed, and again where it has died."""
+    """One worker process; started when it is needed, and again when it has died."""
 
     def __init__(self, config: CompareConfig, number: int) -> None:
         self.config = config
         self.folder = config.folder / "workers"
-        self.log = self.folder / f"{number}.log"
-        self.running: subprocess.Popen[bytes] | None = None
+        self.log, self.settings = self.folder / f"{number}.log", self.folder / f"config-{os.getpid()}-{number}.yaml"
+        self.running: subprocess.Popen[str] | None = None
         self.stopped = False
 
-    def work_off(self, waiting: queue.Queue[Job], ended: queue.Queue[Outcome]) -> None:
-        """Take jobs until there are none."""
-        while not self.stopped:
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                ended.put(self._do(job))
-            except Exception as error:  # a job must never be left without an outcome: `run` waits for it
-                ended.put(Outcome(job.kind, job.key, "failed", f"worker could not be started: {error}"))
-
-    def _do(self, job: Job) -> Outcome:
-        process = self._process()
+    def do(self, job: Job) -> Outcome:
+        process = self.running = self.running or self._start()
         assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(job.to_json().encode() + b"\n")
+        with suppress(BrokenPipeError):
+            process.stdin.write(job.to_json() + "\n")
             process.stdin.flush()
-        answer = process.stdout.readline()
-        if answer:
+        if answer := process.stdout.readline():
             return Outcome(**json.loads(answer))
         self.running = None
-        error = f"its process {_how(process.wait())}; see {self.log}"
+        error = f"its process {_how_ended(process.wait())}; see {self.log}"
         if not self.stopped:
-            record_failure(self.config, job, error, "")
+            record_failure(self.config, job, error)
         return Outcome(job.kind, job.key, "failed", error)
 
-    def _process(self) -> subprocess.Popen[bytes]:
-        if self.running is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            settings = self.folder / f"config-{os.getpid()}.yaml"
-            if not settings.exists():
-                settings.write_text(dump_config(self.config), encoding="utf-8")
-            threads = str(self.config.threads or 1)
-            environment = {**os.environ, **_QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-            with self.log.open("ab") as log:
-                self.running = subprocess.Popen(
-                    worker_command(settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
-                )
-        return self.running
+    def _start(self) -> subprocess.Popen[str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.settings.write_text(dump_config(self.config), encoding="utf-8")
+        threads = str(self.config.threads or 1)
+        quiet = {"DISTILECT_QUIET": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, **quiet, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        command, pipe = worker_command(self.settings), subprocess.PIPE
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=environment, encoding="utf-8")
 
     def stop(self) -> None:
         self.stopped = True
-        process = self.running  # the thread that works it off forgets it once it has ended
-        if process is not None:
+        if (process := self.running) is not None:
             process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        (self.folder / f"config-{os.getpid()}.yaml").unlink(missing_ok=True)
+            process.kill()
+            process.wait()
+        self.settings.unlink(missing_ok=True)
 
 
 def worker_command(settings: Path) -> list[str]:
@@ -148,11 +133,11 @@ def worker_command(settings: Path) -> list[str]:
     return [sys.executable, "-m", "distilect.experiments.worker", str(settings)]
 
 
-def _how(code: int) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-        return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"ended with exit code {code}"
+def _how_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+    return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 ENGINES: dict[str, type[Engine]] = {"local": LocalEngine, "ray": RayEngine}
@@ -169,14 +154,3 @@ def engine_of(config: CompareConfig) -> Engine:
             f"no engine is called {config.engine!r}; known: {', '.join(ENGINES)}.{did_you_mean(config.engine, ENGINES)}"
         )
     return ENGINES[config.engine](config)
-
-
-def serve(settings: Path, source: IO[bytes], target: IO[bytes]) -> None:
-    """A worker process: jobs as JSON lines in, outcomes as JSON lines out, until the input ends."""
-    from distilect.experiments.config import load_compare
-
-    worker = Worker(load_compare(settings))
-    for line in source:
-        outcome = worker.do(Job(**json.loads(line)))
-        target.write(outcome.to_json().encode() + b"\n")
-        target.flush()

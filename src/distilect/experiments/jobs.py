@@ -1,40 +1,37 @@
-"""What an engine runs: plain jobs, each of which can be done in any process that can read the comparison's config.
+"""What an engine runs: plain jobs, each of which any process can do that reads the comparison's config.
 
-Three stages: `teacher` (fine-tune one), `signals` (run all teachers of a ground over its rows), `cell` (train one student).
+Two kinds: `prepare` (fine-tune the teachers of a setup and score their signals), then `trial` (train one student).
 """
 
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 import traceback
-from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from distilect.errors import DistilectError, RunError, why_unwritable
+from distilect.errors import DistilectError
 from distilect.experiments.config import CompareConfig
-from distilect.experiments.grid import Cell, Grid
-from distilect.experiments.ground import LOCKS, Ground, make_teachers, read_ground
-from distilect.experiments.records import RESULTS, Results, lock, write_json
-from distilect.pipeline.teachers import named_teachers
+from distilect.experiments.results import RESULTS, Result, Results
+from distilect.experiments.runner import LOCKS, Runner
+from distilect.experiments.trials import Plan
+from distilect.files import atomic_write, locked
 from distilect.progress import console
 
 FAILED = "failed"
+OPEN_SETUPS = 2  # of a worker: each holds its teachers in memory, about 100 MB each for MiniLM
 
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work; `key` is unique among the jobs of its kind."""
+    """One piece of work; `key` is that of a setup or of a trial."""
 
     kind: str
     key: str
-    scenario: str
-    task: str
-    teacher: str | None = None
-    title: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -60,153 +57,80 @@ class Outcome:
         return json.dumps(asdict(self))
 
 
+class Busy(DistilectError):
+    """Another process runs this trial."""
+
+
 class Worker:
-    """Does jobs, one after the other; keeps the grounds that it used last open.
+    """Does jobs, one after the other; keeps the setups open that it used last."""
 
-    Args:
-        open_grounds: a ground holds its teachers in memory, about 100 MB each for MiniLM.
-    """
-
-    def __init__(self, config: CompareConfig, open_grounds: int = 2) -> None:
-        self.config, self.grid, self.limit = config, Grid(config), open_grounds
-        self.grounds: OrderedDict[tuple[str, str], Ground] = OrderedDict()
-        self.cells = {cell.key: cell for cell in self.grid.cells}
+    def __init__(self, config: CompareConfig) -> None:
+        self.config, self.plan = config, Plan(config)
+        self.trials = {trial.key: trial for trial in self.plan.trials}
+        self.runner = lru_cache(OPEN_SETUPS)(lambda key: Runner.open(self.plan, self.plan.setups[key]))
 
     def do(self, job: Job) -> Outcome:
-        """Never raises but on Ctrl-C: a job that fails is reported and does not stop the rest."""
+        """Raises nothing but KeyboardInterrupt: a job that fails is reported and does not stop the rest."""
         started = time.perf_counter()
+        status, error, summary = "done", "", ""
         try:
-            status, summary = {"teacher": self._teacher, "signals": self._signals, "cell": self._cell}[job.kind](job)
-            return Outcome(job.kind, job.key, status, "", summary, time.perf_counter() - started)
-        except KeyboardInterrupt:
-            raise
-        except Exception as error:
-            text = explained(error)
-            record_failure(self.config, job, text, traceback.format_exc())
-            return Outcome(job.kind, job.key, "failed", text, "", time.perf_counter() - started)
+            if job.kind == "prepare":
+                self.runner(job.key).score_signals()
+                summary = "teachers and signals ready"
+            else:
+                summary = score_text(self._trial(job))
+        except Busy:
+            status = "busy"
+        except Exception as fault:
+            status, error = "failed", error_text(fault)
+            record_failure(self.config, job, error, traceback.format_exc())
+        return Outcome(job.kind, job.key, status, error, summary, time.perf_counter() - started)
 
-    def _teacher(self, job: Job) -> tuple[str, str]:
-        config, scenario, task, clean = read_ground(self.grid, job.scenario, job.task)
-        make_teachers(self.grid, config, self.grid.parts(scenario, task), clean, only=job.teacher)
-        return "done", ""
-
-    def _signals(self, job: Job) -> tuple[str, str]:
-        seconds = self._ground(job.scenario, job.task).score()
-        return "done", f"teachers' signals ready after {seconds:.0f} s"
-
-    def _cell(self, job: Job) -> tuple[str, str]:
-        cell = self.cells[job.key]
-        results = Results(self.config.folder / RESULTS)
-        with lock(self.config.folder / LOCKS / f"{cell.key}.lock", wait=False) as ours:
-            if not ours:
-                return "busy", ""
-            known = results.done().get((cell.key, cell.settings))
-            if known is None:
-                ground = self._ground(job.scenario, job.task)
-                known = ground.run(cell)
-                ground.keep(cell, known)
-            forget_failure(self.config, job)
-        return "done", score_of(known)
-
-    def _ground(self, scenario: str, task: str) -> Ground:
-        key = (scenario, task)
-        if key not in self.grounds:
-            while len(self.grounds) >= self.limit:
-                self.grounds.popitem(last=False)
-            self.grounds[key] = Ground.open(self.grid, scenario, task)
-        self.grounds.move_to_end(key)
-        return self.grounds[key]
+    def _trial(self, job: Job) -> Result:
+        """The trial's result, from the file of results where it is there."""
+        trial = self.trials[job.key]
+        with locked(self.config.folder / LOCKS / f"{trial.key}.lock", Busy, trial.key, wait=False):
+            result = Results(self.config.folder / RESULTS).done().get((trial.key, trial.settings))
+            if result is None:
+                runner = self.runner(trial.setup.key)
+                result = runner.run(trial)
+                runner.keep(trial, result)
+            _failure_file(self.config, job).unlink(missing_ok=True)
+        return result
 
 
-# ---- which jobs there are --------------------------------------------------------------------------------------------
-
-
-def teacher_jobs(grid: Grid, cells: Iterable[Cell]) -> list[Job]:
-    """One for each teacher that is to be fine-tuned; scenarios share those that learn from the same rows."""
-    found: dict[str, Job] = {}
-    for scenario, task in grounds_of(cells):
-        of_scenario = next(s for s in grid.config.scenarios if s.name == scenario)
-        of_task = next(t for t in grid.config.tasks if t.name == task)
-        config = grid.run_config(of_scenario, of_task)
-        for name, spec in named_teachers(config).items():
-            if spec.finetune is None:
-                continue
-            learns = getattr(spec, "learns", None)
-            parts = grid.parts(of_scenario, of_task) if learns is not None and learns.part is not None else None
-            recipe = json.dumps(
-                [task, name, spec.model_dump(mode="json"), parts.model_dump(mode="json") if parts else None],
-                sort_keys=True,
-            )
-            job = Job("teacher", f"{scenario}.{task}.{name}", scenario, task, name, f"teacher {name} of {task}")
-            found.setdefault(recipe, job)
-    return list(found.values())
-
-
-def signal_jobs(cells: Iterable[Cell]) -> list[Job]:
-    """One for each ground."""
-    return [
-        Job("signals", f"{scenario}.{task}", scenario, task, None, f"signals of {scenario} · {task}")
-        for scenario, task in grounds_of(cells)
-    ]
-
-
-def cell_job(cell: Cell) -> Job:
-    return Job("cell", cell.key, *cell.ground, None, cell.title)
-
-
-def grounds_of(cells: Iterable[Cell]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(cell.ground for cell in cells))
+def score_text(result: Result) -> str:
+    """`accuracy 0.712`; the score on the validation split where there is no dev."""
+    scores, primary = result["student"]["scores"] or result["student"]["validation"], result["primary"]
+    return f"{primary} {scores[primary]:.3f}" if primary in scores else "no score"
 
 
 # ---- failures --------------------------------------------------------------------------------------------------------
 
 
-def explained(error: Exception) -> str:
-    """One or two lines; the name of the error where it is not one of ours."""
-    text = " ".join(str(error).split()) or "no message"
-    text = text if len(text) <= 400 else text[:399] + "…"
+def error_text(error: Exception) -> str:
+    """One or two lines, with the name of the error where it is not one of ours."""
+    text = textwrap.shorten(str(error), 400, placeholder="…") or "no message"
     return text if isinstance(error, DistilectError) else f"{type(error).__name__}: {text}"
 
 
-def record_failure(config: CompareConfig, job: Job, error: str, trace: str) -> None:
-    """`failed/KEY.json`, with the traceback; removed when the job succeeds."""
-    path = config.folder / FAILED / f"{job.kind}.{job.key}.json"
+def record_failure(config: CompareConfig, job: Job, error: str, trace: str = "") -> None:
+    """Write `failed/KIND.KEY.json`; it is removed when the job succeeds."""
+    path = _failure_file(config, job)
     try:
-        write_json(path, {**asdict(job), "error": error, "traceback": trace})
+        atomic_write(path, json.dumps({**asdict(job), "error": error, "traceback": trace}, indent=1) + "\n")
     except OSError as problem:  # a full disk, say; the error itself is reported anyway
         console.print(f"cannot write {path}: {problem.strerror}", markup=False)
 
 
-def forget_failure(config: CompareConfig, job: Job) -> None:
-    (config.folder / FAILED / f"{job.kind}.{job.key}.json").unlink(missing_ok=True)
-
-
-def failures(config: CompareConfig) -> list[dict[str, Any]]:
-    """All recorded failures of cells."""
-    found = []
-    for path in sorted((config.folder / FAILED).glob("cell.*.json")):
-        try:
-            found.append(dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError):
-            continue
+def failed_trials(config: CompareConfig) -> dict[str, str]:
+    """Trial → error, of all recorded failures."""
+    found = {}
+    for path in sorted((config.folder / FAILED).glob("trial.*.json")):
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found[str(record["key"])] = str(record["error"])
     return found
 
 
-def score_of(line: dict[str, Any]) -> str:
-    """`accuracy 0.712`; the held-out score where there is no dev."""
-    scores = line["student"]["scores"] or line["student"]["validation"]
-    primary = line["primary"]
-    return f"{primary} {scores[primary]:.3f}" if primary in scores else "no score"
-
-
-def folder_of(config: CompareConfig) -> Path:
-    """The comparison's folder, made.
-
-    Raises:
-        RunError: it cannot be.
-    """
-    try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {config.folder}: {why_unwritable(error)}; choose another output=") from None
-    return config.folder
+def _failure_file(config: CompareConfig, job: Job) -> Path:
+    return config.folder / FAILED / f"{job.kind}.{job.key}.json"

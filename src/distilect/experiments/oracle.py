@@ -1,4 +1,4 @@
-"""The upper end of every choice of teachers: whoever is nearest to a label that no method may see."""
+"""The upper bound of every choice of teachers: per row, the teacher nearest to a label that no method may see."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ ORACLE = "oracle"
 class OracleTeachers(TeacherSelector):
     """Per row, the teacher with the lowest loss on the row's true label, also where the student sees none or a wrong one.
 
-    For comparisons only: it says how much a perfect choice would be worth. `distilect compare` tells it the labels; elsewhere
-    it does not exist.
+    It measures how much a perfect choice would be worth. Only `distilect compare` registers it and gives it the labels.
     """
 
     name = ORACLE
@@ -42,7 +41,7 @@ class OracleTeachers(TeacherSelector):
 
 @contextmanager
 def oracle_knows(truth: Mapping[int, float]) -> Iterator[None]:
-    """Inside, the oracle is a teacher selector like any other and knows `truth`, row key → label."""
+    """Register the oracle as a teacher selector that knows `truth`, row key → label, for the length of the block."""
     OracleTeachers.truth = truth
     TEACHERS[ORACLE] = OracleTeachers
     try:

@@ -1,9 +1,8 @@
-"""Tables and page of a comparison, from its lines and predictions alone."""
+"""Tables and page of a comparison, from its results and predictions alone."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,21 @@ from typing import Any
 
 from distilect.errors import RunError
 from distilect.experiments.config import CompareConfig
-from distilect.experiments.grid import Grid
-from distilect.experiments.ground import predictions_of
-from distilect.experiments.jobs import failures
-from distilect.experiments.records import RESULTS, Line, Results, read_predictions, write_predictions
+from distilect.experiments.jobs import failed_trials
 from distilect.experiments.render import latex, markdown
-from distilect.experiments.tables import Section, sections
+from distilect.experiments.results import (
+    PREDICTIONS,
+    RESULTS,
+    Result,
+    Results,
+    labels_key,
+    prediction_key,
+    read_predictions,
+    write_predictions,
+)
+from distilect.experiments.tables import sections
+from distilect.experiments.trials import Plan
+from distilect.files import atomic_write
 from distilect.report import build_comparison
 
 
@@ -25,117 +33,116 @@ class Published:
     """The files that were written.
 
     Attributes:
-        lines: how many results are in them; `expected`: how many cells the comparison has.
-        stale: lines of other settings that were left out.
+        results: how many results are in them; `expected`: how many trials the comparison has.
+        stale: results of other settings than the config's: left out of a comparison's own pages, shown on published ones.
     """
 
     page: Path
     tables: Path
     latex: Path
-    lines: int
+    results: int
     expected: int
     stale: int
 
 
 def publish(config: CompareConfig, *, docs: Path | None = None, source: Path | None = None) -> Published | None:
-    """Write `comparison.html`, `comparison.md` and `comparison.tex`; None where there is no line yet.
+    """Write `comparison.html`, `comparison.md` and `comparison.tex`; None where there is no result yet.
 
     Args:
-        docs: also write the three there as NAME.html, .md and .tex, with NAME.jsonl and NAME.predictions.parquet, from which the same
-            can be made again.
-        source: folder with such NAME.jsonl and NAME.predictions.parquet, in place of the comparison's own.
+        docs: also write the three there as NAME.html, .md and .tex, with the results (NAME.jsonl) and NAME.predictions.parquet,
+            from which the same can be made again.
+        source: folder with such results, in place of the comparison's own. They are shown whatever the config's settings have
+            become since.
 
     Raises:
-        RunError: `source` holds no lines.
+        RunError: `source` holds no results.
     """
-    grid = Grid(config)
-    results, files = config.folder / RESULTS, predictions_of(config.folder)
-    if source is not None:
-        results, files = _kept(config, source).path, [source / f"{config.name}.predictions.parquet"]
-    done = Results(results).done()
-    lines = [done[key] for cell in grid.cells if (key := (cell.key, cell.settings)) in done]
-    stale = len(done) - len(lines)
-    if not lines:
-        return None
-    predictions = read_predictions([file for file in files if file.exists()])
-    found = sections(
-        lines, predictions, baseline=grid.baseline, contenders=config.contenders, resamples=config.resamples
-    )
-    failed = [] if source else [f for f in failures(config) if f["key"] not in {line["cell"] for line in lines}]
-    intro = _intro(config, len(lines), len(grid.cells), failed)
+    plan = Plan(config)
     if source is None:
-        page = _write(config.folder, "comparison", config.name, intro, found)
+        done = Results(config.folder / RESULTS).done()
+        results = [done[key] for trial in plan.trials if (key := (trial.key, trial.settings)) in done]
+        files = sorted((config.folder / PREDICTIONS).glob("*.parquet"))
+        failed = failed_trials(config)
+        targets = [(config.folder, "comparison")]
+        stale = len(done) - len(results)
+    else:
+        published = {result["trial"]: result for result in _published(config, source)}
+        results = [published[trial.key] for trial in plan.trials if trial.key in published]
+        files = [_published_predictions(config, source)]
+        failed = {}
+        targets = [] if docs else [(source, config.name)]
+        stale = sum(published[t.key]["settings"] != t.settings for t in plan.trials if t.key in published)
+    if not results:
+        return None
+    predictions = read_predictions(files)
+    found = sections(
+        results, predictions, baseline=plan.baseline, contenders=config.contenders, resamples=config.resamples
+    )
+    missing = {key: error for key, error in failed.items() if key not in {result["trial"] for result in results}}
+    intro = _intro(config, len(results), len(plan.trials), missing)
     if docs is not None:
-        page = _write(docs, config.name, config.name, intro, found)
-        keep_lines(docs, config.name, lines, predictions)
-    elif source is not None:
-        page = _write(source, config.name, config.name, intro, found)
-    return Published(page, page.with_suffix(".md"), page.with_suffix(".tex"), len(lines), len(grid.cells), stale)
+        targets.append((docs, config.name))
+        _keep(docs, config.name, results, predictions)
+    for folder, stem in targets:
+        atomic_write(folder / f"{stem}.md", markdown(config.name, intro, found))
+        atomic_write(folder / f"{stem}.tex", latex(found))
+        page = build_comparison(config.name, intro, found, folder / f"{stem}.html")
+    return Published(page, page.with_suffix(".md"), page.with_suffix(".tex"), len(results), len(plan.trials), stale)
 
 
-def take_lines(config: CompareConfig, source: Path) -> int:
-    """Go on from what `docs` kept, made here or on another machine: its lines of the present settings count as done.
+def take_results(plan: Plan, source: Path) -> int:
+    """Go on from what `docs` kept, made here or on another machine: its results of the present settings count as done.
 
     Returns:
         how many were taken that the comparison did not have yet.
 
     Raises:
-        RunError: `source` holds no lines of this comparison, or its predictions are damaged.
+        RunError: `source` holds no results of this comparison, or its predictions are damaged.
     """
-    kept = _kept(config, source)
-    results = Results(config.folder / RESULTS)
-    have = results.done()
-    wanted = {(cell.key, cell.settings) for cell in Grid(config).cells} - have.keys()
-    new = [line for key, line in kept.done().items() if key in wanted]
+    config = plan.config
+    own = Results(config.folder / RESULTS)
+    have = own.done()
+    wanted = {(trial.key, trial.settings) for trial in plan.trials} - have.keys()
+    new = [result for result in _published(config, source) if (result["trial"], result["settings"]) in wanted]
     if new:
-        # predictions first: a line without them would count as done and be missing in every test
-        read = read_predictions([source / f"{config.name}.predictions.parquet"])
-        write_predictions(config.folder / "predictions" / f"taken-{len(have)}.parquet", read)
-        for line in new:
-            results.add(line)
+        # predictions first: a result without them would count as done and be missing in every test
+        read = read_predictions([_published_predictions(config, source)])
+        write_predictions(config.folder / PREDICTIONS / f"taken-{len(have)}.parquet", read)
+        for result in new:
+            own.add(result)
     return len(new)
 
 
-def _kept(config: CompareConfig, source: Path) -> Results:
+def _published(config: CompareConfig, source: Path) -> list[Result]:
     path = source / f"{config.name}.jsonl"
     if not path.exists():
-        raise RunError(f"no lines at {path}: expected what --docs wrote")
-    return Results(path)
+        raise RunError(f"no results at {path}: expected what --docs wrote")
+    return Results(path).read()
 
 
-def keep_lines(folder: Path, name: str, lines: Sequence[Line], predictions: Mapping[str, Any]) -> None:
-    """Lines and predictions in one file each, small enough to commit."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    _put(folder / f"{name}.jsonl", text)
-    wanted = {f"{line['cell']} {line['settings']}" for line in lines}
-    rows = {f"labels {line['scenario']}.{line['task_name']} {line['dev_fingerprint']}" for line in lines}
-    kept = {key: value for key, value in predictions.items() if key in wanted | rows}
+def _published_predictions(config: CompareConfig, source: Path) -> Path:
+    return source / f"{config.name}.predictions.parquet"
+
+
+def _keep(folder: Path, name: str, results: Sequence[Result], predictions: Mapping[str, Any]) -> None:
+    """Results and predictions in one file each, small enough to commit."""
+    atomic_write(folder / f"{name}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in results))
+    wanted = {prediction_key(r) for r in results}
+    wanted |= {labels_key(f"{r['scenario']}.{r['task_name']}", r["dev_fingerprint"]) for r in results}
+    kept = {key: value for key, value in predictions.items() if key in wanted}
     write_predictions(folder / f"{name}.predictions.parquet", kept)
 
 
-def _write(folder: Path, stem: str, title: str, intro: Sequence[str], found: Sequence[Section]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / f"{stem}.md", markdown(title, intro, found))
-    _put(folder / f"{stem}.tex", latex(found))
-    return build_comparison(title, intro, found, folder / f"{stem}.html")
-
-
-def _intro(config: CompareConfig, lines: int, expected: int, failed: Sequence[dict[str, object]]) -> list[str]:
+def _intro(config: CompareConfig, results: int, expected: int, failed: Mapping[str, str]) -> list[str]:
     budget = "Every method trains for the same epochs."
-    if config.equal_tokens is not False:
-        whole = "as many student tokens as its epochs over all rows"
-        amount = whole if config.equal_tokens is True else f"{config.equal_tokens:,} student tokens"
-        budget = f"Equal budgets: every method gets {amount}; looks, stages and searches are in them."
-    state = f"{lines} of {expected} students are done." if lines < expected else f"{expected} students."
-    broken = [f"{f['key']}: {f['error']}" for f in failed]
-    return [
-        f"Written by `distilect compare` from the lines of the comparison `{config.name}`. {state} {budget}",
-        *([f"Failed, and missing here: {'; '.join(broken[:10])}{' …' if len(broken) > 10 else ''}"] if broken else []),
-    ]
-
-
-def _put(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    if config.equal_tokens:
+        budget = (
+            "Equal budgets: every method gets as many student tokens as its epochs over all rows; looks, stages and searches "
+            "are in them."
+        )
+    state = f"{results} of {expected} students are done." if results < expected else f"{expected} students."
+    found = [f"Written by `distilect compare` from the results of the comparison `{config.name}`. {state} {budget}"]
+    if failed:
+        shown = "; ".join(f"{key}: {error}" for key, error in list(failed.items())[:10])
+        found.append(f"Failed, and missing here: {shown}{' …' if len(failed) > 10 else ''}")
+    return found

@@ -1,4 +1,4 @@
-"""The cells of a comparison on a Ray cluster whose nodes share a disk."""
+"""The jobs of a comparison on a Ray cluster whose nodes share a disk."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from distilect.experiments.config import CompareConfig
 from distilect.experiments.jobs import Job, Outcome, Worker, record_failure
 from distilect.progress import console
 
-ATTEMPTS = 3  # of a job whose machine is lost: it goes on from its last checkpoint
-_PATIENCE = 60.0  # seconds without any worker until it is said what the cluster lacks
+ATTEMPTS = 3  # at a job whose machine is lost: it goes on from its last checkpoint
+_PATIENCE = 60.0  # seconds without any worker before a message says what the cluster lacks
 
 
 class RemoteWorker:
@@ -52,8 +52,8 @@ class RayEngine:
     """Actors of a Ray cluster, at most `workers` at once, each with `threads` processors and `ray.gpus` GPUs.
 
     Data, teachers, signals and results are shared by path: `output`, the data and the folder in which the command is given have to
-    be on a disk that all nodes see. A node that is lost costs no cell: it is given to another one, which goes on from the last
-    checkpoint, up to three times.
+    be on a disk that all nodes see. When a node is lost, its job is given to another one, which goes on from the last checkpoint, up
+    to three times.
 
     Raises:
         ConfigError: Ray is not installed, or there is no cluster.
@@ -146,11 +146,11 @@ class RayEngine:
             return None
         attempts[job.key] += 1
         if attempts[job.key] < ATTEMPTS:
-            console.print(f"the worker of {job.title or job.key} is lost; another one goes on", markup=False)
+            console.print(f"the worker of {job.key} is lost; another one goes on", markup=False)
             waiting.appendleft(job)
             return None
         text = f"its worker was lost {ATTEMPTS} times: {reason}"
-        record_failure(self.config, job, text, "")
+        record_failure(self.config, job, text)
         return Outcome(job.kind, job.key, "failed", text)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Sections as Markdown and LaTeX. The HTML page is `report/templates/comparison.html.j2`."""
+"""Sections as Markdown and LaTeX. The HTML page is made by `report.build_comparison`."""
 
 from __future__ import annotations
 
@@ -51,22 +51,21 @@ def _markdown_table(table: TableData) -> str:
     lines = ["| " + " | ".join(map(_cell, table.header)) + " |", "|---|" + "---:|" * (len(table.header) - 1)]
     for number, row in enumerate(table.rows):
         cells = [_cell(text) for text in row]
-        if table.code:
-            cells[0] = f"`{_code(row[0])}`"
+        cells[0] = f"`{_code(row[0])}`"
         shown = [f"**{c}**" if (number, i) in table.best else c for i, c in enumerate(cells)]
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
 def _cell(text: str) -> str:
-    """Text that cannot end a cell, or become markup: a star means emphasis in Markdown."""
+    """Text that cannot end a cell of the table or become markup: a star means emphasis in Markdown."""
     for sign in ("\\", "|", "*", "<"):
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
 
 
 def _code(text: str) -> str:
-    """Text of a code span: nothing is markup in it but its own sign, and the table's."""
+    """Text of a code span, where only the backtick and the table's bar mean anything."""
     return " ".join(text.replace("`", "'").replace("|", "\\|").split())
 
 
@@ -83,8 +82,7 @@ def _latex_table(table: TableData, section: str) -> str:
     ]
     for number, row in enumerate(table.rows):
         cells = [_tex(text) for text in row]
-        if table.code:
-            cells[0] = rf"\texttt{{{cells[0]}}}"
+        cells[0] = rf"\texttt{{{cells[0]}}}"
         shown = [rf"\textbf{{{c}}}" if (number, i) in table.best else c for i, c in enumerate(cells)]
         lines.append(" & ".join(shown) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])

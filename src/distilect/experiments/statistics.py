@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,66 +17,56 @@ from distilect.evaluation import (
     Difference,
     difference_of,
     holm,
-    labelled,
     paired_over_seeds,
     resampled_scores,
     row_draws,
+    share_kept,
 )
-from distilect.experiments.records import Line, outputs_of
-from distilect.tasks import Task
+from distilect.experiments.results import Result, expand_predictions, labels_key, prediction_key
+from distilect.tasks import Task, has_label
 
 Floats = NDArray[np.float64]
+Draws = tuple[float, Floats]  # an observed difference, and its bootstrap draws [B]
 SIGNIFICANT = 0.05
 
 
 @dataclass
-class Board:
-    """The runs of one scenario and one student: task → method → seed → line. Tasks and methods are in the config's order."""
+class Group:
+    """The results of one scenario and one student; tasks and methods are in the order in which they first come."""
 
     scenario: str
     student: str
-    tasks: list[str]
-    methods: list[str]
-    runs: dict[str, dict[str, dict[int, Line]]]
+    results: list[Result]
 
-    def seeds(self, task: str, method: str) -> dict[int, Line]:
-        return self.runs.get(task, {}).get(method, {})
+    def __post_init__(self) -> None:
+        self.tasks = list(dict.fromkeys(str(r["task_name"]) for r in self.results))
+        self.methods = list(dict.fromkeys(str(r["method"]) for r in self.results))
+        self.runs: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)  # (task, method) → seed → result
+        for result in self.results:
+            self.runs[result["task_name"], result["method"]][int(result["seed"])] = result
+
+    def seeds(self, task: str, method: str) -> dict[int, Result]:
+        """Seed → result; empty where there is none."""
+        return self.runs.get((task, method), {})
 
     def shared_seeds(self, task: str) -> set[int]:
         """Seeds that every method of this task has."""
-        return set.intersection(*map(set, self.runs[task].values()))
+        return set.intersection(*(set(seeds) for (name, _), seeds in self.runs.items() if name == task))
 
-    def only(self, methods: Iterable[str] | None = None, without: Iterable[int] = ()) -> Board:
-        """A part of it: some methods (default all), less some seeds. Tasks and methods that have nothing left are gone."""
-        kept, gone = set(self.methods if methods is None else methods), set(without)
-        runs = {
-            task: {
-                method: left
-                for method, by_seed in of_task.items()
-                if method in kept and (left := {s: line for s, line in by_seed.items() if s not in gone})
-            }
-            for task, of_task in self.runs.items()
-        }
-        runs = {task: found for task, found in runs.items() if found}
-        return Board(
-            self.scenario,
-            self.student,
-            [t for t in self.tasks if t in runs],
-            [m for m in self.methods if any(m in found for found in runs.values())],
-            runs,
-        )
+    def only(self, methods: Collection[str] | None = None, without: Collection[int] = ()) -> Group:
+        """A part of it: some methods (default all), less some seeds."""
+        kept = self.methods if methods is None else methods
+        results = [r for r in self.results if r["method"] in kept and int(r["seed"]) not in without]
+        return Group(self.scenario, self.student, results)
 
-    def extra_seeds(self, contenders: Iterable[str]) -> set[int]:
+    def extra_seeds(self, contenders: Collection[str]) -> set[int]:
         """Seeds that contenders alone have, on whatever task; none where all methods are contenders."""
-        found: dict[bool, set[int]] = {True: set(), False: set()}
-        named = set(contenders)
-        for of_task in self.runs.values():
-            for method, by_seed in of_task.items():
-                found[method in named].update(by_seed)
-        return found[True] - found[False] if found[False] else set()
+        theirs = {int(r["seed"]) for r in self.results if r["method"] in contenders}
+        others = {int(r["seed"]) for r in self.results if r["method"] not in contenders}
+        return theirs - others if others else set()
 
     def scores(self, task: str, method: str) -> list[float]:
-        return [score(line) for line in self.seeds(task, method).values()]
+        return [score(result) for result in self.seeds(task, method).values()]
 
     def mean(self, task: str, method: str) -> float | None:
         found = self.scores(task, method)
@@ -88,8 +79,8 @@ class Board:
 
     def average(self, method: str) -> float | None:
         """Mean over tasks of the means over seeds."""
-        means = [self.mean(task, method) for task in self.tasks]
-        return None if any(m is None for m in means) else float(np.mean([m for m in means if m is not None]))
+        means = [mean for task in self.tasks if (mean := self.mean(task, method)) is not None]
+        return float(np.mean(means)) if len(means) == len(self.tasks) else None
 
     def average_by_seed(self, method: str) -> list[float]:
         """Mean over tasks of each seed that all tasks have."""
@@ -97,10 +88,10 @@ class Board:
         return [float(np.mean([score(self.seeds(task, method)[s]) for task in self.tasks])) for s in sorted(common)]
 
     def kept(self, method: str) -> float | None:
-        """Share of the best teacher's score that the student keeps, averaged over tasks; None where a teacher's score is unknown."""
+        """Share of the best teacher's score that the student keeps, averaged over tasks; None where one is unknown."""
         shares = []
         for task in self.tasks:
-            values = [share_kept(line) for line in self.seeds(task, method).values()]
+            values = [share_kept(score(r), teacher_score(r)) for r in self.seeds(task, method).values()]
             if not values or any(v is None for v in values):
                 return None
             shares.append(float(np.mean([v for v in values if v is not None])))
@@ -116,36 +107,24 @@ class Board:
         return dict(zip(names, map(float, ranks), strict=True))
 
 
-def boards(lines: Iterable[Line]) -> list[Board]:
+def groups(results: Iterable[Result]) -> list[Group]:
     """One for each (scenario, student), in the order in which they come."""
-    found: dict[tuple[str, str], Board] = {}
-    for line in lines:
-        key = (line["scenario"], line["student_name"])
-        board = found.setdefault(key, Board(*key, tasks=[], methods=[], runs={}))
-        task, method = line["task_name"], line["method"]
-        if task not in board.tasks:
-            board.tasks.append(task)
-        if method not in board.methods:
-            board.methods.append(method)
-        board.runs.setdefault(task, {}).setdefault(method, {})[int(line["seed"])] = line
-    return list(found.values())
+    found: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        found[result["scenario"], result["student_name"]].append(result)
+    return [Group(scenario, student, of_group) for (scenario, student), of_group in found.items()]
 
 
-def score(line: Line) -> float:
-    """The primary metric on dev; on the held-out rows where there is no dev."""
-    scores = line["student"]["scores"] or line["student"]["validation"]
-    return float(scores.get(line["primary"], np.nan))
+def score(result: Result) -> float:
+    """The primary metric on dev; on the validation split where there is no dev."""
+    scores = result["student"]["scores"] or result["student"]["validation"]
+    return float(scores.get(result["primary"], np.nan))
 
 
-def best_teacher(line: Line) -> float | None:
+def teacher_score(result: Result) -> float | None:
     """The best teacher's score on the same rows."""
-    found = [t["scores"].get(line["primary"]) for t in line["teachers"] if t.get("scores")]
+    found = [teacher["scores"].get(result["primary"]) for teacher in result["teachers"] if teacher.get("scores")]
     return max((float(v) for v in found if v is not None), default=None)
-
-
-def share_kept(line: Line) -> float | None:
-    teacher = best_teacher(line)
-    return None if teacher is None or teacher <= 0 else score(line) / teacher
 
 
 # ---- tests -----------------------------------------------------------------------------------------------------------
@@ -159,7 +138,7 @@ class Compared:
         tasks: task → difference, its p-value adjusted with all methods of the same column.
         average: over all tasks, adjusted in the same way; None where one of the methods lacks a task.
         wins, ties, losses: tasks, by adjusted p < 0.05.
-        higher, equal, lower: pairs of runs with the same task and seed, by score alone.
+        higher, equal, lower: pairs of results with the same task and seed, by score alone.
     """
 
     method: str
@@ -174,119 +153,107 @@ class Compared:
 
 
 @dataclass
-class Tests:
+class PairedTests:
     """Paired bootstrap over the rows of dev and the seeds; the same resamples of rows for all methods and seeds of a task.
 
     Args:
-        predictions: cell and settings → what the metrics look at (`records.essence`), and the labels of each ground.
+        predictions: as `read_predictions` gives them: the students' on dev, and the labels of dev.
     """
-
-    __test__ = False  # not pytest's
 
     predictions: Mapping[str, NDArray[Any]]
     resamples: int = 2000
     _draws: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _scores: dict[str, Floats | None] = field(default_factory=dict)
 
-    def against(self, board: Board, baseline: str) -> list[Compared]:
+    def against(self, group: Group, baseline: str) -> list[Compared]:
         """All other methods against one, adjusted by Holm within each task and within the average."""
-        others = [m for m in board.methods if m != baseline]
-        by_task = {
-            task: self._adjusted({m: self._task(board, task, m, baseline) for m in others}) for task in board.tasks
-        }
-        average = self._adjusted({m: self._average(board, m, baseline) for m in others})
-        return [
-            _compared(board, m, baseline, {t: d[m] for t, d in by_task.items() if m in d}, average.get(m))
-            for m in others
-        ]
+        others = [m for m in group.methods if m != baseline]
+        by_task = {t: _adjusted({m: self._task(group, t, m, baseline) for m in others}) for t in group.tasks}
+        average = _adjusted({m: self._average(group, m, baseline) for m in others})
+        found = []
+        for method in others:
+            tasks = {task: adjusted[method] for task, adjusted in by_task.items() if method in adjusted}
+            by_test = [np.sign(d.difference) * (d.p_value < SIGNIFICANT) for d in tasks.values()]
+            by_score = [
+                np.sign(score(group.seeds(task, method)[seed]) - score(theirs))
+                for task in group.tasks
+                for seed, theirs in group.seeds(task, baseline).items()
+                if seed in group.seeds(task, method)
+            ]
+            found.append(Compared(method, tasks, average.get(method), *_signs(by_test), *_signs(by_score)))
+        return found
 
-    def pairs(self, board: Board, methods: Sequence[str]) -> list[tuple[str, str, Difference]]:
+    def pairs(self, group: Group, methods: Sequence[str]) -> list[tuple[str, str, Difference]]:
         """Every pair of some methods on the average over tasks, adjusted by Holm over all pairs; the better one first."""
-        names = [m for m in methods if m in board.complete]
-        names.sort(key=lambda m: -(board.average(m) or 0.0))
-        found = {f"{a}\0{b}": self._average(board, a, b) for a, b in itertools.combinations(names, 2)}
-        return [(*key.split("\0"), d) for key, d in self._adjusted(found).items()]  # type: ignore[misc]
+        names = [m for m in methods if m in group.complete]
+        names.sort(key=lambda m: -(group.average(m) or 0.0))
+        adjusted = _adjusted({(a, b): self._average(group, a, b) for a, b in itertools.combinations(names, 2)})
+        return [(a, b, difference) for (a, b), difference in adjusted.items()]
 
-    def average(self, board: Board, first: str, second: str) -> Difference | None:
+    def average(self, group: Group, first: str, second: str) -> Difference | None:
         """One comparison on the average over tasks, not adjusted."""
-        found = self._average(board, first, second)
+        found = self._average(group, first, second)
         return None if found is None else difference_of(*found)
 
-    def _adjusted(self, found: Mapping[str, tuple[float, Floats] | None]) -> dict[str, Difference]:
-        tested = {name: difference_of(*value) for name, value in found.items() if value is not None}
-        known = [name for name, d in tested.items() if not np.isnan(d.p_value)]
-        adjusted = dict(zip(known, holm([tested[name].p_value for name in known]), strict=True))
-        return {
-            name: Difference(d.difference, d.low, d.high, adjusted.get(name, float("nan")))
-            for name, d in tested.items()
-        }
-
-    def _average(self, board: Board, first: str, second: str) -> tuple[float, Floats] | None:
+    def _average(self, group: Group, first: str, second: str) -> Draws | None:
         """Tasks are independent: each has draws of its own."""
-        found = [self._task(board, task, first, second) for task in board.tasks]
+        found = [self._task(group, task, first, second) for task in group.tasks]
         known = [value for value in found if value is not None]
         if len(known) < len(found):
             return None
         return float(np.mean([value for value, _ in known])), np.mean([draws for _, draws in known], axis=0)
 
-    def _task(self, board: Board, task: str, first: str, second: str) -> tuple[float, Floats] | None:
-        """(difference, draws [B]) over the seeds that both have; None without such seeds or predictions."""
-        ours, theirs = board.seeds(task, first), board.seeds(task, second)
-        seeds = [s for s in sorted(set(ours) & set(theirs)) if _same_rows(ours[s], theirs[s])]
+    def _task(self, group: Group, task: str, first: str, second: str) -> Draws | None:
+        """Over the seeds that both have; None without such seeds or predictions."""
+        ours, theirs = group.seeds(task, first), group.seeds(task, second)
+        seeds = [
+            s for s in sorted(set(ours) & set(theirs)) if ours[s]["dev_fingerprint"] == theirs[s]["dev_fingerprint"]
+        ]
         draws = [(self._resampled(ours[s]), self._resampled(theirs[s])) for s in seeds]
         if not seeds or any(a is None or b is None for a, b in draws):
             return None
         observed = np.array([score(ours[s]) - score(theirs[s]) for s in seeds])
-        resampled = np.stack([a - b for a, b in draws if a is not None and b is not None], axis=1)
-        return paired_over_seeds(observed, resampled, seed=_number(f"seeds {board.scenario} {task}"))
+        resampled = np.stack([a - b for a, b in draws if a is not None and b is not None], axis=1)  # [B, S]
+        return paired_over_seeds(observed, resampled, seed=_seed_for(f"seeds {group.scenario} {task}"))
 
-    def _resampled(self, line: Line) -> Floats | None:
-        """[B]: the line's score on each resample of the rows."""
-        key = f"{line['cell']} {line['settings']}"
+    def _resampled(self, result: Result) -> Floats | None:
+        """[B]: the result's score on each resample of the rows; None without predictions."""
+        key = prediction_key(result)
         if key not in self._scores:
-            self._scores[key] = self._compute(line, key)
+            self._scores[key] = self._compute(result, key)
         return self._scores[key]
 
-    def _compute(self, line: Line, key: str) -> Floats | None:
-        rows = f"{line['scenario']}.{line['task_name']} {line['dev_fingerprint']}"
-        labels, values = self.predictions.get(f"labels {rows}"), self.predictions.get(key)
+    def _compute(self, result: Result, key: str) -> Floats | None:
+        rows = labels_key(f"{result['scenario']}.{result['task_name']}", result["dev_fingerprint"])
+        labels, values = self.predictions.get(rows), self.predictions.get(key)
         if labels is None or values is None or len(labels) != len(values):
             return None
-        task = Task.from_dict(line["task"])
+        task = Task.from_dict(result["task"])
         labels = labels if task.kind == "regression" else labels.astype(np.int64)
-        known = labelled(task, labels)
+        known = has_label(labels)
         if rows not in self._draws:
-            self._draws[rows] = row_draws(int(known.sum()), self.resamples, _number(f"rows {rows}"))
-        outputs = outputs_of(task, values.astype(np.float32))
+            seed = _seed_for(rows.replace("labels", "rows", 1))
+            self._draws[rows] = row_draws(int(known.sum()), self.resamples, seed)
+        outputs = expand_predictions(task, values.astype(np.float32))
         return resampled_scores(task, outputs[known], labels[known], self._draws[rows])
 
 
-def _same_rows(first: Line, second: Line) -> bool:
-    return bool(first["dev_fingerprint"] == second["dev_fingerprint"])
+def _adjusted(found: Mapping[Any, Draws | None]) -> dict[Any, Difference]:
+    """Differences with p-values adjusted by Holm over all of them."""
+    tested = {key: difference_of(*value) for key, value in found.items() if value is not None}
+    known = [key for key, d in tested.items() if not np.isnan(d.p_value)]
+    adjusted = holm([tested[key].p_value for key in known])
+    return tested | {key: replace(tested[key], p_value=p) for key, p in zip(known, adjusted, strict=True)}
 
 
-def _number(text: str) -> int:
+def _signs(values: Sequence[float]) -> list[int]:
+    """How many are positive, zero and negative."""
+    return [sum(1 for value in values if value == sign) for sign in (1, 0, -1)]
+
+
+def _seed_for(text: str) -> int:
     """A seed for a purpose; the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
-
-
-def _compared(
-    board: Board, method: str, baseline: str, tasks: dict[str, Difference], average: Difference | None
-) -> Compared:
-    surely = [np.sign(d.difference) * (d.p_value < SIGNIFICANT) for d in tasks.values()]
-    pairs = [
-        np.sign(score(ours[s]) - score(theirs[s]))
-        for task in board.tasks
-        for ours, theirs in [(board.seeds(task, method), board.seeds(task, baseline))]
-        for s in set(ours) & set(theirs)
-    ]
-    return Compared(
-        method,
-        tasks,
-        average,
-        *(sum(1 for v in surely if v == sign) for sign in (1, 0, -1)),
-        *(sum(1 for v in pairs if v == sign) for sign in (1, 0, -1)),
-    )
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
@@ -296,56 +263,44 @@ def _compared(
 class Cost:
     """What a method costs, averaged over seeds, then over tasks.
 
-    Seeds are those that all methods have, where there are such: while cells are missing, the others' may be of a slower machine.
+    Seeds are those that all methods have, where there are any: while trials are missing, the others' may be of a slower machine.
+    The names are those of a result's `cost`.
 
     Attributes:
-        seconds: of training, as measured, whatever else the machine did; `stage_seconds` of stages before, `search_seconds` of searches.
-        tokens: of the student in training, in all stages, looks without gradient counted a third; searches excluded.
-        search_tokens: of trainings that only chose settings; `forward_tokens`: of looks; `stage_tokens`: of stages before.
-        teacher_rows: rows × teachers that have to be run once, on an empty store.
-        asked: rows × teachers that were asked in the steps.
+        train_seconds: as measured, whatever else the machine did; `selection_seconds` of stages before, `tuning_seconds` of searches.
+        student_tokens: of training, in all stages, looks without gradient counted a third; searches excluded.
+        tuning_tokens: of trainings that only chose settings; `forward_tokens`: of looks; `stage_tokens`: of stages before.
+        teacher_rows_scored: rows × teachers that have to be run once, on an empty store.
+        teacher_rows: rows × teachers that were asked in the steps.
     """
 
-    seconds: float
-    stage_seconds: float
-    search_seconds: float
+    train_seconds: float
+    selection_seconds: float
+    tuning_seconds: float
     steps: float
-    tokens: float
+    student_tokens: float
     forward_tokens: float
     stage_tokens: float
-    search_tokens: float
+    tuning_tokens: float
+    teacher_rows_scored: float
     teacher_rows: float
-    asked: float
 
     @property
     def all_tokens(self) -> float:
-        return self.tokens + self.search_tokens
+        return self.student_tokens + self.tuning_tokens
 
 
-_COSTS = {
-    "seconds": "train_seconds",
-    "stage_seconds": "selection_seconds",
-    "search_seconds": "tuning_seconds",
-    "steps": "steps",
-    "tokens": "student_tokens",
-    "forward_tokens": "forward_tokens",
-    "stage_tokens": "stage_tokens",
-    "search_tokens": "tuning_tokens",
-    "teacher_rows": "teacher_rows_scored",
-    "asked": "teacher_rows",
-}
-
-
-def cost_of(board: Board, method: str) -> Cost | None:
-    """None without runs on some task."""
+def cost_of(group: Group, method: str) -> Cost | None:
+    """None without results on some task."""
+    names = list(Cost.__dataclass_fields__)
     per_task = []
-    for task in board.tasks:
-        runs = board.seeds(task, method)
+    for task in group.tasks:
+        runs = group.seeds(task, method)
         if not runs:
             return None
-        lines = [runs[seed] for seed in sorted(board.shared_seeds(task))] or list(runs.values())
-        per_task.append([np.mean([float(line["cost"].get(key) or 0) for line in lines]) for key in _COSTS.values()])
-    return Cost(**dict(zip(_COSTS, map(float, np.mean(per_task, axis=0)), strict=True)))
+        results = [runs[seed] for seed in sorted(group.shared_seeds(task))] or list(runs.values())
+        per_task.append([np.mean([float(result["cost"].get(name) or 0) for result in results]) for name in names])
+    return Cost(*map(float, np.mean(per_task, axis=0)))
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:

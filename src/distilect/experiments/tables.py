@@ -1,9 +1,9 @@
-"""What the page of a comparison says, as plain data: sections of tables and figures. How they look is the renderers' matter."""
+"""The content of a comparison's page as plain data: sections of tables and figures. `render` gives them their form."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,23 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilect.evaluation import Difference
-from distilect.experiments.records import Line
-from distilect.experiments.statistics import (
-    SIGNIFICANT,
-    Board,
-    Compared,
-    Cost,
-    Tests,
-    best_teacher,
-    boards,
-    cost_of,
-    pareto,
-)
+from distilect.experiments.figure import SYMBOLS, quality_against_cost
+from distilect.experiments.results import Result
+from distilect.experiments.statistics import SIGNIFICANT, Compared, Cost, Group, PairedTests, cost_of, groups
 from distilect.report import words
 from distilect.report.figures import Figure
 
 NONE = words.NONE
-FEW = 8  # methods that the figure names all
+VERSIONS, MACHINE = ("distilect", "torch", "transformers"), ("platform", "device", "gpu")
 
 
 @dataclass(frozen=True)
@@ -36,8 +27,7 @@ class TableData:
 
     Attributes:
         header: one title per column; the first column names the rows.
-        best: (row, column) of cells to set off.
-        code: the first column holds names of methods.
+        best: (row, column) of entries to set off.
     """
 
     title: str
@@ -45,7 +35,6 @@ class TableData:
     rows: list[list[str]]
     note: str = ""
     best: frozenset[tuple[int, int]] = frozenset()
-    code: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,172 +49,155 @@ class Section:
 
 
 def sections(
-    lines: Sequence[Line],
+    results: Sequence[Result],
     predictions: Mapping[str, NDArray[Any]],
     *,
     baseline: str,
     contenders: Sequence[str] = (),
     resamples: int = 2000,
 ) -> list[Section]:
-    """All sections of a comparison, from its lines and predictions alone.
+    """All sections of a comparison, from its results and predictions alone.
 
     Seeds that only contenders have are in tables of the contenders, not beside averages of methods that lack them: a seed's rows and
     teachers may be harder than another's.
     """
-    tests = Tests(predictions, resamples)
-    return [_section(board, tests, baseline, contenders) for board in boards(lines)]
+    tests = PairedTests(predictions, resamples)
+    return [_section(group, tests, baseline, contenders) for group in groups(results)]
 
 
-def _section(whole: Board, tests: Tests, baseline: str, contenders: Sequence[str]) -> Section:
+def _section(whole: Group, tests: PairedTests, baseline: str, contenders: Sequence[str]) -> Section:
     extra = whole.extra_seeds(contenders)
-    board, final = whole.only(without=extra), whole.only(contenders)
-    reference = baseline if baseline in board.methods else board.methods[0]
-    compared = tests.against(board, reference)
-    costs = {m: cost for m in board.methods if (cost := cost_of(board, m)) is not None}
-    tables = [_scores(board), _differences(board, compared, reference)]
+    group, final = whole.only(without=extra), whole.only(contenders)
+    reference = baseline if baseline in group.methods else group.methods[0]
+    families = {str(result["method"]): str(result["family"]) for result in whole.results}
+    compared = tests.against(group, reference)
+    costs = {method: cost for method in group.methods if (cost := cost_of(group, method)) is not None}
+    tables = [_scores("Scores", group, families), _differences(group, compared, reference)]
     decided = final.tasks == whole.tasks and len(final.complete) > 1
     if decided and extra:
-        tables.append(_scores(final, "Contenders, all seeds"))
+        tables.append(_scores("Contenders, all seeds", final, families))
     if decided:
         tables.append(_pairs(final, tests))
-    tables += [_costs(board, costs, reference), _teachers(whole)]
-    figure = quality_against_cost(board, costs)
+    tables += [_costs(group, costs, reference), _teachers(whole)]
+    figure = quality_against_cost(group, costs, families)
+    best_among = ("contender, all seeds,", final) if decided and extra else ("method", group)
     return Section(
-        title=f"{board.scenario}, student {board.student}",
+        title=f"{group.scenario}, student {group.student}",
         facts=_facts(whole, tests, extra),
-        findings=_findings(board, final if decided and extra else board, tests, compared, reference),
+        findings=_best(*best_among, tests, families) + _significant(group, compared, reference),
         tables=tables,
         figures=[figure] if figure else [],
     )
 
 
-def _facts(board: Board, tests: Tests, extra: Collection[int]) -> list[tuple[str, str]]:
-    lines = [line for task in board.runs.values() for runs in task.values() for line in runs.values()]
-    first = lines[0]
-    seeds = sorted({int(line["seed"]) for line in lines})
-    rows = {t: next(iter(next(iter(board.runs[t].values())).values()))["rows"] for t in board.tasks}
-    shown = "; ".join(
-        f"{task} {r['train']:,} train, {r['validation']:,} held out, {r['extra']:,} text only, {r['dev']:,} dev"
-        for task, r in rows.items()
+# ---- facts and findings ----------------------------------------------------------------------------------------------
+
+
+def _facts(group: Group, tests: PairedTests, extra: Collection[int]) -> list[tuple[str, str]]:
+    results = group.results
+    student = results[0]["student"]
+    rows = "; ".join(
+        f"{task} {r['train']:,} train, {r['validation']:,} validation, {r['extra']:,} text only, {r['dev']:,} dev"
+        for task in group.tasks
+        for r in [next(result["rows"] for result in results if result["task_name"] == task)]
     )
+    seeds = _list({int(result["seed"]) for result in results} - set(extra))
     return [
-        ("rows", shown),
-        ("student", f"{first['student']['layers']} layers, {words.count(first['student']['parameters'])} parameters"),
-        (
-            "seeds",
-            _seeds(s for s in seeds if s not in extra) + (f"; {_seeds(extra)} of the contenders only" if extra else ""),
-        ),
-        ("runs", str(len(lines))),
+        ("rows", rows),
+        ("student", f"{student['layers']} layers, {words.count(student['parameters'])} parameters"),
+        ("seeds", seeds + (f"; {_list(extra)} of the contenders only" if extra else "")),
+        ("trials", str(len(results))),
         ("resamples", f"{tests.resamples:,}"),
-        ("versions", _all_of(lines, "versions", ("distilect", "torch", "transformers"))),
-        ("machine", _all_of(lines, "machine", ("platform", "device", "gpu"))),
+        ("versions", _by_seed(results, lambda r: [f"{k} {r['versions'][k]}" for k in VERSIONS if k in r["versions"]])),
+        ("machine", _by_seed(results, lambda r: [str(r["machine"][k]) for k in MACHINE if k in r["machine"]])),
     ]
 
 
-def _seeds(numbers: Iterable[int]) -> str:
+def _by_seed(results: Sequence[Result], describe: Callable[[Result], list[str]]) -> str:
+    """What the results say of themselves; where several machines made them, with the seeds that each made."""
+    seeds: dict[str, set[int]] = {}
+    for result in results:
+        seeds.setdefault(", ".join(describe(result)), set()).add(int(result["seed"]))
+    if len(seeds) == 1:
+        return next(iter(seeds))
+    return "; ".join(f"{text} (seed {_list(numbers)})" for text, numbers in seeds.items())
+
+
+def _list(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
 
 
-def _all_of(lines: Sequence[Line], part: str, names: Sequence[str]) -> str:
-    """What the lines say of themselves; several machines may have made them, with the seeds that each made."""
-    seeds: dict[str, set[int]] = {}
-    for line in lines:
-        known = line[part]
-        text = ", ".join(
-            f"{name} {known[name]}" if part == "versions" else str(known[name]) for name in names if name in known
-        )
-        seeds.setdefault(text, set()).add(int(line["seed"]))
-    if len(seeds) == 1:
-        return next(iter(seeds))
-    return "; ".join(f"{text} (seed {_seeds(numbers)})" for text, numbers in seeds.items())
-
-
-# ---- sentences -------------------------------------------------------------------------------------------------------
-
-
-def _findings(board: Board, final: Board, tests: Tests, compared: Sequence[Compared], baseline: str) -> list[str]:
-    """What can be said, in sentences that are computed. The best of a kind are found, and tested, on `final`."""
-    found = []
-    best = {kind: _best_of(final, kind) for kind in ("static", "adaptive", "oracle")}
-    among = "method" if final is board else "contender, all seeds,"
-    for kind, name in best.items():
-        if name is not None:
-            kept = final.kept(name)
+def _best(among: str, group: Group, tests: PairedTests, families: Mapping[str, str]) -> list[str]:
+    """The best method of each family, and a test of the best adaptive against the best static one."""
+    found, best = [], {}
+    for family in SYMBOLS:
+        of_family = [method for method in group.complete if families[method] == family]
+        if of_family:
+            name = best[family] = max(of_family, key=lambda m: group.average(m) or -math.inf)
+            kept = group.kept(name)
             share = f", {_cut(100 * kept)} % of the best teacher's score" if kept is not None else ""
-            found.append(f"Best {kind} {among} on the average: {name}, {_points(final.average(name))}{share}.")
-    if best["static"] is not None and best["adaptive"] is not None:
-        difference = tests.average(final, best["adaptive"], best["static"])
+            found.append(f"Best {family} {among} on average: {name}, {_points(group.average(name))}{share}.")
+    if "static" in best and "adaptive" in best:
+        difference = tests.average(group, best["adaptive"], best["static"])
         if difference is not None:
             found.append(
-                f"{best['adaptive']} minus {best['static']}: {_difference(difference)}, p = {_p(difference.p_value)} (one test of two "
-                "methods that were picked by the same scores: it flatters the picked ones)."
+                f"{best['adaptive']} minus {best['static']}: {_signed(difference.difference)} points {_interval(difference)}, "
+                f"p = {_p(difference.p_value)} (one test; both methods were picked by these scores, which favours the better one)."
             )
-    surely = [c for c in compared if c.average is not None and c.average.p_value < SIGNIFICANT]
-    better = [c.method for c in surely if c.average is not None and c.average.difference > 0]
-    worse = [c.method for c in surely if c.average is not None and c.average.difference < 0]
-    found.append(
-        f"Surely better than {baseline} on the average (Holm, 5 %): {', '.join(better) or 'none'}; surely worse: "
-        f"{', '.join(worse) or 'none'}."
-    )
-    counts = {len(board.seeds(t, m)) for t in board.tasks for m in board.methods if board.seeds(t, m)}
-    if counts and min(counts) < 3:
+    return found
+
+
+def _significant(group: Group, compared: Sequence[Compared], baseline: str) -> list[str]:
+    significant = [c for c in compared if c.average is not None and c.average.p_value < SIGNIFICANT]
+    better = [c.method for c in significant if c.average is not None and c.average.difference > 0]
+    worse = [c.method for c in significant if c.average is not None and c.average.difference < 0]
+    found = [
+        f"Significantly better than {baseline} on average (Holm-corrected, p < {SIGNIFICANT}): {', '.join(better) or 'none'}; "
+        f"significantly worse: {', '.join(worse) or 'none'}."
+    ]
+    fewest = min(len(seeds) for seeds in group.runs.values())
+    if fewest < 3:
         found.append(
-            f"Some runs have {min(counts)} seed(s) only: their p-values know little or nothing of the spread between seeds."
+            f"Some methods have only {fewest} seed(s): their p-values reflect little or nothing of the spread between seeds."
         )
-    missing = [m for m in board.methods if m not in board.complete]
+    missing = [method for method in group.methods if method not in group.complete]
     if missing:
         found.append(f"Not on all tasks, so without average and rank: {', '.join(missing)}.")
     return found
 
 
-def _best_of(board: Board, kind: str) -> str | None:
-    of_kind = [m for m in board.complete if _family(board, m) == kind]
-    return max(of_kind, key=lambda m: board.average(m) or -math.inf, default=None)
-
-
-def _family(board: Board, method: str) -> str:
-    return next(str(line["family"]) for task in board.tasks for line in board.seeds(task, method).values())
-
-
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _scores(board: Board, title: str = "Scores") -> TableData:
-    """Mean ± standard deviation × 100 per task and on the average, share of the teacher, rank; best first."""
-    ranks = board.ranks()
-    averages = {m: board.average(m) for m in board.methods}
-    order = sorted(board.methods, key=lambda m: math.inf if averages[m] is None else -float(averages[m] or 0.0))
-    metrics = {t: next(iter(next(iter(board.runs[t].values())).values()))["primary"] for t in board.tasks}
-    header = [
-        "method",
-        "kind",
-        *(f"{t}, {metrics[t]}" for t in board.tasks),
-        "average",
-        "of teacher, %",
-        "rank",
-        "seeds",
-    ]
+def _scores(title: str, group: Group, families: Mapping[str, str]) -> TableData:
+    """Mean ± standard deviation × 100 per task and on average, share of the teacher, rank; best first."""
+    ranks, averages = group.ranks(), {method: group.average(method) for method in group.methods}
+    order = sorted(group.methods, key=lambda m: math.inf if averages[m] is None else -float(averages[m] or 0.0))
+    metrics = {result["task_name"]: result["primary"] for result in group.results}
     rows = []
     for method in order:
-        counts = sorted({len(board.seeds(t, method)) for t in board.tasks if board.seeds(t, method)})
-        kept, average = board.kept(method), board.average(method)
-        spread = board.average_by_seed(method) if average is not None else []
+        counts = sorted(len(group.seeds(task, method)) for task in group.tasks if group.seeds(task, method))
+        kept, average = group.kept(method), averages[method]
         rows.append(
             [
                 method,
-                _family(board, method),
-                *(_mean_std(board.scores(t, method)) for t in board.tasks),
-                NONE if average is None else _mean_std(spread, mean=average),
-                NONE if kept is None else f"{_cut(100 * kept)}",
+                families[method],
+                *(_mean_std(group.scores(task, method)) for task in group.tasks),
+                NONE if average is None else _mean_std(group.average_by_seed(method), mean=average),
+                NONE if kept is None else _cut(100 * kept),
                 f"{ranks[method]:.1f}" if method in ranks else NONE,
                 "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
             ]
         )
-    columns = [*[{m: board.mean(t, m) for m in order} for t in board.tasks], {m: board.average(m) for m in order}]
-    best = {(row, number + 2) for number, column in enumerate(columns) for row in _best_rows(order, column)}
+    columns = [{method: group.mean(task, method) for method in order} for task in group.tasks] + [averages]
+    best = set()
+    for number, column in enumerate(columns, start=2):
+        known = [value for value in column.values() if value is not None]
+        best |= {(row, number) for row, method in enumerate(order) if known and column[method] == max(known)}
+    titles = [f"{task}, {metrics[task]}" for task in group.tasks]
     return TableData(
         title,
-        header,
+        ["method", "kind", *titles, "average", "of teacher, %", "rank", "seeds"],
         rows,
         "× 100 on dev, which nothing was chosen on: mean ± standard deviation over seeds. The average is over tasks; its ± is over "
         "seeds. Share of the best teacher of the pool on the same rows. Rank: mean over tasks, 1 is best.",
@@ -233,201 +205,85 @@ def _scores(board: Board, title: str = "Scores") -> TableData:
     )
 
 
-def _best_rows(order: Sequence[str], column: Mapping[str, float | None]) -> list[int]:
-    known = [v for v in column.values() if v is not None]
-    return [i for i, m in enumerate(order) if known and column[m] == max(known)]
-
-
-def _differences(board: Board, compared: Sequence[Compared], baseline: str) -> TableData:
-    rows = []
-    for found in sorted(compared, key=lambda c: -(c.average.difference if c.average else -math.inf)):
-        rows.append(
-            [
-                found.method,
-                *(_tested(found.tasks.get(t)) for t in board.tasks),
-                _tested(found.average, interval=True),
-                f"{found.wins} / {found.ties} / {found.losses}",
-                f"{found.higher} / {found.equal} / {found.lower}",
-            ]
-        )
+def _differences(group: Group, compared: Sequence[Compared], baseline: str) -> TableData:
+    rows = [
+        [
+            found.method,
+            *(_tested(found.tasks.get(task)) for task in group.tasks),
+            _tested(found.average, interval=True),
+            f"{found.wins} / {found.ties} / {found.losses}",
+            f"{found.higher} / {found.equal} / {found.lower}",
+        ]
+        for found in sorted(compared, key=lambda c: -(c.average.difference if c.average else -math.inf))
+    ]
     return TableData(
         f"Minus {baseline}",
-        ["method", *board.tasks, "average [95 %]", "tasks won / tied / lost", "runs higher / equal / lower"],
+        ["method", *group.tasks, "average [95 %]", "tasks won / tied / lost", "trials higher / equal / lower"],
         rows,
         "Points; in brackets the two-sided p-value of a paired bootstrap over rows and seeds, adjusted by Holm over the methods of a "
-        "column. A task is won or lost where that p is below 0.05. Runs: pairs with the same task and seed, by score alone.",
+        "column. A task is won or lost where that p is below 0.05. Trials: pairs with the same task and seed, by score alone.",
     )
 
 
-def _pairs(board: Board, tests: Tests) -> TableData:
-    rows = [[f"{a} − {b}", _tested(d, interval=True)] for a, b, d in tests.pairs(board, board.methods)]
+def _pairs(group: Group, tests: PairedTests) -> TableData:
+    rows = [[f"{a} − {b}", _tested(d, interval=True)] for a, b, d in tests.pairs(group, group.methods)]
     note = "Average over tasks; p adjusted by Holm over all pairs of contenders."
     return TableData("Contenders, pair by pair", ["pair", "difference [95 %]"], rows, note)
 
 
-def _costs(board: Board, costs: Mapping[str, Cost], baseline: str) -> TableData:
-    """Per run, averaged over tasks."""
+def _costs(group: Group, costs: Mapping[str, Cost], baseline: str) -> TableData:
+    base = costs[baseline].all_tokens if baseline in costs else 0
     rows = []
-    base = costs.get(baseline)
     for method, cost in sorted(costs.items(), key=lambda item: item[1].all_tokens):
-        rows.append(
-            [
-                method,
-                _points(board.average(method)),
-                f"{cost.seconds:,.1f}",
-                f"{cost.stage_seconds:,.1f}",
-                f"{cost.search_seconds:,.1f}",
-                _ratio(cost.all_tokens, base),
-                f"{cost.steps:,.0f}",
-                words.count(cost.tokens),
-                words.count(cost.forward_tokens),
-                words.count(cost.stage_tokens),
-                words.count(cost.search_tokens),
-                words.count(cost.teacher_rows),
-                words.count(cost.asked),
-            ]
-        )
-    header = [
-        "method",
-        "average",
-        "seconds",
-        "stage, seconds",
-        "search, seconds",
-        f"tokens, × {baseline}",
-        "steps",
-        "student tokens",
-        "of them looks",
-        "of them stages",
-        "search tokens",
-        "teacher forwards",
-        "rows asked",
-    ]
+        columns = {
+            "method": method,
+            "average": _points(group.average(method)),
+            "seconds": f"{cost.train_seconds:,.1f}",
+            "stage, seconds": f"{cost.selection_seconds:,.1f}",
+            "search, seconds": f"{cost.tuning_seconds:,.1f}",
+            f"tokens, × {baseline}": words.times(cost.all_tokens / base) if base else NONE,
+            "steps": f"{cost.steps:,.0f}",
+            "student tokens": words.count(cost.student_tokens),
+            "of them looks": words.count(cost.forward_tokens),
+            "of them stages": words.count(cost.stage_tokens),
+            "search tokens": words.count(cost.tuning_tokens),
+            "teacher forwards": words.count(cost.teacher_rows_scored),
+            "rows asked": words.count(cost.teacher_rows),
+        }
+        rows.append(columns)
     return TableData(
-        "Cost of a run",
-        header,
-        rows,
-        "Averaged over the seeds that all methods have, and over tasks. Seconds of training as measured; other work on the machine is in them. Student tokens: all stages "
-        "and passes, those without gradient counted a third; looks (before that) and stages are parts of it. Search: trainings that "
-        "only chose settings, once for all seeds. Teacher forwards: rows × teachers to be run once on an empty store; rows asked: rows × "
-        "teachers read in the steps.",
+        "Cost of a trial",
+        list(rows[0]) if rows else ["method"],
+        [list(columns.values()) for columns in rows],
+        "Averaged over the seeds that all methods have, and over tasks. Seconds of training as measured; other work on the machine is "
+        "in them. Student tokens: all stages and passes, those without gradient counted a third; looks (before that) and stages are "
+        "parts of it. Search: trainings that only chose settings, once for all seeds. Teacher forwards: rows × teachers to be run once "
+        "on an empty store; rows asked: rows × teachers read in the steps.",
     )
 
 
-def _ratio(tokens: float, base: Cost | None) -> str:
-    return words.times(tokens / base.all_tokens) if base is not None and base.all_tokens else NONE
-
-
-def _teachers(board: Board) -> TableData:
-    """Teachers on dev; seeds that ran on several machines may have had teachers of several makings."""
-    found: dict[str, dict[str, list[str]]] = {}
+def _teachers(group: Group) -> TableData:
+    """Teachers on dev; where seeds ran on several machines, each may have fine-tuned its own."""
+    scores: dict[str, dict[str, list[str]]] = {}
     layers: dict[str, str] = {}
-    for task in board.tasks:
-        lines = [line for runs in board.runs[task].values() for line in runs.values()]
-        for line in sorted(lines, key=lambda line: int(line["seed"])):
-            for teacher in line["teachers"]:
-                value = (teacher.get("scores") or {}).get(line["primary"])
-                layers[teacher["name"]] = str(teacher.get("layers") or NONE)
-                if value is not None:
-                    found.setdefault(teacher["name"], {}).setdefault(task, []).append(_points(float(value)))
+    for result in sorted(group.results, key=lambda r: (group.tasks.index(r["task_name"]), int(r["seed"]))):
+        for teacher in result["teachers"]:
+            layers[teacher["name"]] = str(teacher.get("layers") or NONE)
+            value = (teacher.get("scores") or {}).get(result["primary"])
+            if value is not None:
+                of_teacher = scores.setdefault(teacher["name"], {})
+                of_teacher.setdefault(result["task_name"], []).append(_points(float(value)))
     rows = [
-        [name, layers[name], *(" / ".join(dict.fromkeys(values.get(t, [NONE]))) for t in board.tasks)]
-        for name, values in found.items()
+        [name, layers[name], *(" / ".join(dict.fromkeys(values.get(task, [NONE]))) for task in group.tasks)]
+        for name, values in scores.items()
     ]
     note = "× 100 on dev"
-    if any(" / " in cell for row in rows for cell in row):
+    if any(" / " in text for row in rows for text in row):
         note += "; a / b: made anew for later seeds, on another machine"
-    return TableData("Teachers", ["teacher", "layers", *board.tasks], rows, f"{note}.")
+    return TableData("Teachers", ["teacher", "layers", *group.tasks], rows, f"{note}.")
 
 
-# ---- figure ----------------------------------------------------------------------------------------------------------
-
-
-def quality_against_cost(board: Board, costs: Mapping[str, Cost]) -> Figure | None:
-    """Student tokens, searches included, against the average score; the methods that no other one beats in both are joined."""
-    points = {
-        m: (cost.all_tokens, 100 * average)
-        for m, cost in costs.items()
-        if (average := board.average(m)) is not None and cost.all_tokens > 0
-    }
-    if len(points) < 2:
-        return None
-    front = pareto({m: p for m, p in points.items() if _family(board, m) != "oracle"})
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "Pareto front",
-            "x": [points[m][0] for m in front],
-            "y": [points[m][1] for m in front],
-            "line": {"dash": "dot", "shape": "hv"},
-            "hoverinfo": "skip",
-        }
-    ]
-    drawn = _side_by_side(points)
-    named = list(points) if len(points) <= FEW else front
-    for kind in ("static", "adaptive", "oracle"):
-        names = [m for m in points if _family(board, m) == kind]
-        if names:
-            data.append(_trace(board, kind, names, points, drawn, named))
-    ends = (min(drawn.values()) / 1.3, max(drawn.values()) * 1.3)
-    layout = {
-        "xaxis": {
-            "title": {"text": "student tokens per run"},
-            "type": "log",
-            "range": [float(np.log10(x)) for x in ends],
-        },
-        "yaxis": {"title": {"text": "average score × 100"}},
-    }
-    note = (
-        "average over tasks against student tokens, stages, looks and searches included; bars: ± standard deviation over seeds. "
-        "Methods of one cost stand side by side, the best on the right: hover for the number"
-    )
-    return Figure("Quality against cost", note, data, layout)
-
-
-def _side_by_side(points: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Where to draw each method's cost: those within 2 % of each other are spread over at most a quarter, by quality."""
-    drawn: dict[str, float] = {}
-    waiting = sorted(points, key=lambda m: points[m][0])
-    while waiting:
-        least = points[waiting[0]][0]
-        alike = sorted((m for m in waiting if points[m][0] <= 1.02 * least), key=lambda m: (points[m][1], m))
-        step = min(0.05, 0.25 / len(alike))
-        for number, method in enumerate(alike):
-            drawn[method] = points[method][0] * (1 + step * (number - (len(alike) - 1) / 2))
-        waiting = [m for m in waiting if m not in alike]
-    return drawn
-
-
-def _trace(
-    board: Board,
-    kind: str,
-    names: Sequence[str],
-    points: Mapping[str, tuple[float, float]],
-    drawn: Mapping[str, float],
-    named: Sequence[str],
-) -> dict[str, Any]:
-    from distilect.report.figures import label
-
-    deviations = [
-        100 * float(np.std(values, ddof=1)) if len(values := board.average_by_seed(m)) > 1 else 0.0 for m in names
-    ]
-    return {
-        "type": "scatter",
-        "mode": "markers+text",
-        "name": kind,
-        "x": [drawn[m] for m in names],
-        "y": [points[m][1] for m in names],
-        "text": [label(m) if m in named else "" for m in names],
-        "hovertext": [f"{label(m)}<br>{points[m][1]:.1f} for {words.count(points[m][0])} tokens" for m in names],
-        "hoverinfo": "text",
-        "textposition": "top right",
-        "marker": {"size": 9, "symbol": {"static": "circle", "adaptive": "diamond", "oracle": "x"}[kind]},
-        "error_y": {"type": "data", "array": deviations, "thickness": 1, "width": 2},
-    }
-
-
-# ---- words -----------------------------------------------------------------------------------------------------------
+# ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def _points(value: float | None) -> str:
@@ -444,15 +300,16 @@ def _mean_std(values: Sequence[float], mean: float | None = None) -> str:
 
 
 def _tested(found: Difference | None, interval: bool = False) -> str:
+    """`+1.2 [−0.3, +2.7] (0.021) *`; the star marks significance."""
     if found is None:
         return NONE
-    between = f" [{_signed(found.low)}, {_signed(found.high)}]" if interval else ""
+    between = f" {_interval(found)}" if interval else ""
     mark = " *" if found.p_value < SIGNIFICANT else ""
     return f"{_signed(found.difference)}{between} ({_p(found.p_value)}){mark}"
 
 
-def _difference(found: Difference) -> str:
-    return f"{_signed(found.difference)} points [{_signed(found.low)}, {_signed(found.high)}]"
+def _interval(found: Difference) -> str:
+    return f"[{_signed(found.low)}, {_signed(found.high)}]"
 
 
 def _signed(value: float) -> str:
@@ -468,6 +325,3 @@ def _p(value: float) -> str:
 def _cut(value: float) -> str:
     """One decimal, cut and not rounded up: 98.46 is not 98.5."""
     return f"{math.floor(10 * value + 1e-9) / 10:.1f}"
-
-
-__all__ = ["Section", "TableData", "best_teacher", "quality_against_cost", "sections"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distilect.report import words
 from distilect.report.figures import Figure, Trace, axis
 from distilect.report.files import Row
-from distilect.report.shell import Cell, DataTable, number_cell, shorten
+from distilect.report.shell import Cell, DataTable, number_cell, one_line
 
 _MAX_FIGURES = 6  # teachers, or kinds of knowledge, that get a plot each
 _MAX_EXAMPLES = 200  # rows of the table
@@ -45,7 +45,7 @@ def decision_table(rows: Sequence[Row]) -> DataTable | None:
     titles = ["text", "label", *(["asked in"] if chosen else []), *(["uncertainty"] if uncertain else [])]
     body = []
     for row in list({row["row"]: row for row in rows}.values())[:_MAX_EXAMPLES]:  # epochs ascend: the last one stays
-        cells = [Cell(row_text(row, _SHOWN)), Cell(shorten(row["label"] or words.NONE, 40))]
+        cells = [Cell(row_text(row, _SHOWN)), Cell(one_line(row["label"] or words.NONE, 40))]
         if chosen:
             share = times[row["row"]] / epochs
             cells.append(Cell(f"{share:.0%} of epochs", share))
@@ -62,7 +62,7 @@ def decision_table(rows: Sequence[Row]) -> DataTable | None:
 def row_text(row: Mapping[str, Any], limit: int) -> str:
     """The texts of a row, pairs parted by a bar."""
     texts = [row[key] for key in ("text", "text_2") if row.get(key) is not None]
-    return " ‖ ".join(shorten(text, limit // len(texts)) for text in texts)
+    return " ‖ ".join(one_line(text, limit // len(texts)) for text in texts)
 
 
 def hover(row: Mapping[str, Any], *more: str) -> str:
@@ -72,7 +72,7 @@ def hover(row: Mapping[str, Any], *more: str) -> str:
         if lines[-1] and len(lines[-1]) + len(word) > 48:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return "<br>".join(html.escape(shorten(part, 60)) for part in (*lines, *more))
+    return "<br>".join(html.escape(one_line(part, 60)) for part in (*lines, *more))
 
 
 def _weights(rows: Sequence[Row], key: str) -> Figure:

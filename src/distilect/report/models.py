@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from distilect.evaluation import ratio_to
+from distilect.evaluation import ratio_to, share_kept
 from distilect.report import words
 from distilect.report.files import mapping, number, part, records
 
@@ -80,8 +80,8 @@ def outcome(metrics: Mapping[str, Any]) -> Outcome:
     rows = model_rows(metrics)
     best, student = best_teacher(rows), next((row for row in rows if row.role == "student"), None)
     own, other = (row.score if row else None for row in (student, best))
-    positive = own is not None and other is not None and own >= 0 and other > 0
-    return Outcome(primary_metric(metrics), rows, student, best, ratio_to(own, other) if positive else None)
+    kept = share_kept(own, other) if own is not None and own >= 0 else None
+    return Outcome(primary_metric(metrics), rows, student, best, kept)
 
 
 def primary_metric(metrics: Mapping[str, Any]) -> str:

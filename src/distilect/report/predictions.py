@@ -10,7 +10,7 @@ from distilect.report import words
 from distilect.report.decisions import hover, row_text
 from distilect.report.figures import Figure, Trace, axis, dotted, heatmap, label
 from distilect.report.files import Predictions
-from distilect.report.shell import Cell, DataTable, shorten
+from distilect.report.shell import Cell, DataTable, one_line
 
 Logits = NDArray[np.float64]
 
@@ -183,7 +183,7 @@ def _predicted(predictions: Predictions, gold: int, probabilities: Logits) -> Ce
 
 
 def _label(predictions: Predictions, index: int) -> str:
-    return shorten(predictions.labels[index], 40) if 0 <= index < len(predictions.labels) else words.NONE
+    return one_line(predictions.labels[index], 40) if 0 <= index < len(predictions.labels) else words.NONE
 
 
 def _number(value: float, digits: int) -> Cell:

@@ -83,7 +83,7 @@ def link(target: Path, page: Path) -> str:
     )
 
 
-def shorten(text: str, limit: int) -> str:
+def one_line(text: str, limit: int) -> str:
     """`text` on one line, cut to `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -22,7 +22,7 @@ from distilect.report.models import (
     sampling_error,
     side_by_side,
 )
-from distilect.report.shell import Cell, DataTable, link, number_cell, shorten, write_page
+from distilect.report.shell import Cell, DataTable, link, number_cell, one_line, write_page
 
 _MAX_SETTINGS = 60
 _OWN = ("name", "output", "baselines")  # differ from run to run without changing what is trained
@@ -45,19 +45,15 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
     primary = primary_metric(found[0].metrics)
     rows = side_by_side([run.metrics for run in found])
     same_task = len({str(part(run.metrics, "task", "name")) for run in found}) == 1
-    notes = (
-        [] if same_task else ["these runs are of different tasks, so their scores cannot be compared with each other"]
-    )
+    notes = [f"{name}: {note}" for name, run in runs.items() for note in run.notes]
+    if not same_task:
+        notes.insert(0, "these runs are of different tasks, so their scores cannot be compared with each other")
+    score_note = "on the validation split, not on dev"
+    loss_note = "methods sum different parts: compare shapes, not heights"
     figures = [
         score_against_cost(rows, primary),
-        _curves(runs, f"eval/{primary}", "Scores while training", "on the validation split, not on dev", primary),
-        _curves(
-            runs,
-            "train/loss",
-            "Training loss",
-            "methods sum different parts: compare shapes, not heights",
-            "training loss",
-        ),
+        _curves(runs, f"eval/{primary}", "Scores while training", score_note, primary),
+        _curves(runs, "train/loss", "Training loss", loss_note, "training loss"),
     ]
     return write_page(
         target,
@@ -69,7 +65,7 @@ def build_summary(folders: Iterable[str | Path], target: str | Path) -> Path:
         cost=_cost(runs),
         settings=_settings(runs),
         runs=[(name, link(run.folder / "report.html", Path(target)), facts(run.metrics)) for name, run in runs.items()],
-        notes=[*notes, *(f"{name}: {note}" for name, run in runs.items() for note in run.notes)],
+        notes=notes,
     )
 
 
@@ -115,7 +111,7 @@ def _settings(runs: Mapping[str, RunFiles]) -> DataTable | None:
     keys = dict.fromkeys(key for each in flat for key in each)
     differing = [key for key in keys if len({each.get(key, "") for each in flat}) > 1]
     body = [
-        [Cell(key), *(Cell(shorten(each.get(key, words.NONE), 80)) for each in flat)]
+        [Cell(key), *(Cell(one_line(each.get(key, words.NONE), 80)) for each in flat)]
         for key in differing[:_MAX_SETTINGS]
     ]
     return DataTable("settings", ["setting", *runs], body, words=range(1, len(runs) + 1)) if body else None

@@ -1,4 +1,4 @@
-"""Which cells a config means, how they are called, and what makes an earlier result stale."""
+"""Which trials a config means, how they are called, and what makes an earlier result stale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from distilect.config import parse_part
 from distilect.errors import ConfigError, DistilectError
 from distilect.experiments.config import CompareConfig, ComparedMethodConfig, load_compare
-from distilect.experiments.grid import Grid, family, label_of
+from distilect.experiments.methods import family, label_of
+from distilect.experiments.trials import Plan
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "compare"
 
@@ -28,25 +29,25 @@ def raw(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def grid(**changes: Any) -> Grid:
-    return Grid(parse_part(CompareConfig, raw(**changes)))
+def plan(**changes: Any) -> Plan:
+    return Plan(parse_part(CompareConfig, raw(**changes)))
 
 
 def method(**values: Any) -> ComparedMethodConfig:
     return ComparedMethodConfig.model_validate(values)
 
 
-def test_cells_come_seed_after_seed_so_that_a_part_is_a_whole_table() -> None:
-    cells = grid().cells
-    assert len(cells) == 2 * 3 * 2
-    assert [cell.seed for cell in cells] == [0] * 6 + [1] * 6
-    assert cells[0].key == "ordinary.one.teacher-a_layers_1_3.finetune.seed=0"
-    assert cells[0].ground == ("ordinary", "one")
+def test_trials_come_seed_after_seed_so_that_a_part_is_a_whole_table() -> None:
+    trials = plan().trials
+    assert len(trials) == 2 * 3 * 2
+    assert [trial.seed for trial in trials] == [0] * 6 + [1] * 6
+    assert trials[0].key == "ordinary.one.teacher-a_layers_1_3.finetune.seed=0"
+    assert trials[0].setup.key == "ordinary.one"
 
 
-def test_a_method_may_have_seeds_tasks_and_scenarios_of_its_own() -> None:
+def test_a_method_may_have_seeds_and_tasks_of_its_own() -> None:
     methods = ["kd", {"name": "uniform", "seeds": [0, 1, 2, 3], "tasks": ["two"]}]
-    found = [(c.label, c.task.name, c.seed) for c in grid(methods=methods, seeds=[0]).cells]
+    found = [(t.label, t.setup.task.name, t.seed) for t in plan(methods=methods, seeds=[0]).trials]
     assert found == [("kd", "one", 0), ("kd", "two", 0), *(("uniform", "two", seed) for seed in range(4))]
 
 
@@ -76,18 +77,18 @@ def test_names_and_kinds_of_methods(values: dict[str, Any], label: str, kind: st
 
 
 def test_only_takes_names_and_patterns() -> None:
-    found = grid()
-    assert {c.task.name for c in found.only(["two"])} == {"two"}
-    assert {c.label for c in found.only(["kd"])} == {"kd"}
-    assert {c.seed for c in found.only(["seed=1"])} == {1}
+    found = plan()
+    assert {t.setup.task.name for t in found.only(["two"])} == {"two"}
+    assert {t.label for t in found.only(["kd"])} == {"kd"}
+    assert {t.seed for t in found.only(["seed=1"])} == {1}
     assert len(found.only(["*.one.*.kd.*", "uniform"])) == 2 + 4
-    assert found.only([]) == found.cells
-    with pytest.raises(ConfigError, match=r"matches no cell.*Did you mean 'uniform'"):
+    assert found.only([]) == found.trials
+    with pytest.raises(ConfigError, match=r"matches no trial.*Did you mean 'uniform'"):
         found.only(["unifrom"])
 
 
 def settings(**changes: Any) -> str:
-    return next(c.settings for c in grid(**changes).cells if c.label == "kd" and c.task.name == "one")
+    return next(t.settings for t in plan(**changes).trials if t.label == "kd" and t.setup.task.name == "one")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,6 @@ def settings(**changes: Any) -> str:
     [
         {"train": {"epochs": 1}},
         {"teachers": ["teacher-a"]},
-        {"split_seed": 3},
         {"equal_tokens": True},
         {"scenarios": [{"name": "ordinary", "label_noise": 0.2}]},
         {"tasks": [{"name": "one", "data": {"train": "data/one.csv", "max_train_rows": 10}}]},
@@ -140,7 +140,7 @@ def test_settings_that_change_no_result_do_not(changes: dict[str, Any]) -> None:
             {"methods": [{"name": "kd", "train": {"epoch": 3}}]},
             "method kd, train: unknown key 'epoch': did you mean 'epochs'",
         ),
-        ({"methods": [{"name": "kd", "scenarios": ["ordinary"], "seeds": []}]}, "no cell is left"),
+        ({"methods": [{"name": "kd", "seeds": []}]}, "no trial is left"),
         ({"task": []}, "unknown key 'task': did you mean 'tasks'"),
         ({"students": []}, "'students'"),
         ({"name": "signals"}, "this one is kept"),
@@ -149,7 +149,7 @@ def test_settings_that_change_no_result_do_not(changes: dict[str, Any]) -> None:
 )
 def test_what_is_wrong_is_said_before_any_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DistilectError, match=message):
-        _ = grid(**changes).cells
+        plan(**changes)
 
 
 def test_the_config_of_a_run_is_told_apart(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_the_config_of_a_run_is_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_configs_of_the_project_are_whole(file: Path) -> None:
-    found = Grid(load_compare(file))
+    found = Plan(load_compare(file))
     assert found.config.name == file.stem
-    assert len({cell.task.name for cell in found.cells}) >= (1 if file.stem == "demo" else 2)
+    assert len({trial.setup.task.name for trial in found.trials}) >= (1 if file.stem == "demo" else 2)
     if file.stem != "demo":
         assert all(len(found.seeds(m)) >= 3 for m in found.config.methods)
 
@@ -171,7 +171,7 @@ def test_the_configs_of_the_project_are_whole(file: Path) -> None:
 def test_the_full_comparison_has_all_presets_and_two_mixes() -> None:
     from distilect.selection import presets
 
-    found = Grid(load_compare(CONFIGS / "full.yaml"))
+    found = Plan(load_compare(CONFIGS / "full.yaml"))
     missing = set(presets()) - {m.name for m in found.config.methods}
     assert not missing, f"add to configs/compare/full.yaml: {missing}"
     assert sum(label.startswith("mix-") for label in found.labels) >= 2

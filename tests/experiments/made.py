@@ -1,4 +1,4 @@
-"""Lines and predictions of comparisons that never ran."""
+"""Results and predictions of comparisons that never ran."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distilect.experiments.records import Line
+from distilect.experiments.results import Result
 
 LABELS = np.arange(200) % 2
 
@@ -17,10 +17,10 @@ def predicted(share: float, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 class Made:
-    """Collects lines of runs with a given accuracy."""
+    """Collects results of trials with a given accuracy."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.results: list[Result] = []
         self.predictions: dict[str, np.ndarray[Any, Any]] = {}
 
     def add(
@@ -38,9 +38,9 @@ class Made:
     ) -> Made:
         values = predicted(accuracy)
         exact = float((values == LABELS).mean())
-        cell = f"{scenario}.{task}.s.{method}.seed={seed}"
+        trial = f"{scenario}.{task}.s.{method}.seed={seed}"
         rows = f"{scenario}.{task} dev"
-        self.predictions[f"{cell} x"] = values.astype(float)
+        self.predictions[f"{trial} x"] = values.astype(float)
         self.predictions[f"labels {rows}"] = LABELS.astype(float)
         label_space = {
             "name": task,
@@ -49,9 +49,9 @@ class Made:
             "metrics": ["accuracy"],
             "num_texts": 1,
         }
-        self.lines.append(
+        self.results.append(
             {
-                "cell": cell,
+                "trial": trial,
                 "settings": "x",
                 "scenario": scenario,
                 "task_name": task,

@@ -1,10 +1,8 @@
-"""Lines survive kills, locks die with their process, predictions keep what the metrics look at."""
+"""Results survive kills, predictions keep what the metrics look at."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,28 +10,34 @@ import numpy as np
 import pytest
 
 from distilect.errors import RunError
-from distilect.experiments.records import Results, essence, lock, outputs_of, read_predictions, write_predictions
+from distilect.experiments.results import (
+    Results,
+    compact_predictions,
+    expand_predictions,
+    read_predictions,
+    write_predictions,
+)
 from distilect.tasks import Task
 
 
-def test_lines_are_read_as_they_were_added(tmp_path: Path) -> None:
+def test_results_are_read_as_they_were_added(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.jsonl")
-    assert results.lines() == []
-    results.add({"cell": "a", "settings": "1", "text": "ü <b>"})
-    results.add({"cell": "b", "settings": "1"})
-    results.add({"cell": "a", "settings": "2"})
-    assert [line["cell"] for line in results.lines()] == ["a", "b", "a"]
+    assert results.read() == []
+    results.add({"trial": "a", "settings": "1", "text": "ü <b>"})
+    results.add({"trial": "b", "settings": "1"})
+    results.add({"trial": "a", "settings": "2"})
+    assert [result["trial"] for result in results.read()] == ["a", "b", "a"]
     assert set(results.done()) == {("a", "1"), ("b", "1"), ("a", "2")}
 
 
 def test_a_line_that_a_kill_cut_short_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.jsonl")
-    results.add({"cell": "a", "settings": "1"})
+    results.add({"trial": "a", "settings": "1"})
     with results.path.open("a") as file:
-        file.write('{"cell": "b", "sett')
-    assert [line["cell"] for line in results.lines()] == ["a"]
-    results.add({"cell": "c", "settings": "1"})
-    assert [line["cell"] for line in results.lines()] == ["a", "c"]
+        file.write('{"trial": "b", "sett')
+    assert [result["trial"] for result in results.read()] == ["a"]
+    results.add({"trial": "c", "settings": "1"})
+    assert [result["trial"] for result in results.read()] == ["a", "c"]
 
 
 def test_many_writers_lose_nothing(tmp_path: Path) -> None:
@@ -41,7 +45,7 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
 
     def write(number: int) -> None:
         for index in range(20):
-            results.add({"cell": f"{number}-{index}", "settings": "1", "filler": "x" * 3000})
+            results.add({"trial": f"{number}-{index}", "settings": "1", "filler": "x" * 3000})
 
     threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -50,19 +54,6 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
         thread.join()
     assert len(results.done()) == 80
     assert all(json.loads(line) for line in results.path.read_text().splitlines())
-
-
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    path = tmp_path / "x.lock"
-    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-    with lock(path, wait=False) as ours:
-        assert not ours
-    holder.kill()
-    holder.wait()
-    with lock(path, wait=False) as ours:
-        assert ours
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
@@ -77,15 +68,15 @@ def test_what_is_kept_of_predictions_has_the_same_scores(tmp_path: Path, kind: s
         task = Task("t", "regression", (), ("pearson", "spearman", "neg_mse"), 1)
         labels = rng.normal(size=50)
         logits = rng.normal(size=(50, 1)).astype(np.float32)
-    write_predictions(tmp_path / "p.parquet", {"cell 1": essence(task, logits), "labels": labels})
+    write_predictions(tmp_path / "p.parquet", {"trial 1": compact_predictions(task, logits), "labels": labels})
     found = read_predictions([tmp_path / "p.parquet"])
     assert found["labels"].tolist() == labels.tolist()
-    again = outputs_of(task, found["cell 1"].astype(np.float32))
+    again = expand_predictions(task, found["trial 1"].astype(np.float32))
     assert task.score(again, labels) == task.score(logits, labels)
     assert (tmp_path / "p.parquet").stat().st_size < 3000
 
 
-def test_damaged_predictions_are_told(tmp_path: Path) -> None:
+def test_damaged_predictions_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(RunError, match=r"p\.parquet.*remove it"):
         read_predictions([tmp_path / "p.parquet"])
