@@ -195,7 +195,7 @@ class Pilot:
             "augment": None,
             "cache": None,
         }
-        once = {"epochs": 1.0, "evaluations": 1, "load_best_model_at_end": False}
+        once: dict[str, Any] = {"epochs": 1.0, "evaluations": 1, "load_best_model_at_end": False}
         once |= {"early_stopping_patience": None, "token_budget": None}
         data, train = config.data.model_copy(update=rows), config.train.model_copy(update=once)
         config = config.model_copy(update={"data": data, "train": train, "output": str(folder), "baselines": []})
