@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from distilect.files import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ _TRAINER_STATE = "trainer_state.json"
 
 def finish_checkpoint(folder: Path, step: int) -> None:
     """Record the hash of every file, about a second per gigabyte: from now on the checkpoint counts."""
-    found = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(COMPLETE_FILE, None)
     temporary = folder / (COMPLETE_FILE + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -60,7 +61,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 def _same(path: Path, expected: Any) -> bool:
     # checkpoints of before 0.1 hold sizes
-    return path.stat().st_size == expected if isinstance(expected, int) else _digest(path) == expected
+    return path.stat().st_size == expected if isinstance(expected, int) else file_digest(path) == expected
 
 
 def _best_of(checkpoint: Path) -> str | None:
@@ -69,11 +70,3 @@ def _best_of(checkpoint: Path) -> str | None:
         best = json.loads((checkpoint / _TRAINER_STATE).read_text(encoding="utf-8")).get("best_model_checkpoint")
         return Path(best).name if best else None
     return None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
