@@ -61,12 +61,12 @@ class DataConfig(Part):
     train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
     dev: str | None = Field(None, description="reported on only; never used for a choice")
     glue: str | None = Field(None, description="a GLUE folder in the official TSV form; sets train, dev and columns")
-    extra: str | None = Field(None, description="unlabelled rows for distillation: only teachers speak on them")
-    validation: str | None = Field(
-        None, description="file held out of train for rewards, early stopping and checkpoint choice"
+    extra: str | None = Field(
+        None, description="unlabelled rows for distillation: the student learns from the teachers' outputs only"
     )
+    validation: str | None = Field(None, description="labelled file for rewards, early stopping and checkpoint choice")
     validation_size: float = Field(
-        0.1, ge=0.0, description="without `validation`: share (<1) or count (>=1) of train that is held out"
+        0.1, ge=0.0, description="without `validation`: share (<1) or number (>=1) of train rows to hold out"
     )
     text: str | list[str] | None = Field(None, description="one or two text columns; inferred from their names")
     label: str | None = Field(None, description="label column; inferred from its name")
@@ -77,7 +77,7 @@ class DataConfig(Part):
     name: str | None = Field(None, description="hub config name, when train is a hub id")
     cache: str | None = Field(
         None,
-        description="folder for a train table larger than memory (Parquet or `datasets`): it is streamed there once, then mapped",
+        description="for a train table larger than memory (Parquet or `datasets`): folder for its memory-mapped files, written once",
     )
     augment: AugmentConfig | None = Field(None, description="enlarge train by changed copies of its rows")
 
