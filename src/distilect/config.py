@@ -61,9 +61,11 @@ class DataConfig(Part):
     train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
     dev: str | None = Field(None, description="labelled rows that scores are reported on; no choice uses them")
     glue: str | None = Field(None, description="a GLUE folder in the official TSV form; sets train, dev and columns")
-    extra: str | None = Field(None, description="unlabelled rows; the student learns on them from teachers only")
+    extra: str | None = Field(
+        None, description="unlabelled rows for distillation: the student learns from the teachers' outputs only"
+    )
     validation: str | None = Field(
-        None, description="labelled rows for rewards, early stopping and checkpoint choice; default: a part of train"
+        None, description="labelled file for rewards, early stopping and checkpoint choice; default: a part of train"
     )
     validation_size: float = Field(
         0.1, ge=0.0, description="without `validation`: share (below 1) or number (from 1) of the rows of train"
@@ -77,7 +79,7 @@ class DataConfig(Part):
     name: str | None = Field(None, description="hub config name, when train is a hub id")
     cache: str | None = Field(
         None,
-        description="folder for a train table larger than memory (Parquet or `datasets`): it is streamed there once, then mapped",
+        description="for a train table larger than memory (Parquet or `datasets`): folder for its memory-mapped files, written once",
     )
     augment: AugmentConfig | None = Field(None, description="enlarge train by changed copies of its rows")
 

@@ -30,7 +30,7 @@ def fails_with(stand_in: Any, error: BaseException) -> None:
 # ---- wrong usage: exit code 2 ----------------------------------------------------------------------------------------
 
 
-def test_a_misspelt_verb_is_told_its_nearest() -> None:
+def test_a_misspelt_verb_gets_its_nearest() -> None:
     result = call("methds")
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -38,14 +38,14 @@ def test_a_misspelt_verb_is_told_its_nearest() -> None:
     assert "Did you mean 'methods'?" in result.stderr
 
 
-def test_a_verb_that_is_like_no_other_is_told_all() -> None:
+def test_a_verb_that_is_like_no_other_gets_the_whole_list() -> None:
     result = call("zzzz")
     assert result.exit_code == 2
     assert "known: demo, finetune" in result.stderr
     assert "Did you mean" not in result.stderr
 
 
-def test_a_misspelt_option_is_told_its_nearest(config: str) -> None:
+def test_a_misspelt_option_gets_its_nearest(config: str) -> None:
     result = call("run", config, "--overwrit")
     assert result.exit_code == 2
     assert "--overwrite" in result.stderr
@@ -81,7 +81,7 @@ def test_a_wrong_override_is_one_line(config: str, override: str, line: str) -> 
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_misspelt_method_is_told_its_nearest_before_anything_runs(config: str) -> None:
+def test_a_misspelt_method_gets_its_nearest_before_anything_runs(config: str) -> None:
     pytest.importorskip("distilect.selection.registry", exc_type=ImportError)
     result = call("run", config, "method=unifrm", "--dry-run")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -102,9 +102,9 @@ def test_an_error_of_ours_is_its_message(config: str, stand_in: Any) -> None:
 
 
 def test_a_message_of_many_lines_is_cut() -> None:
-    told = explain(ConfigError("\n".join(f"fault {n}" for n in range(50)))).splitlines()
-    assert len(told) == MAX_LINES + 1
-    assert told[-1] == f"… and {50 - MAX_LINES} more"
+    text = explain(ConfigError("\n".join(f"fault {n}" for n in range(50)))).splitlines()
+    assert len(text) == MAX_LINES + 1
+    assert text[-1] == f"… and {50 - MAX_LINES} more"
 
 
 # ---- failures that are not -------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_debug_shows_the_error_itself_wherever_it_stands(config: str, stand_in: 
     assert result.exit_code == 1
 
 
-def test_a_full_disk_is_told_with_the_remedy(config: str, stand_in: Any) -> None:
+def test_a_full_disk_is_reported_with_the_remedy(config: str, stand_in: Any) -> None:
     fails_with(stand_in, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/signals/shard-0"))
     result = call("run", config)
     assert result.exit_code == 1
@@ -143,9 +143,9 @@ def test_a_full_disk_is_recognised_in_the_words_of_other_libraries() -> None:
     assert "disk is full" in explain(SafetensorError("IoError: No space left on device (os error 28)"))
 
 
-def test_a_missing_permission_is_told_with_the_place() -> None:
-    told = explain(PermissionError(errno.EACCES, "Permission denied", "/root/runs"))
-    assert told == "error: no permission to read or write at /root/runs: change it, or choose another place"
+def test_a_missing_permission_is_reported_with_the_place() -> None:
+    text = explain(PermissionError(errno.EACCES, "Permission denied", "/root/runs"))
+    assert text == "error: no permission to read or write at /root/runs: change it, or choose another place"
 
 
 def test_errors_without_a_message_still_say_what_they_are() -> None:
@@ -192,6 +192,6 @@ def test_a_real_interrupt_ends_the_process_with_130(tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, text = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert told == "stopped; finished parts are kept: the same command goes on from there (without --overwrite)\n"
+    assert text == "stopped; finished parts are kept: the same command goes on from there (without --overwrite)\n"

@@ -77,7 +77,20 @@ def test_a_streamed_table_holds_the_rows_of_a_loaded_one(tmp_path: Path) -> None
     assert 30 < len(data.validation) < 90
     again = load_data(config, TaskConfig(), 0)
     assert again.train.fingerprint() == data.train.fingerprint()
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len([entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]) == 1
+
+
+def test_a_failed_write_leaves_nothing_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    good = pa.table({"text": [f"row {i}" for i in range(150_000)], "label": ["no", "yes"] * 75_000})
+    bad = pa.table({"text": ["row"], "label": ["new"]})
+    config = DataConfig(train=str(tmp_path / "train.parquet"), cache=str(tmp_path / "cache"), validation_size=0.2)
+    pq.write_table(pa.concat_tables([good, bad]), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="train.parquet, row 150001: the train label 'new' is not among"):
+        load_data(config, TaskConfig(), 0)
+    assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]
+    pq.write_table(good, tmp_path / "train.parquet")
+    data = load_data(config, TaskConfig(), 0)
+    assert len(data.train) + len(data.validation) == 150_000
 
 
 def test_what_cannot_be_streamed_says_so(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_a_launcher_of_several_processes_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = toy.config(name="launched")
-    with pytest.raises(RunError, match="without torchrun or accelerate launch, with --workers N or --engine ray"):
+    with pytest.raises(RunError, match="without torchrun or accelerate launch, with workers=N or engine=ray"):
         compare(config)
     assert not config.folder.exists()
 

@@ -52,7 +52,7 @@ class Trial:
             return f"the rerun failed: {ended.said.strip()[-300:]}"
         found, expected = self.place.result(self.output), self.undisturbed[0]
         wrong = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-        left = [str(p) for p in self.output.rglob("*.tmp") if not p.name.startswith((".", "shard"))]
+        left = [str(p) for p in self.output.rglob("*.tmp") if not p.name.startswith(".")]
         if wrong:
             return f"differs after the rerun: {', '.join(wrong[:5])}"
         return f"left behind: {left}" if left and self.place.name != "score" else ""
@@ -198,6 +198,8 @@ def flips(root: Path, pattern: str, count: int, draw: random.Random) -> Iterator
 
 def flipped_store(scene: Scene, folder: Path, count: int, draw: random.Random) -> dict[str, Any]:
     """Bytes of a store, opened at once and (as a large one is) through its index on disk."""
+    from safetensors.numpy import load_file
+
     from distilect.errors import SignalError
     from distilect.signals import FieldStore, store
 
@@ -209,17 +211,16 @@ def flipped_store(scene: Scene, folder: Path, count: int, draw: random.Random) -
     field = next(output.rglob("logits"))
     before = FieldStore(field, [])
     before.refresh()
-    ids = np.concatenate([np.array(s.tensors["ids"]) for s in before._shards.values()])
+    ids = np.concatenate([load_file(path)["ids"] for path in field.glob("*.safetensors")])
     values = np.asarray(before.get(ids))
     tried = {"detected": 0, "harmless": 0, "wrong": 0}
-    eager = store._EAGER
+    eager = store._SMALL
     try:
         for large in (False, True):
-            store._EAGER = 0 if large else eager
+            store._SMALL = 0 if large else eager
             FieldStore(field, []).refresh()  # makes the index, while all is well
-            pattern = "*.bin" if large else "shard-*.safetensors"
             for number in range(count // 2):
-                chosen = "index.json" if large and number % 5 == 0 else pattern if number % 2 else "shard-*.safetensors"
+                chosen = "index-*.bin" if large and number % 2 else "*.safetensors"
                 for path, _ in flips(field, chosen, 1, draw):
                     tried[_read_flipped(field, ids, values, SignalError)] += 1
                     damaged = path.with_name(path.name + ".damaged")
@@ -227,7 +228,7 @@ def flipped_store(scene: Scene, folder: Path, count: int, draw: random.Random) -
                         os.replace(damaged, path)
                 FieldStore(field, []).refresh()
     finally:
-        store._EAGER = eager
+        store._SMALL = eager
     return {**tried, "positions": sum(tried.values())}
 
 
@@ -238,7 +239,7 @@ def _read_flipped(field: Path, ids: Any, values: Any, error: type[Exception]) ->
     try:
         opened = FieldStore(field, warnings)
         opened.refresh()
-        there = opened.locate(ids) >= 0
+        there = ~opened.lacks(ids)
         same = np.array_equal(np.asarray(opened.get(ids[there])), values[there])
     except error:
         return "detected"

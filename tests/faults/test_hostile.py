@@ -110,15 +110,16 @@ def test_a_manifest_or_an_index_of_anything_does_no_harm(tmp_path: Path, content
     opened.refresh()
     if not len(opened):
         opened.add(ids, np.arange(10, dtype=np.float32).reshape(10, 1))
-    before, store._EAGER = store._EAGER, 0
+    before, store._SMALL = store._SMALL, 0
     try:
         FieldStore(field, []).refresh()
-        (field / "index" / "index.json").write_bytes(content)
+        (index,) = field.glob("index-*.bin")
+        index.write_bytes(content)
         large = FieldStore(field, [])
         large.refresh()
         assert np.array_equal(np.asarray(large.get(ids))[:, 0], np.arange(10, dtype=np.float32))
     finally:
-        store._EAGER = before
+        store._SMALL = before
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------------

@@ -112,8 +112,8 @@ def test_predictions_are_those_that_were_scored(finished: Any) -> None:
     )
     table = pq.read_table(finished.folder / "predictions.parquet")
     for teacher in finished.metrics["teachers"]:
-        said = np.array(table[f"teacher/{teacher['name']}"].to_pylist())
-        assert float((said.argmax(1) == labels).mean()) == pytest.approx(teacher["scores"]["accuracy"])
+        outputs = np.array(table[f"teacher/{teacher['name']}"].to_pylist())
+        assert float((outputs.argmax(1) == labels).mean()) == pytest.approx(teacher["scores"]["accuracy"])
     assert len(ids) == 30 and table.schema.metadata[b"split"] == b"dev"
 
 
@@ -224,8 +224,8 @@ def test_teachers_are_finetuned_once_and_never_see_the_validation_rows(
     teachers = [{"name": "own", "finetune": {"init": raw, "epochs": 2, "learning_rate": 1e-3, "seed": 4}}]
     first = run(job.config(name="own-1", teachers=teachers, student="own[layers=2]"))[0]
     second = run(job.config(name="own-2", teachers=teachers, student="own[layers=2]"))[0]
-    said = capsys.readouterr().err
-    assert "teacher own: fine-tuned" in said and "teacher own: reused" in said
+    printed = capsys.readouterr().err
+    assert "teacher own: fine-tuned" in printed and "teacher own: reused" in printed
     assert first.metrics["student"]["scores"] == second.metrics["student"]["scores"]
     folder = Path(first.metrics["teachers"][0]["path"])
     record = json.loads((folder / "distilect-teacher.json").read_text())
@@ -394,7 +394,7 @@ def test_overwrite_replaces_a_finished_run(job: Job) -> None:
         ({"teachers": [{"path": "/nowhere/teacher"}]}, "/nowhere/teacher"),
     ],
 )
-def test_bad_choices_are_told_in_a_line_or_two(job: Job, changes: dict[str, Any], message: str) -> None:
+def test_bad_choices_are_reported_in_a_line_or_two(job: Job, changes: dict[str, Any], message: str) -> None:
     if changes.get("student") == "{a}":
         changes = changes | {"student": job.teachers[0]}
     with pytest.raises(DistilectError) as caught:
@@ -453,11 +453,11 @@ def test_a_run_may_not_take_the_folder_of_teachers_or_signals(job: Job, name: st
         run(job.config(name=name))
 
 
-@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only")])
+@pytest.mark.parametrize(("code", "reason"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only")])
 def test_a_run_folder_that_cannot_be_made_says_why(
-    job: Job, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+    job: Job, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
 ) -> None:
-    """A full disk was told by the system's words, which the other places do not use."""
+    """Every command reports a full disk with the same message."""
     plain = Path.mkdir
 
     def no_room(self: Path, *args: Any, **options: Any) -> None:
@@ -466,7 +466,7 @@ def test_a_run_folder_that_cannot_be_made_says_why(
         plain(self, *args, **options)
 
     monkeypatch.setattr(Path, "mkdir", no_room)
-    with pytest.raises(RunError, match=f"cannot write to .*unmade: {said}"):
+    with pytest.raises(RunError, match=f"cannot write to .*unmade: {reason}"):
         run(job.config(name="unmade"))
 
 

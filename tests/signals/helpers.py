@@ -42,7 +42,7 @@ def pool(folder: Path) -> list[CheckpointTeacher]:
 
 
 def shards(root: Path) -> list[Path]:
-    return sorted(root.rglob("shard-*.safetensors"))
+    return sorted(root.rglob("*.safetensors"))
 
 
 def files(root: Path) -> dict[str, bytes]:

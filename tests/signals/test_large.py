@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 
 from distilect.config import DataConfig, TaskConfig
 from distilect.data import EpochBatchSampler, arrow_files, batches, encode, encoding, load_data, loading
 from distilect.errors import SignalError
 from distilect.models import CallableTeacher
-from distilect.signals import FieldStore, SignalStore, disk_index, prepare_signals, scoring, store
+from distilect.signals import FieldStore, SignalStore, prepare_signals, scoring, store
 from distilect.tasks import Task
 from tests.memory import growth
 from tests.tiny import SENTENCES, wordpiece_tokenizer
@@ -33,9 +34,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_STRETCH", 1 << 5)
     monkeypatch.setattr(scoring, "BLOCK", 1 << 11)
     monkeypatch.setattr(scoring, "CHUNK", 1 << 9)
-    monkeypatch.setattr(store, "_EAGER", 0)
+    monkeypatch.setattr(store, "_SMALL", 0)
     monkeypatch.setattr(store, "_MAPPED", 8)
-    monkeypatch.setattr(disk_index, "_HELD", 1 << 11)
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -90,16 +90,16 @@ def fill(folder: Path, count: int) -> FieldStore:
     """A field of so many random rows in shards of 4096."""
     rng = np.random.default_rng(0)
     made = FieldStore(folder / "logits", [])
-    for number, start in enumerate(range(0, count, 4096)):
+    for start in range(0, count, 4096):
         ids = rng.integers(0, 2**63, size=(min(4096, count - start), 2)).astype(np.uint64)
-        made.add(ids, ids[:, :1].astype(np.float32), number=number)
+        made.add(ids, ids[:, :1].astype(np.float32))
     return made
 
 
 def some_ids(folder: Path, count: int) -> Ids:
     """Identities of rows in shards here and there."""
-    paths = sorted((folder / "logits").glob("shard-*"))
-    parts = [store._mapped(path)["ids"][:3] for path in paths[:: max(1, len(paths) // 20)]]
+    paths = sorted((folder / "logits").glob("*.safetensors"))
+    parts = [load_file(path)["ids"][:3] for path in paths[:: max(1, len(paths) // 20)]]
     return np.concatenate(parts)[:count]
 
 
@@ -117,16 +117,16 @@ def test_a_large_field_reads_as_a_small_one_and_finds_damage_when_it_reads(
     small = FieldStore(tmp_path / "logits", [])
     small.refresh()
     ids = some_ids(tmp_path, 32)
-    monkeypatch.setattr(store, "_EAGER", 1000)
+    monkeypatch.setattr(store, "_SMALL", 1000)
     large = FieldStore(tmp_path / "logits", [])
     large.refresh()
     strangers = ids ^ np.uint64(1)
-    assert large._large is not None and len(large) == len(small) == 20_000
-    assert (large.locate(strangers) == -1).all() and (large.locate(ids) >= 0).all()
+    assert list((tmp_path / "logits").glob("index-*.bin")) and len(large) == len(small) == 20_000
+    assert large.lacks(strangers).all() and not large.lacks(ids).any()
     assert np.array_equal(large.get(ids), small.get(ids))
     again = FieldStore(tmp_path / "logits", [])
     again.refresh()
-    shard = sorted((tmp_path / "logits").glob("shard-*"))[2]
+    shard = sorted((tmp_path / "logits").glob("*.safetensors"))[2]
     content = bytearray(shard.read_bytes())
     content[-5] ^= 4
     times = shard.stat()
@@ -148,7 +148,7 @@ def test_ten_million_rows_open_in_constant_time_and_memory(tmp_path: Path) -> No
     for count in (1_000_000, 10_000_000):
         folder = tmp_path / str(count)
         fill(folder, count)
-        before, store._EAGER = store._EAGER, 1 << 20
+        before, store._SMALL = store._SMALL, 1 << 20
         try:
             first = growth(lambda folder=folder: open_and_read(folder), folder / "first")  # type: ignore[misc]
             grown.append((first, growth(lambda folder=folder: open_and_read(folder), folder / "again")))  # type: ignore[misc]
@@ -159,7 +159,7 @@ def test_ten_million_rows_open_in_constant_time_and_memory(tmp_path: Path) -> No
                 times.append(time.perf_counter() - started)
             opened.append(min(times))
         finally:
-            store._EAGER = before
+            store._SMALL = before
     print("megabytes (first, again):", grown, "seconds to open:", opened)
     assert grown[1][0] < 1.2 * grown[0][0] + 16 and grown[1][1] < 1.2 * grown[0][1] + 16
     assert opened[1] < 0.5
@@ -168,7 +168,7 @@ def test_ten_million_rows_open_in_constant_time_and_memory(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_streamed_table_of_many_rows_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "LARGE", 1 << 16)
-    monkeypatch.setattr(store, "_EAGER", 1 << 20)
+    monkeypatch.setattr(store, "_SMALL", 1 << 20)
     found = []
     # more than the 2^18 rows of a block of scoring and the 2^19 that an index holds: both are full
     for count in (600_000, 6_000_000):

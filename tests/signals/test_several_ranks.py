@@ -16,7 +16,7 @@ import pytest
 from distilect import ranks
 from distilect.errors import SignalError
 from distilect.files import locked
-from distilect.signals import SignalStore, prepare_signals, scoring
+from distilect.signals import FieldStore, SignalStore, prepare_signals, scoring
 from tests.launch import fork, run_ranks, start_ranks, wait
 from tests.signals.helpers import files, load, shards, table
 from tests.tiny import tiny_bert
@@ -26,14 +26,15 @@ ROWS, CHUNK = 90, 8  # twelve chunks
 
 
 def work(model: str, root: Path, dies_at: int | None = None) -> None:
-    """What each rank does; rank 1 is killed when it has written the last field of a chunk."""
+    """What each rank does; rank 1 is killed when it has written the last field of its chunk `dies_at`."""
     ranks.start()
     if dies_at is not None and ranks.rank() == 1:
-        add = scoring._add
+        add, chunks = scoring._add, []
 
-        def dying(*arguments: Any) -> None:
-            add(*arguments)
-            if arguments[-1] >= dies_at and arguments[0].ragged:
+        def dying(store: FieldStore, ids: Any, values: Any) -> None:
+            add(store, ids, values)
+            chunks.extend([1] * store.ragged)
+            if len(chunks) == dies_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         scoring._add = dying
@@ -60,7 +61,7 @@ def test_two_ranks_fill_the_store_of_one_also_after_one_of_them_was_killed(
     bert: str, tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
     root = tmp_path / "two"
-    children = start_ranks(2, lambda: work(bert, root, dies_at=5), tmp_path)
+    children = start_ranks(2, lambda: work(bert, root, dies_at=3), tmp_path)
     assert os.waitstatus_to_exitcode(os.waitpid(children[1], 0)[1]) == -9
     deadline = time.monotonic() + 250
     while time.monotonic() < deadline and len(shards(root)) < 3 * 9:

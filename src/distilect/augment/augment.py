@@ -134,7 +134,7 @@ def _new_rows(made: Table, known: Sequence[Table]) -> Ints:
     """Row numbers, ascending: the first of each different row that no known table has and that is not blank."""
     first = np.sort(unique_rows(made.ids))
     for table in known:
-        first = first[RowIndex(table.ids).find(made.ids[first]) < 0]
+        first = first[RowIndex.of(table.ids).find(made.ids[first]) < 0]
     filled = np.zeros(len(made), dtype=bool)
     for column in made.texts:
         filled |= np.asarray(pc.not_equal(column, ""))

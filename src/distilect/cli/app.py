@@ -25,10 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings of the run: train.epochs=5 seed=1", show_default=False),
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings: train.epochs=5 seed=1", show_default=False)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier runs of the same name.")]
 Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")]
@@ -211,7 +210,7 @@ def estimate(
 
 @app.command()
 def compare(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the comparison.", show_default=False)],
+    config: ConfigFile,
     overrides: Overrides = None,
     only: Annotated[
         list[str] | None,
@@ -219,8 +218,6 @@ def compare(
             help="Run these trials only: a task, scenario, student, method, seed=N, or a pattern such as '*.mrpc.*'; may be repeated."
         ),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="What runs the trials. [default: the config's, local]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials that are run at once. [default: the config's, 1]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the config, estimate time and disk; run nothing.")
     ] = False,
@@ -243,15 +240,13 @@ def compare(
     listed at the end; the exit code is then 1.
 
     \b
-    Example: distilect compare configs/compare/demo.yaml --workers 2
+    Example: distilect compare configs/compare/demo.yaml workers=2
              distilect compare configs/compare/full.yaml data_dir=PATH/TO/glue --only mrpc --only rte
     """
     from distilect.demo.compare import with_builtin_data
     from distilect.experiments.config import load_compare
 
-    extra = [f"engine={engine}"] if engine else []
-    extra += [f"workers={workers}"] if workers is not None else []
-    settings = load_compare(config, [*(overrides or []), *extra])
+    settings = load_compare(config, overrides)
     settings = with_builtin_data(settings, build=results is None or not page_only)
 
     from distilect import experiments

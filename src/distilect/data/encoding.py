@@ -13,11 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilect import ranks
-from distilect.data.on_disk import ColumnFiles, is_complete, open_columns
+from distilect.data.on_disk import ColumnFiles, open_columns, write_once
 from distilect.data.table import Table
-from distilect.errors import DataError
-from distilect.files import locked
 from distilect.progress import track
 
 CHUNK = 1000  # rows per tokenizer call
@@ -127,19 +124,17 @@ def _mapped_tokens(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     what = f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
     folder = parent / f"tokens-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-    if ranks.is_main():
-        busy = f"another process is tokenising into {folder}"
-        with locked(folder.with_suffix(".lock"), DataError, busy, wait=True):
-            if not is_complete(folder):
-                kinds = {**dict.fromkeys([*names, "lengths"], np.int32), "offsets": np.int64}
-                files, truncated = ColumnFiles(folder, kinds), 0
-                for block, cut in _blocks(table, tokenizer, max_length, names, description):
-                    for name, values in block.items():
-                        files.add(name, values)
-                    files.add_offsets("offsets", block["lengths"])
-                    truncated += cut
-                files.finish(truncated=truncated)
-    ranks.barrier()
+
+    def write() -> None:
+        files, truncated = ColumnFiles(folder, {**dict.fromkeys([*names, "lengths"], np.int32), "offsets": np.int64}), 0
+        for block, cut in _blocks(table, tokenizer, max_length, names, description):
+            for name, values in block.items():
+                files.add(name, values)
+            files.add_offsets("offsets", block["lengths"])
+            truncated += cut
+        files.finish(truncated=truncated)
+
+    write_once(folder, write, "tokenising")
     columns, about = open_columns(folder)
     return columns, int(about["truncated"])
 

@@ -134,7 +134,9 @@ class _Loader:
             column.require_all("train")
             return _labelled_table(column, self.columns, self.task, "train", self.origin)
 
-        train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table)
+        train, drawn = streamed_tables(
+            source, self.columns, self.config, seed, as_table, scores=self.task.kind == "regression"
+        )
         self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
         validation = self._labelled("validation")
         if validation is not None:

@@ -3,6 +3,7 @@
 FOLDER/text-0.bin, text-0-offsets.bin   the texts one after the other (UTF-8), int64 [N + 1] where each begins
 FOLDER/labels.bin, ids.bin              int64 or float32 [N]; uint64 [N, 2]
 FOLDER/columns.json                     types and sizes; written last, so that it marks the folder as complete
+FOLDER/validation/                      the rows held out of train, as another table (see `streaming`)
 FOLDER/tokens-<hash>/                   the same rows as one model's tokens (see `encoding.encode`)
 
 Arrow files store a column in chunks. Before random rows can be taken from a chunked column, some versions of pyarrow copy the
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distilect import ranks
 from distilect.data.table import Table
 from distilect.errors import DataError
-from distilect.files import atomic_write
+from distilect.files import atomic_write, locked
 
 DONE = "columns.json"
 
@@ -72,6 +74,23 @@ class ColumnFiles:
 def is_complete(folder: Path) -> bool:
     """Whether `finish` was called for this folder."""
     return (folder / DONE).is_file()
+
+
+def write_once(folder: Path, write: Callable[[], None], what: str) -> None:
+    """Have `write` fill a folder with `ColumnFiles`, unless that is complete already; on rank 0 of one process at a time.
+
+    All ranks return once the folder is complete. A failed write leaves nothing, so that it does not keep a disk full.
+    """
+    if ranks.is_main():
+        busy = f"another process is {what} into {folder}"
+        with locked(folder.with_name(f"{folder.name}.lock"), DataError, busy, wait=True):
+            if not is_complete(folder):
+                try:
+                    write()
+                except BaseException:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
+    ranks.barrier()
 
 
 def open_columns(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -10,66 +10,56 @@ from typing import Any
 
 import numpy as np
 
-from distilect import ranks
 from distilect.config import DataConfig
 from distilect.data.arrow_files import BLOCK
 from distilect.data.columns import Columns
-from distilect.data.on_disk import TableWriter, is_complete, open_table
+from distilect.data.on_disk import TableWriter, open_table, write_once
 from distilect.data.source import Rows, Source
 from distilect.data.splits import validation_by_draw
 from distilect.data.table import Table
 from distilect.errors import DataError
-from distilect.files import locked
 from distilect.progress import track
 
 _FORMAT = 2
+VALIDATION = "validation"  # folder in that of train
 
 
 def streamed_tables(
-    source: Source, columns: Columns, config: DataConfig, seed: int, as_table: Callable[[Rows], Table]
+    source: Source, columns: Columns, config: DataConfig, seed: int, as_table: Callable[[Rows], Table], *, scores: bool
 ) -> tuple[Table, Table]:
     """Train and the validation rows held out of it, as mapped tables. Rank 0 writes them once for a file and its settings.
+
+    Args:
+        as_table: checks a block of rows.
+        scores: labels are scores instead of classes.
 
     Raises:
         DataError: the source cannot be streamed, or a row does not fit the task.
     """
-    assert config.cache is not None
-    if source.num_rows is None:
+    total, limit = source.num_rows, config.max_train_rows
+    if total is None:
         raise DataError(
-            f"{source.label} cannot be streamed: expected Parquet or a `datasets` folder with data.cache; for other files remove that setting"
+            f"{source.label} cannot be streamed: expected Parquet or a `datasets` folder with data.cache; "
+            "for other files remove that setting"
         )
-    folder = Path(config.cache) / _key(source, columns, config, seed)
-    if ranks.is_main():
-        busy = f"another process is reading {source.label} into {folder}"
-        with locked(folder / "lock", DataError, busy, wait=True):
-            if not is_complete(folder / "train"):
-                _write(source, columns, config, seed, as_table, folder)
-    ranks.barrier()
-    return open_table(folder / "train"), open_table(folder / "validation")
-
-
-def _write(
-    source: Source, columns: Columns, config: DataConfig, seed: int, as_table: Callable[[Rows], Table], folder: Path
-) -> None:
-    assert source.num_rows is not None
-    rows = min(source.num_rows, config.max_train_rows or source.num_rows)
     size = config.validation_size if config.validation is None else 0.0
-    share = size if size < 1 else min(1.0, size / max(1, source.num_rows))
-    blocks = source.blocks(columns.names, rows)
-    train = validation = None
-    for block in track(blocks, f"reading {source.label}", total=-(-rows // BLOCK)):
-        table = as_table(block)
-        if train is None or validation is None:
-            scores = table.labels.dtype.kind == "f"
-            train, validation = (
-                TableWriter(folder / name, table.num_texts, scores) for name in ("train", "validation")
-            )
-        drawn = validation_by_draw(table.ids, share, seed)
-        train.add(table.take(np.flatnonzero(~drawn)))
-        validation.add(table.take(np.flatnonzero(drawn)))
-    assert train is not None and validation is not None  # the task was inferred from some rows
-    validation.finish()
-    train.finish()  # last, as it marks both as complete
+    share = size if size < 1 else min(1.0, size / max(1, total))
+    folder = Path(str(config.cache)) / _key(source, columns, config, seed)
+
+    def write() -> None:
+        places = folder, folder / VALIDATION
+        train, validation = (TableWriter(place, len(columns.texts), scores) for place in places)
+        blocks = source.blocks(columns.names, limit)
+        for block in track(blocks, f"reading {source.label}", total=-(-min(total, limit or total) // BLOCK)):
+            table = as_table(block)
+            drawn = validation_by_draw(table.ids, share, seed)
+            train.add(table.take(np.flatnonzero(~drawn)))
+            validation.add(table.take(np.flatnonzero(drawn)))
+        validation.finish()
+        train.finish()  # last, as it marks both as complete
+
+    write_once(folder, write, f"reading {source.label}")
+    return open_table(folder), open_table(folder / VALIDATION)
 
 
 def _key(source: Source, columns: Columns, config: DataConfig, seed: int) -> str:

@@ -61,7 +61,7 @@ def compare(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError(
-            "a comparison starts its own processes: run it without torchrun or accelerate launch, with --workers N or --engine ray"
+            "a comparison starts its own processes: run it without torchrun or accelerate launch, with workers=N or engine=ray"
         )
     plan = Plan(config)
     trials = plan.only(only)

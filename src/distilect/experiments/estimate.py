@@ -91,6 +91,7 @@ def estimate(config: CompareConfig, only: Sequence[str] = ()) -> Estimate:
         of_setup = [trial for trial in todo if trial.setup.key == setup.key]
         if of_setup:
             _add_setup(plan, setup, of_setup, history, made, found)
+    found.disk += config.workers * TRAINING_COPIES * 4 * history.parameters if todo else 0
     existing = next(p for p in (config.folder, *config.folder.resolve().parents) if p.exists())
     found.free = float(shutil.disk_usage(existing).free)
     return found
@@ -105,18 +106,19 @@ def _add_setup(
     made.update(folder for folder, _, _ in missing)
     seconds = {trial.key: history.seconds(trial) for trial in trials}
     if missing or None in seconds.values():
-        rates, parameters, source = _pilot(plan, trials)
-        found.basis.append(f"{setup.key}: {source}")
         rows = len(clean.distillation) + len(clean.validation)
-        found.scoring_seconds += rows * sum(rates.scoring.values())
-        found.disk += rows * rates.signal_bytes + TRAINING_COPIES * 4 * parameters
+        rates, parameters, source = _pilot(plan, trials, rows)
+        found.basis.append(f"{setup.key}: {source}")
+        slowest = max(rates.scoring.values(), default=0.0)  # stands for teachers that the pilot's method does not ask
+        scored = [name for name, spec in named_teachers(config).items() if spec.table is None]
+        found.scoring_seconds += rows * sum(rates.scoring.get(name, slowest) for name in scored)
+        found.disk += rows * rates.signal_bytes
+        history.parameters = max(history.parameters, parameters)
         for _, spec, share in missing:
             assert spec.finetune is not None
-            forward = rates.scoring.get(spec.name or "", 0.0) or max(rates.scoring.values(), default=0.0)
+            forward = rates.scoring.get(str(spec.name), slowest)  # with the backward pass three times as much
             found.teachers += 1
-            found.teacher_seconds += (
-                share * len(clean.train) * spec.finetune.epochs * 3 * forward
-            )  # and backward: 3 times
+            found.teacher_seconds += share * len(clean.train) * spec.finetune.epochs * 3 * forward
             found.disk += 2 * 4 * parameters
         held = validation(config, rows, len(clean.validation))
         for trial in trials:
@@ -157,8 +159,8 @@ def _unmade_teachers(plan: Plan, setup: Setup, clean: Data) -> list[tuple[Path, 
     return found
 
 
-def _pilot(plan: Plan, trials: Sequence[Trial]) -> tuple[Rates, int, str]:
-    """What rows and steps cost here, parameters of the student, and where that comes from.
+def _pilot(plan: Plan, trials: Sequence[Trial], rows: int) -> tuple[Rates, int, str]:
+    """What a step and each of so many rows cost here, parameters of the student, and where that comes from.
 
     The pilot's method is the one with most kinds of knowledge, static if there is one; learning selectors add passes of their own.
     """
@@ -174,7 +176,7 @@ def _pilot(plan: Plan, trials: Sequence[Trial]) -> tuple[Rates, int, str]:
                     pilot = Pilot(plan.run_config(trial.setup, trial), Path(folder))
                 except MethodError:  # its trials will fail with this error
                     continue
-                rates = pilot.rates()
+                rates = pilot.padded(pilot.rates(), rows)
                 source = (
                     f"timed steps of {trial.train.batch_size} rows with {trial.label}, {threads} thread(s): "
                     f"{rates.step:.3f} s each; selectors' own passes are not in it"
@@ -186,12 +188,17 @@ def _pilot(plan: Plan, trials: Sequence[Trial]) -> tuple[Rates, int, str]:
 
 
 class _History:
-    """Seconds of finished trials on such a machine: with the same method, else of the same task and student."""
+    """Seconds of finished trials on such a machine: with the same method, else of the same task and student.
+
+    Attributes:
+        parameters: of the largest student so far.
+    """
 
     def __init__(self, plan: Plan) -> None:
-        here = _machine_kind(machine())
+        here, self.parameters = _machine_kind(machine()), 0
         self.known: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for result in Results(plan.config.folder / RESULTS).read():
+            self.parameters = max(self.parameters, result["student"]["parameters"])
             if _machine_kind(result["machine"]) == here:
                 names = (result["task_name"], result["student_name"], result["method"])
                 seconds = float(result["cost"]["train_seconds"]) + OVERHEAD_SECONDS

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -77,13 +76,19 @@ class RayEngine:
             if found is None:
                 continue
             call, actor, job = found
+            outcome = None
             try:
                 answer = self.ray.get(call)
             except self.ray.exceptions.RayError as error:
                 outcome = self._gone(error, job, attempts, waiting)
             else:
-                outcome = self._answered(answer, job)
                 self.idle.append(actor)
+                if job is not None:
+                    outcome = Outcome(**json.loads(answer))
+                elif answer:
+                    raise RunError(f"engine: ray: {answer}")
+                else:
+                    self.lost = 0  # an actor is ready
             if outcome is not None:
                 left -= 1
                 yield outcome
@@ -95,41 +100,24 @@ class RayEngine:
             self.pending[actor.do.remote(job.to_json())] = (actor, job)
         starting = sum(job is None for _, job in self.pending.values())
         while len(self.pending) < self.config.workers and starting < len(waiting):
-            actor = self._start()
+            wanted = {"num_cpus": self.config.threads or 1, "num_gpus": self.config.ray.gpus}
+            kind = self.ray.remote(RemoteWorker).options(**wanted, scheduling_strategy="SPREAD")
+            actor = kind.remote(dump_config(self.config), os.getcwd(), self.token)
             self.pending[actor.ready.remote()] = (actor, None)
             starting += 1
 
-    def _start(self) -> Any:
-        kind = self.ray.remote(RemoteWorker).options(
-            num_cpus=self.config.threads or 1, num_gpus=self.config.ray.gpus, scheduling_strategy="SPREAD"
-        )
-        return kind.remote(dump_config(self.config), os.getcwd(), self.token)
-
     def _next(self) -> tuple[Any, Any, Job | None] | None:
         """The next call that has ended, its actor and job; None after a minute of waiting."""
-        started = time.monotonic()
         ended, _ = self.ray.wait(list(self.pending), num_returns=1, timeout=_PATIENCE)
         if ended:
             return ended[0], *self.pending.pop(ended[0])
         if all(job is None for _, job in self.pending.values()):
+            free = self.ray.available_resources()
             console.print(
-                f"waiting for Ray since {time.monotonic() - started:.0f} s: a worker wants {self.config.threads or 1} CPUs and "
-                f"{self.config.ray.gpus:g} GPUs, free are {_shown(self.ray.available_resources())}",
+                f"waiting for Ray: a worker needs {self.config.threads or 1} CPUs and {self.config.ray.gpus:g} GPUs, free are "
+                f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs",
                 markup=False,
             )
-        return None
-
-    def _answered(self, answer: str, job: Job | None) -> Outcome | None:
-        """An outcome; None where an actor is ready.
-
-        Raises:
-            RunError: its node cannot work.
-        """
-        if job is not None:
-            return Outcome(**json.loads(answer))
-        if answer:
-            raise RunError(f"engine: ray: {answer}")
-        self.lost = 0
         return None
 
     def _gone(self, error: Exception, job: Job | None, attempts: Counter[str], waiting: deque[Job]) -> Outcome | None:
@@ -180,7 +168,3 @@ def _connected(address: str | None) -> Any:
                 "--address=HOST:6379 on the others, then set ray.address=HOST:6379"
             ) from None
     return ray
-
-
-def _shown(resources: dict[str, float]) -> str:
-    return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distilect.errors import DistilectError, TeacherError
+from distilect.files import file_digest
 
 _PICKLES = (
     "pytorch_model.bin",
@@ -140,7 +141,7 @@ def fingerprint_parts(path: str, config: Any = None) -> dict[str, str]:
     weights = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         weights.update(file.name.encode())
-        weights.update(_file_digest(file))
+        weights.update(bytes.fromhex(file_digest(file)))
     tokenizer = hashlib.sha256()
     for name in _TOKENIZER_FILES:
         if (folder / name).is_file():
@@ -166,14 +167,6 @@ def checkpoint_fingerprint(path: str) -> str:
     from transformers import AutoConfig
 
     return combine(fingerprint_parts(path, load_pretrained(AutoConfig, path)))
-
-
-def _file_digest(file: Path) -> bytes:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.digest()
 
 
 def _hash(text: str) -> str:

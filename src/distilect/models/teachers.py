@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from distilect.config import TeacherConfig
-from distilect.data import Table, pad_id, read_columns
+from distilect.data import Encoded, Table, encode, pad_id, read_columns
 from distilect.errors import DataError, MethodError, TeacherError
 from distilect.models.attention import PARTS, attention_maps, captured
 from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, load_pretrained, resolve_path
@@ -111,6 +111,10 @@ class CheckpointTeacher(Teacher):
     @property
     def hidden_size(self) -> int:
         return int(self.model.config.hidden_size)
+
+    def encode(self, table: Table) -> Encoded:
+        """The table as the teacher's own tokens."""
+        return encode(table, self.tokenizer, self.max_length, f"tokenising for {self.name}")
 
     def can(self, field: str) -> bool:
         if field == "logits":
@@ -247,7 +251,7 @@ class TableTeacher(Teacher):
                     f"teacher {name!r}: {file} has values outside [0, 1], expected probabilities: set outputs: logits?"
                 )
             values = np.log(np.maximum(values, 1e-7))
-        self.index, self.logits = RowIndex(ids), values.astype(np.float32)
+        self.index, self.logits = RowIndex.of(ids), values.astype(np.float32)
         self.order = list(range(len(columns)))
         self.parts = {
             "table": hashlib.sha256(file.read_bytes()).hexdigest()[:32],

@@ -1,14 +1,15 @@
-"""What a run will cost, before it is run: a small model whose numbers come from a pilot on this machine, or from a GPU's data sheet.
+"""What a run will cost, by a small model. Its numbers come from a pilot on this machine or from a GPU's data sheet.
 
     scoring  = Σ over teachers of  rows · padded tokens per row · seconds per padded token
-    training = epochs · steps per epoch · seconds per step  +  evaluations · held-out rows · seconds per row
+    training = epochs · steps per epoch · seconds per step  +  evaluations · validation rows · seconds per row
     bytes    = rows · (signals per row + tokens per row · 4 or 8 + text per row + 24)
 
-Padded tokens per row fall as a table grows, since its batches are cut by length. A step of the pilot counts by its tokens: the rows
-of its few steps are shorter or longer than those of a whole training.
+A larger table has less padding per row, because its batches are cut by length. A step of the pilot is converted to seconds per token: the
+rows of a few steps are shorter or longer than those of a whole training.
 
-On a GPU, seconds are operations (2 per parameter and token forward, three times that in training, attention beside) over the peak
-of its data sheet times a utilisation that is assumed, not measured: 0.4 forward, 0.35 in training.
+On a GPU, seconds are operations (2 per parameter and token forward, three times that in training, and attention) over the peak of
+its data sheet times a utilisation that is assumed, not measured: 0.4 forward, 0.35 in training. `experiments.estimate` adds up the
+trials of a comparison with the same model.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ GPUS = {"t4": 65e12, "v100": 125e12, "l4": 121e12, "a100": 312e12, "h100": 989e1
 FORWARD, TRAINING = 0.4, 0.35  # shares of the peak; assumptions
 _WARM = 3  # first steps, which allocate and import
 _STEPS = 32  # of training at most
-_SECONDS = 6.0  # of training, and of each teacher's scoring, after which a pilot has seen enough
-_LIKE = 50_000  # rows of a table that is stood in for, whose batches hold hardly any padding
-_FEWEST = 8  # steps that it sees however long they take
+_SECONDS = 6.0  # of training, and of each teacher's scoring, after which a pilot stops
+_FEWEST = 8  # steps that it takes however slow they are
+_LIKE = 50_000  # lengths that stand for those of a larger table: its batches hold hardly any padding
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Rates:
 
     Attributes:
         scoring: seconds per row, by teacher.
-        step, evaluation: seconds per optimiser step, and per held-out row.
+        step, evaluation: seconds per optimiser step, and per validation row.
         signal_bytes, table_bytes: on disk per row, for all teachers; of texts, labels, identities and tokens.
         tokens: of the student, per row.
     """
@@ -174,7 +175,7 @@ def total(
 
 
 def validation(config: RunConfig, rows: int, given: int) -> int:
-    """Rows held out of `rows`; `given` where the config names a file of them."""
+    """Rows of the validation split of `rows`; `given` where the config names a file of them."""
     size = config.data.validation_size
     held = given if config.data.validation else round(size * rows) if size < 1 else int(size)
     return min(held, rows)
@@ -183,29 +184,21 @@ def validation(config: RunConfig, rows: int, given: int) -> int:
 class Pilot:
     """The config's models and method over the first rows of its table, in a folder that is thrown away.
 
-    Teachers that are still to be fine-tuned are stood in for by their untrained selves, which cost the same.
+    An untrained model stands in for a teacher that is still to be fine-tuned: it costs the same.
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         wanted = (_STEPS + _WARM) * config.train.batch_size
-        data = config.data.model_copy(
-            update={
-                "max_train_rows": _before_split(config, wanted),
-                "dev": None,
-                "extra": None,
-                "augment": None,
-                "cache": None,
-            }
-        )
-        train = config.train.model_copy(
-            update={
-                "epochs": 1.0,
-                "evaluations": 1,
-                "load_best_model_at_end": False,
-                "early_stopping_patience": None,
-                "token_budget": None,
-            }
-        )
+        rows = {
+            "max_train_rows": _before_split(config, wanted),
+            "dev": None,
+            "extra": None,
+            "augment": None,
+            "cache": None,
+        }
+        once: dict[str, Any] = {"epochs": 1.0, "evaluations": 1, "load_best_model_at_end": False}
+        once |= {"early_stopping_patience": None, "token_budget": None}
+        data, train = config.data.model_copy(update=rows), config.train.model_copy(update=once)
         config = config.model_copy(update={"data": data, "train": train, "output": str(folder), "baselines": []})
         teachers = [_stand_in(spec, number, config, folder) for number, spec in enumerate(config.teachers, start=1)]
         self.config = config.model_copy(update={"teachers": teachers})
@@ -356,7 +349,7 @@ def _parts(rows: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _before_split(config: RunConfig, wanted: int) -> int:
-    """So many rows that, without those held out, `wanted` remain; never more than the config reads."""
+    """How many rows to read so that `wanted` remain beside the validation split; never more than the config reads."""
     size = config.data.validation_size
     rows = wanted if config.data.validation else math.ceil(wanted / (1 - size)) + 1 if size < 1 else wanted + int(size)
     return min(rows, config.data.max_train_rows or rows)

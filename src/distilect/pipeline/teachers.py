@@ -66,30 +66,21 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
 
 
 def load_encoder(spec: Encoder, config: RunConfig, teachers: list[Teacher]) -> EncoderTeacher:
-    """The frozen encoder that a selector names; `backbone` is the pre-trained model that the student was cut from."""
-    path = backbone_of(config) if spec.name == "backbone" else spec.name
+    """The frozen encoder that a selector names: `backbone`, a teacher, or a checkpoint."""
     known = {t.name: t.path for t in teachers if isinstance(t, CheckpointTeacher)}
+    path = backbone_path(config) if spec.name == "backbone" else known.get(spec.name, spec.name)
     return EncoderTeacher(
-        known.get(path, path),
-        pooling=spec.pooling,
-        max_length=config.train.max_length,
-        precision=config.signals.precision,
+        path, pooling=spec.pooling, max_length=config.train.max_length, precision=config.signals.precision
     )
 
 
-def backbone_of(config: RunConfig) -> str:
-    """The model that the student's weights come from, before any fine-tuning of this run."""
-    name = parse_spec(config.student.init)[0]
-    for teacher, spec in named_teachers(config).items():
-        if teacher == name and spec.finetune is not None:
-            return parse_spec(spec.finetune.init)[0]
-    return name
-
-
 def backbone_path(config: RunConfig) -> str:
-    """Where the backbone can be loaded from before the teachers exist."""
-    name = backbone_of(config)
+    """The pre-trained model that the student was cut from, before any fine-tuning of this run; no teacher needs to be loaded."""
+    name = parse_spec(config.student.init)[0]
     spec = named_teachers(config).get(name)
+    if spec is not None and spec.finetune is not None:
+        name = parse_spec(spec.finetune.init)[0]
+        spec = named_teachers(config).get(name)
     return spec.path if spec is not None and spec.path is not None else name
 
 

@@ -1,7 +1,8 @@
-"""What teachers say: scored once into a store on disk, or live, behind one interface."""
+"""Teacher outputs: scored once into a store on disk, or computed live, behind one interface."""
 
 from distilect.signals.base import SignalSource, TeacherSignals
-from distilect.signals.prepare import LiveSignals, Prepared, prepare_signals
+from distilect.signals.prepare import Prepared, prepare_signals
+from distilect.signals.readers import LiveSignals
 from distilect.signals.store import FieldStore, SignalStore
 
 __all__ = ["FieldStore", "LiveSignals", "Prepared", "SignalSource", "SignalStore", "TeacherSignals", "prepare_signals"]

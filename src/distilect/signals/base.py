@@ -1,10 +1,10 @@
-"""What teachers say on some rows, whether it was computed once and stored or is computed now."""
+"""Teacher outputs on some rows, read from the store or computed now: one interface."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from distilect.data import Table
 
 Fields = Sequence[Sequence[str]]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TeacherSignals:
     Attributes:
         logits: float32 [b, K, C] in the task's label order; C = 1 in regression.
         fields: per teacher, name → tensor: `cls.L` and `mean.L` float32 [b, H], `hidden.L` float32 [b, T, H] with the real
-            tokens first and zeros behind them.
+            tokens first and zeros after them.
     """
 
     logits: Tensor
@@ -38,11 +39,11 @@ class TeacherSignals:
 
 
 class SignalSource(Protocol):
-    """Where signals come from; rows are looked up by their identity, never by position.
+    """Where signals come from. Rows are found by their identity, never by position.
 
     Attributes:
         names: of the teachers, in the order of every K axis.
-        forwards: rows that teachers were run on so far, summed over teachers; rows read from a store count nothing.
+        forwards: rows that teachers were run on so far, summed over teachers; rows read from a store do not count.
     """
 
     names: list[str]
@@ -53,37 +54,39 @@ class SignalSource(Protocol):
     @property
     def num_teachers(self) -> int: ...
 
-    def fetch(self, table: Table, rows: NDArray[np.int64], fields: Fields) -> TeacherSignals:
+    def fetch(self, table: Table, rows: Rows, fields: Fields) -> TeacherSignals:
         """Signals on `rows` of `table`; `fields` lists per teacher what is wanted besides logits."""
         ...
 
 
-class Voice(Protocol):
-    """One teacher as a source: `say` gives its logits (in the task's order) and fields for some rows."""
+class Reader(Protocol):
+    """One teacher as a source of its signals."""
 
     name: str
     forwards: int
 
-    def say(self, table: Table, rows: NDArray[np.int64], fields: Sequence[str]) -> dict[str, Any]: ...
+    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
+        """`logits` float32 [b, C] in the task's label order, and each field as in `TeacherSignals`."""
+        ...
 
 
 class Pool:
-    """Several voices, stored or live, as one `SignalSource`."""
+    """The readers of several teachers as one `SignalSource`."""
 
-    def __init__(self, voices: Sequence[Voice]) -> None:
-        self.voices = list(voices)
-        self.names = [voice.name for voice in voices]
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self.readers = list(readers)
+        self.names = [reader.name for reader in readers]
 
     @property
     def num_teachers(self) -> int:
-        return len(self.voices)
+        return len(self.readers)
 
     @property
     def forwards(self) -> int:
-        return sum(voice.forwards for voice in self.voices)
+        return sum(reader.forwards for reader in self.readers)
 
-    def fetch(self, table: Table, rows: NDArray[np.int64], fields: Fields) -> TeacherSignals:
+    def fetch(self, table: Table, rows: Rows, fields: Fields) -> TeacherSignals:
         """See `SignalSource`."""
-        said = [voice.say(table, rows, wanted) for voice, wanted in zip(self.voices, fields, strict=True)]
-        logits = torch.stack([one.pop("logits") for one in said], dim=1)
-        return TeacherSignals(logits, said)
+        found = [reader.read(table, rows, wanted) for reader, wanted in zip(self.readers, fields, strict=True)]
+        logits = torch.stack([one.pop("logits") for one in found], dim=1)
+        return TeacherSignals(logits, found)

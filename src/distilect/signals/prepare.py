@@ -1,4 +1,4 @@
-"""Make sure that the signals of a run are there: score what is missing, fall back to live teachers over the disk budget."""
+"""Prepares the signals of a run: scores what the store lacks, and falls back to live teachers over the disk budget."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 
 from distilect import ranks
-from distilect.data import Encoded, Table, encode
+from distilect.data import Table
 from distilect.errors import MethodError, SignalError
 from distilect.files import locked
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.models.row_index import unique_rows
-from distilect.signals.base import Fields, Pool, SignalSource, Voice
-from distilect.signals.scoring import LiveVoice, Missing, StoredVoice, score_rows
-from distilect.signals.store import FieldStore, SignalStore
+from distilect.signals.base import Fields, Pool, Reader, SignalSource
+from distilect.signals.readers import LiveReader, StoredReader
+from distilect.signals.scoring import Missing, score_rows
+from distilect.signals.store import SignalStore
 
 
 @dataclass
 class Prepared:
-    """Signals that are ready to be read.
+    """Signals that are ready to be read, and what it took.
 
     Attributes:
-        source: None for methods that ask no teacher.
-        report: what was done, a line each.
+        source: None for methods without teachers.
+        report: lines for the user, one per teacher and warning.
         seconds: wall time of scoring.
         forwards: rows that teachers were run on, summed over teachers.
         reused: rows that were in the store already, summed over teachers.
@@ -61,7 +61,7 @@ def prepare_signals(
 
     Args:
         fields: per teacher, what is wanted besides logits.
-        budget_gb: what the whole store may take on disk; a teacher whose hidden states don't fit any more is run live.
+        budget_gb: disk space of the whole store; a teacher whose hidden states no longer fit is run live.
         max_tokens: padded tokens per batch.
         live: store nothing, run the teachers whenever they are asked.
 
@@ -70,81 +70,73 @@ def prepare_signals(
         SignalError: the store cannot be written.
         TeacherError: an output is no finite number, or a table of outputs lacks rows.
     """
-    started, found = time.perf_counter(), Prepared(None)
+    started, found, readers = time.perf_counter(), Prepared(None), list[Reader]()
     for teacher, wanted in zip(teachers, fields, strict=True):
         _check(teacher, wanted)
-    voices = [
-        _voice(teacher, table, store, list(dict.fromkeys(wanted)), budget_gb * 1e9, max_tokens, live, found)
-        for teacher, wanted in zip(teachers, fields, strict=True)
-    ]
+    for teacher, wanted in zip(teachers, fields, strict=True):
+        if isinstance(teacher, TableTeacher):
+            teacher.outputs_for(table, unique_rows(table.ids))  # raises before the run where the table lacks rows
+            found.report.append(f"teacher {teacher.name}: read from {teacher.file}")
+            readers.append(LiveReader(teacher, max_tokens))
+        elif live:
+            found.report.append(f"teacher {teacher.name}: run live in every step")
+            readers.append(LiveReader(teacher, max_tokens))
+        else:
+            names = list(dict.fromkeys(["logits", *wanted]))
+            readers.append(_scored(teacher, table, store, names, budget_gb * 1e9, max_tokens, found))
     found.report = [*store.warnings, *found.report]
     store.warnings.clear()
-    found.source = Pool(voices)
+    found.source = Pool(readers)
     found.seconds = time.perf_counter() - started
     return found
 
 
-def _voice(
+def _scored(
     teacher: Teacher,
     table: Table,
     store: SignalStore,
-    wanted: list[str],
+    names: list[str],
     budget: float,
     max_tokens: int,
-    live: bool,
     found: Prepared,
-) -> Voice:
-    """The teacher live, or its outputs read from the store after what was missing there has been scored."""
-    if live or isinstance(teacher, TableTeacher):
-        if isinstance(teacher, TableTeacher):
-            teacher.outputs_for(table, unique_rows(table.ids))  # tells at once what the table lacks
-        what = f"read from {teacher.file}" if isinstance(teacher, TableTeacher) else "run live in every step"
-        found.report.append(f"teacher {teacher.name}: {what}")
-        return LiveVoice(teacher, max_tokens)
+) -> Reader:
+    """Reads the store, once what was missing there has been scored; over the disk budget the teacher is run live."""
     fingerprint = teacher.fingerprint
-    names = ["logits", *(name for name in wanted if name != "logits")]
-    tokens = partial(_tokens, teacher) if isinstance(teacher, CheckpointTeacher) else None
-    missing = Missing(table, _fields_of(store, fingerprint, names), tokens)
-    if not ranks.any_of(missing.total > 0):
-        found.reused += missing.different
-        found.report.append(f"teacher {teacher.name}: 0 rows scored; {missing.different:,} reused from {store.root}")
-        return StoredVoice(teacher, missing.stores)
-    lock = store.root / fingerprint[:16] / ".lock"
-    busy = f"another process scores by {teacher.name} into {store.root}"
-    lock_for_all = locked(lock, SignalError, busy, wait=True, what="teacher signals ")
-    with lock_for_all if ranks.is_main() else nullcontext():
-        ranks.barrier()  # the first one holds the lock for all
-        missing = Missing(table, _fields_of(store, fingerprint, names), tokens)  # another may have scored meanwhile
-        size = _bytes(teacher, missing, names)
-        used = store.size() if size else 0
-        if size and used + size > budget:
-            found.report.append(
-                f"teacher {teacher.name}: run live in every step; its hidden states would take {_gb(size)} beside the {_gb(used)} in "
-                f"{store.root}, the budget is {_gb(budget)} (signals.disk_budget_gb; old folders there may be deleted)"
-            )
-            return LiveVoice(teacher, max_tokens)
-        ranks.barrier()  # none has written before all have looked
-        if ranks.is_main():
-            store.register(teacher.name, fingerprint, teacher.parts)
-        truncated = score_rows(teacher, missing, max_tokens, f"scoring by {teacher.name}")
-        stores = _fields_of(store, fingerprint, names)
-        ranks.barrier()
-    reused = missing.different - missing.total
-    found.forwards += missing.total
+
+    def missing_now() -> Missing:
+        return Missing(teacher, table, {name: store.field(fingerprint, name) for name in names})
+
+    missing, scored, cut = missing_now(), 0, ""
+    if ranks.any_of(missing.total > 0):
+        lock = store.root / fingerprint[:16] / ".lock"
+        busy = f"another process scores by {teacher.name} into {store.root}"
+        lock_for_all = locked(lock, SignalError, busy, wait=True, what="teacher signals ")
+        with lock_for_all if ranks.is_main() else nullcontext():
+            ranks.barrier()  # the first rank holds the lock for all
+            missing = missing_now()  # another process may have scored meanwhile
+            size = _bytes(teacher, missing, names)
+            used = store.size() if size else 0
+            if size and used + size > budget:
+                found.report.append(
+                    f"teacher {teacher.name}: run live in every step; its hidden states would take {size / 1e9:.3g} GB beside the "
+                    f"{used / 1e9:.3g} GB in {store.root}, the budget is {budget / 1e9:.3g} GB (signals.disk_budget_gb; old folders "
+                    "there may be deleted)"
+                )
+                return LiveReader(teacher, max_tokens)
+            ranks.barrier()  # no rank writes before all have looked
+            if ranks.is_main():
+                store.register(teacher.name, fingerprint, teacher.parts)
+            scored = missing.total
+            if truncated := score_rows(teacher, missing, max_tokens):
+                cut = f", {truncated:,} of them cut at {getattr(teacher, 'max_length', 0)} tokens"
+            for name in names:
+                store.field(fingerprint, name)
+            ranks.barrier()
+    reused = missing.different - scored
+    found.forwards += scored
     found.reused += reused
-    cut = f", {truncated:,} of them cut at {getattr(teacher, 'max_length', 0)} tokens" if truncated else ""
-    found.report.append(
-        f"teacher {teacher.name}: {missing.total:,} rows scored{cut}; {reused:,} reused from {store.root}"
-    )
-    return StoredVoice(teacher, stores)
-
-
-def _fields_of(store: SignalStore, fingerprint: str, names: Sequence[str]) -> dict[str, FieldStore]:
-    return {name: store.field(fingerprint, name) for name in names}
-
-
-def _tokens(teacher: CheckpointTeacher, table: Table) -> Encoded:
-    return encode(table, teacher.tokenizer, teacher.max_length, f"tokenising for {teacher.name}")
+    found.report.append(f"teacher {teacher.name}: {scored:,} rows scored{cut}; {reused:,} reused from {store.root}")
+    return StoredReader(teacher, missing.stores)
 
 
 def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
@@ -157,8 +149,8 @@ def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
                 "leave out feature and relation knowledge, or take this teacher out of the pool"
             )
         raise MethodError(
-            f"teacher {teacher.name!r} cannot give {name!r}: expected cls.L, mean.L or hidden.L with L from 0 to {teacher.num_layers}, or "
-            "query.L, key.L, value.L of a model that keeps them in linear maps of their own"
+            f"teacher {teacher.name!r} cannot give {name!r}: expected cls.L, mean.L or hidden.L with L from 0 to "
+            f"{teacher.num_layers}, or query.L, key.L, value.L of a model that keeps them in linear maps of their own"
         )
 
 
@@ -167,16 +159,5 @@ def _bytes(teacher: Teacher, missing: Missing, names: Sequence[str]) -> int:
     if not isinstance(teacher, CheckpointTeacher):
         return 0
     whole = sum(per_token(name) for name in names)
-    vectors = missing.total * (len(names) - 1 - whole) + (missing.lengths() * whole if whole else 0)
+    vectors = missing.total * (len(names) - 1 - whole) + (missing.tokens() * whole if whole else 0)
     return 2 * teacher.hidden_size * vectors
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
-
-
-class LiveSignals(Pool):
-    """Teachers that are run whenever they are asked, on the rows that were asked for only."""
-
-    def __init__(self, teachers: Sequence[Teacher], max_tokens: int = 16384) -> None:
-        super().__init__([LiveVoice(teacher, max_tokens) for teacher in teachers])

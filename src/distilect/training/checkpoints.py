@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-from distilect.files import atomic_write
+from distilect.files import atomic_write, file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ _TRAINER_STATE = "trainer_state.json"
 
 def finish_checkpoint(folder: Path, step: int) -> None:
     """Record the hash of every file, about a second per gigabyte: from now on the checkpoint counts."""
-    found = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     found.pop(COMPLETE_FILE, None)
     atomic_write(folder / COMPLETE_FILE, json.dumps({"step": step, "files": found}), sync=True)
 
@@ -49,7 +48,7 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether every file is as it was written."""
     try:
         files: dict[str, Any] = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))["files"]
-        return bool(files) and all(_digest(checkpoint / name) == expected for name, expected in files.items())
+        return bool(files) and all(file_digest(checkpoint / name) == expected for name, expected in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -60,11 +59,3 @@ def _best_of(checkpoint: Path) -> str | None:
         best = json.loads((checkpoint / _TRAINER_STATE).read_text(encoding="utf-8")).get("best_model_checkpoint")
         return Path(best).name if best else None
     return None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

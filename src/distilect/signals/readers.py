@@ -1,0 +1,78 @@
+"""One teacher as a source of its signals: read from the store, or run now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distilect.data import Encoded, Table
+from distilect.errors import SignalError
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher
+from distilect.signals.base import Pool, Rows
+from distilect.signals.scoring import run_teacher
+from distilect.signals.store import FieldStore
+
+
+class StoredReader:
+    """Reads a teacher's signals from the store."""
+
+    def __init__(self, teacher: Teacher, stores: dict[str, FieldStore]) -> None:
+        self.name, self.order, self.stores = teacher.name, np.asarray(teacher.order), stores
+        self.forwards = 0
+
+    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
+        """See `Reader`."""
+        ids = table.ids[rows]
+        logits: Any = self.stores["logits"].get(ids)
+        found = {"logits": torch.from_numpy(logits[:, self.order])}
+        for name in fields:
+            if name not in self.stores:
+                raise SignalError(
+                    f"{name} of teacher {self.name!r} was not prepared; there are {', '.join(self.stores)}"
+                )
+            values = self.stores[name].get(ids)
+            if isinstance(values, list):
+                found[name] = pad_tokens([torch.from_numpy(value) for value in values])
+            else:
+                found[name] = torch.from_numpy(values).float()
+        return found
+
+
+class LiveReader:
+    """Runs a teacher whenever it is asked; a table is tokenised once."""
+
+    def __init__(self, teacher: Teacher, max_tokens: int = 16384) -> None:
+        self.teacher, self.max_tokens = teacher, max_tokens
+        self.name = teacher.name
+        self.forwards = 0
+        self._encoded: WeakKeyDictionary[Table, Encoded] = WeakKeyDictionary()
+
+    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
+        """See `Reader`."""
+        if not isinstance(self.teacher, TableTeacher):  # whose outputs were made elsewhere
+            self.forwards += len(rows)
+        if isinstance(self.teacher, CheckpointTeacher) and table not in self._encoded:
+            self._encoded[table] = self.teacher.encode(table)
+        rows = np.asarray(rows, dtype=np.int64)
+        outputs = run_teacher(self.teacher, table, self._encoded.get(table), rows, fields, self.max_tokens)
+        outputs["logits"] = outputs["logits"][:, self.teacher.order]
+        return {name: pad_tokens(value) if isinstance(value, list) else value for name, value in outputs.items()}
+
+
+class LiveSignals(Pool):
+    """Teachers that are run whenever they are asked, on the requested rows only."""
+
+    def __init__(self, teachers: Sequence[Teacher], max_tokens: int = 16384) -> None:
+        super().__init__([LiveReader(teacher, max_tokens) for teacher in teachers])
+
+
+def pad_tokens(rows: list[Tensor]) -> Tensor:
+    """b tensors [tokens, H] → float32 [b, T, H], zeros after the real tokens."""
+    if not rows:
+        return torch.zeros(0, 0, 0)
+    return torch.nn.utils.rnn.pad_sequence([row.float() for row in rows], batch_first=True)
