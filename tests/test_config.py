@@ -110,7 +110,9 @@ configs = st.builds(
         teachers=st.lists(teachers, max_size=3),
         method=methods,
         baselines=st.lists(methods, max_size=3),
-        train=some(epochs=positive, batch_size=counts, warmup_ratio=shares, precision=st.sampled_from(["fp32", "bf16"])),
+        train=some(
+            epochs=positive, batch_size=counts, warmup_ratio=shares, precision=st.sampled_from(["fp32", "bf16"])
+        ),
         signals=some(store=words, live=st.booleans(), disk_budget_gb=positive),
         seed=seeds,
         output=words,

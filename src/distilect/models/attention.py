@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from distilect.errors import MethodError
 from distilect.models.layers import layer_stack
 
 PARTS = ("query", "key", "value")
-# what families call the three linear maps of a layer: BERT and its kin, DistilBERT, most decoders
+# names of the three linear maps of a layer in BERT's family, in DistilBERT, in most decoders
 _NAMES = {
     "query": ("query", "q_lin", "q_proj"),
     "key": ("key", "k_lin", "k_proj"),
@@ -41,17 +42,13 @@ def attention_maps(model: Any, layer: int) -> dict[str, nn.Module]:
 @contextmanager
 def captured(model: Any, layers: Collection[int]) -> Iterator[dict[str, Tensor]]:
     """Yields a mapping that a forward pass inside fills: `query.L`, `key.L`, `value.L` → [B, T, H], with their graph."""
-    said: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            said[name] = output
-
-        return hook
+    def keep(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        outputs[name] = output
 
     with ExitStack() as hooks:
         for layer in layers:
             for part, module in attention_maps(model, layer).items():
-                handle = module.register_forward_hook(keep(f"{part}.{layer}"))
-                hooks.callback(handle.remove)
-        yield said
+                hooks.callback(module.register_forward_hook(partial(keep, f"{part}.{layer}")).remove)
+        yield outputs

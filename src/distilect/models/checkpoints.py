@@ -13,13 +13,7 @@ from typing import Any
 from distilect.errors import DistilectError, TeacherError
 from distilect.files import file_digest
 
-_PICKLES = (
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "model.ckpt.index",
-    "flax_model.msgpack",
-    "tf_model.h5",
-)
+_UNSAFE = (".bin", ".index", ".msgpack", ".h5")  # weights in pickles and other formats that are never loaded
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -32,7 +26,7 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-# what a config says beside the function that the model computes
+# entries of a config that do not change the function that the model computes
 _IDLE_CONFIG = (
     "_name_or_path",
     "transformers_version",
@@ -69,7 +63,7 @@ def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> N
     """Refuse a local folder that is no checkpoint, or one whose weights are pickles only. Hub ids pass.
 
     Raises:
-        error: says what was found and what to do.
+        error: names what was found and what to do.
     """
     folder = Path(path)
     if not folder.exists():
@@ -81,7 +75,7 @@ def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> N
     if any(folder.glob("*.safetensors")):
         _check_index(folder, error)
         return
-    if any((folder / name).exists() for name in _PICKLES) or any(folder.glob("*.bin")):
+    if any(file.suffix in _UNSAFE for file in folder.iterdir()):
         raise error(
             f"{path} holds its weights as pickle only, which can run code when loaded: convert it once, where you trust it, "
             "with model.save_pretrained(folder) of transformers"
@@ -90,7 +84,7 @@ def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> N
 
 
 def _check_index(folder: Path, error: type[DistilectError]) -> None:
-    """Shards are files of this folder: an index that names others would have any file of the machine read as weights."""
+    """Refuse an index of shards outside this folder, which would read any file of the machine as weights."""
     for index in folder.glob("*.index.json"):
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -115,7 +109,7 @@ def load_pretrained(loader: Any, path: str, error: type[DistilectError] = Teache
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers while it loads: new heads and left-out layers are what we asked for."""
+    """Silence transformers while it loads: new heads and left-out layers are intended."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Frozen encoders: one vector per row, for selectors that look at the text itself."""
+"""Frozen encoders: one vector per row, for selectors whose state includes the text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
 from distilect.errors import MethodError
-from distilect.models.checkpoints import check_checkpoint, fingerprint_parts, load_pretrained, resolve_path
-from distilect.models.precision import autocast, default_device, resolve_precision
-from distilect.models.students import usable_length
+from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
+from distilect.models.precision import autocast
 from distilect.models.teachers import CheckpointTeacher, classification_positions, pool_tokens
 
 
@@ -27,30 +26,10 @@ class EncoderTeacher(CheckpointTeacher):
         self.path = resolve_path(path)
         self.name = f"encoder {path}"
         check_checkpoint(self.path, MethodError)
-        self.device = default_device()
-        self.precision = resolve_precision(precision, self.device)
         config = load_pretrained(AutoConfig, self.path, MethodError)
-        model, loaded = load_pretrained(
-            AutoModel, self.path, MethodError, use_safetensors=True, output_loading_info=True
-        )
-        # transformers would fill them with random numbers; BERT's pooler stands behind what we read
-        missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
-        if missing:
-            raise MethodError(
-                f"encoder {path}: {self.path} lacks {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}: give another "
-                "encoder"
-            )
-        self._model = [model.float().to(self.device).eval().requires_grad_(False)]
-        self.tokenizer = load_pretrained(AutoTokenizer, self.path, MethodError)
-        self.pooling = pooling
-        self.max_length = usable_length(max_length, self.tokenizer, config)
+        self._load(AutoModel, config, max_length, precision, MethodError, "give another encoder", unread=("pooler.",))
+        self.pooling = self.parts["pooling"] = pooling
         self.order = list(range(self.hidden_size))
-        self.parts = {
-            **fingerprint_parts(self.path, config),
-            "max_length": self.max_length,
-            "precision": self.precision,
-            "pooling": pooling,
-        }
 
     def can(self, field: str) -> bool:
         return field == "logits"

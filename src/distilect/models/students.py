@@ -19,7 +19,7 @@ from distilect.models.layers import cut_layers, even_layers
 from distilect.models.precision import default_device
 from distilect.tasks import Task
 
-_SPEC = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?")
+_SPEC = re.compile(r"(?P<name>[^\[\]]+)(\[\s*((?P<fresh>fresh)|layers=(?P<layers>[\d\s,]+))?\s*\])?")
 
 
 @dataclass
@@ -72,7 +72,7 @@ def build_student(
             model = _fresh(path, task) if fresh else _pretrained(path, task)
         except StudentError as error:  # a short name that is no hub id may have been meant for a teacher
             raise StudentError(f"{error}{'' if '/' in path else did_you_mean(name, teachers)}") from None
-    kept = _kept(layers, model.config.num_hidden_layers)
+    kept = even_layers(layers, model.config.num_hidden_layers) if isinstance(layers, int) else layers
     if kept is not None:
         cut_layers(model, kept)
         _check_cut(model)
@@ -96,20 +96,18 @@ def parse_spec(text: str) -> tuple[str, list[int] | int | None, bool]:
         StudentError: it cannot be read.
     """
     found = _SPEC.fullmatch(text.strip())
-    expected = "expected NAME, NAME[layers=1,3,5], NAME[layers=3] or NAME[fresh]"
-    if not found:
-        raise StudentError(f"student {text!r}: {expected}")
-    name, options = found["name"].strip(), (found["options"] or "").strip()
-    if not options:
-        return name, None, False
-    if options == "fresh":
-        return name, None, True
-    numbers = options.removeprefix("layers=")
-    if not options.startswith("layers=") or not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*,?\s*", numbers):
-        raise StudentError(f"student {text!r}: {expected}")
-    if "," not in numbers:
-        return name, int(numbers), False
-    return name, [int(part) for part in numbers.split(",") if part.strip()], False
+    try:
+        if not found:
+            raise ValueError
+        name, fresh, listed = found["name"].strip(), found["fresh"] is not None, found["layers"]
+        if listed is None:
+            return name, None, fresh
+        if "," not in listed:
+            return name, int(listed), False
+        return name, [int(part) for part in listed.strip().removesuffix(",").split(",")], False
+    except ValueError:  # the text, or a part of the list, is no number
+        expected = "expected NAME, NAME[layers=1,3,5], NAME[layers=3] or NAME[fresh]"
+        raise StudentError(f"student {text!r}: {expected}") from None
 
 
 def usable_length(wanted: int, tokenizer: Any, config: Any) -> int:
@@ -119,27 +117,23 @@ def usable_length(wanted: int, tokenizer: Any, config: Any) -> int:
         limits.append(tokenizer.model_max_length)
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        # RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are no positions
+        # these count positions from pad_token_id + 1, so that many rows of the table are no positions
         offset = (config.pad_token_id or 0) + 1 if config.model_type in ROBERTA_POSITIONS else 0
         limits.append(positions - offset)
     return min(limits)
 
 
-# transformers computes the offset inside each model's embeddings; a config does not tell
-ROBERTA_POSITIONS = (
+# transformers computes the offset inside each model's embeddings; a config has no entry for it
+ROBERTA_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "longformer",
+    "mpnet",
     "roberta",
     "xlm-roberta",
     "xlm-roberta-xl",
-    "camembert",
-    "longformer",
-    "data2vec-text",
-    "mpnet",
-    "esm",
-)
-
-
-def _kept(layers: list[int] | int | None, depth: int) -> list[int] | None:
-    return even_layers(layers, depth) if isinstance(layers, int) else layers
+}
 
 
 def _check_cut(model: Any) -> None:
@@ -165,17 +159,24 @@ def _fresh(path: str, task: Task) -> Any:
 
 
 def _pretrained(path: str, task: Task) -> Any:
-    """The whole model; its head is kept when it was made for the task's labels."""
+    """The whole model; its head is kept, in the task's order, if it was made for the task's labels; else it is new."""
     config = load_pretrained(AutoConfig, path, StudentError)
     outputs, order = config.num_labels, _known_order(path, config, task)
     if order is None:
         _label(config, task)
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True}
     model = load_pretrained(AutoModelForSequenceClassification, path, StudentError, config=config, **options)
-    if order is not None and order != list(range(len(order))):
-        _permute_head(model, order)
-    if order is None and outputs == task.num_outputs:  # transformers has kept a head that was made for other labels
-        _renew_head(model)
+    with torch.no_grad():
+        if order is not None and order != list(range(len(order))):
+            for parameter in _head(model).parameters():
+                parameter.copy_(parameter[order].clone())
+        if order is None and outputs == task.num_outputs:  # transformers has kept a head that was made for other labels
+            head = _head(model)
+            nn.init.normal_(
+                head.weight, std=getattr(model.config, "initializer_range", None) or 0.02
+            )  # as transformers
+            if head.bias is not None:
+                nn.init.zeros_(head.bias)
     return model
 
 
@@ -191,22 +192,6 @@ def _known_order(path: str, config: Any, task: Task) -> list[int] | None:
         return None
 
 
-def _permute_head(model: Any, order: list[int]) -> None:
-    """Reorder the rows of the output layer."""
-    head = _head(model)
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.copy_(parameter[order].clone())
-
-
-def _renew_head(model: Any) -> None:
-    """Draw the output layer anew, as transformers does."""
-    head = _head(model)
-    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", None) or 0.02)
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
-
-
 def _head(model: Any) -> nn.Linear:
     """The output layer: the last linear map with one output per label."""
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
@@ -218,7 +203,7 @@ def _head(model: Any) -> nn.Linear:
 
 
 def _label(config: Any, task: Task) -> None:
-    """Write the task into a config, so that the checkpoint says its labels wherever it is loaded."""
+    """Write the task into a config, so that the saved checkpoint names its labels."""
     names = list(task.labels) or ["score"]
     config.id2label = dict(enumerate(names))
     config.label2id = {label: index for index, label in enumerate(names)}

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from distilect.config import TeacherConfig
 from distilect.data import Encoded, Table, encode, pad_id, read_columns
-from distilect.errors import DataError, MethodError, TeacherError
+from distilect.errors import DataError, DistilectError, MethodError, TeacherError
 from distilect.models.attention import PARTS, attention_maps, captured
 from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, load_pretrained, resolve_path
 from distilect.models.labels import align_labels
@@ -33,11 +33,11 @@ def per_token(field: str) -> bool:
 
 
 class Teacher:
-    """What all teachers have: a name, a fingerprint of whatever their outputs depend on, and the fields they can give.
+    """Base of all teachers: a name, a fingerprint of everything that the outputs depend on, and the fields that it gives.
 
     Attributes:
         order: the task's labels among the teacher's outputs; `outputs[:, order]` is in the task's order.
-        parts: what the fingerprint is made of, so that a change can be named.
+        parts: of the fingerprint, by name, so that a message can name what changed.
     """
 
     name: str
@@ -75,22 +75,37 @@ class CheckpointTeacher(Teacher):
     ) -> None:
         self.name, self.path = name, resolve_path(path)
         check_checkpoint(self.path)
-        self.device = default_device()
-        self.precision = resolve_precision(precision, self.device)
         config = load_pretrained(AutoConfig, self.path)
         self.order = _order(name, config, task, labels)
-        model, loaded = load_pretrained(
-            AutoModelForSequenceClassification, self.path, use_safetensors=True, output_loading_info=True
-        )
-        if loaded["missing_keys"]:  # transformers would fill them with random numbers
-            missing = sorted(loaded["missing_keys"])
-            raise TeacherError(
-                f"teacher {name!r}: {self.path} lacks {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}: it was never "
-                "fine-tuned for classification or regression; make a teacher of it with finetune:"
-            )
+        remedy = "it was never fine-tuned for classification or regression; make a teacher of it with finetune:"
+        self._load(AutoModelForSequenceClassification, config, max_length, precision, TeacherError, remedy)
+
+    def _load(
+        self,
+        loader: Any,
+        config: Any,
+        max_length: int,
+        precision: str,
+        error: type[DistilectError],
+        remedy: str,
+        unread: tuple[str, ...] = (),
+    ) -> None:
+        """Load model and tokenizer from `self.path`.
+
+        Args:
+            remedy: the end of the message about weights that the checkpoint lacks.
+            unread: prefixes of weights that may be missing, as they come after what is read.
+        """
+        self.device = default_device()
+        self.precision = resolve_precision(precision, self.device)
+        model, loaded = load_pretrained(loader, self.path, error, use_safetensors=True, output_loading_info=True)
+        missing = sorted(key for key in loaded["missing_keys"] if not key.startswith(unread))
+        if missing:  # transformers has filled them with random numbers
+            shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise error(f"{self.name}: {self.path} lacks {shown}: {remedy}")
         # in a list, so that a teacher kept on some module is never registered in it, put in train mode or saved
         self._model = [model.float().to(self.device).eval().requires_grad_(False)]
-        self.tokenizer = load_pretrained(AutoTokenizer, self.path)
+        self.tokenizer = load_pretrained(AutoTokenizer, self.path, error)
         if model.config.pad_token_id is None:  # decoders find a row's last token by it
             model.config.pad_token_id = pad_id(self.tokenizer)
         self.max_length = usable_length(max_length, self.tokenizer, config)
@@ -185,11 +200,12 @@ def classification_positions(input_ids: Tensor, attention_mask: Tensor, cls_toke
 def same_tokens(student: Any, teacher: CheckpointTeacher) -> bool:
     """Whether teacher and student cut every text into exactly the same tokens."""
     ours, theirs = student.tokenizer, teacher.tokenizer
-    if student.max_length != teacher.max_length:
-        return False
-    if ours.get_vocab() != theirs.get_vocab() or ours.padding_side != theirs.padding_side:
-        return False
-    return _rules(ours) == _rules(theirs)
+    return (
+        student.max_length == teacher.max_length
+        and ours.padding_side == theirs.padding_side
+        and ours.get_vocab() == theirs.get_vocab()
+        and _rules(ours) == _rules(theirs)
+    )
 
 
 def _rules(tokenizer: Any) -> str:
@@ -263,7 +279,7 @@ class TableTeacher(Teacher):
         """float32 [b, C]: logits of some rows.
 
         Raises:
-            TeacherError: the table lacks some of them; says how many and shows the first.
+            TeacherError: the table lacks some of them; the message counts them and shows the first.
         """
         places = self.index.find(table.ids[rows])
         missing = np.flatnonzero(places < 0)
@@ -281,8 +297,8 @@ class CallableTeacher(Teacher):
 
     Args:
         function: list of texts (strings, or pairs for two texts) → array [N, C] in the task's label order, [N] or [N, 1] in
-            regression. It is called once per chunk; what it says is stored under its name, its code and its attribute
-            `fingerprint` (any string), so change one of them when what stands behind the function has changed.
+            regression. It is called once per chunk. Its outputs are stored under its name, its code and its attribute
+            `fingerprint` (any string): change one of them when what the function calls has changed.
     """
 
     def __init__(self, name: str, function: Callable[[list[Any]], Any], task: Task) -> None:
@@ -319,7 +335,7 @@ class CallableTeacher(Teacher):
 
 
 def _code(code: Any) -> str:
-    """What a code object does, without the addresses that differ from process to process."""
+    """A code object as text, without the addresses that differ from process to process."""
     if code is None:
         return ""
     constants = [_code(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
