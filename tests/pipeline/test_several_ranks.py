@@ -54,7 +54,8 @@ def learned_alike(alone: Path, both: Path) -> None:
 
 def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(akskd, "RANDOM", 0.0)  # the actor acts at once
-    monkeypatch.setattr(actor_critic, "UPDATES", 2)
+    for name, value in {"HIDDEN": 16, "WIDTH": 8, "UPDATES": 2}.items():
+        monkeypatch.setattr(actor_critic, name, value)
     tiny_bert(job.folder / "raw", 2, 8, layers=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     alone = run(config(job, "alone"))
     run_ranks(2, lambda: run(config(job, "both")) and None, tmp_path)

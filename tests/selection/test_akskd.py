@@ -498,7 +498,7 @@ def test_a_saved_selector_goes_on_as_if_nothing_had_happened() -> None:
         ({"phases": 0}, "phases is 0, expected a whole number from 1 or 'step'"),
         ({"episodes": 0}, "episodes is 0, expected a whole number from 1"),
         ({"share": 0}, r"share is 0, expected a number in \(0, 1\]"),
-        ({"exploration": -1}, "exploration is -1, expected a number, 0 or more"),
+        ({"exploration": -1}, "exploration is -1, expected 0 or more"),
         ({"episode": 3}, "unknown option 'episode'.*Did you mean 'episodes'"),
         ({"selector": "/nowhere"}, r"selector: /nowhere holds no selector\.json"),
         ({"balance": "label"}, "Did you mean 'labels'"),

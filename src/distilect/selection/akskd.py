@@ -2,7 +2,7 @@
 
 Wang et al., Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection, Findings of EMNLP 2022, arXiv
 2302.00444. The file follows the paper: state, reward, exploration, and the selector with its phases and its two stages; the actor, the
-critic and their update are in `actor_critic.py`. No code was released and parts of the text could not be read (PAPERS.md, section 2):
+critic and their update are in `actor_critic.py`. No code was released and parts of the text could not be read:
 [R] marks our reconstruction, "ours" is not in the paper.
 """
 
@@ -57,7 +57,7 @@ def observation(look: Look, progress: float, parts: Sequence[str]) -> Tensor:
     return torch.cat([found[part].float() for part in parts])
 
 
-# ---- reward and exploration ------------------------------------------------------------------------------------------
+# ---- reward and exploration ----------------------------------------------------------------------------------------
 
 
 def validation_loss(probe: Probe, limit: int) -> float:

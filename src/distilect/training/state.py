@@ -21,7 +21,9 @@ def to_bytes(state: dict[str, Any]) -> bytes:
     """Nested dicts and lists of tensors, numbers, strings, booleans and None, with a checksum over all of it."""
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_strip(state, "", tensors))
-    return bytes(save(tensors, metadata={"state": text, "sha256": _digest(text, tensors)}))
+    # one entry, as safetensors writes several in an order of its own: ranks compare these bytes
+    about = json.dumps({"state": text, "sha256": _digest(text, tensors)})
+    return bytes(save(tensors, metadata={"about": about}))
 
 
 def from_bytes(content: bytes) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def from_bytes(content: bytes) -> dict[str, Any]:
         ValueError, KeyError, SafetensorError: the content is damaged.
     """
     length = int.from_bytes(content[:8], "little")
-    about = json.loads(content[8 : 8 + length])["__metadata__"]
+    about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
     tensors = load(content)
     if about["sha256"] != _digest(about["state"], tensors):
         raise ValueError("its bytes do not match its checksum")
