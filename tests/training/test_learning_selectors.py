@@ -19,7 +19,8 @@ from distilect.selection import rlkd as rlkd_module
 from distilect.selection import step_uniform
 from distilect.selection.rlkd import Policy, ReinforcedTeachers, reward_1
 from distilect.training.callbacks import History
-from distilect.training.trainer import DistillationTrainer, last_checkpoint
+from distilect.training.checkpoints import last_checkpoint
+from distilect.training.trainer import DistillationTrainer
 from tests.tiny import SENTENCES
 from tests.training.helpers import TASK, Bench, weights
 

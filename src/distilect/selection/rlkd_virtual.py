@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from distilect.models import default_device
@@ -73,7 +73,9 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
     weight_decay = 0.1
 
     class Options(ReinforcedTeachers.Options):
-        reward: Literal[1, 2, 3] = Field(1, description="1: -CE; 2: -CE - mean KD loss")
+        reward: Literal[1, 2] = Field(
+            1, description="1: -CE; 2: -CE - mean KD loss; the score of reward 3 would be the same for every action"
+        )
         share: Share = Field(
             1.0, description="share of a batch's labelled rows that the policy learns from, drawn by row"
         )
@@ -82,24 +84,12 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
         step_size: AboveZero = Field(2.0, description="of the virtual step, in the logits")
         policy_updates: Count = Field(2000, description="of the policy in its warm-up, rounded up to whole passes")
 
-        @model_validator(mode="after")
-        def _no_third_reward(self) -> VirtualReinforcedTeachers.Options:
-            if self.reward == 3:
-                raise ValueError(
-                    "reward is 3, but its validation score is the same for every action and cancels against the row's baseline: "
-                    "expected 1 or 2, or the selector reinforced"
-                )
-            return self
-
     options: Options
 
     def weights(self, z: Tensor, actions: Tensor) -> Tensor:
         return torch.sigmoid(z).clamp_min(LEAST_WEIGHT)
 
     def measure(self, decisions: Decisions, probe: Probe) -> Tensor:
-        return self.gain(decisions)
-
-    def gain(self, decisions: Decisions) -> Tensor:
         """[n]: the reward of a virtual step towards the selected teachers minus that of one towards all of them."""
         selected = self._step(decisions, decisions.actions.float())
         with_all = self._step(decisions, torch.ones_like(decisions.actions).float())
@@ -120,5 +110,5 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
             passes += 1  # their draws are those of epochs before the first
             view = sample.view(student, self.seed, epoch=-passes, device=default_device())
             decisions, _, _ = self.act(view)
-            decisions.reward = self.gain(decisions)
+            decisions.reward = self.measure(decisions, probe)
             self.update(decisions)
