@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ VERBS = (
     "report",
     "export",
     "methods",
+    "schema",
 )
 CONFIG = "name: tiny\ndata: {train: train.csv}\nteachers: [teacher-a]\nstudent: 'teacher-a[layers=1]'\nmethod: kd\n"
 
@@ -302,6 +304,40 @@ def test_methods_lists_every_preset_on_a_line_and_the_parts() -> None:
         assert any(line.split()[:1] == [name] and preset.summary in line for line in lines)
     for part in ("rows", "teachers", "knowledge", "loss_weights"):
         assert any(line.startswith(f"  {part} ") for line in lines)
+
+
+def test_a_method_is_shown_with_every_option_of_its_parts() -> None:
+    registry = pytest.importorskip("distilect.selection.registry", exc_type=ImportError)
+    from distilect.selection import get_preset
+
+    result = call("methods", "rlkd")
+    assert result.exit_code == 0, result.output
+    selector = registry.TEACHERS[get_preset("rlkd").teachers["name"]]
+    assert f"method.teachers: {selector.name}" in result.stdout
+    for option, field in selector.Options.model_fields.items():
+        assert f"\n  {option} = " in result.stdout
+        assert field.description and field.description.split()[0] in result.stdout
+
+
+def test_every_method_and_every_part_can_be_shown() -> None:
+    from distilect.experiments.schema import METHOD_PARTS
+
+    from distilect.selection import presets
+
+    for name in [*presets(), *(part for classes in METHOD_PARTS.values() for part in classes)]:
+        assert call("methods", name).exit_code == 0, name
+
+
+def test_a_misspelt_method_gets_its_nearest() -> None:
+    result = call("methods", "rlkdd")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Did you mean 'rlkd'?" in result.stderr
+
+
+def test_a_schema_is_printed_as_json() -> None:
+    result = call("schema", "run")
+    assert result.exit_code == 0 and "train" in json.loads(result.stdout)["properties"]
+    assert call("schema", "walk").exit_code == 2
 
 
 def test_the_module_runs_as_the_command_does() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -403,29 +404,35 @@ def export(
 
 
 @app.command()
-def methods() -> None:
-    """List the methods, and the parts that a config can combine.
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method or a part, such as rlkd or reinforced.")] = None,
+) -> None:
+    """List the methods and their parts, or show one with its options.
 
     \b
-    Example: distilect methods
+    Example: distilect methods rlkd
     """
-    from distilect.knowledge import KNOWLEDGE
-    from distilect.selection import presets as all_presets
-    from distilect.selection import registry
+    from distilect.cli.methods import details, overview
 
-    presets = all_presets()
-    width = max(len(name) for name in presets)
-    for name, preset in presets.items():
-        typer.echo(f"{name:<{width}}  {preset.summary}" + (f" ({preset.reference})" if preset.reference else ""))
-    parts: dict[str, Any] = {
-        "rows": registry.ROWS,
-        "teachers": registry.TEACHERS,
-        "knowledge": KNOWLEDGE,
-        "loss_weights": registry.LOSS_WEIGHTS,
-    }
-    typer.echo("\nparts, for method.KEY in a config:")
-    for key, known in parts.items():
-        typer.echo(f"  {key:<{width - 2}}  {', '.join(known)}")
+    for line in overview() if name is None else details(name):
+        typer.echo(line)
+
+
+@app.command()
+def schema(
+    of: Annotated[str, typer.Argument(help="run or compare: which kind of config file.", show_default=False)],
+) -> None:
+    """Print the JSON schema of config files, for editors.
+
+    \b
+    Example: distilect schema run
+    """
+    from distilect.experiments.schema import ROOTS
+    from distilect.experiments.schema import schema as schema_of
+
+    if of not in ROOTS:
+        raise typer.BadParameter(f"expected {' or '.join(ROOTS)}, got {of!r}", param_hint="OF")
+    typer.echo(json.dumps(schema_of(of), indent=2))
 
 
 def _print_pages(pages: Any, folder: Path, published: bool = False) -> None:
