@@ -321,7 +321,6 @@ def test_a_method_is_shown_with_every_option_of_its_parts() -> None:
 
 def test_every_method_and_every_part_can_be_shown() -> None:
     from distilect.experiments.schema import METHOD_PARTS
-
     from distilect.selection import presets
 
     for name in [*presets(), *(part for classes in METHOD_PARTS.values() for part in classes)]:
