@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from distilect.errors import ConfigError, RunError
+from distilect.selection import EpisodicSelector, SelectionContext
+from distilect.selection.static import AllOnes
+from distilect.training.checkpoints import last_checkpoint
 from distilect.training.fit import _train
-from distilect.training.trainer import last_checkpoint
 from tests.training.helpers import Bench, weights
 
 
@@ -82,13 +84,24 @@ def test_a_training_that_had_spent_its_budget_takes_no_further_step(bench: Bench
     assert all(np.array_equal(a, weights(done)[name]) for name, a in weights(again).items())
 
 
+class LearnedBefore(AllOnes, EpisodicSelector):
+    """Static weights that claim to have learned in episodes."""
+
+
+def learned_before(kinds: tuple[str, ...], tokens: float) -> LearnedBefore:
+    selector = LearnedBefore()
+    selector.setup(SelectionContext(teachers=("t1", "t2"), kinds=kinds))
+    selector.spent_tokens = tokens
+    return selector
+
+
 def test_what_a_selector_was_trained_on_before_is_part_of_the_budget(bench: Bench) -> None:
-    trainer = bench.trainer("kd", name="stage", token_budget=1500)
-    trainer.method.loss_weights.spent_tokens = 1000.0  # type: ignore[attr-defined]
+    trainer = bench.trainer("all-ones", name="stage", token_budget=1500)
+    trainer.method.loss_weights = learned_before(trainer.method.kinds, tokens=1000.0)
     trainer.train()
     assert trainer.counts.tokens < 500 + largest_step(trainer) and trainer.spent_tokens >= 1500
-    eaten = bench.trainer("kd", name="eaten", token_budget=1500)
-    eaten.method.loss_weights.spent_tokens = 1500.0  # type: ignore[attr-defined]
+    eaten = bench.trainer("all-ones", name="eaten", token_budget=1500)
+    eaten.method.loss_weights = learned_before(eaten.method.kinds, tokens=1500.0)
     with pytest.raises(RunError, match="nothing is left for the student"):
         _train(eaten, None)
 
