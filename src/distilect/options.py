@@ -46,7 +46,7 @@ def _explain(kind: type[Part], error: Any) -> str:
         return str(error["ctx"]["error"])
     option = error["loc"][0]
     field = kind.model_fields[option]
-    value = getattr(error["input"], option, error["input"]) if len(error["loc"]) == 1 else error["input"]
+    value = error["input"]
     words = [str(word) for word in _words(field.annotation)]
     near = did_you_mean(value, words) if isinstance(value, str) else ""
     return f"{option} is {value!r}, expected {expected(field.annotation, field.metadata)}.{near}".removesuffix(".")
