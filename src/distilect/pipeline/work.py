@@ -114,13 +114,13 @@ class Workbench:
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
         validation = self.signals(self.teachers, self.data.validation)
-        context = self._context(validation)
-        pool = self.teachers
+        logits = _logits(validation, self.data.validation)
+        pool, context = self.teachers, self._context(self.teachers, logits)
         if selector.narrows:  # a method that follows one teacher never asks the others
             set_up(context, selector)
-            kept = selector.kept
-            if kept is not None:
-                pool, context = [pool[k] for k in kept], _narrowed(context, kept)
+            if selector.kept is not None:
+                pool = [self.teachers[k] for k in selector.kept]
+                context = self._context(pool, logits[:, selector.kept])
         layout = layout_of(student, pool, self.data.task)
         method = assemble(config, layout, selector, self.config.seed)
         encoders = {s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None}
@@ -166,21 +166,22 @@ class Workbench:
         """[N, C] logits of one teacher, through the store: it runs once over a table, whatever the number of methods."""
         return _logits(self.signals([teacher], table), table)[:, 0]
 
-    def _context(self, validation: Prepared) -> SelectionContext:
-        """What selectors may learn before training: the validation split only, never dev."""
-        task, table = self.data.task, self.data.validation
-        logits, scores = None, tuple[float, ...]()
-        if len(table):
-            logits = _logits(validation, table)
-            scores = tuple(task.score(logits[:, k], table.labels)[task.primary] for k in range(len(self.teachers)))
+    def _context(self, pool: list[Teacher], logits: NDArray[np.float32]) -> SelectionContext:
+        """What selectors may learn before training: the validation split only, never dev.
+
+        Args:
+            logits: [N, K, C], the pool on the validation split.
+        """
+        task, labels = self.data.task, self.data.validation.labels
+        scores = [task.score(logits[:, k], labels)[task.primary] for k in range(len(pool)) if len(labels)]
         return SelectionContext(
-            teachers=tuple(t.name for t in self.teachers),
+            teachers=tuple(t.name for t in pool),
             kinds=(),
             regression=task.kind == "regression",
-            validation_logits=logits,
-            validation_labels=table.labels,
-            validation_scores=scores,
-            teacher_sizes=tuple(teacher_size(t)["parameters"] or 0 for t in self.teachers),
+            validation_logits=logits if len(labels) else None,
+            validation_labels=labels,
+            validation_scores=tuple(scores),
+            teacher_sizes=tuple(teacher_size(t)["parameters"] or 0 for t in pool),
             seed=self.config.seed,
             epochs=self.config.train.epochs,
             num_labelled=self.data.distillation.num_labelled,
@@ -190,22 +191,14 @@ class Workbench:
 
 def _logits(prepared: Prepared, table: Table) -> NDArray[np.float32]:
     """[N, K, C] on all rows of a table, on the CPU."""
-    assert prepared.source is not None
-    found = prepared.source.fetch(table, np.arange(len(table)), [[] for _ in prepared.source.names])
-    logits: NDArray[np.float32] = found.logits.cpu().numpy()
-    return logits
-
-
-def _narrowed(context: SelectionContext, kept: list[int]) -> SelectionContext:
-    """The context of the teachers `kept`."""
-    logits = context.validation_logits
-    return replace(
-        context,
-        teachers=tuple(context.teachers[k] for k in kept),
-        validation_logits=None if logits is None else logits[:, kept],
-        validation_scores=tuple(context.validation_scores[k] for k in kept) if context.validation_scores else (),
-        teacher_sizes=tuple(context.teacher_sizes[k] for k in kept),
+    source = prepared.source
+    assert source is not None
+    if not len(table):
+        return np.zeros((0, len(source.names), 0), np.float32)
+    logits: NDArray[np.float32] = (
+        source.fetch(table, np.arange(len(table)), [[] for _ in source.names]).logits.cpu().numpy()
     )
+    return logits
 
 
 def enlarged(data: Data, config: RunConfig) -> Data:
