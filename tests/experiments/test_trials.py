@@ -61,6 +61,8 @@ def test_a_method_may_have_seeds_and_tasks_of_its_own() -> None:
         ({"name": "best-single"}, "best-single", "static"),
         ({"name": "gate"}, "gate", "adaptive"),
         ({"name": "gate", "teachers": {"name": "gate", "pooling": "mean"}}, "gate", "adaptive"),
+        ({"name": "gate", "teachers": {"pooling": "mean"}}, "gate", "adaptive"),
+        ({"name": "kd", "teachers": {"teacher": "a"}}, "kd", "static"),
         ({"name": "rlkd"}, "rlkd", "adaptive"),
         ({"name": "dynamic-data"}, "dynamic-data", "adaptive"),
         ({"name": "dynamic-objective"}, "dynamic-objective", "adaptive"),
@@ -68,6 +70,8 @@ def test_a_method_may_have_seeds_and_tasks_of_its_own() -> None:
         ({"name": "pkd", "teachers": "gate", "label": "gated"}, "mix-gated", "adaptive"),
         ({"name": "pkd", "teachers": "uniform", "label": "mix-u"}, "mix-u", "static"),
         ({"name": "kd", "knowledge": {"labels": {}, "response": {}, "relation": {}}}, "mix-kd-relation", "static"),
+        ({"name": "kd", "knowledge": {"response": {"distance": "mse"}}}, "kd", "static"),
+        ({"name": "all-ones", "knowledge": {"relation": False}}, "mix-all-ones-less", "static"),
         ({"name": "uniform", "teachers": "oracle", "label": "oracle"}, "oracle", "oracle"),
     ],
 )

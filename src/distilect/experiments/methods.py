@@ -8,6 +8,7 @@ from distilect.config import MethodConfig
 from distilect.experiments.config import ComparedMethodConfig
 from distilect.experiments.oracle import ORACLE
 from distilect.selection import get_preset
+from distilect.selection.methods import merged
 from distilect.selection.registry import LOSS_WEIGHTS, ROWS, TEACHERS
 
 _STATIC = "distilect.selection.static"
@@ -32,13 +33,8 @@ def family(method: ComparedMethodConfig) -> str:
     """`static`: selectors neither look at the student nor learn; `adaptive`: one does; `oracle`: knows hidden labels."""
     if _is_oracle(method):
         return "oracle"
-    preset = get_preset(method.name)
-    chosen = (
-        (ROWS, method.rows or preset.rows),
-        (TEACHERS, method.teachers if method.teachers is not None else preset.teachers),
-        (LOSS_WEIGHTS, method.loss_weights or preset.loss_weights),
-    )
-    modules = [getattr(known.get(_name(spec)), "__module__", "") for known, spec in chosen if spec is not None]
+    known: dict[str, Any] = {"rows": ROWS, "teachers": TEACHERS, "loss_weights": LOSS_WEIGHTS}
+    modules = [getattr(known[axis].get(name), "__module__", "") for axis, (name, _) in _selectors(method).items()]
     return "static" if all(module == _STATIC for module in modules) else "adaptive"
 
 
@@ -48,17 +44,24 @@ def method_config(method: ComparedMethodConfig) -> MethodConfig:
 
 
 def _replaced_parts(method: ComparedMethodConfig) -> list[str]:
+    found = [own for own, of_preset in _selectors(method).values() if own != of_preset]
+    given, preset = method.knowledge or {}, set(get_preset(method.name).knowledge)
+    kinds = (preset | set(given)) - {kind for kind, options in given.items() if options is False}
+    if kinds != preset:
+        found += sorted(kinds - preset) or ["less"]
+    return found
+
+
+def _selectors(method: ComparedMethodConfig) -> dict[str, tuple[str, str]]:
+    """Axis → (name of the method's selector, name of its preset's); an axis without a selector is left out."""
     preset = get_preset(method.name)
-    pairs = ((method.rows, preset.rows), (method.teachers, preset.teachers), (method.loss_weights, preset.loss_weights))
-    found = [_name(own) for own, theirs in pairs if own is not None and _name(own) != _name(theirs)]
-    if method.knowledge is not None and set(method.knowledge) != set(preset.knowledge):
-        found += sorted(set(method.knowledge) - set(preset.knowledge)) or ["less"]
+    found = {}
+    for axis in ("rows", "teachers", "loss_weights"):
+        own, of_preset = (merged(spec, getattr(preset, axis)).get("name") for spec in (getattr(method, axis), None))
+        if own is not None:
+            found[axis] = (str(own), str(of_preset))
     return found
 
 
 def _is_oracle(method: ComparedMethodConfig) -> bool:
-    return method.teachers is not None and _name(method.teachers) == ORACLE
-
-
-def _name(spec: Any) -> str:
-    return spec if isinstance(spec, str) else str((spec or {}).get("name"))
+    return _selectors(method).get("teachers", ("", ""))[0] == ORACLE
