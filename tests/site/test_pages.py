@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ from distilect.data import load_table
 from distilect.experiments.config import CompareConfig
 from distilect.knowledge import Layout
 from distilect.selection import build_method, build_teacher_selector
+from distilect.selection.registry import TEACHERS
 from tests.export.runs import finished_run
 from tests.pipeline.helpers import write_table
 from tests.report.run_files import write_answers
@@ -43,8 +45,8 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     texts = [text for (text,) in load_table(str(tmp_path / "more.csv"))[0].text(range(20))]
     (tmp_path / "more.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     known = [load_table(str(tmp_path / name))[0] for name in ("train.csv", "dev.csv")]
-    said = [text for table in known for (text,) in table.text(range(len(table)))]
-    lines = (json.dumps({"text": text, "no": 0.3, "yes": 0.7}) + "\n" for text in dict.fromkeys(said))
+    texts = [text for table in known for (text,) in table.text(range(len(table)))]
+    lines = (json.dumps({"text": text, "no": 0.3, "yes": 0.7}) + "\n" for text in dict.fromkeys(texts))
     (tmp_path / "llm.jsonl").write_text("".join(lines))
     for seed, name in enumerate(("teacher-a", "teacher-b", "backbone")):
         tiny_bert(tmp_path / name, ["no", "yes"], seed, layers=6)
@@ -52,7 +54,8 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
-    yield tmp_path
+    with mock.patch.dict(TEACHERS):  # a page may register its own
+        yield tmp_path
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
@@ -77,9 +80,6 @@ def prepare(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "page", [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in CODE]
 )
 def test_the_code_of_a_page_runs(page: str, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distilect.selection import registry
-
-    monkeypatch.setattr(registry, "TEACHERS", dict(registry.TEACHERS))  # a page may register its own
     prepare(page, workshop, monkeypatch)
     space: dict[str, Any] = {"__name__": page}
     for block in blocks(page):
@@ -143,9 +143,9 @@ def check_config(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", pages())
-def test_every_block_says_what_it_is(page: str) -> None:
+def test_every_block_names_its_language(page: str) -> None:
     for block in blocks(page):
-        assert block.language in LANGUAGES, f"{block.place}: ```{block.language}: say which of {LANGUAGES}"
+        assert block.language in LANGUAGES, f"{block.place}: ```{block.language}: expected one of {LANGUAGES}"
     prose = re.sub(r"(?ms)^```.*?^```", "", (DOCS / page).read_text(encoding="utf-8"))
     indented = re.findall(r"(?m)\n\n    (?![-*\d]).+", prose)
     assert not indented, f"{page}: code that nobody runs, fence it: {indented[0]!r}"
