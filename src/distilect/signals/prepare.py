@@ -30,7 +30,6 @@ class Prepared:
         forwards: rows that teachers were run on, summed over teachers.
         reused: rows that were in the store already, summed over teachers.
         vectors: a frozen encoder's vectors, where a selector wants them.
-        live: rows that teachers were run on in the steps, over all processes; known after training.
     """
 
     source: SignalSource | None
@@ -39,12 +38,6 @@ class Prepared:
     forwards: int = 0
     reused: int = 0
     vectors: SignalSource | None = None
-    live: int = 0
-
-    @classmethod
-    def none(cls) -> Prepared:
-        """For a method without teachers."""
-        return cls(None)
 
 
 def prepare_signals(
