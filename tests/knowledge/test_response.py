@@ -90,7 +90,7 @@ def test_temperature_is_on_both_sides_and_classes_are_summed(rows, teachers, cla
             assert float(got[i, k]) == pytest.approx(expected, rel=1e-3, abs=2e-6 * temperature**2)
 
 
-def test_classes_that_nobody_believes_in_do_not_dilute_the_loss():
+def test_classes_without_probability_do_not_dilute_the_loss():
     student, teacher = randn(4, 3, seed=4), randn(4, 1, 3, seed=5)
     wider = torch.full((4, 20), -1e3)
     more = response_kl(torch.cat([student, wider], 1), torch.cat([teacher, wider.unsqueeze(1)], 2), 2.0)

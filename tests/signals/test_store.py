@@ -112,7 +112,7 @@ def _config(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(("change", "told"), [(_weights, "weights"), (_tokenizer, "tokenizer"), (_config, "config")])
-def test_a_changed_teacher_is_told_and_scored_again(tmp_path: Path, change: Any, told: str) -> None:
+def test_a_changed_teacher_is_reported_and_scored_again(tmp_path: Path, change: Any, told: str) -> None:
     path = tiny_bert(tmp_path / "teacher", TASK.labels, seed=3)
     score(path, table(9), tmp_path / "store")
     change(tmp_path / "teacher")

@@ -126,7 +126,7 @@ def test_two_seeded_runs_are_equal_and_another_seed_is_not(bench: Bench) -> None
     assert any((weights(runs[0])[k] != weights(runs[2])[k]).any() for k in weights(runs[0]))
 
 
-def test_teachers_say_the_same_before_and_after_training(bench: Bench) -> None:
+def test_teacher_outputs_are_the_same_before_and_after_training(bench: Bench) -> None:
     """PITFALLS 1, 4 and invariance 4: teachers stay in eval mode, off the module tree, without gradients."""
     rows = np.arange(8)
     trainer = bench.trainer("uniform", name="teachers")
