@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from distilect.config import RunConfig, load_config
 from distilect.data import load_data
+from distilect.experiments import Plan, Trial, compare, load_compare
+from distilect.experiments.runner import _with_choice
+from distilect.experiments.trials import choices
 from distilect.models import parse_spec
 from distilect.pipeline import run
 from distilect.pipeline.folders import plan_folders
@@ -26,8 +26,9 @@ from distilect.selection import build_teacher_selector, get_preset
 from tests.tiny import SENTENCES, tiny_albert, tiny_bert, tiny_roberta, tiny_xlnet
 
 PAPERS = Path(__file__).parents[2] / "recipes" / "papers"
-RECIPES = sorted(file for file in PAPERS.glob("rlkd-*.yaml") if file.stem != "rlkd-grid")
+RECIPES = sorted(file for file in PAPERS.glob("rlkd-*.yaml") if file != PAPERS / "rlkd-grid.yaml")
 MRPC = PAPERS / "rlkd-mrpc.yaml"
+GRID = PAPERS / "rlkd-grid.yaml"
 BERT_6 = "google-bert/bert-base-uncased[layers=0,1,2,3,4,5]"
 HUB = {  # columns, classes
     "mnli": (["premise", "hypothesis"], ["entailment", "neutral", "contradiction"]),
@@ -253,87 +254,81 @@ def test_the_student_of_six_layers_runs_too(toy: Toy, three: list[Any]) -> None:
 # ---- the grids -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def grid() -> Any:
-    spec = importlib.util.spec_from_file_location("grid", PAPERS / "grid.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def grid_commands() -> list[list[str]]:
+    """The overrides of each `distilect compare` in the grid's head comment."""
+    head = GRID.read_text(encoding="utf-8").partition("\nname:")[0].replace("\\\n#", "")
+    return [shlex.split(line)[3:] for line in re.findall(r"distilect compare .*", head)]
 
 
-def parsed(grid: Any, name: str, *overrides: str, recipe: Path = MRPC) -> list[RunConfig]:
-    commands = list(grid.commands(recipe, name, list(overrides)))
-    assert all(command[:3] == ["distilect", "run", str(recipe)] for command in commands)
-    return [load_config(recipe, command[3:]) for command in commands]
+def tried(trial: Trial) -> list[RunConfig]:
+    """The config of every choice that the trial's search tries."""
+    config = Plan(load_compare(GRID)).run_config(trial.setup, trial)
+    return [_with_choice(config, choice) for choice in choices(trial.method)]
 
 
-def test_the_students_grid_is_the_papers_for_every_method(grid: Any) -> None:
-    configs = parsed(grid, "students")
-    found = {(c.train.learning_rate, c.method.temperature, c.method.alpha) for c in configs}
-    assert found == {(lr, t, a) for lr in (1e-5, 2e-5, 5e-5) for t in (5, 10, 20) for a in (0.2, 0.5, 0.7)}
-    assert len({c.name for c in configs}) == len(configs) == 27
-    for config in configs:
-        first, *others = config.baselines
-        assert first.name == "finetune" and first.alpha is None and len(others) == 9
-        assert {(b.temperature, b.alpha) for b in others} == {(config.method.temperature, config.method.alpha)}
+def test_the_grid_is_the_papers_for_every_method() -> None:
+    trials = Plan(load_compare(GRID)).trials
+    assert len(trials) == 13
+    for trial in trials:
+        found = [(c.train.learning_rate, c.method.temperature, c.method.alpha) for c in tried(trial)]
+        if trial.label == "finetune":
+            assert found == [(rate, None, None) for rate in (1e-5, 2e-5, 5e-5)]
+        else:
+            grid = {(rate, t, a) for rate in (1e-5, 2e-5, 5e-5) for t in (5, 10, 20) for a in (0.2, 0.5, 0.7)}
+            assert set(found) == grid
 
 
-def test_the_rewards_grid_holds_what_the_students_grid_leaves_out(grid: Any) -> None:
-    found = [(c.method.teachers["reward"], c.method.teachers["gamma"]) for c in parsed(grid, "rewards")]
-    assert len(found) == 5 * 27
-    assert set(found) == {(1, 0.5), (3, 0.3), (3, 0.5), (3, 0.7), (3, 0.9)}
-    for command in grid.commands(MRPC, "rewards", []):
-        assert "baselines=[]" in command and not any(text.startswith("baselines.") for text in command)
+def test_the_grid_has_the_three_rewards_and_the_gammas_of_the_third() -> None:
+    found = [
+        (c.method.teachers["reward"], build_teacher_selector(c.method).options.gamma)
+        for trial in Plan(load_compare(GRID)).trials
+        if trial.label.startswith("rlkd")
+        for c in tried(trial)
+    ]
+    assert len(found) == 27 + 27 + 4 * 27
+    assert set(found) == {(1, 0.5), (2, 0.5), (3, 0.3), (3, 0.5), (3, 0.7), (3, 0.9)}
 
 
-def test_the_teachers_grid_fine_tunes_each_model_alone(grid: Any) -> None:
-    configs = parsed(grid, "teachers")
-    starts = [teacher.finetune.init for teacher in load_config(MRPC).teachers]
-    assert {c.student.init for c in configs} == set(starts) and len(configs) == 4 * 3
-    assert all(c.method.name == "finetune" and not c.teachers and not c.baselines for c in configs)
+def test_the_grids_settings_are_the_recipes() -> None:
+    recipe, plan = load_config(MRPC), Plan(load_compare(GRID))
+    by_label = {trial.label: plan.run_config(trial.setup, trial) for trial in plan.trials}
+    ours = by_label["rlkd-reward-2"]
+    assert ours.train == recipe.train and ours.student == recipe.student
+    assert (ours.data, ours.task, ours.seed) == (recipe.data, recipe.task, recipe.seed)
+    assert [(t.name, t.finetune) for t in ours.teachers] == [(t.name, t.finetune) for t in recipe.teachers]
+    selectors = [build_teacher_selector(config.method) for config in (ours, recipe)]
+    assert selectors[0].options == selectors[1].options
+    names = {method.name for method in (recipe.method, *recipe.baselines)}
+    assert {config.method.name for config in by_label.values()} == names
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
-def test_every_recipe_has_the_grids(grid: Any, recipe: Path) -> None:
-    for name in ("teachers", "students", "rewards"):
-        last = list(grid.commands(recipe, name, ["seed=3", "name=other"]))[-1]
-        config = load_config(recipe, last[3:])
-        assert config.seed == 3 and config.name.startswith(f"other-{name}-")
+def test_the_commands_of_the_grid_choose_the_teachers_first() -> None:
+    teachers, students = (load_compare(GRID, overrides) for overrides in grid_commands())
+    starts = {teacher.finetune.init for teacher in load_config(MRPC).teachers}
+    assert {student.init for student in teachers.students} == starts and not teachers.teachers
+    assert [tried(trial)[0].method.name for trial in Plan(teachers).trials] == ["finetune"] * 4
+    assert len(Plan(students).trials) == 13
 
 
-def test_numbers_are_written_so_that_yaml_reads_them_as_numbers(grid: Any) -> None:
-    for name in ("teachers", "students", "rewards"):
-        for command in grid.commands(MRPC, name, []):
-            values = dict(text.partition("=")[::2] for text in command[3:])
-            assert isinstance(yaml.safe_load(values["train.learning_rate"]), float)
-
-
-def test_the_script_runs_on_the_standard_library_and_prints_what_a_shell_reads() -> None:
-    command = [sys.executable, "-I", "-S", str(PAPERS / "grid.py"), str(MRPC), "students", f"student={BERT_6}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 27 and f"student={BERT_6}" in shlex.split(lines[0])
-    wrong = subprocess.run([*command[:5], "studnets"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "rlkd-grid.yaml has teachers, students, rewards" in wrong.stderr
-
-
-def test_the_best_cell_is_chosen_on_validation_rows_not_on_dev(grid: Any, tmp_path: Path) -> None:
-    scores = {  # held out, dev
-        "rlkd-mrpc-students-lr1e-5-T5-a0.2": (0.7, 0.9),
-        "rlkd-mrpc-students-lr5e-5-T20-a0.7": (0.8, 0.6),
-        "rlkd-mrpc-students-lr5e-5-T20-a0.7-kd-3": (0.75, 0.5),
-    }
-    for name, (validation, dev) in scores.items():
-        student = {"validation": {"accuracy": validation}, "scores": {"accuracy": dev}}
-        method = "kd" if "kd" in name.split("-") else "rlkd"
-        (tmp_path / name).mkdir()
-        metrics = {"method": method, "primary": "accuracy", "student": student}
-        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
-    first, *lines = grid.best(MRPC, "students", [f"output={tmp_path}"])
-    assert first == "3 finished runs of 27 cells"
-    assert [line.split()[0] for line in lines] == ["rlkd", "kd"]
-    assert lines[0].endswith("rlkd-mrpc-students-lr5e-5-T20-a0.7") and "0.8000 held out, 0.6000 dev" in lines[0]
-    with pytest.raises(ValueError, match="no run of the grid 'rewards' is finished"):
-        grid.best(MRPC, "rewards", [f"output={tmp_path}"])
+def test_the_grid_trains_every_choice_and_reports_the_best(toy: Toy) -> None:
+    """Two methods and two learning rates on tiny models; the choice is by validation rows."""
+    models = toy.models
+    overrides = [
+        f"data_dir={toy.folder}",
+        f"output={toy.folder / 'grid'}",
+        f"students=['{models['google-bert/bert-base-uncased']}[layers=0,1,2]']",
+        f"teachers=[{{name: bert, finetune: {{init: {models['google-bert/bert-base-uncased']}, epochs: 1}}}}]",
+        "methods=[{name: kd, label: uniform, tune: {train.learning_rate: [1.0e-3, 1.0e-9], alpha: [0.5]}}]",
+        "train.epochs=1",
+        "train.precision=fp32",
+        "signals.precision=fp32",
+    ]
+    comparison = compare(load_compare(GRID, overrides))
+    assert comparison.done == 1 and not comparison.failed
+    (file,) = (comparison.folder / "tuned").glob("*.json")
+    search = json.loads(file.read_text(encoding="utf-8"))
+    assert [point["choice"] for point in search["tried"]] == [
+        {"train.learning_rate": rate, "alpha": 0.5} for rate in (1e-3, 1e-9)
+    ]
+    best = max(search["tried"], key=lambda point: point["validation"]["accuracy"])
+    assert search["chosen"] == best["choice"]

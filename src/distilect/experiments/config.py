@@ -94,7 +94,8 @@ class ComparedMethodConfig(MethodConfig):
     train: Options | None = Field(None, description="settings that replace the task's for this method")
     tune: Grid | None = Field(
         None,
-        description="settings to try, such as alpha: [0.2, 0.5, 0.9]; the validation split chooses, with the first seed",
+        description="settings to try, such as alpha: [0.2, 0.5, 0.9] or train.learning_rate: [1.0e-5, 5.0e-5]; the validation split "
+        "chooses, with the first seed",
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distilect.config import MethodConfig, RunConfig, TeacherConfig, dump_config, set_value
+from distilect.config import MethodConfig, RunConfig, TeacherConfig, TrainConfig, dump_config, parse_part, set_value
 from distilect.data import Data, encode, load_data
 from distilect.errors import ConfigError, DistilectError, MethodError, RunError
 from distilect.experiments.config import PoolTeacherConfig
@@ -279,8 +279,10 @@ def _trained(bench: Workbench, folder: Path) -> dict[str, Any]:
 
 
 def _with_choice(config: RunConfig, choice: dict[str, Any]) -> RunConfig:
-    """The config with some settings of its method replaced; keys may have dots."""
-    raw: dict[str, Any] = {"method": config.method.model_dump(exclude_none=True)}
+    """The config with some settings of its method, or of `train.`, replaced; keys may have dots."""
+    raw: dict[str, Any] = {"method": config.method.model_dump(exclude_none=True), "train": config.train.model_dump()}
     for key, value in choice.items():
-        set_value(raw, ["method", *key.split(".")], value, f"tune.{key}={value!r}")
-    return config.model_copy(update={"method": MethodConfig.model_validate(raw["method"])})
+        path = key.split(".")
+        set_value(raw, path if path[0] == "train" else ["method", *path], value, f"tune.{key}={value!r}")
+    method, train = MethodConfig.model_validate(raw["method"]), parse_part(TrainConfig, raw["train"])
+    return config.model_copy(update={"method": method, "train": train})
