@@ -1,9 +1,9 @@
-# `make demo` and `make test` do everything on a fresh machine with Python 3.10 or later: environment, installs, run.
+# `make demo` and `make test` work on a fresh machine with Python 3.10 or later: they create .venv, install into it, and run.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-# Each test process on one thread: with more, the workers wait for one another.
+# One thread per test process: with more, the workers slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -25,14 +25,14 @@ lint: venv
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-# The documentation, in build/site.
+# Documentation, into build/site.
 site: venv
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "documentation: build/site/index.html"
 
 venv: .venv/.installed
 
-# Installed again only when what is to be installed has changed.
+# Installs again only if the requirements have changed.
 .venv/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (minutes the first time)"

@@ -1,4 +1,4 @@
-"""What the site takes from the code, and how pages that were written for the repository read on it; see mkdocs.yml, hooks."""
+"""Parts of pages that are made from the code, and links to files that are not on the site. Named in mkdocs.yml under `hooks`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
 
 
-def on_config(config: Any) -> Any:
-    """Leave pages out of the navigation that are not written yet."""
-    config["nav"] = _existing(config["nav"], Path(config["docs_dir"]))
-    return config
-
-
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill in what is made from the code; name files of the repository that are not on the site instead of linking them."""
+    """Fill in what is made from the code. A link to a file outside docs/ becomes the path of that file."""
     here = Path(config["docs_dir"]) / page.file.src_uri
     if "<!-- verbs -->" in markdown:
         markdown = markdown.replace("<!-- verbs -->", verbs())
@@ -35,8 +29,8 @@ def verbs() -> str:
 
     runner, parts = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"}), []
     for name in get_command(app).commands:  # type: ignore[attr-defined]
-        said = runner.invoke(app, [name, "--help"], prog_name="distilect").output.strip()
-        parts.append(f"## {name}\n\n```text\n{said}\n```")
+        text = runner.invoke(app, [name, "--help"], prog_name="distilect").output.strip()
+        parts.append(f"## {name}\n\n```text\n{text}\n```")
     return "\n\n".join(parts)
 
 
@@ -49,20 +43,8 @@ def presets() -> str:
     return "\n".join(lines)
 
 
-def _existing(nav: list[Any], docs: Path) -> list[Any]:
-    kept: list[Any] = []
-    for entry in nav:
-        title, target = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
-        if isinstance(target, list):
-            inner = _existing(target, docs)
-            kept += [{title: inner}] if inner else []
-        elif (docs / target).is_file():
-            kept.append(entry)
-    return kept
-
-
 def _name(link: re.Match[str], here: Path, docs: Path) -> str:
-    """A link that leaves docs/ as the path of its file; one to nowhere stays, so that the strict build finds it."""
+    """The path of the file, for a link that leaves docs/. A broken link stays, so that the strict build reports it."""
     target = (here.parent / link[2]).resolve()
     if target.is_relative_to(docs.resolve()) or not target.exists():
         return link[0]

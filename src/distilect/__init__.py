@@ -1,6 +1,6 @@
 """Adaptive distillation of Hugging Face models: which rows, which teachers, which knowledge.
 
-The names below are loaded on first use: `import distilect` and `distilect --help` don't wait for torch.
+The names below are imported on first use, so `import distilect` and `distilect --help` do not load torch.
 
 Example:
     >>> from distilect import distill
@@ -33,7 +33,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """A public name, from the module that defines it (PEP 562)."""
+    """Import a public name from the module that defines it (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

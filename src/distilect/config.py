@@ -1,6 +1,6 @@
-"""One definition of everything that can be set: YAML files, command-line overrides, documentation and errors come from here.
+"""The configuration, defined once: YAML files, command-line overrides, documentation and errors come from these models.
 
-A field's description is its documentation. Unknown keys are errors that name the nearest known key.
+A field's description is its documentation. An unknown key is an error that names the nearest known key.
 """
 
 from __future__ import annotations
@@ -28,64 +28,74 @@ else:
 
 
 class Part(BaseModel):
-    """A part of the configuration: frozen, and closed against unknown keys."""
+    """Base of all parts of the configuration: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class TaskConfig(Part):
-    """What is learned. Everything can be inferred from the training table."""
+    """The task. Everything can be inferred from the training table."""
 
-    kind: Literal["auto", "classification", "regression"] = Field("auto", description="inferred from the label column")
-    labels: list[str] | None = Field(
-        None, description="label names in the order of the student's outputs; inferred: sorted"
+    kind: Literal["auto", "classification", "regression"] = Field(
+        "auto", description="auto: inferred from the label column"
     )
-    metrics: list[str] | None = Field(None, description="the first one chooses checkpoints; inferred from the task")
+    labels: list[str] | None = Field(
+        None, description="label names in the order of the student's outputs; default: those of train, sorted"
+    )
+    metrics: list[str] | None = Field(
+        None, description="the first one chooses checkpoints; default: inferred from the task"
+    )
 
 
 class AugmentConfig(Part):
     """Changed copies of the rows of train, added to `extra`; the teachers label them."""
 
-    times: int = Field(20, ge=1, description="copies per row; those that exist already are then left out")
+    times: int = Field(20, ge=1, description="copies per row; a copy that equals a row or another copy is left out")
     method: Literal["neighbours", "mlm"] = Field(
-        "neighbours", description="words are replaced by near ones (neighbours), or filled in by a masked model (mlm)"
+        "neighbours",
+        description="words are replaced by similar ones (neighbours), or filled in by a masked language model (mlm)",
     )
-    seed: int = Field(0, description="of every draw")
-    model: str | None = Field(None, description="checkpoint that gives the words; default: the student's backbone")
+    seed: int = Field(0, description="seed of every draw")
+    model: str | None = Field(None, description="checkpoint that proposes the words; default: the student's backbone")
     labels: bool = Field(False, description="copies keep their row's label")
 
 
 class DataConfig(Part):
-    """Where the rows come from."""
+    """The rows."""
 
     train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
-    dev: str | None = Field(None, description="labelled rows that scores are reported on; no choice uses them")
-    glue: str | None = Field(None, description="a GLUE folder in the official TSV form; sets train, dev and columns")
+    dev: str | None = Field(None, description="labelled file that scores are reported on; no choice uses it")
+    glue: str | None = Field(
+        None, description="folder of a GLUE task in the official TSV form; sets train, dev and the columns"
+    )
     extra: str | None = Field(
-        None, description="unlabelled rows for distillation: the student learns from the teachers' outputs only"
+        None, description="file of unlabelled rows; on them the student learns from the teachers' outputs only"
     )
     validation: str | None = Field(
         None, description="labelled file for rewards, early stopping and checkpoint choice; default: a part of train"
     )
     validation_size: float = Field(
-        0.1, ge=0.0, description="without `validation`: share (below 1) or number (from 1) of the rows of train"
+        0.1,
+        ge=0.0,
+        description="share (below 1) or number (from 1) of the rows of train that become the validation split; ignored with `validation`",
     )
-    text: str | list[str] | None = Field(None, description="one or two text columns; inferred from their names")
-    label: str | None = Field(None, description="label column; inferred from its name")
+    text: str | list[str] | None = Field(
+        None, description="one or two text columns; default: inferred from their names"
+    )
+    label: str | None = Field(None, description="label column; default: inferred from its name")
     quoting: bool | None = Field(
-        None, description="whether double quotes delimit CSV/TSV fields; CSV: yes, TSV: detected"
+        None, description="whether double quotes delimit CSV and TSV fields; default: yes for CSV, detected for TSV"
     )
     max_train_rows: int | None = Field(None, ge=1, description="use only the first rows of train")
-    name: str | None = Field(None, description="hub config name, when train is a hub id")
+    name: str | None = Field(None, description="configuration name on the hub, if train is a hub id")
     cache: str | None = Field(
-        None,
-        description="for a train table larger than memory (Parquet or `datasets`): folder for its memory-mapped files, written once",
+        None, description="folder for memory-mapped files, for a train table larger than memory (Parquet or `datasets`)"
     )
-    augment: AugmentConfig | None = Field(None, description="enlarge train by changed copies of its rows")
+    augment: AugmentConfig | None = Field(None, description="adds changed copies of the rows of train")
 
 
 class FinetuneConfig(Part):
-    """How a checkpoint is fine-tuned: teachers, and the `finetune` command."""
+    """How a checkpoint is fine-tuned, as a teacher or by the `finetune` command."""
 
     init: str = Field(
         description="checkpoint folder, hub id, or `package:PACKAGE/FOLDER`; `[layers=…]` keeps some of its layers"
@@ -93,7 +103,7 @@ class FinetuneConfig(Part):
     epochs: Positive = Field(3.0, description="passes over the training rows")
     learning_rate: Positive = Field(5e-5, description="the highest one, after the warm-up")
     batch_size: int = Field(32, ge=1, description="rows per optimiser step")
-    seed: int = Field(0, description="of data order, dropout and new weights")
+    seed: int = Field(0, description="seed of data order, dropout and new weights")
 
 
 class TeacherConfig(Part):
@@ -108,11 +118,13 @@ class TeacherConfig(Part):
         "probabilities", description="what the numbers of `table` are"
     )
     finetune: FinetuneConfig | None = Field(
-        None, description="fine-tune this teacher first, on the run's training rows"
+        None, description="the teacher is fine-tuned first, on the run's training rows"
     )
-    labels: list[str] | None = Field(None, description="names of its outputs in order, if its own config has none")
+    labels: list[str] | None = Field(
+        None, description="label names in the order of its outputs, if its own config has none"
+    )
     max_length: int | None = Field(
-        None, ge=2, description="in tokens; default: the run's, at most what the model allows"
+        None, ge=2, description="in tokens; default: `train.max_length`, at most what the model allows"
     )
 
     @model_validator(mode="after")
@@ -124,41 +136,41 @@ class TeacherConfig(Part):
 
 
 class StudentConfig(Part):
-    """The model that is trained and shipped."""
+    """The student: the model that is trained and shipped."""
 
     init: str = Field(
         description="a checkpoint or a teacher's name, as `NAME`, `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`"
     )
     tokenizer: str | None = Field(None, description="folder or hub id; default: that of `init`")
-    max_length: int | None = Field(None, ge=2, description="in tokens; default: the run's")
+    max_length: int | None = Field(None, ge=2, description="in tokens; default: `train.max_length`")
 
 
 class MethodConfig(Part):
-    """A preset, and what is changed in it. Options of the four parts are merged with the preset's."""
+    """The method: a preset and changes to it. Options of the four parts are merged with the preset's."""
 
     name: str = Field("kd", description="a preset; `distilect methods` lists them")
     alpha: Fraction | None = Field(None, description="weight of the response; labels weigh 1 - alpha")
-    temperature: Positive | None = Field(None, description="of teacher and student, in the response")
+    temperature: Positive | None = Field(None, description="temperature of teacher and student in the response")
     rows: Options | str | None = Field(None, description="which rows ask the teachers, or are trained on")
     teachers: Options | str | None = Field(None, description="which teachers, with which weights")
     knowledge: Options | None = Field(
-        None, description="kinds of knowledge and their options, added to the preset's; `KIND: false` removes one"
+        None, description="kinds of knowledge and their options; added to the preset's, `KIND: false` removes one"
     )
     loss_weights: Options | str | None = Field(None, description="weights of the kinds of knowledge")
 
 
 class TrainConfig(Part):
-    """How the student is trained. Names are those of `transformers.TrainingArguments` where it has the same."""
+    """How the student is trained. Keys with a counterpart in `transformers.TrainingArguments` have its name."""
 
     epochs: Positive = Field(3.0, description="passes over the training rows")
     token_budget: int | None = Field(
         None,
         ge=1,
-        description="in place of `epochs`: stop after so many student tokens, those of selectors' passes included",
+        description="training ends after this many student tokens in place of `epochs`; those of selectors' passes count",
     )
     batch_size: int = Field(32, ge=1, description="rows per optimiser step, over all ranks and accumulation steps")
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="run the rows of a step in so many parts; the loss is the same"
+        1, ge=1, description="parts that the rows of a step are run in; the loss is the same"
     )
     max_tokens: int = Field(
         8192, ge=16, description="padded tokens run at once; larger batches are split, the loss is the same"
@@ -168,14 +180,14 @@ class TrainConfig(Part):
     weight_decay: float = Field(0.01, ge=0.0, description="of AdamW")
     lr_scheduler_type: str = Field("linear", description="linear, cosine, constant, …")
     max_grad_norm: float = Field(1.0, ge=0.0, description="gradients are clipped to this norm; 0: not at all")
-    max_length: int = Field(128, ge=2, description="in tokens, of all models without a length of their own")
-    precision: Precision = Field("auto", description="auto: bf16 where the processor has it")
-    group_by_length: bool = Field(True, description="batches of rows of similar length: less padding")
+    max_length: int = Field(128, ge=2, description="in tokens, for all models without their own max_length")
+    precision: Precision = Field("auto", description="auto: bf16 if the processor supports it")
+    group_by_length: bool = Field(True, description="batches have rows of similar length, with less padding")
     load_best_model_at_end: bool = Field(
         True, description="end with the weights of the best validation score, not with the last ones"
     )
     early_stopping_patience: int | None = Field(
-        None, ge=1, description="stop after so many evaluations without a better score"
+        None, ge=1, description="training ends after this many evaluations without a better score"
     )
     evaluations: int = Field(
         1, ge=1, description="evaluations on the validation split per epoch, with a checkpoint each"
@@ -185,46 +197,50 @@ class TrainConfig(Part):
         description="false: checkpoints hold weights only and a stopped training starts anew; faster for short trainings",
     )
     logging_steps: int = Field(10, ge=1, description="optimiser steps between two lines of history")
-    dropout: Fraction | None = Field(None, description="of the student; default: that of its config")
+    dropout: Fraction | None = Field(None, description="dropout of the student; default: that of its config")
 
 
 class SignalConfig(Part):
-    """Where teacher outputs are stored."""
+    """The store of teacher outputs."""
 
-    store: str = Field("signals", description="folder below `output`; shared by runs, keyed by content")
+    store: str = Field("signals", description="folder in `output`; shared by runs, keyed by content")
     live: bool = Field(False, description="run the teachers in every step; nothing is stored")
-    disk_budget_gb: Positive = Field(20.0, description="outputs that would not fit are computed live")
-    precision: Precision = Field("auto", description="of the teachers; auto: bf16 where the processor has it")
+    disk_budget_gb: Positive = Field(
+        20.0, description="limit of the store; outputs that would not fit are computed live"
+    )
+    precision: Precision = Field(
+        "auto", description="precision of the teachers; auto: bf16 if the processor supports it"
+    )
     max_tokens: int = Field(16384, ge=16, description="padded tokens per batch of the teachers")
 
 
 def from_strings(value: Any, key: str) -> Any:
-    """A list of parts, where a string stands for a part with nothing but `key`."""
+    """The list `value` with each string s replaced by `{key: s}`."""
     return [{key: v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
 
 
 class RunConfig(Part):
-    """A whole run; `distilect run FILE key=value …` reads this."""
+    """A run, as `distilect run FILE key=value …` reads it."""
 
-    name: str = Field("run", description="of the run and of its folder", pattern=r"^[^/\\\x00]+$")
-    data_dir: str = Field(".", description="relative data paths start here")
+    name: str = Field("run", description="name of the run and of its folder", pattern=r"^[^/\\\x00]+$")
+    data_dir: str = Field(".", description="folder that relative data paths start from")
     task: TaskConfig = Field(TaskConfig(), description="what is learned")
     data: DataConfig = Field(description="where the rows come from")
     teachers: list[TeacherConfig] = Field(default_factory=list, description="see TeacherConfig; a string is a path")
     student: StudentConfig = Field(description="the model that is trained; a string is its `init`")
     method: MethodConfig = Field(MethodConfig(), description="how it learns; a string is a preset")
     baselines: list[MethodConfig] = Field(
-        default_factory=list, description="further methods, each trained in a folder beside the run's"
+        default_factory=list, description="further methods, each trained in its own folder beside the run's"
     )
     train: TrainConfig = Field(TrainConfig(), description="how the student is trained")
     signals: SignalConfig = Field(SignalConfig(), description="where teacher outputs are stored")
-    seed: int = Field(0, description="of data order, dropout, new weights and every draw")
+    seed: int = Field(0, description="seed of data order, dropout, new weights and every draw")
     output: str = Field("runs", description="folder that holds the run's folder")
 
     @field_validator("name")
     @classmethod
     def _name_of_a_folder(cls, value: str) -> str:
-        # "..": the run's folder would be the one that holds all runs.
+        # "..": the run's folder would be the folder of all runs.
         if value in (".", ".."):
             raise ValueError("expected the name of a folder")
         return value
@@ -292,7 +308,7 @@ P = TypeVar("P", bound=Part)
 
 
 def parse_part(part: type[P], raw: dict[str, Any]) -> P:
-    """The same for any part of a configuration, or another whole one."""
+    """As `parse_config`, for any part of a configuration or for `CompareConfig`."""
     try:
         return part.model_validate(raw)
     except ValidationError as error:
@@ -303,7 +319,7 @@ def dump_config(config: Part) -> str:
     """`config` as YAML that reads back to an equal value."""
     values = config.model_dump(mode="json")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    # Unescaped, U+0085 and U+2028 read back as ends of lines; escape everything in the rare text that holds them.
+    # Unescaped, U+0085 and U+2028 would be read back as line ends; such a text is escaped as a whole.
     return text if yaml.safe_load(text) == values else yaml.safe_dump(values, sort_keys=False)
 
 
@@ -320,7 +336,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def set_value(raw: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
-    """Set `raw[a][b] = value`; short forms on the way become mappings. `override` is what the user wrote, for messages."""
+    """Set `raw[a][b] = value`; short forms on the path become mappings. `override`: the user's text, for messages."""
     *parents, last = keys
     node: Any = raw
     for depth, parent in enumerate(parents, start=1):
@@ -355,7 +371,7 @@ def _descend(node: Any, key: str, path: list[str], override: str) -> Any:
 
 
 def _slot(node: dict[str, Any] | list[Any], key: str, override: str) -> Any:
-    """`key` as a key of a mapping, or as an index that a list has."""
+    """`key` as a key of a mapping, or as a valid index of a list."""
     if isinstance(node, dict):
         return key
     if not key.isdecimal() or len(key) > 9 or int(key) >= len(node):
@@ -365,10 +381,10 @@ def _slot(node: dict[str, Any] | list[Any], key: str, override: str) -> Any:
 
 
 def _explain(faults: Sequence[Any], root: type[Part]) -> list[str]:
-    """One line for each place that is wrong: where, what was wrong, what was expected."""
+    """One line per wrong place: where, what was wrong, what was expected."""
     places: dict[tuple[Any, ...], list[Any]] = {}
     for fault in faults:
-        # pydantic tries each type of a union, and tells of each one by itself.
+        # pydantic tries each type of a union and reports each one separately.
         own = fault["type"] in ("extra_forbidden", "invalid_key", "missing")
         places.setdefault(fault["loc"] if own else _place(fault["loc"], root), []).append(fault)
     return [_explain_place(place, found, root) for place, found in places.items()]
@@ -394,7 +410,7 @@ def _short(value: Any) -> str:
 
 
 def _place(location: tuple[Any, ...], root: type[Part]) -> tuple[Any, ...]:
-    """`location` down to the config's own field; below it pydantic names types, not keys."""
+    """`location` cut after the config's own field; below it pydantic names types, not keys."""
     part: Any = root
     for depth, key in enumerate(location):
         if isinstance(key, int):
@@ -406,7 +422,7 @@ def _place(location: tuple[Any, ...], root: type[Part]) -> tuple[Any, ...]:
 
 
 def _fields_at(location: tuple[Any, ...], root: type[Part]) -> list[str]:
-    """Field names of the config part that lies at `location`."""
+    """Field names of the config part at `location`."""
     part: Any = root
     for key in location:
         if isinstance(key, int):

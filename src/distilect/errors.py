@@ -1,4 +1,4 @@
-"""Errors whose messages say what was found, what was expected and what to do."""
+"""Errors. Their messages name what was found, what was expected, and what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ConfigError(DistilectError):
 
 
 class DataError(DistilectError):
-    """A table that cannot be read or does not fit the task."""
+    """A table that cannot be read, or that does not fit the task."""
 
 
 class TeacherError(DistilectError):
@@ -36,7 +36,7 @@ class MethodError(DistilectError):
 
 
 class RunError(DistilectError):
-    """A run's folder that cannot be used, or a training that had to stop."""
+    """A run's folder that cannot be used, or a training that was stopped."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -48,7 +48,7 @@ class ExportError(DistilectError):
 
 
 def why_unwritable(error: OSError) -> str:
-    """Why a file cannot be written, in plain words."""
+    """Why a file cannot be written, for messages."""
     return "the disk is full" if is_disk_full(error) else error.strerror or str(error)
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and one writer at a time."""
+"""Atomic writes, checksums and locks of files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distilect.progress import console
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place once the block ends without an error; else it is removed.
+    """Yield a temporary path beside `path`. It replaces `path` if the block ends without an error, and is removed otherwise.
 
     Example:
         >>> with atomic(Path("rows.parquet")) as temporary:              # doctest: +SKIP
@@ -35,7 +35,7 @@ def atomic_write(path: Path, content: str | bytes, *, sync: bool = False) -> Non
     """Write a whole file, text as UTF-8.
 
     Args:
-        sync: return only once it is on the disk: a file that says that others are complete.
+        sync: wait until the file is on disk. For files that mark others as complete.
     """
     with atomic(path) as temporary, temporary.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -55,16 +55,16 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path, error: type[DistilectError], busy: str, *, wait: bool, what: str = "") -> Iterator[None]:
-    """Hold the lock file at `path`; the kernel gives it back when its holder dies.
+    """Hold a lock on the file at `path`; the kernel releases it if its holder dies.
 
-    The file is made where it is missing, and left there: removing it would race.
+    The file is created if missing and never removed, because removing it would race.
 
     Args:
-        busy: the message when another process holds it: printed once when waiting, raised otherwise.
-        what: is written there, for messages.
+        busy: message if another process holds the lock: printed once if `wait`, raised otherwise.
+        what: what is written there, for messages.
 
     Raises:
-        error: held by another process, without `wait`; or the file cannot be made.
+        error: another process holds the lock and `wait` is false, or the file cannot be created.
     """
     lock = FileLock(path)
     try:

@@ -16,8 +16,8 @@ from distilect.config import Part
 from distilect.errors import MethodError, did_you_mean
 
 Count = Annotated[int, Field(ge=1, strict=True)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]  # from 0 to 1
-Ratio = Annotated[float, Field(gt=0.0, le=1.0)]  # a share that is not empty
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Ratio = Annotated[float, Field(gt=0.0, le=1.0)]  # a share above 0
 AboveZero = Annotated[float, Field(gt=0.0)]
 ZeroOrMore = Annotated[float, Field(ge=0.0)]
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 def parse_options(kind: type[P], values: Mapping[str, Any]) -> P:
-    """Checked options.
+    """Options from plain values, checked.
 
     Raises:
-        ValueError: an unknown option, with the nearest known one; or a value that does not fit: got, expected.
+        ValueError: an unknown option, with the nearest known one; or a wrong value, with what was expected.
     """
     for option in values:
         if option not in kind.model_fields:
@@ -42,7 +42,7 @@ def parse_options(kind: type[P], values: Mapping[str, Any]) -> P:
 
 
 def _explain(kind: type[Part], error: Any) -> str:
-    if error["type"] == "value_error":  # of a validator of ours, which names the options itself
+    if error["type"] == "value_error":  # from one of our validators, which names the options itself
         return str(error["ctx"]["error"])
     option = error["loc"][0]
     field = kind.model_fields[option]
@@ -53,7 +53,7 @@ def _explain(kind: type[Part], error: Any) -> str:
 
 
 def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """What a value may be, in words: `one of a, b`, `a number above 0`, `a list`."""
+    """Describe the values that an annotation allows: `one of a, b`, `a number above 0`, `a list`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         inner = [m for part in arguments[1:] for m in getattr(part, "metadata", [part])]
@@ -83,23 +83,23 @@ def _bounds(what: str, metadata: Sequence[Any]) -> str:
 
 
 def _words(annotation: Any) -> Iterable[Any]:
-    """The words that an annotation allows."""
+    """The literal values that an annotation allows."""
     if typing.get_origin(annotation) is Literal:
         return typing.get_args(annotation)
     return [word for argument in typing.get_args(annotation) for word in _words(argument)]
 
 
 def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, what: str, **given: Any) -> T:
-    """An instance of the class that `spec` names.
+    """Build the class that `spec` names.
 
     Args:
         registry: name → class.
         spec: a name, or a mapping with `name` and the class's options.
-        what: what is being built, for messages: "row selector", "kind of knowledge".
-        given: keyword arguments that the caller supplies, not the user.
+        what: name of the part, for messages: "row selector", "kind of knowledge".
+        given: keyword arguments of the caller, which users cannot set.
 
     Raises:
-        MethodError: unknown name, unknown option, or a value that the class refuses.
+        MethodError: an unknown name, an unknown option, or a value that the class refuses.
     """
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name", None)

@@ -1,4 +1,4 @@
-"""The console and the progress bar of everything that takes more than a few seconds."""
+"""The console, and progress bars for everything that takes more than a few seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # only
 
 
 def bar() -> Progress:
-    """A rich progress display with counts, elapsed time and ETA; silent with `DISTILECT_QUIET=1` or off a terminal."""
+    """A progress display with counts, elapsed time and ETA. Hidden if `DISTILECT_QUIET` is set or the output is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -30,7 +30,7 @@ def bar() -> Progress:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield from `items` under a bar that counts them."""
+    """Yield from `items` and show a progress bar."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     with bar() as progress:

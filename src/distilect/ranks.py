@@ -1,7 +1,7 @@
-"""Several processes of one job (`torchrun`, `accelerate launch`): who this one is, and one way to exchange tensors.
+"""Several processes of one job (`torchrun`, `accelerate launch`): this process's rank, and collectives.
 
-Every collective below is built on `gather`. Its messages are safetensors bytes, which carry their own names, shapes and types: no
-pickle is read, and ranks need not agree on them beforehand. They travel on the CPU (gloo), beside the gradients.
+All collectives are built on `gather`. Its messages are safetensors bytes, which carry names, shapes and types: no pickle is read, and
+ranks need not agree on them beforehand. They go over the CPU (gloo), apart from the gradients.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 
 P = ParamSpec("P")
 
-_PATIENCE = timedelta(days=7)  # a rank may wait for others that score for days; the launcher ends all when one has died
+_PATIENCE = timedelta(days=7)  # ranks may wait days for others that score; the launcher ends all if one dies
 
 
 def start() -> None:
-    """Join the other processes if a launcher has started several. Call it before anything that depends on the rank."""
+    """Join the other processes, if a launcher started several. Call it before anything that depends on the rank."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or dist.is_initialized():
         return
     backend = "gloo"
@@ -40,35 +40,35 @@ def _leave() -> None:
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes files and prints."""
+    """Whether this is rank 0, which writes files and prints."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     if world() > 1:
         gather({})
 
 
 def on_main(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Rank 0 does `work`; no rank goes on before it is done."""
+    """Call `work` on rank 0; all ranks wait until it is done."""
     if is_main():
         work(*args, **kwargs)
     barrier()
 
 
 def gather(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The tensors of every rank, by rank, on the CPU. All ranks must call it; names and shapes may differ between them."""
+    """The tensors of every rank, in rank order, on the CPU. All ranks must call it; names and shapes may differ between them."""
     if world() == 1:
         return [dict(tensors)]
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -94,5 +94,5 @@ def from_main(value: int) -> int:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether it is set on any rank."""
+    """Whether `flag` is true on any rank."""
     return total(float(flag)) > 0
