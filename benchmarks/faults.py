@@ -95,11 +95,11 @@ def page(found: dict[str, Any], path: Path) -> None:
     lines = [
         "# Faults: attempts and survivals",
         "",
-        f"Made by `{found['command']}` (raw results, machine and versions in `{path.stem}.json`). An attempt is survived when the",
-        "job, run again, ends with the same bytes as a run that nothing happened to: the store's shards, or a run's weights, history,",
-        "selections and scores; and when the disturbed run itself ended as it should.",
+        f"Made by `{found['command']}` (raw results, machine and versions in `{path.stem}.json`). An attempt is survived if",
+        "the disturbed run ends as it should, and the same job, run again, ends with the same bytes as an undisturbed run: the store's shards, or a",
+        "run's weights, history, selections and scores.",
         "",
-        "| fault | place | attempts | survived | hit the job before its end |",
+        "| fault | place | attempts | survived | hit before the job ended |",
         "|---|---|---|---|---|",
     ]
     for (kind, place), results in sorted(groups.items(), key=lambda item: (list(KINDS).index(item[0][0]), item[0][1])):

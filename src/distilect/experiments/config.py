@@ -89,7 +89,7 @@ class ComparedMethodConfig(MethodConfig):
     label: str | None = Field(
         None, description="its name in results and tables; a mix of several methods' parts gets `mix-` before it"
     )
-    seeds: list[int] | None = Field(None, description="in place of the comparison's: more for contenders, say")
+    seeds: list[int] | None = Field(None, description="in place of the comparison's, for example more for contenders")
     tasks: list[str] | None = Field(None, description="only these tasks")
     train: Options | None = Field(None, description="settings that replace the task's for this method")
     tune: Grid | None = Field(

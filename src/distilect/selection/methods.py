@@ -23,8 +23,8 @@ _LABELS_AND_RESPONSE: dict[str, Any] = {"labels": {}, "response": {}}
 class Preset:
     """A method: a named choice of the three selectors and of the kinds of knowledge, nothing more.
 
-    `teachers` is None where no teacher is asked. The default mix weighs labels by 1 - alpha, response by alpha, and
-    every other kind by 1.
+    `teachers` is None where no teacher is asked. By default labels weigh 1 - alpha, the response alpha,
+    and every other kind 1.
     """
 
     name: str
@@ -47,7 +47,7 @@ _PRESETS = (
         "Rand-Single-Ensemble; Yuan et al., 2021",
         teachers="random-single",
     ),
-    Preset("weighted", "fixed weights by held-out score", "W-Ensemble; Yuan et al., 2021", teachers="weighted"),
+    Preset("weighted", "fixed weights by validation score", "W-Ensemble; Yuan et al., 2021", teachers="weighted"),
     Preset("logistic", "weights by logistic regression", "LR-Ensemble; Yuan et al., 2021", teachers="logistic"),
     Preset(
         "best-single",
