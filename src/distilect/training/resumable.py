@@ -6,12 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 
 from distilect import ranks
 from distilect.config import TrainConfig
+from distilect.data import Encoded
+from distilect.evaluation import predict
 from distilect.selection import EpisodicSelector, Method
 from distilect.training import distributed
 from distilect.training.arguments import scheduler_by_progress
@@ -19,6 +23,7 @@ from distilect.training.checkpoints import finish_checkpoint
 from distilect.training.counts import Counts
 from distilect.training.projections import Projections
 from distilect.training.records import StepRecords
+from distilect.training.rows import TrainingRows
 from distilect.training.state import load_state, save_state
 from distilect.training.weights import load_weights, whole_model, whole_state
 
@@ -26,7 +31,8 @@ STATE_FILE = "distilect.safetensors"
 
 
 class ResumableTrainer(Trainer):
-    """The part of `DistillationTrainer` that knows nothing of the step: optimiser, learning rate, budget, checkpoints.
+    """The part of `DistillationTrainer` that knows nothing of the step: optimiser, learning rate, budget, log, evaluation,
+    checkpoints.
 
     A checkpoint is the student as a normal Hugging Face folder plus one file with selectors, projections, records and counts.
 
@@ -39,6 +45,7 @@ class ResumableTrainer(Trainer):
     model: Any
     model_wrapped: Any
     is_fsdp_enabled: bool
+    rows: TrainingRows
     method: Method
     config: TrainConfig
     records: StepRecords
@@ -91,6 +98,36 @@ class ResumableTrainer(Trainer):
     @property
     def budget_spent(self) -> bool:
         return self.config.token_budget is not None and self.spent_tokens >= self.config.token_budget
+
+    # ---- log and evaluation ----------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add our averages and the selectors' health to the Trainer's training logs."""
+        if "loss" in logs:
+            if ranks.world() > 1:
+                distributed.collect_averages(self.records, self.method)
+            logs = {**logs, **self.records.averages.pop()}
+            for selector in self.method.selectors.values():
+                logs |= selector.health()
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Scores on the validation split; the student's mode is restored."""
+        logits = self.predict_rows(self.rows.validation_encoded)
+        scores = self.rows.task.score(logits, self.rows.validation.labels)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict_rows(self, encoded: Encoded) -> NDArray[np.float32]:
+        """float32 [N, C]: the student's logits on other rows. With several ranks all have to call it."""
+        most, precision = 2 * self.config.max_tokens, self.config.precision
+        if ranks.world() == 1:
+            return predict(self.model, encoded, max_tokens=most, precision=precision)
+        return distributed.predict_shared(self.model, encoded, None, most, precision)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -21,9 +21,8 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 
 from distilect import ranks
 from distilect.config import TrainConfig
-from distilect.data import Encoded, EpochBatchSampler, Window, token_budget_splits
+from distilect.data import EpochBatchSampler, Window, token_budget_splits
 from distilect.errors import ConfigError, RunError, TeacherError
-from distilect.evaluation import predict
 from distilect.models import default_device
 from distilect.selection import Method, PlannedRows, Selector, StepView
 from distilect.signals import SignalSource, TeacherSignals
@@ -93,7 +92,7 @@ class DistillationTrainer(ResumableTrainer):
         self.counts = Counts()
         self.of_all_ranks = Counts()  # tokens, the running step's included; the same on each rank
         self.preselection = Preselection(rows, method)
-        self.sampler = self._batch_sampler()
+        self.sampler = batch_sampler(rows, method, config, seed)
         self.rows_in_step = 1
         self.part_losses: list[
             tuple[NDArray[np.int64], Tensor]
@@ -153,29 +152,6 @@ class DistillationTrainer(ResumableTrainer):
         return found
 
     # ---- a step, in the order of its stages ------------------------------------------------------------------------
-
-    def _batch_sampler(self) -> EpochBatchSampler:
-        """Whole optimiser steps, cut into this rank's parts; the rows that a planning selector chose, if there is one."""
-        planner = self.method.rows if isinstance(self.method.rows, PlannedRows) else None
-        window = None if planner is None else planner.window
-        keys = self.rows.keys.numpy()
-
-        def plan(epoch: int, of: Window) -> NDArray[np.int64]:
-            assert planner is not None
-            return planner.plan(keys, epoch, self.run_seed, None if window is None else of)
-
-        return EpochBatchSampler(
-            self.rows.encoded.lengths,
-            batch_size=self.config.batch_size,
-            seed=self.run_seed,
-            group=self.config.group_by_length,
-            micro=self.config.gradient_accumulation_steps,
-            rank=ranks.rank(),
-            world=ranks.world(),
-            rows_for_window=None if planner is None else plan,
-            rows_per_epoch=None if planner is None else planner.planned(len(self.rows)),
-            window=window,
-        )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches by length; already cut for this rank, so that accelerate must not shard them again."""
@@ -353,16 +329,6 @@ class DistillationTrainer(ResumableTrainer):
     def _begin_step(self, state: Any, control: Any) -> None:
         self.projections.begin_step()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add our averages and the selectors' health to the Trainer's training logs."""
-        if "loss" in logs:
-            if ranks.world() > 1:
-                distributed.collect_averages(self.records, self.method)
-            logs = {**logs, **self.records.averages.pop()}
-            for selector in self.method.selectors.values():
-                logs |= selector.health()
-        super().log(logs, start_time)
-
     def _count_probe(self, lengths: NDArray[np.integer], passes: int) -> None:
         """Count passes without gradient over rows of so many tokens, of all ranks together: each of them says the same."""
         tokens = passes * int(lengths.sum())
@@ -371,27 +337,31 @@ class DistillationTrainer(ResumableTrainer):
             self.counts.add("probed_rows", passes * len(lengths))
             self.counts.add("forward_tokens", tokens)
 
-    # ---- evaluation ------------------------------------------------------------------------------------------------
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Scores on the validation split; the student's mode is restored."""
-        logits = self.predict_rows(self.rows.validation_encoded)
-        scores = self.rows.task.score(logits, self.rows.validation.labels)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def predict_rows(self, encoded: Encoded) -> NDArray[np.float32]:
-        """float32 [N, C]: the student's logits on other rows. With several ranks all have to call it."""
-        most, precision = 2 * self.config.max_tokens, self.config.precision
-        if ranks.world() == 1:
-            return predict(self.model, encoded, max_tokens=most, precision=precision)
-        return distributed.predict_shared(self.model, encoded, None, most, precision)
-
 
 def _named(positions: NDArray[np.int64]) -> str:
     """Rows of train, for messages."""
     return f"rows {positions[:8].tolist()}{'…' if len(positions) > 8 else ''} of train (from 0)"
+
+
+def batch_sampler(rows: TrainingRows, method: Method, config: TrainConfig, seed: int) -> EpochBatchSampler:
+    """Whole optimiser steps, cut into this rank's parts; the rows that a planning selector chose, if there is one."""
+    planner = method.rows if isinstance(method.rows, PlannedRows) else None
+    window = None if planner is None else planner.window
+    keys = rows.keys.numpy()
+
+    def plan(epoch: int, of: Window) -> NDArray[np.int64]:
+        assert planner is not None
+        return planner.plan(keys, epoch, seed, None if window is None else of)
+
+    return EpochBatchSampler(
+        rows.encoded.lengths,
+        batch_size=config.batch_size,
+        seed=seed,
+        group=config.group_by_length,
+        micro=config.gradient_accumulation_steps,
+        rank=ranks.rank(),
+        world=ranks.world(),
+        rows_for_window=None if planner is None else plan,
+        rows_per_epoch=None if planner is None else planner.planned(len(rows)),
+        window=window,
+    )
