@@ -134,9 +134,9 @@ def test_the_oracle_believes_whoever_is_nearest_to_the_hidden_label() -> None:
     teachers = torch.stack([wrong, right], dim=1)
     teachers[::2] = teachers[::2].flip(1)
     hidden = torch.full((20,), -100)
-    view = replace(make_view(20, 2, 3), rows=rows, labels=hidden, teachers=teachers)
+    view = replace(make_view(20, 2, 3), keys=rows, labels=hidden, teachers=teachers)
     with oracle_knows(truth):
-        weights = construct(TEACHERS, "oracle", "teacher selector").weights(view)
+        weights = construct(TEACHERS, "oracle", "teacher selector").decide(view)
     assert weights[::2].tolist() == [[1.0, 0.0]] * 10 and weights[1::2].tolist() == [[0.0, 1.0]] * 10
     with pytest.raises(MethodError, match="no teacher selector is called 'oracle'"):
         construct(TEACHERS, "oracle", "teacher selector")
