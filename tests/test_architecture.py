@@ -52,5 +52,7 @@ def traced(run: Any, wanted: set[tuple[str, str]]) -> list[tuple[str, str]]:
 def test_a_batch_goes_the_way_of_the_figure(tmp_path: Path) -> None:
     figure = hops()
     assert len(figure) <= 10
-    trainer = Bench(tmp_path).trainer("rlkd", epochs=1, batch_size=40, load_best_model_at_end=False)
+    trainer = Bench(tmp_path).trainer(
+        {"name": "rlkd", "teachers": {"policy_updates": 20}}, epochs=1, batch_size=40, load_best_model_at_end=False
+    )
     assert traced(trainer.train, set(figure)) == figure
