@@ -151,7 +151,7 @@ def test_an_override_is_what_the_file_would_have_said(epochs: float, seed: int, 
 
 
 @pytest.mark.parametrize(
-    "file",  # those of comparisons are read in tests/experiments/test_grid.py
+    "file",  # those of comparisons are read in tests/experiments/test_trials.py
     sorted(f for f in Path(__file__).parents[1].glob("configs/**/*.yaml") if f.parent.name != "compare"),
     ids=lambda f: f.stem,
 )
