@@ -106,6 +106,8 @@ def construct(registry: Mapping[str, type[T]], spec: Mapping[str, Any] | str, wh
     if name not in registry:
         near = did_you_mean(str(name), registry)
         raise MethodError(f"no {what} is called {name!r}; known: {', '.join(registry)}.{near}")
+    for option in given.keys() & options.keys():  # they would collide with the caller's
+        raise MethodError(f"{what} {name!r}: unknown option {option!r}")
     try:
         return registry[name](**given, **options)
     except (TypeError, ValueError) as error:

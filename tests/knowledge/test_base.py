@@ -58,7 +58,7 @@ def test_an_unknown_kind_or_option_names_the_nearest():
         build_knowledge({"respnse": {}}, layout())
     with pytest.raises(MethodError, match=r"'response': unknown option 'temprature'.*Did you mean 'temperature'\?"):
         build_knowledge({"response": {"temprature": 2}}, layout())
-    with pytest.raises(MethodError, match="no option 'layout'"):
+    with pytest.raises(MethodError, match="unknown option 'layout'"):
         build_knowledge({"labels": {"layout": 1}}, layout())
 
 

@@ -46,7 +46,7 @@ def test_all_tokens_is_the_mean_over_real_tokens_width_and_layers():
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("padding", [{"left": True}, {"padded": 11}, {"left": True, "padded": 9}, {"junk": -77.0}])
 def test_padding_never_changes_a_value_or_a_gradient(tokens, normalize, padding):
-    kind, teachers = Feature(layout(), tokens, normalize), teacher_signals(LENGTHS)
+    kind, teachers = Feature(layout(), tokens=tokens, normalize=normalize), teacher_signals(LENGTHS)
     plain, padded = student_outputs(LENGTHS, junk=0.0), student_outputs(LENGTHS, **padding)
     one, other = (kind(outputs, teachers, no_labels(3)) for outputs in (plain, padded))
     torch.testing.assert_close(one, other)
@@ -70,7 +70,7 @@ def test_a_row_without_a_real_token_gives_no_nan(tokens):
     student = replace(
         student, hidden=tuple((h.detach() * student.mask.unsqueeze(-1)).requires_grad_() for h in student.hidden)
     )
-    got = Feature(layout(), tokens, normalize=True)(student, teachers, no_labels(2))
+    got = Feature(layout(), tokens=tokens, normalize=True)(student, teachers, no_labels(2))
     gradients = torch.autograd.grad(got.sum(), student.hidden[1:])
     assert torch.isfinite(got).all() and all(torch.isfinite(g).all() for g in gradients)
     if tokens == "all":
@@ -80,7 +80,7 @@ def test_a_row_without_a_real_token_gives_no_nan(tokens):
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_student_equal_to_its_teacher_has_loss_zero_and_gradient_zero(tokens, normalize):
-    kind, student = Feature(layout(), tokens, normalize), student_outputs(LENGTHS)
+    kind, student = Feature(layout(), tokens=tokens, normalize=normalize), student_outputs(LENGTHS)
     got = kind(student, agreeing(student, kind.pairs[0]), no_labels(3))
     gradients = torch.autograd.grad(got.sum(), student.hidden[1:])
     assert torch.equal(got, torch.zeros(3, 1))
@@ -90,7 +90,7 @@ def test_a_student_equal_to_its_teacher_has_loss_zero_and_gradient_zero(tokens, 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_normalisation_is_over_the_width_so_that_a_tokens_length_does_not_count(tokens):
     """Over the sequence, scaling one token would change all others."""
-    kind, teachers = Feature(layout(), tokens, normalize=True), teacher_signals(LENGTHS)
+    kind, teachers = Feature(layout(), tokens=tokens, normalize=True), teacher_signals(LENGTHS)
     student = student_outputs(LENGTHS)
     scale = torch.rand(3, 5, 1, generator=torch.Generator().manual_seed(0)) + 0.5
     if tokens == "mean":
@@ -104,7 +104,9 @@ def test_normalisation_is_over_the_width_so_that_a_tokens_length_does_not_count(
 def test_the_normalised_distance_is_two_less_twice_the_cosine_whatever_the_width():
     for width in (8, 64):
         student, teachers = student_outputs(LENGTHS, width=width), teacher_signals(LENGTHS, [(3, width)])
-        got = Feature(layout((3, width), [(3, width)]), "cls", normalize=True)(student, teachers, no_labels(3))[:, 0]
+        got = Feature(layout((3, width), [(3, width)]), tokens="cls", normalize=True)(student, teachers, no_labels(3))[
+            :, 0
+        ]
         cosines = [torch.cosine_similarity(student.at_cls(j), teachers.fields[0][f"cls.{j}"], dim=1) for j in (1, 2, 3)]
         torch.testing.assert_close(got, torch.stack([2 - 2 * c for c in cosines]).mean(0))
 
@@ -117,7 +119,7 @@ def test_zero_vectors_give_no_nan_when_normalised(side):
     if side != "student":
         teachers = replace(teachers, fields=[{n: torch.zeros_like(v) for n, v in teachers.fields[0].items()}])
     for tokens in TOKENS:
-        got = Feature(layout(), tokens, normalize=True)(student, teachers, no_labels(3))
+        got = Feature(layout(), tokens=tokens, normalize=True)(student, teachers, no_labels(3))
         gradients = torch.autograd.grad(got.sum(), student.hidden[1:])
         assert torch.isfinite(got).all() and all(torch.isfinite(g).all() for g in gradients)
 
@@ -143,7 +145,7 @@ def test_the_last_layers_are_paired_and_the_embeddings_never_without_exact_divis
 
 
 def test_own_pairs_of_layers_are_used_and_asked_for():
-    kind = Feature(layout(), "cls", layers=[[1, 6], [3, 1]])
+    kind = Feature(layout(), tokens="cls", layers=[[1, 6], [3, 1]])
     assert list(kind.teacher_fields(0)) == ["cls.6", "cls.1"]
     student, teachers = student_outputs(LENGTHS), teacher_signals(LENGTHS)
     expected = [((student.at_cls(s) - teachers.fields[0][f"cls.{t}"]) ** 2).mean(1) for s, t in ((1, 6), (3, 1))]
@@ -190,7 +192,7 @@ def test_projections_exist_only_where_widths_differ_and_are_trained():
 
 def test_a_trained_projection_finds_a_teacher_that_is_a_linear_map_of_the_student():
     torch.manual_seed(0)
-    kind = Feature(layout((1, 4), [(1, 6)]), "cls")
+    kind = Feature(layout((1, 4), [(1, 6)]), tokens="cls")
     truth = randn(6, 4, seed=3)
     student = student_outputs((2,) * 40, layers=1, width=4)
     teachers = teacher_signals((2,) * 40, [(1, 6)])
@@ -220,7 +222,7 @@ def test_misspelt_options_are_refused(options):
 
 
 def test_each_teacher_is_compared_with_its_own_states_only():
-    kind = Feature(layout(teachers=[(6, 8), (3, 8)]), "cls")
+    kind = Feature(layout(teachers=[(6, 8), (3, 8)]), tokens="cls")
     student, teachers = student_outputs(LENGTHS), teacher_signals(LENGTHS, [(6, 8), (3, 8)])
     got = kind(student, teachers, no_labels(3))
     changed = replace(teachers, fields=[teachers.fields[0], {n: v + 1 for n, v in teachers.fields[1].items()}])

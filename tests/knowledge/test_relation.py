@@ -159,8 +159,8 @@ def test_similarity_is_the_mean_squared_difference_of_a_rows_cosines():
 
 
 def test_similarity_needs_no_projection_between_widths():
-    kind = Similarity(layout((3, 8), [(6, 20)]), layer=-2)
-    assert list(kind.parameters()) == [] and list(kind.teacher_fields(0)) == ["cls.4"]
+    kind = Similarity(layout((3, 8), [(6, 20)]))
+    assert list(kind.parameters()) == [] and list(kind.teacher_fields(0)) == ["cls.6"]
     got = kind(student_outputs(LENGTHS), teacher_signals(LENGTHS, [(6, 20)]), no_labels(3))
     assert got.shape == (3, 1) and (got > 0).all()
 
@@ -171,9 +171,3 @@ def test_similarity_of_zero_vectors_gives_no_nan():
     got = Similarity(layout())(student, teachers, no_labels(3))
     (gradient,) = torch.autograd.grad(got.sum(), student.hidden[3])
     assert torch.isfinite(got).all() and torch.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize("layer", [0, 1, -4])
-def test_similarity_refuses_layers_that_the_student_does_not_have(layer):
-    with pytest.raises(MethodError, match="layer is"):
-        build_knowledge({"similarity": {"layer": layer}}, layout())
