@@ -30,7 +30,7 @@ class Options(Part):
         ("share", [0, 0.5, 1], [-0.1, 1.1, math.nan, "half"], "a number from 0 to 1"),
         ("ratio", [1e-9, 1], [0, 1.1, math.nan], r"a number in \(0, 1\]"),
         ("above", [1e-9, 3], [0, -1, math.nan], "a number above 0"),
-        ("least", [0, 2.5], [-1e-9, math.nan], "a number, 0 or more|0 or more"),
+        ("least", [0, 2.5], [-1e-9, math.nan], "0 or more"),
         ("count", [1, 7], [0, -1, 2.5, True, "three"], "a whole number from 1"),
         ("word", ["cls", None], ["both", 1], "one of cls, mean"),
         ("when", ["epoch", 3], ["step", 0, True], "'epoch' or a whole number from 1"),

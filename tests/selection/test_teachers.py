@@ -404,5 +404,5 @@ def test_logistic_needs_labelled_rows_that_were_validation(missing):
 def test_misspelt_teacher_selectors_name_the_nearest():
     with pytest.raises(MethodError, match=r"no teacher selector is called 'confidense'.*Did you mean 'confidence'\?"):
         construct(TEACHERS, "confidense", "teacher selector")
-    with pytest.raises(MethodError, match=r"'entropy': temperature is 'warm', expected a number, 0 or more"):
+    with pytest.raises(MethodError, match=r"'entropy': temperature is 'warm', expected 0 or more"):
         construct(TEACHERS, {"name": "entropy", "temperature": "warm"}, "teacher selector")
