@@ -77,8 +77,12 @@ def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path, monkeypatch
         for name in ("selection.parquet", "rows.parquet"):
             tables = [pq.read_table(f / name).to_pylist() for f in (one.folder, folder)]
             for line, other in zip(*tables, strict=True):
-                numbers = [{k: v for k, v in both.items() if isinstance(v, int | float)} for both in (line, other)]
-                assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)
+                assert line.keys() == other.keys()
+                for key, value in line.items():
+                    if isinstance(value, int | float):
+                        # a kind brought to the size of another weighs tens of thousands here: its rounding does too
+                        rel = 1e-2 if key.startswith("knowledge/") else 1e-3
+                        assert other[key] == pytest.approx(value, rel=rel, abs=1e-4), key
     learned_alike(*(job.folder / name / alone[2].folder.name / "selector" for name in ("alone", "both")))
     stores = [
         {str(p.relative_to(job.folder / name)) for p in (job.folder / name).rglob("shard-*")}
