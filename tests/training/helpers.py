@@ -17,6 +17,7 @@ from distilect.selection import Method, SelectionContext, build_method, build_te
 from distilect.signals import LiveSignals, Prepared, SignalSource
 from distilect.tasks import Task
 from distilect.training import DistillationTrainer, TrainingRows
+from distilect.training.callbacks import Preemption
 from tests.tiny import SENTENCES, tiny_bert
 
 TASK = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
@@ -64,6 +65,7 @@ class Bench:
         source: SignalSource | None = None,
         student: Student | None = None,
         callbacks: Any = None,
+        preemption: Preemption | None = None,
         **train: Any,
     ) -> DistillationTrainer:
         settings: dict[str, Any] = {
@@ -115,7 +117,16 @@ class Bench:
             student.tokenizer.cls_token_id,
         )
         return DistillationTrainer(
-            student.model, rows, built, source, config, self.folder / name, seed, callbacks=callbacks, vectors=vectors
+            student.model,
+            rows,
+            built,
+            source,
+            config,
+            self.folder / name,
+            seed,
+            callbacks=callbacks,
+            vectors=vectors,
+            preemption=preemption,
         )
 
     def vectors(self, method: Method) -> SignalSource | None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from distilect.data import Table, row_keys
-from distilect.training.probe import StudentProbe
 from tests.training.helpers import Bench
 
 
@@ -86,5 +85,5 @@ def test_some_validation_rows_stand_for_all_of_them_where_the_file_is_sorted_by_
 def test_scores_are_looked_at_as_floats(tmp_path: Path) -> None:
     bench = Bench(tmp_path, regression=True)
     trainer = bench.trainer("finetune")
-    logits, labels = StudentProbe(trainer).validation(4)
+    logits, labels = trainer.probe.validation(4)
     assert logits.shape == (4, 1) and labels.dtype == torch.float32

@@ -117,9 +117,8 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(folder: Path) -> None:
     def work() -> None:
         ranks.start()
         callbacks._GRACE = 1000.0  # on a busy machine a step may take longer than a machine's last seconds
-        trainer = Bench(folder, rows=ROWS).trainer("uniform", name="stopped")
-        preemption = Preemption(trainer)
-        trainer.add_callback(preemption)
+        preemption = Preemption()
+        trainer = Bench(folder, rows=ROWS).trainer("uniform", name="stopped", preemption=preemption)
         trainer.add_callback(AtStep2(lambda model: os.kill(os.getpid(), signal.SIGTERM)))
         trainer.train()
         with pytest.raises(Terminated):
