@@ -85,7 +85,7 @@ def test_no_seed_overflows(seed):
 
 
 def test_an_unknown_stream_is_not_drawn_from():
-    with pytest.raises(ValueError):
+    with pytest.raises(KeyError):
         row_uniform(keys(3), 0, 0, "row")
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 # who draws; append only: a new number changes all draws
-_STREAMS = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample", "ties", "look", "episode")
+_NAMES = ("rows", "teachers", "knowledge", "plan", "hide", "reward", "shuffle", "sample", "ties", "look", "episode")
+_STREAMS = {name: number for number, name in enumerate(_NAMES, start=1)}
 _MASK = (1 << 64) - 1
 
 
@@ -48,8 +49,7 @@ def draw_rows(keys: Tensor, count: int, seed: int, number: int, stream: str) -> 
 
 def _key(seed: int, epoch: int, stream: str) -> int:
     """One signed 64-bit integer for the three; Python integers so that no product overflows."""
-    number = _STREAMS.index(stream) + 1
-    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + number * 0x8CB92BA72F3D8DD7) & _MASK
+    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + _STREAMS[stream] * 0x8CB92BA72F3D8DD7) & _MASK
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
