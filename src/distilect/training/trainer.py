@@ -94,9 +94,8 @@ class DistillationTrainer(ResumableTrainer):
         self.preselection = Preselection(rows, method)
         self.sampler = batch_sampler(rows, method, config, seed)
         self.rows_in_step = 1
-        self.part_losses: list[
-            tuple[NDArray[np.int64], Tensor]
-        ] = []  # positions and losses [b, M] of this batch's parts
+        # positions and losses [b, M] of this batch's parts, for messages
+        self.part_losses: list[tuple[NDArray[np.int64], Tensor]] = []
         self.bad_loss = ""  # the message of a loss that is no number
         steps_per_epoch = len(self.sampler) // config.gradient_accumulation_steps
         evaluates = saves and len(rows.validation) > 0
@@ -170,7 +169,7 @@ class DistillationTrainer(ResumableTrainer):
             of_all_ranks = distributed.positions_of_all if several else None
             batches, left_out = self.preselection(batches, self.probe.run_positions, self.view_of, of_all_ranks)
             if left_out is not None:
-                self.records.leave_out(left_out, self.sampler.epoch)
+                self.records.leave_out(left_out.to(self.args.device), self.sampler.epoch)
         rows, tokens = sum(map(len, batches)), sum(batch.tokens for batch in batches)
         if several:
             asked = self.preemption is not None and self.preemption.asked
