@@ -282,7 +282,9 @@ def test_projections_are_trained_beside_the_student_and_resumed(tmp_path: Path) 
     assert not any("projection" in name for name in trainer.model.state_dict())
     again = bench.trainer(method, name="projected", epochs=1)
     again.load_extra_state(last_checkpoint(tmp_path / "projected"))  # type: ignore[arg-type]
-    assert all(torch.equal(a, b) for a, b in zip(trainer.projections.parameters, again.extra_parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(trainer.projections.parameters, again.projections.parameters, strict=True)
+    )
 
 
 def test_kd_is_uniform_over_one_teacher_bit_for_bit(bench: Bench) -> None:
