@@ -49,8 +49,12 @@ def main() -> None:
         rows = len(bench.data.train)
     values = {"rows": rows, "epoch_over_uniform": found, "policy_warm_up_over_uniform_epoch": round(warm_up, 3)}
     write_result("rlkd_price", values)
+    print(as_table(found))
+
+
+def as_table(found: dict[str, Any]) -> str:
     lines = [[name, f"{v['median']:.2f}", f"{min(v['all']):.2f}–{max(v['all']):.2f}"] for name, v in found.items()]
-    print(table(["", "epoch / epoch of `uniform`, median", "range"], lines))
+    return table(["", "epoch / epoch of `uniform`, median", "range"], lines)
 
 
 def warm_up_seconds(bench: Workbench) -> float:

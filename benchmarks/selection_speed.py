@@ -103,7 +103,7 @@ def as_table(measured: dict[str, Any]) -> str:
         ]
         for name, one in measured["stored"].items()
     ]
-    return table(["rows", "stored signals", "live teacher", "target", "rows trained on", "rows scored"], rows)
+    return table(["rows", "stored signals", "live teacher", "aim", "rows trained on", "rows scored"], rows)
 
 
 if __name__ == "__main__":
