@@ -323,7 +323,7 @@ def enlarged(file: str) -> str:
         ratios = [line["train_seconds"] / whole[seed]["train_seconds"] for seed, line in runs.items()]
         return "" if runs is whole else f"{np.median(ratios):.2f}"
 
-    columns = {
+    columns: dict[str, Callable[[Runs], str]] = {
         "score": metrics,
         "minus `all`, paired": lambda runs: minus(runs, whole),
         "rows that asked the teacher": partial(count, "teacher_rows"),
@@ -340,7 +340,10 @@ def enlarged(file: str) -> str:
 def arm(file: str, *ours: str) -> str:
     lines = read(file)
     methods = by_method(lines)
-    columns = {"score": metrics, **{f"`{our}` minus it, paired": partial(minus, methods[our]) for our in ours}}
+    columns: dict[str, Callable[[Runs], str]] = {
+        "score": metrics,
+        **{f"`{our}` minus it, paired": partial(minus, methods[our]) for our in ours},
+    }
     best = best_of({name: runs for name, runs in methods.items() if name not in ours})
     about = f"Teachers: {teachers(lines)}. Student: {lines[0]['rows']['all']:,} rows. The best of the others: `{best}`."
     return f"{about}\n\n{method_table(methods, columns)}"
