@@ -167,7 +167,11 @@ def pool(file: str) -> str:
         f"Teachers: {teachers(lines)}. Student: {lines[0]['rows']['all']:,} rows. Best static one: `{best_of(static)}`."
     )
     rlkd = partial(minus, methods["rlkd"])
-    columns = {"score": metrics, "`rlkd` minus it, paired": rlkd, "last weights": last_weights}
+    columns: dict[str, Callable[[Runs], str]] = {
+        "score": metrics,
+        "`rlkd` minus it, paired": rlkd,
+        "last weights": last_weights,
+    }
     return f"{about}\n\n{method_table(methods, columns)}"
 
 
