@@ -9,7 +9,7 @@ import difflib
 import reprlib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -198,6 +198,13 @@ class TrainConfig(Part):
     )
     logging_steps: int = Field(10, ge=1, description="optimiser steps between two lines of history")
     dropout: Fraction | None = Field(None, description="dropout of the student; default: that of its config")
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0.0)]] | None = Field(
+        None,
+        description="weights of the classes in label knowledge, by label (others: 1); balanced: inversely to their rows in train",
+    )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of a gold label that is spread evenly over the classes"
+    )
 
 
 class SignalConfig(Part):
@@ -342,6 +349,14 @@ def set_value(raw: dict[str, Any], keys: Sequence[str], value: Any, override: st
     for depth, parent in enumerate(parents, start=1):
         node = _descend(node, parent, parents[:depth], override)
     node[_slot(node, last, override)] = value
+
+
+def set_values(raw: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Settings as keyword arguments: nested, or dotted with `__`; `data={"text": "review"}` adds to `data`, it does not replace it."""
+    for key, value in settings.items():
+        parts = {(part,): inner for part, inner in value.items()} if isinstance(value, Mapping) else {(): value}
+        for part, inner in parts.items():
+            set_value(raw, [*key.split("__"), *part], inner, f"{key}={value!r}")
 
 
 # Where a plain word stands for a mapping with one key; `*` is an index.

@@ -27,6 +27,7 @@ VERBS = (
     "estimate",
     "augment",
     "evaluate",
+    "predict",
     "report",
     "export",
     "methods",
@@ -189,8 +190,9 @@ def test_finetune_passes_all_its_options(stand_in: Any, fake_report: list[Any]) 
         return {"method": "finetune"}
 
     stand_in("distilect.pipeline", finetune=finetune)
-    words = "train.csv train.epochs=2 seed=3 --init bert[layers=4] --output runs/a --dev dev.csv --overwrite"
-    result = call("finetune", *words.split())
+    words = "train.csv train.warmup_ratio=0 --init bert[layers=4] --output runs/a --dev dev.csv --overwrite --epochs 2"
+    more = "--learning-rate 1e-4 --batch-size 8 --max-length 64 --seed 3 --kind classification --labels no,yes"
+    result = call("finetune", *words.split(), *more.split(), "--metric", "macro_f1", "--text", "a", "--label", "y")
     assert result.exit_code == 0, result.output
     assert "model: runs/a/student" in result.output
     assert seen == {
@@ -198,19 +200,81 @@ def test_finetune_passes_all_its_options(stand_in: Any, fake_report: list[Any]) 
         "init": "bert[layers=4]",
         "output": "runs/a",
         "dev": "dev.csv",
-        "overrides": ["train.epochs=2", "seed=3"],
+        "overrides": ["train.warmup_ratio=0"],
         "overwrite": True,
+        "data_dir": ".",
+        "epochs": 2.0,
+        "learning_rate": 1e-4,
+        "batch_size": 8,
+        "max_length": 64,
+        "seed": 3,
+        "kind": "classification",
+        "labels": ["no", "yes"],
+        "metrics": ["macro_f1"],
+        "text": ["a"],
+        "label": "y",
     }
 
 
-def test_finetune_passes_only_what_the_library_s_function_takes() -> None:
+def test_finetune_passes_nothing_that_was_not_given(stand_in: Any, fake_report: list[Any]) -> None:
+    seen: dict[str, Any] = {}
+    stand_in("distilect.pipeline", finetune=lambda train, **options: seen.update(options) or {"method": "finetune"})
+    assert call("finetune", "t.csv", "--init", "bert", "--output", "runs/a").exit_code == 0
+    assert set(seen) == {"init", "output", "dev", "overrides", "overwrite", "data_dir"}
+
+
+def test_evaluate_passes_only_what_the_library_s_function_takes() -> None:
     pipeline = pytest.importorskip("distilect.pipeline", exc_type=ImportError)
     import inspect
 
-    from distilect.cli.app import evaluate, finetune
+    from distilect.cli.app import evaluate
 
-    for verb, function in ((finetune, pipeline.finetune), (evaluate, pipeline.evaluate)):
-        assert set(inspect.signature(verb).parameters) <= set(inspect.signature(function).parameters)
+    assert set(inspect.signature(evaluate).parameters) <= set(inspect.signature(pipeline.evaluate).parameters)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "finetune t.csv --init bert --output o --epochs 1 --epochs 2",
+        "evaluate m t.csv --label=toxic --label obscene",
+        "predict m t.csv --output a.csv --output b.csv",
+        "export r --dev a.csv --dev b.csv",
+    ],
+)
+def test_an_option_of_one_value_is_refused_when_it_is_given_twice(words: str) -> None:
+    result = call(*words.split())
+    assert result.exit_code == 2
+    assert "is given twice: it takes one value" in result.output
+
+
+def test_an_option_of_several_values_may_be_repeated(stand_in: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    def evaluate(*_: Any, **options: Any) -> dict[str, Any]:
+        seen.update(options)
+        return {"scores": {}, "rows": 1}
+
+    stand_in("distilect.pipeline", evaluate=evaluate)
+    assert (
+        call("evaluate", "m", "t.csv", "--text", "a", "--text", "b", "--labels", "x", "--labels", "y,z").exit_code == 0
+    )
+    assert seen["text"] == ["a", "b"] and seen["labels"] == ["x", "y,z"]
+
+
+def test_predict_passes_all_its_options_and_prints_what_was_done(stand_in: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    def predict_file(*given: Any, **options: Any) -> list[str]:
+        seen.update(options, given=given)
+        return ["3 rows", "1 cut"]
+
+    stand_in("distilect.pipeline.prediction", predict_file=predict_file)
+    result = call(
+        "predict", "m", "t.csv", "--output", "p.csv", "--text", "a", "--max-length", "64", "--precision", "fp32"
+    )
+    assert result.output.splitlines() == ["3 rows", "1 cut"]
+    assert seen["given"] == ("m", "t.csv", Path("p.csv"))
+    assert (seen["text"], seen["max_length"], seen["precision"]) == (["a"], 64, "fp32")
 
 
 def test_augment_passes_all_its_options_and_prints_what_was_done(stand_in: Any) -> None:

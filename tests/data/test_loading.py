@@ -352,7 +352,7 @@ def test_loading_twice_gives_the_same_rows_and_another_seed_another_split(folder
 def test_one_table_is_read_with_the_labels_of_a_checkpoint(folder: Folder, tmp_path: Path) -> None:
     folder.write("t.csv", {"text": TWENTY, "label": ["neg", "pos"] * 10})
     (tmp_path / "config.json").write_text('{"id2label": {"0": "pos", "1": "neg"}}')
-    table, task = load_table("t.csv", data_dir=tmp_path, like=tmp_path, metrics=["matthews"])
+    table, task = load_table("t.csv", data_dir=tmp_path, like=tmp_path, given=TaskConfig(metrics=["matthews"]))
     assert task.labels == ("pos", "neg") and task.metrics == ("matthews",)
     assert table.labels.tolist() == [1, 0] * 10
     folder.write("t.csv", {"text": TWENTY, "label": [2, 0] * 10})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,3 +62,16 @@ def test_labels_ask_no_teacher():
     student = student_outputs()
     assert not kind.asks_teachers and not kind.needs_hidden() and list(kind.teacher_fields(0)) == []
     assert kind(student, None, torch.tensor([0, -100, 1])).shape == (3,)
+
+
+def test_class_weights_and_smoothing_weigh_rows_by_their_class():
+    logits, labels = randn(4, 3, seed=6), torch.tensor([0, 2, 1, -100])
+    weights, smoothing = (0.5, 1.0, 4.0), 0.1
+    (kind,) = build_knowledge({"labels": {}}, replace(layout(), class_weights=weights, label_smoothing=smoothing))
+    student = replace(student_outputs(lengths=(2, 2, 2, 2)), logits=logits)
+    log = logits.log_softmax(1)
+    w = torch.tensor(weights)
+    for row, label in enumerate(labels[:3].tolist()):
+        expected = -(1 - smoothing) * w[label] * log[row, label] - smoothing / 3 * (w * log[row]).sum()
+        assert kind(student, None, labels)[row].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert kind(student, None, labels)[3] == 0

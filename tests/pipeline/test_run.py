@@ -302,7 +302,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(job: Job, monkeypatch: pytest.M
 
 def test_a_folder_that_is_not_ours_is_left_alone(job: Job, finished: Any) -> None:
     before = (finished.folder / "metrics.json").read_text()
-    with pytest.raises(RunError, match="holds a finished run: use --overwrite"):
+    with pytest.raises(RunError, match="holds a finished run: give it more train.epochs to go on, use overwrite=True"):
         run(job.config(name="finished", output=str(job.folder / "own")))
     assert (finished.folder / "metrics.json").read_text() == before
     foreign = job.folder / "runs" / "foreign"
@@ -331,7 +331,7 @@ def test_a_run_that_was_stopped_after_training_keeps_its_best_weights(
     assert result.metrics["cost"]["resumed_at_step"] == result.metrics["cost"]["steps"] == 10
     assert result.metrics["student"]["scores"] == finished.metrics["student"]["scores"]
     assert result.metrics["student"]["validation"] == finished.metrics["student"]["validation"]
-    assert len(list((result.folder / "checkpoints").iterdir())) == 1
+    assert len(list((result.folder / "checkpoints").iterdir())) <= 2  # the newest, and the best that it would end with
 
 
 def test_a_run_that_failed_before_training_may_change_its_settings(job: Job) -> None:
@@ -410,7 +410,9 @@ def test_finetune_makes_a_teacher_and_evaluate_scores_it(job: Job) -> None:
         init=raw,
         output=str(job.folder / "made"),
         dev=str(job.dev),
-        overrides=["train.epochs=12", "train.learning_rate=5e-3", "train.max_length=32"],
+        epochs=12,
+        learning_rate=5e-3,
+        overrides=["train.max_length=32"],
     )
     assert metrics["student"]["scores"]["accuracy"] > 0.8  # the first word tells
     found = evaluate(str(job.folder / "made" / "student"), str(job.dev), max_length=32, precision="fp32")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import distilect
-from distilect.cli.verbs import Verbs
+from distilect.cli.verbs import Verb, Verbs
 from distilect.errors import Terminated
 
 # No rich markup in help: "[layers=1,3,5]" would be read as a tag.
@@ -35,6 +35,12 @@ Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pai
 Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
 DataDir = Annotated[str, typer.Option(help="Folder that relative data paths start from.")]
 MaxLength = Annotated[int, typer.Option(help="In tokens.")]
+Kind = Annotated[str | None, typer.Option(help="classification or regression. Inferred from the labels.")]
+Labels = Annotated[
+    list[str] | None, typer.Option(help="Label names in the order of the outputs: NO,YES, or once for each name.")
+]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16. auto: bf16 where the processor has it.")]
+Metrics = Annotated[list[str] | None, typer.Option("--metric", help="Such as macro_f1; may be repeated.")]
 
 
 def main() -> None:
@@ -69,7 +75,7 @@ def options(
     """
 
 
-@app.command()
+@app.command(cls=Verb)
 def demo(
     folder: Annotated[Path, typer.Option(help="For data, teachers, signals and runs.")] = Path("runs/demo"),
     quick: Annotated[
@@ -89,7 +95,7 @@ def demo(
     run_demo(folder, quick=quick)
 
 
-@app.command()
+@app.command(cls=Verb)
 def finetune(
     train: Annotated[str, typer.Argument(help="Table: .csv .tsv .jsonl .parquet", show_default=False)],
     init: Annotated[
@@ -97,24 +103,54 @@ def finetune(
     ],
     output: Annotated[str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)],
     dev: Annotated[str | None, typer.Option(help="Table to report on.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the table. [default: 3]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 5e-5]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per optimiser step. [default: 32]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="In tokens. [default: 128]")] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
+    kind: Kind = None,
+    labels: Labels = None,
+    metrics: Metrics = None,
+    text: Text = None,
+    label: Label = None,
+    data_dir: DataDir = ".",
     overrides: Overrides = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune a checkpoint on a labelled table: make a teacher.
 
     \b
-    Example: distilect finetune train.csv --dev dev.csv --init bert-base-uncased --output runs/teacher-a train.epochs=5
+    Example: distilect finetune train.csv --dev dev.csv --init bert-base-uncased --output runs/teacher-a --epochs 5
     """
     from distilect import pipeline
 
-    metrics = pipeline.finetune(
-        train, init=init, output=output, dev=dev, overrides=overrides or (), overwrite=overwrite
+    given = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "seed": seed,
+        "kind": kind,
+        "labels": _names(labels),
+        "metrics": _names(metrics),
+        "text": text,
+        "label": label,
+    }
+    found = pipeline.finetune(
+        train,
+        init=init,
+        output=output,
+        dev=dev,
+        overrides=overrides or (),
+        overwrite=overwrite,
+        data_dir=data_dir,
+        **{key: value for key, value in given.items() if value is not None},
     )
-    _print_table([metrics])
+    _print_table([found])
     typer.echo(f"model: {Path(output) / 'student'}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def score(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run a config's teachers once and store their outputs.
 
@@ -134,7 +170,7 @@ def score(config: ConfigFile, overrides: Overrides = None) -> None:
             typer.echo(line)
 
 
-@app.command()
+@app.command(cls=Verb)
 def run(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -177,7 +213,7 @@ def run(
         typer.echo(f"report: {page}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def estimate(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -209,7 +245,7 @@ def estimate(
         typer.echo(f"  table, if mapped {each.table_bytes / 1e9:>12,.2f} GB")
 
 
-@app.command()
+@app.command(cls=Verb)
 def compare(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -267,7 +303,7 @@ def compare(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Verb)
 def augment(
     train: Annotated[str, typer.Argument(help="Table, or a GLUE folder.", show_default=False)],
     output: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)],
@@ -307,7 +343,7 @@ def augment(
     typer.echo(done)
 
 
-@app.command()
+@app.command(cls=Verb)
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.", show_default=False)],
     data: Annotated[str, typer.Argument(help="Labelled table.", show_default=False)],
@@ -315,6 +351,10 @@ def evaluate(
     label: Label = None,
     data_dir: DataDir = ".",
     max_length: MaxLength = 128,
+    kind: Kind = None,
+    labels: Labels = None,
+    metrics: Metrics = None,
+    precision: Precision = "auto",
 ) -> None:
     """Score a checkpoint on a labelled table.
 
@@ -323,13 +363,49 @@ def evaluate(
     """
     from distilect import pipeline
 
-    found = pipeline.evaluate(model, data, text=text, label=label, data_dir=data_dir, max_length=max_length)
+    found = pipeline.evaluate(
+        model,
+        data,
+        text=text,
+        label=label,
+        data_dir=data_dir,
+        max_length=max_length,
+        kind=kind,
+        labels=_names(labels),
+        metrics=_names(metrics),
+        precision=precision,
+    )
     for name, value in found["scores"].items():
         typer.echo(f"{name:<12} {value:.4f}")
     typer.echo(f"{'rows':<12} {found['rows']}")
 
 
-@app.command()
+@app.command(cls=Verb)
+def predict(
+    model: Annotated[str, typer.Argument(help="Checkpoint, or a run's folder: its student.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="Table of texts.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)],
+    text: Text = None,
+    data_dir: DataDir = ".",
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+) -> None:
+    """Write a checkpoint's labels and probabilities beside the texts of a table.
+
+    Given a run's folder, also how many of its teachers agree.
+
+    \b
+    Example: distilect predict runs/mrpc new.csv --output predicted.csv
+    """
+    from distilect.pipeline.prediction import predict_file
+
+    for line in predict_file(
+        model, data, output, text=text, data_dir=data_dir, max_length=max_length, precision=precision
+    ):
+        typer.echo(line)
+
+
+@app.command(cls=Verb)
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.", show_default=False)],
     output: Annotated[
@@ -357,7 +433,7 @@ def report(
         typer.echo(f"side by side: {build_summary(folders, output or beside / 'summary.html')}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, check it on dev, time it.")] = False,
@@ -403,7 +479,7 @@ def export(
         typer.echo(f"pushed: {done.address}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method or a part, such as rlkd or reinforced.")] = None,
 ) -> None:
@@ -418,7 +494,7 @@ def methods(
         typer.echo(line)
 
 
-@app.command()
+@app.command(cls=Verb)
 def schema(
     of: Annotated[str, typer.Argument(help="run or compare: which kind of config file.", show_default=False)],
 ) -> None:
@@ -446,6 +522,11 @@ def _print_pages(pages: Any, folder: Path, published: bool = False) -> None:
     typer.echo(f"report: {pages.page} ({pages.results} of {pages.expected} trials)")
     if pages.stale:
         typer.echo(f"{pages.stale} results of other settings are {'among them' if published else 'left out'}")
+
+
+def _names(words: list[str] | None) -> list[str] | None:
+    """Names that were given one by one, or in one word with commas."""
+    return words[0].split(",") if words and len(words) == 1 else words or None
 
 
 def _print_table(metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -6,12 +6,25 @@ import errno
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from distilect.errors import DistilectError, Terminated, did_you_mean, is_disk_full
 
 MAX_LINES = 8
 RESUMABLE = ("compare", "demo", "finetune", "run", "score")
+
+
+class Verb(TyperCommand):
+    """One verb. An option that takes one value is refused when it is given twice: the parser would keep the last one silently."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = args[: args.index("--")] if "--" in args else args
+        for option in self.params:
+            names = [name for name in option.opts if name.startswith("-")]
+            single = names and not option.multiple and not option.is_flag  # type: ignore[attr-defined]
+            if single and sum(word.partition("=")[0] in names for word in words) > 1:
+                ctx.fail(f"{names[0]} is given twice: it takes one value")
+        return super().parse_args(ctx, args)
 
 
 class Verbs(TyperGroup):

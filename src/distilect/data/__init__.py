@@ -10,13 +10,14 @@ from distilect.data.batches import (
     steps_per_epoch,
     token_budget_splits,
 )
+from distilect.data.columns import text_columns
 from distilect.data.encoding import Encoded, encode, pad_id
-from distilect.data.loading import Data, load_data, load_table, read_columns, read_texts
+from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_texts, task_settings_of
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
 from distilect.data.splits import hold_out
 from distilect.data.table import Table, row_identity, row_keys
-from distilect.data.writers import check_suffix, write_columns
+from distilect.data.writers import check_suffix, table_writer, write_columns
 
 __all__ = [
     "Data",
@@ -33,6 +34,7 @@ __all__ = [
     "load_data",
     "load_table",
     "open_source",
+    "open_texts",
     "pad_id",
     "read_columns",
     "read_texts",
@@ -40,6 +42,9 @@ __all__ = [
     "row_keys",
     "scoring_batches",
     "steps_per_epoch",
+    "table_writer",
+    "task_settings_of",
+    "text_columns",
     "token_budget_splits",
     "write_columns",
 ]

@@ -210,22 +210,23 @@ def load_table(
     label: str | None = None,
     data_dir: Path = Path("."),
     like: str | Path | None = None,
-    metrics: Sequence[str] | None = None,
+    given: TaskConfig | None = None,
 ) -> tuple[Table, Task]:
     """Load one labelled table and its task, such as a test set to evaluate a checkpoint on.
 
     Args:
         spec: as `DataConfig.train`, or a GLUE folder, which means its dev file.
         like: folder of a checkpoint: its config says whether this is regression, and names the labels.
+        given: what is set here goes before that.
 
     Raises:
         DataError, ConfigError: as `load_data`.
     """
     source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True)
     column = _read_labels(source, columns, "evaluation")
-    given = task_settings_of(like).model_copy(update={"metrics": list(metrics) if metrics else None})
+    settings = task_settings_of(like).model_copy(update=given.model_dump(exclude_unset=True) if given else {})
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
-    task = infer_task(column, columns, given, glue, name)
+    task = infer_task(column, columns, settings, glue, name)
     return _labelled_table(column, columns, task, "evaluation", "those of the model"), task
 
 
@@ -254,6 +255,18 @@ def read_texts(
     rows = source.read(names)
     labels = rows.table[names[-1]].combine_chunks() if labelled else None
     return names, text_columns(rows, columns.texts), labels
+
+
+def open_texts(
+    spec: str, *, text: str | Sequence[str] | None = None, data_dir: Path = Path(".")
+) -> tuple[Source, tuple[str, ...]]:
+    """A table that needs no labels, and its text columns; a GLUE folder means its dev file.
+
+    Raises:
+        DataError: as `load_data`.
+    """
+    source, columns, _ = _open_any(spec, data_dir, "dev", text, None, labelled=False)
+    return source, columns.texts
 
 
 def read_columns(

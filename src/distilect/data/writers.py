@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,30 +29,49 @@ def check_suffix(path: Path) -> None:
 
 
 def write_columns(path: Path, columns: Mapping[str, pa.Array]) -> None:
-    """Write columns of equal length in the format of the file's suffix. An interrupted write leaves no file.
+    """Write columns of equal length in the format of the file's suffix, as `table_writer`."""
+    with table_writer(path) as write:
+        write(pa.table(dict(columns)))
 
-    CSV and TSV fields are quoted where necessary.
+
+@contextmanager
+def table_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that appends rows to a file of the suffix's format. An interrupted write leaves no file.
+
+    CSV and TSV fields are quoted where necessary. Every part must have the columns of the first.
 
     Raises:
         DataError: an unknown suffix, or a place that cannot be written to.
     """
     check_suffix(path)
-    table = pa.table(dict(columns))
     try:
-        with atomic(path) as temporary:
-            if path.suffix == ".parquet":
-                pq.write_table(table, temporary)
-            else:
-                _write_lines(temporary, table, path.suffix)
+        with atomic(path) as temporary, ExitStack() as files:
+            write = _parquet_rows if path.suffix == ".parquet" else _text_rows
+            yield write(temporary, files, path.suffix)
     except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _write_lines(path: Path, table: pa.Table, suffix: str) -> None:
-    names = table.column_names
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
-        if suffix != ".jsonl":
+def _parquet_rows(path: Path, files: ExitStack, suffix: str) -> Callable[[pa.Table], None]:
+    writers: list[pq.ParquetWriter] = []
+
+    def write(table: pa.Table) -> None:
+        if not writers:
+            # a column without a value yet may be text in a later part
+            fields = [pa.field(f.name, pa.string()) if pa.types.is_null(f.type) else f for f in table.schema]
+            writers.append(files.enter_context(pq.ParquetWriter(path, pa.schema(fields))))
+        writers[0].write_table(table.cast(writers[0].schema))
+
+    return write
+
+
+def _text_rows(path: Path, files: ExitStack, suffix: str) -> Callable[[pa.Table], None]:
+    file = files.enter_context(path.open("w", encoding="utf-8", newline=""))
+    writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
+
+    def write(table: pa.Table) -> None:
+        names = table.column_names
+        if suffix != ".jsonl" and not file.tell():
             writer.writerow(names)
         for batch in table.to_batches(CHUNK):
             rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
@@ -60,3 +80,5 @@ def _write_lines(path: Path, table: pa.Table, suffix: str) -> None:
                 continue
             for row in rows:
                 file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
+
+    return write

@@ -83,6 +83,8 @@ class Layout:
         teacher_layers, teacher_widths: L and H per teacher; 0 where a teacher has no hidden states (a table, a
             callable).
         same_tokens: per teacher, whether it cuts a text into exactly the student's tokens.
+        class_weights: of label knowledge, C of them; (): all 1.
+        label_smoothing: of label knowledge.
     """
 
     regression: bool
@@ -92,6 +94,8 @@ class Layout:
     teacher_layers: tuple[int, ...] = ()
     teacher_widths: tuple[int, ...] = ()
     same_tokens: tuple[bool, ...] = ()
+    class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
 
     @property
     def num_teachers(self) -> int:

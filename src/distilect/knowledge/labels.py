@@ -10,9 +10,15 @@ from distilect.knowledge.base import Knowledge, StudentOutputs
 from distilect.signals import TeacherSignals
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p(y) per row in float32 [B]; `logits` [B, C], `labels` int64 [B]; 0 where the label is -100."""
-    return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-100)
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+    """-log p(y) per row in float32 [B]; `logits` [B, C], `labels` int64 [B]; 0 where the label is -100.
+
+    Args:
+        weights: of the classes, [C].
+        smoothing: share of the target that is spread evenly over the classes.
+    """
+    options = {"reduction": "none", "ignore_index": -100, "label_smoothing": smoothing}
+    return F.cross_entropy(logits.float(), labels, weights, **options)
 
 
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -30,6 +36,9 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class Labels(Knowledge):
     """Cross-entropy with the gold label, squared error in regression; 0 on rows without a label.
 
+    With class weights w and label smoothing ε (`train.class_weights`, `train.label_smoothing`) a row of class y costs
+    -(1 - ε) w_y log p_y - ε/C Σ_c w_c log p_c, as `torch.nn.functional.cross_entropy` defines it, before any reduction.
+
     Example: `knowledge: {labels: {}}`.
     """
 
@@ -38,4 +47,7 @@ class Labels(Knowledge):
     asks_teachers = False
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
-        return label_loss(student.logits, labels)
+        if self.layout.regression:
+            return squared_error(student.logits, labels)
+        weights = student.logits.new_tensor(self.layout.class_weights) if self.layout.class_weights else None
+        return cross_entropy(student.logits, labels, weights, self.layout.label_smoothing)

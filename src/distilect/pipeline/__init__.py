@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from distilect import ranks
-from distilect.config import RunConfig, TeacherConfig, apply_override, parse_config, set_value
+from distilect.config import RunConfig, TaskConfig, TeacherConfig, apply_override, parse_config, parse_part, set_values
 from distilect.data import encode, load_table
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
+from distilect.pipeline.inputs import is_model, student_name, table_path, teacher_settings
 from distilect.pipeline.job import RunResult, run
 from distilect.pipeline.metrics import versions
 from distilect.pipeline.teachers import Outputs
@@ -22,25 +23,27 @@ __all__ = ["RunResult", "distill", "evaluate", "finetune", "run", "score", "vers
 
 
 def distill(
-    train: str,
-    dev: str | None = None,
+    train: Any,
+    dev: Any = None,
     *,
-    teachers: Sequence[str | Mapping[str, Any] | Outputs] = (),
-    student: str,
+    teachers: Sequence[Any] = (),
+    student: Any,
     method: str | Mapping[str, Any] = "kd",
     name: str = "run",
-    output: str = "runs",
+    output: str | Path = "runs",
     overwrite: bool = False,
     **settings: Any,
 ) -> RunResult:
     """Distil `teachers` into a small student in one call.
 
     Args:
-        train, dev: tables (.csv .tsv .jsonl .parquet), a `datasets` folder or a hub id.
-        teachers: fine-tuned checkpoints (folders or hub ids), `TeacherConfig` mappings, or functions texts → array [N, C] of
-            logits (named after the function).
-        student: a checkpoint or a teacher's name or path, as `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`.
+        train, dev: tables: paths (.csv .tsv .jsonl .parquet, a `datasets` folder, a hub id), pandas `DataFrame`s or
+            `datasets.Dataset`s.
+        teachers: fine-tuned checkpoints (folders or hub ids), `TeacherConfig` mappings, transformers models or pipelines, or functions
+            texts → array [N, C] of logits (named after the function).
+        student: a checkpoint or a teacher's name or path, as `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`; or a model.
         method: a preset's name, or a `MethodConfig` mapping.
+        overwrite: replace an earlier run of this name.
         settings: any other key of the configuration, nested or dotted with `__`: `train__epochs=5`, `seed=1`.
 
     Raises:
@@ -50,29 +53,31 @@ def distill(
         >>> result = distill("train.csv", "dev.csv", teachers=["bert-a", "bert-b"],
         ...                  student="bert-a[layers=1,3,5]", method="uniform")      # doctest: +SKIP
     """
+    folder = Path(output)
+    functions = {_name_of(t): t for t in teachers if _is_function(t)}
+    if len(functions) < sum(map(_is_function, teachers)):
+        raise ConfigError("two teachers are functions of one name: give them different names (def, not lambda)")
     raw: dict[str, Any] = {
         "name": name,
-        "output": output,
+        "output": str(output),
         "data": {"train": train, "dev": dev},
-        "teachers": [t if isinstance(t, str) else dict(t) for t in teachers if not callable(t)],
-        "student": student,
+        "teachers": [teacher_settings(t, folder) for t in teachers if not _is_function(t)],
+        "student": student_name(student, folder),
         "method": method if isinstance(method, str) else dict(method),
     }
-    for key, value in settings.items():
-        # data={"text": "review"} adds to train and dev, it does not replace them.
-        parts = {(part,): inner for part, inner in value.items()} if isinstance(value, Mapping) else {(): value}
-        for part, inner in parts.items():
-            set_value(raw, [*key.split("__"), *part], inner, f"{key}={value!r}")
-    functions: dict[str, Outputs] = {}
-    for teacher in teachers:
-        if callable(teacher):
-            called = getattr(teacher, "__name__", type(teacher).__name__)
-            if called in functions:
-                raise ConfigError(
-                    f"two teachers are functions called {called!r}: give them different names (def, not lambda)"
-                )
-            functions[called] = teacher
+    set_values(raw, settings)
+    raw["data"] |= {
+        role: table_path(raw["data"].get(role), role, folder) for role in ("train", "dev", "validation", "extra")
+    }
     return run(parse_config(raw), overwrite=overwrite, functions=functions)[0]
+
+
+def _is_function(teacher: Any) -> bool:
+    return callable(teacher) and not is_model(teacher)
+
+
+def _name_of(function: Outputs) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def score(config: RunConfig) -> list[str]:
@@ -90,46 +95,76 @@ def score(config: RunConfig) -> list[str]:
     return lines or ["no method of this config asks a teacher: nothing to score"]
 
 
+# short names of what `finetune` is most often told, as on the command line
+_SHORT = {
+    **{name: f"train__{name}" for name in ("epochs", "learning_rate", "batch_size", "max_length")},
+    **{name: f"task__{name}" for name in ("kind", "labels", "metrics")},
+    **{name: f"data__{name}" for name in ("text", "label")},
+}
+
+
 def finetune(
-    train: str,
+    train: Any,
     *,
-    init: str,
-    output: str,
-    dev: str | None = None,
+    init: Any,
+    output: str | Path,
+    dev: Any = None,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Fine-tune a checkpoint on a table: how teachers are made.
 
     Args:
-        init: the checkpoint to start from.
+        train, dev: tables, as in `distill`.
+        init: the checkpoint to start from, as the student in `distill`.
         output: the run's folder; the model is in its `student/`.
-        overrides: settings of the run as `key.sub=value`, such as `train.epochs=5`.
+        overrides: settings of the run as `key.sub=value`, such as `train.warmup_ratio=0.06`.
+        settings: as in `distill`; `epochs`, `learning_rate`, `batch_size`, `max_length`, `kind`, `labels`, `metrics`, `text` and
+            `label` need no prefix.
 
     Returns:
         the content of the run's `metrics.json`.
     """
     path = Path(output)
-    raw: dict[str, Any] = {"name": path.name, "output": str(path.parent), "data": {"train": train, "dev": dev}}
-    raw |= {"student": init, "method": "finetune"}
+    raw: dict[str, Any] = {
+        "name": path.name,
+        "output": str(path.parent),
+        "student": student_name(init, path.parent),
+        "method": "finetune",
+    }
+    raw["data"] = {"train": table_path(train, "train", path.parent), "dev": table_path(dev, "dev", path.parent)}
+    set_values(raw, {_SHORT.get(key, key): value for key, value in settings.items()})
     for override in overrides:
         apply_override(raw, override)
     return run(parse_config(raw), overwrite=overwrite)[0].metrics
 
 
 def evaluate(
-    model: str,
-    data: str,
+    model: str | Path,
+    data: str | Path,
     *,
     text: list[str] | None = None,
     label: str | None = None,
-    data_dir: str = ".",
+    data_dir: str | Path = ".",
     max_length: int = 128,
+    kind: str | None = None,
+    labels: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Scores of any classification or regression checkpoint on a labelled table."""
-    table, task = load_table(data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model)))
-    teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=max_length)
+    """Scores of any classification or regression checkpoint on a labelled table.
+
+    Args:
+        kind, labels, metrics: as in `TaskConfig`; default: those of the checkpoint, and the metrics of such a task.
+            `labels` are the names of the checkpoint's outputs, in their order.
+    """
+    given = {"kind": kind, "labels": labels, "metrics": metrics}
+    settings = parse_part(TaskConfig, {key: value for key, value in given.items() if value is not None})
+    like = Path(resolve_path(str(model)))
+    table, task = load_table(str(data), text=text, label=label, data_dir=Path(data_dir), like=like, given=settings)
+    spec = TeacherConfig(path=str(model), labels=list(labels) if labels else None)
+    teacher = load_teacher(spec, task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
     encoded = encode(table, teacher.tokenizer, teacher.max_length)
     logits = predict(teacher.model, encoded, precision=precision)

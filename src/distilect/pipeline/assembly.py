@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from distilect.config import MethodConfig
+from distilect.config import MethodConfig, TrainConfig
 from distilect.data import Table, encode, row_keys
-from distilect.errors import MethodError
+from distilect.errors import ConfigError, MethodError, did_you_mean
 from distilect.knowledge import Layout
 from distilect.models import CheckpointTeacher, Student, Teacher, same_tokens
 from distilect.selection import Method, SelectionContext, TeacherSelector, TrainingSample, build_method, row_uniform
@@ -19,8 +19,8 @@ from distilect.tasks import Task
 from distilect.training import TrainingRows
 
 
-def layout_of(student: Student, pool: list[Teacher], task: Task) -> Layout:
-    """What kinds of knowledge need to know of the models."""
+def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowledge: Any) -> Layout:
+    """What kinds of knowledge need to know of the models; `label_knowledge` is what `label_options` returns."""
     checkpoints = [t if isinstance(t, CheckpointTeacher) else None for t in pool]
     return Layout(
         regression=task.kind == "regression",
@@ -30,7 +30,37 @@ def layout_of(student: Student, pool: list[Teacher], task: Task) -> Layout:
         teacher_layers=tuple(t.num_layers if t else 0 for t in checkpoints),
         teacher_widths=tuple(t.hidden_size if t else 0 for t in checkpoints),
         same_tokens=tuple(t is not None and same_tokens(student, t) for t in checkpoints),
+        **label_knowledge,
     )
+
+
+def label_options(config: TrainConfig, table: Table, task: Task) -> dict[str, Any]:
+    """`class_weights` and `label_smoothing` as label knowledge takes them.
+
+    Args:
+        table: training rows; with `balanced`, a class with n of their N labels has the weight N / (C n): the mean over rows is 1.
+
+    Raises:
+        ConfigError: the task has no classes, or a weight is given to a label that it does not have.
+    """
+    given = config.class_weights
+    if task.kind != "classification" and (given is not None or config.label_smoothing):
+        raise ConfigError(
+            f"train.class_weights and train.label_smoothing need a classification task, this is {task.kind}: remove them"
+        )
+    weights: list[float] = []
+    if isinstance(given, dict):
+        for label in given:
+            if label not in task.labels:
+                known = ", ".join(task.labels[:20])
+                raise ConfigError(
+                    f"train.class_weights: no label {label!r}; the labels: {known}.{did_you_mean(label, task.labels)}"
+                )
+        weights = [given.get(label, 1.0) for label in task.labels]
+    elif given is not None:
+        counts = np.bincount(table.labels[table.has_label], minlength=len(task.labels))
+        weights = [round(float(counts.sum() / (len(counts) * count)), 6) if count else 1.0 for count in counts]
+    return {"class_weights": tuple(weights), "label_smoothing": config.label_smoothing}
 
 
 def assemble(config: MethodConfig, layout: Layout, teachers: TeacherSelector | None, seed: int) -> Method:

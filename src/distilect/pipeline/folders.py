@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,17 +10,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distilect import ranks
-from distilect.config import RunConfig, dump_config
+from distilect.config import RunConfig, dump_config, load_config
 from distilect.errors import ConfigError, RunError, why_unwritable
 from distilect.files import atomic_write, locked
 from distilect.models import Student, quiet
+from distilect.pipeline.inputs import FOLDER as INPUTS
+from distilect.progress import console
 from distilect.training import episodes_begun
+
+OVERWRITE = "overwrite=True (--overwrite on the command line)"
 
 
 def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
     """(folder, config) for the method and for each baseline; repeated names get a number."""
     store = Path(config.signals.store).parts[0]
-    plans, seen = [], {"teachers", store}
+    plans, seen = [], {"teachers", INPUTS, store}
     if config.name in seen:
         raise ConfigError(f"name: {config.name!r} is kept for the folder of that name beside the runs: choose another")
     for number, method in enumerate((config.method, *config.baselines)):
@@ -35,7 +40,8 @@ def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
 def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
     """Refuse a folder that a run may not use; nothing in it is touched.
 
-    It may be empty, hold an unfinished run of the same configuration, which goes on, or an earlier run that may be overwritten.
+    It may be empty, hold an unfinished run of the same configuration, which goes on, a run with fewer epochs, which goes on too, or an
+    earlier run that may be overwritten.
 
     Raises:
         RunError: it holds something else, or cannot be made.
@@ -52,17 +58,32 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
         return
     if not recorded.exists():
         raise RunError(f"output folder {folder} is not empty and holds no run: choose another name= or output=")
-    if overwrite:
+    if overwrite or fewer_epochs(folder, config) is not None:
         return
     if (folder / "metrics.json").exists():
-        raise RunError(f"output folder {folder} holds a finished run: use --overwrite, or another name=")
+        raise RunError(
+            f"output folder {folder} holds a finished run: give it more train.epochs to go on, use {OVERWRITE}, or another name="
+        )
     # Only training is worth keeping: a run that stopped before it (at a missing file, say) may change its settings.
     begun = any((folder / "checkpoints").glob("checkpoint-*")) or episodes_begun(folder)
     if begun and recorded.read_text(encoding="utf-8") != dump_config(config):
         raise RunError(
-            f"output folder {folder} holds an unfinished run with other settings: use --overwrite, or another name= "
+            f"output folder {folder} holds an unfinished run with other settings: use {OVERWRITE}, or another name= "
             f"(to go on with it: distilect run {recorded})"
         )
+
+
+def fewer_epochs(folder: Path, config: RunConfig) -> float | None:
+    """The epochs of the run in the folder, if it can go on to those of `config` and differs in nothing else; otherwise None."""
+    recorded = folder / "config.yaml"
+    if not config.train.resumable or not any((folder / "checkpoints").glob("checkpoint-*")) or not recorded.exists():
+        return None
+    with contextlib.suppress(ConfigError):
+        earlier = load_config(recorded)
+        longer = earlier.train.model_copy(update={"epochs": config.train.epochs})
+        same = dump_config(earlier.model_copy(update={"train": longer})) == dump_config(config)
+        return earlier.train.epochs if same and earlier.train.epochs < config.train.epochs else None
+    return None
 
 
 @contextmanager
@@ -94,6 +115,11 @@ def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
             os.replace(folder, old)
             folder.mkdir()
             shutil.rmtree(old, ignore_errors=True)
+        elif (epochs := fewer_epochs(folder, config)) is not None:
+            console.print(
+                f"going on from {epochs:g} to {config.train.epochs:g} epochs: the learning rate continues on the schedule of the longer training"
+            )
+            (folder / "metrics.json").unlink(missing_ok=True)  # first: from here on it is an unfinished run
         atomic_write(folder / "config.yaml", dump_config(config))
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {why_unwritable(error)}; choose another output=") from None

@@ -35,7 +35,7 @@ from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import EpisodicSelector, Method, artefact, asks_teachers, get_preset
 from distilect.signals import Prepared
-from distilect.training import TrainingRows, drop_episodes, fit, keep_newest_checkpoint, run_episodes
+from distilect.training import TrainingRows, drop_episodes, fit, run_episodes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def run(
 ) -> list[RunResult]:
     """Do all that `config` asks for: data, teachers, signals, the method's student and one for each baseline.
 
-    A run that was stopped goes on from its last checkpoint; teachers and signals that exist are reused. With several processes
+    A run that was stopped goes on from its last checkpoint, and a finished one for more epochs where the config differs in nothing
+    else; teachers and signals that exist are reused. With several processes
     (`torchrun`, `accelerate launch`) all of them call this and train the student jointly; rank 0 writes.
 
     Args:
@@ -160,6 +161,7 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
         "cost": costs(fitted, prepared, live_forwards, bench.finetune_seconds, selection),
         **({"selection": selection} if selection is not None else {}),
         "rows": row_counts(data, rows.encoded.truncated),
+        "class_weights": dict(zip(task.labels, bench.label_options["class_weights"], strict=False)),
         "signals": {"scored_rows": prepared.forwards, "reused_rows": prepared.reused, "live": config.signals.live},
         "versions": versions(),
         "machine": machine(),
@@ -174,7 +176,6 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
         write_predictions(folder / PREDICTIONS, split, reported, task, outputs)
     write_model_card(folder / "student", metrics, config)
     atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    keep_newest_checkpoint(folder)  # not earlier: a run that is killed before this line still needs its best one
     return RunResult(folder, metrics, build_report(folder) if report else None)
 
 

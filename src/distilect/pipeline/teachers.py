@@ -26,7 +26,7 @@ from distilect.models import (
     parse_spec,
     resolve_path,
 )
-from distilect.pipeline.assembly import assemble, layout_of, set_up, training_rows
+from distilect.pipeline.assembly import assemble, label_options, layout_of, set_up, training_rows
 from distilect.pipeline.folders import save_student
 from distilect.pipeline.metrics import score_text, versions
 from distilect.progress import console
@@ -109,10 +109,11 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     work.mkdir(parents=True, exist_ok=True)
     task, seed = data.task, spec.seed
     student = build_student(StudentConfig(init=spec.init), task, {}, seed, max_length=config.train.max_length)
-    method = assemble(MethodConfig(name="finetune"), layout_of(student, [], task), None, seed)
+    train = _settings(spec, config.train)
+    layout = layout_of(student, [], task, **label_options(train, data.train, task))
+    method = assemble(MethodConfig(name="finetune"), layout, None, seed)
     set_up(SelectionContext(teachers=(), kinds=method.kinds, seed=seed), *method.selectors.values())
     rows = training_rows(student, data.train, data.validation, task)
-    train = _settings(spec, config.train)
     _, fitted = fit(student, rows, method, None, train, work, seed=seed, description=f"teacher {name}")
 
     def keep() -> None:
@@ -144,11 +145,12 @@ def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfi
 def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
     return {
-        "spec": spec.model_dump(),
+        "spec": spec.model_dump(exclude_defaults=True),
         "init": checkpoint_fingerprint(resolve_path(parse_spec(spec.init)[0])),
         "rows": [data.train.fingerprint(), data.validation.fingerprint()],
         "task": data.task.to_dict(),
-        "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}),  # never a teacher's
+        # without defaults: a setting that is added later gives no teacher another name
+        "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}, exclude_defaults=True),
         "format": 1,
     }
 

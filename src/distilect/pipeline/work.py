@@ -15,9 +15,9 @@ from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, load_data
 from distilect.errors import MethodError
-from distilect.knowledge import Response
+from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student
-from distilect.pipeline.assembly import assemble, layout_of, sampler_of, set_up
+from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
 from distilect.pipeline.metrics import teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
@@ -75,6 +75,7 @@ class Workbench:
             data = enlarged(data, config)
         for line in data.report:
             console.print(line)
+        label_options(config.train, data.train, data.task)  # an error in them must not wait for the teachers
         started = time.perf_counter()
         teachers = teachers_of(config, data, functions or {})
         store = SignalStore(Path(config.output) / config.signals.store)
@@ -108,7 +109,7 @@ class Workbench:
         """Build the method and decide which teachers it asks; only the validation split is scored for that."""
         selector = build_teacher_selector(config)
         if selector is None:
-            method = assemble(config, layout_of(student, [], self.data.task), None, self.config.seed)
+            method = assemble(config, self._layout(student, []), None, self.config.seed)
             context = SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed)
             return Planned(method, [], [], None, context, None)
         if not self.teachers:
@@ -121,7 +122,7 @@ class Workbench:
             if selector.kept is not None:
                 pool = [self.teachers[k] for k in selector.kept]
                 context = self._context(pool, logits[:, selector.kept])
-        layout = layout_of(student, pool, self.data.task)
+        layout = self._layout(student, pool)
         method = assemble(config, layout, selector, self.config.seed)
         encoders = {s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None}
         if len(encoders) > 1:
@@ -165,6 +166,14 @@ class Workbench:
     def outputs(self, teacher: Teacher, table: Table) -> NDArray[np.float32]:
         """[N, C] logits of one teacher, through the store: it runs once over a table, whatever the number of methods."""
         return _logits(self.signals([teacher], table), table)[:, 0]
+
+    @property
+    def label_options(self) -> dict[str, Any]:
+        """Class weights and label smoothing of label knowledge."""
+        return label_options(self.config.train, self.data.train, self.data.task)
+
+    def _layout(self, student: Student, pool: list[Teacher]) -> Layout:
+        return layout_of(student, pool, self.data.task, **self.label_options)
 
     def _context(self, pool: list[Teacher], logits: NDArray[np.float32]) -> SelectionContext:
         """What selectors may learn before training: the validation split only, never dev.

@@ -75,6 +75,7 @@ def build_report(run_folder: str | Path) -> Path:
                 (name, words.score(number(score)))
                 for name, score in mapping(part(metrics, "student", "validation")).items()
             ],
+            "Class weights": _known(metrics.get("class_weights")),
             "Versions": _known(metrics.get("versions")),
             "Machine": _known(metrics.get("machine")),
         },

@@ -2,7 +2,7 @@
 
 from distilect.training.counts import Counts
 from distilect.training.episodes import StageA, drop_episodes, episodes_begun, run_episodes
-from distilect.training.fit import Fitted, fit, keep_newest_checkpoint
+from distilect.training.fit import Fitted, fit
 from distilect.training.rows import Batch, TrainingRows
 from distilect.training.step import StepResult, distillation_loss
 from distilect.training.trainer import DistillationTrainer
@@ -19,6 +19,5 @@ __all__ = [
     "drop_episodes",
     "episodes_begun",
     "fit",
-    "keep_newest_checkpoint",
     "run_episodes",
 ]

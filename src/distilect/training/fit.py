@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,11 +144,3 @@ def set_dropout(model: Any, probability: float) -> None:
     for key, value in vars(model.config).items():
         if "dropout" in key and isinstance(value, float):
             setattr(model.config, key, probability)
-
-
-def keep_newest_checkpoint(folder: Path) -> None:
-    """Once a run is finished: its best weights are in `student/`, one resumable state is enough."""
-    newest = last_checkpoint(folder / "checkpoints")
-    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
-        if checkpoint != newest:
-            shutil.rmtree(checkpoint, ignore_errors=True)

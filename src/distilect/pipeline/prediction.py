@@ -1,0 +1,159 @@
+"""`distilect predict`: a checkpoint's labels and probabilities on a file of texts, block by block."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distilect.config import RunConfig, load_config
+from distilect.data import Source, Table, check_suffix, encode, open_texts, table_writer, task_settings_of, text_columns
+from distilect.errors import DataError, RunError
+from distilect.evaluation import predict
+from distilect.models import CheckpointTeacher, load_teacher, resolve_path
+from distilect.pipeline.teachers import named_teachers
+from distilect.progress import track
+from distilect.tasks import Task, default_metrics
+
+BLOCK = 1024  # rows that are read, run and written at a time
+
+
+def predict_file(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    text: list[str] | None = None,
+    data_dir: str | Path = ".",
+    max_length: int = 128,
+    precision: str = "auto",
+) -> list[str]:
+    """Write a table's columns with the model's predictions beside them.
+
+    New columns: `prediction` (a label, or a score in regression); for classes also `probability`, that of the predicted one, and
+    `probability_NAME` of each. Where `model` is a run's folder, its checkpoint teachers are run too: `teachers_agree` is the share of
+    them with the same label, `teachers_mean` in regression their mean score.
+
+    Args:
+        model: a checkpoint, or the folder of a run, which means its student.
+        data: as `data.train`; labels are not needed.
+        output: .csv, .tsv, .jsonl or .parquet; written whole or not at all.
+
+    Returns:
+        lines for the user.
+
+    Raises:
+        DistilectError: something cannot be read, or a new column exists already.
+    """
+    output = Path(output)
+    check_suffix(output)
+    run = _Run(Path(model)) if (Path(model) / "metrics.json").is_file() else None
+    checkpoint = str(run.student if run else model)
+    source, columns = open_texts(str(data), text=text or (run.text if run else None), data_dir=Path(data_dir))
+    settings = task_settings_of(Path(resolve_path(checkpoint)))
+    kind, labels = "regression" if settings.kind == "regression" else "classification", tuple(settings.labels or ())
+    task = Task("predict", kind, labels, default_metrics(kind, len(labels)), len(columns))
+    options = {"precision": precision, "max_length": max_length}
+    student = run.load(task, options) if run else _load(checkpoint, task, options)
+    teachers = run.teachers(task, options) if run else []
+
+    rows = cut = 0
+    with table_writer(output) as write:
+        for block in _blocks(source, output.name):
+            table = Table.from_columns(text_columns(block, columns))
+            logits, long = _outputs(student, table, precision)
+            added = _columns(task, logits, [_outputs(teacher, table, precision)[0] for teacher in teachers])
+            for name in added:
+                if name in source.columns:
+                    raise DataError(
+                        f"{source.label} has a column {name!r} already, which predict would write: rename it"
+                    )
+            found = block.table
+            for name, values in added.items():
+                found = found.append_column(name, values)
+            write(found)
+            rows, cut = rows + len(table), cut + long
+    lines = [f"{rows:,} rows of {source.label} → {output}"]
+    lines += [f"{cut:,} of them were cut to {student.max_length} tokens: give a higher --max-length"] if cut else []
+    return lines + ([f"not asked, as they are no checkpoints: {', '.join(run.others)}"] if run and run.others else [])
+
+
+class _Run:
+    """A finished run: its student and the teachers that are checkpoints; `others` are tables and functions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.student = folder, folder / "student"
+        self.config: RunConfig = load_config(folder / "config.yaml")
+        try:
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            self.named: list[dict[str, Any]] = metrics["teachers"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{folder / 'metrics.json'} cannot be read: give {self.student} in place of {folder}"
+            ) from None
+        self.others = [teacher["name"] for teacher in self.named if not teacher.get("path")]
+
+    @property
+    def text(self) -> list[str] | None:
+        text = self.config.data.text
+        return [text] if isinstance(text, str) else text
+
+    def load(self, task: Task, options: dict[str, Any]) -> CheckpointTeacher:
+        length = self.config.student.max_length or self.config.train.max_length
+        return _load(str(self.student), task, options | {"max_length": length})
+
+    def teachers(self, task: Task, options: dict[str, Any]) -> list[CheckpointTeacher]:
+        specs = named_teachers(self.config)
+        found = []
+        for teacher in self.named:
+            if path := teacher.get("path"):
+                spec = specs[teacher["name"]].model_copy(
+                    update={"name": teacher["name"], "path": path, "finetune": None}
+                )
+                length = spec.max_length or self.config.train.max_length
+                found.append(load_teacher(spec, task, **options | {"max_length": length}))
+        return [teacher for teacher in found if isinstance(teacher, CheckpointTeacher)]
+
+
+def _load(path: str, task: Task, options: dict[str, Any]) -> CheckpointTeacher:
+    from distilect.config import TeacherConfig
+
+    loaded = load_teacher(TeacherConfig(path=path), task, **options)
+    assert isinstance(loaded, CheckpointTeacher)
+    return loaded
+
+
+def _blocks(source: Source, description: str) -> Iterator[Any]:
+    """All columns, a thousand rows at a time, with a progress bar over rows."""
+    blocks = (
+        block.slice(start, BLOCK) for block in source.blocks(source.columns) for start in range(0, len(block), BLOCK)
+    )
+    total = None if source.num_rows is None else -(-source.num_rows // BLOCK)
+    return track(blocks, f"predicting {description}", total=total)
+
+
+def _outputs(model: CheckpointTeacher, table: Table, precision: str) -> tuple[NDArray[np.float32], int]:
+    """[b, C] in the task's order, and how many rows were cut."""
+    encoded = encode(table, model.tokenizer, model.max_length)
+    return predict(model.model, encoded, precision=precision)[:, model.order], encoded.truncated
+
+
+def _columns(task: Task, logits: NDArray[np.float32], teachers: list[NDArray[np.float32]]) -> dict[str, pa.Array]:
+    if task.kind == "regression":
+        found = {"prediction": pa.array(logits[:, 0])}
+        return found | ({"teachers_mean": pa.array(np.mean(teachers, axis=0)[:, 0])} if teachers else {})
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    best = logits.argmax(axis=1)
+    found = {"prediction": pa.array([task.labels[index] for index in best])}
+    found["probability"] = pa.array(shares.max(axis=1))
+    found |= {f"probability_{label}": pa.array(shares[:, index]) for index, label in enumerate(task.labels)}
+    if teachers:
+        agree = np.mean([outputs.argmax(axis=1) == best for outputs in teachers], axis=0)
+        found["teachers_agree"] = pa.array(agree.astype(np.float32))
+    return found
