@@ -390,7 +390,7 @@ def predict(
     max_length: MaxLength = 128,
     precision: Precision = "auto",
 ) -> None:
-    """Write a checkpoint's labels and probabilities beside the texts of a table.
+    """Write a checkpoint's labels and probabilities for texts.
 
     Given a run's folder, also how many of its teachers agree.
 
