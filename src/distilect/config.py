@@ -378,12 +378,12 @@ def dump_config(config: Part) -> str:
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in the nested mapping `raw`; the value is read as YAML, a single mark such as `|` as itself."""
+    """Set `a.b=value` in the nested mapping `raw`; the value is read as YAML, a delimiter such as `|` as itself."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5")
     try:
-        value = text if _is_mark(text) else yaml.load(text, _Loader)
+        value = text if key.endswith("delimiter") and _is_mark(text) else yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"override {override!r}: the value is not YAML; put quotes around a text") from None
     set_value(raw, key.split("."), value, override)
