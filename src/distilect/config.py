@@ -466,7 +466,7 @@ def _explain_place(place: tuple[Any, ...], faults: Sequence[Any], root: type[Par
         example = "['no', 'yes']" if isinstance(misread[0]["loc"][-1], int) else "'no'"
         return (
             f"{where!r}: got {got}, expected text. YAML has a meaning of its own for no, off, yes, on, true, false and null: "
-            f"put quotes around them, as in {place[-1]}: {example} or on the command line \"{where}={example}\""
+            f'put quotes around them, as in {place[-1]}: {example} or on the command line "{where}={example}"'
         )
     messages = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in faults)
     return f"{where!r}: {' or '.join(messages)}, got {_short(fault['input'])}"

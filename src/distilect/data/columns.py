@@ -45,6 +45,7 @@ LABELS = [
     "rating",
     "y",
 ]
+USUAL = {*(name for pair in PAIRS for name in pair), *SINGLES, *LABELS}
 
 
 @dataclass(frozen=True)
