@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from distilect.config import DataConfig, TaskConfig
 from distilect.data.arrow_files import validation_split
 from distilect.data.columns import Columns, choose_columns, choose_text_columns, text_columns
+from distilect.data.decoding import COMPRESSED
 from distilect.data.glue import COLA, GlueTask, open_glue, recognise, recognise_folder
 from distilect.data.labels import LabelColumn
 from distilect.data.readers import locate, open_source
@@ -24,6 +27,7 @@ from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
 from distilect.errors import DataError
 from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics
+from distilect.tasks.label_names import match_labels
 
 _PEEK = 100_000  # rows of a streamed table that its task is inferred from
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
@@ -116,6 +120,7 @@ class _Loader:
         """Train and validation in memory."""
         train = _labelled_table(column, self.columns, self.task, "train", self.origin)
         self._report_rows("train", train, column.rows.label, str(self.columns))
+        self._report_spellings("train", column)
         validation = self._labelled("validation")
         if validation is not None:
             return train, validation
@@ -132,7 +137,9 @@ class _Loader:
         def as_table(rows: Rows) -> Table:
             column = LabelColumn(rows, str(self.columns.label))
             column.require_all("train")
-            return _labelled_table(column, self.columns, self.task, "train", self.origin)
+            table = _labelled_table(column, self.columns, self.task, "train", self.origin)
+            self._report_spellings("train", column)
+            return table
 
         train, drawn = streamed_tables(
             source, self.columns, self.config, seed, as_table, scores=self.task.kind == "regression"
@@ -155,7 +162,12 @@ class _Loader:
             spec = f"{base}[{split}]" if split else None
         if spec is None:
             return None
-        return open_source(spec, self.data_dir, role=role, quoting=self.config.quoting, name=self.config.name)
+        config = self.config
+        source = open_source(
+            spec, self.data_dir, role=role, delimiter=config.delimiter, quoting=config.quoting, name=config.name
+        )
+        self.report += [f"{role}: {note}" for note in source.notes]
+        return source
 
     def _labelled(self, role: str) -> Table | None:
         source = self._open(role)
@@ -165,6 +177,7 @@ class _Loader:
         column = _read_labels(source, columns, role)
         table = _labelled_table(column, columns, self.task, role, self.origin)
         self._report_rows(role, table, source.label)
+        self._report_spellings(role, column)
         return table
 
     def _extra(self) -> Table | None:
@@ -196,6 +209,10 @@ class _Loader:
         repeated = f", {repeats:,} repeats of a text kept" if repeats else ""
         self.report.append(f"{role}: {len(table):,} rows from {label}{repeated}{'; ' + more if more else ''}")
 
+    def _report_spellings(self, role: str, column: LabelColumn) -> None:
+        lines = (f"{role}: {note}" for note in column.notes)
+        self.report += [line for line in lines if line not in self.report]
+
     def _report_overlap(self, role: str, table: Table, train: Table) -> None:
         """Warn about rows that are also in train: scores on them are too optimistic."""
         shared = int(np.isin(_comparable(table), _comparable(train)).sum())
@@ -211,22 +228,31 @@ def load_table(
     data_dir: Path = Path("."),
     like: str | Path | None = None,
     metrics: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    quoting: bool | None = None,
+    report: list[str] | None = None,
 ) -> tuple[Table, Task]:
     """Load one labelled table and its task, such as a test set to evaluate a checkpoint on.
 
     Args:
         spec: as `DataConfig.train`, or a GLUE folder, which means its dev file.
         like: folder of a checkpoint: its config says whether this is regression, and names the labels.
+        delimiter, quoting: as of `DataConfig`.
+        report: gets lines for the user: what was detected about the files, and which spellings of labels were joined.
 
     Raises:
         DataError, ConfigError: as `load_data`.
     """
-    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True)
+    dialect = {"delimiter": delimiter, "quoting": quoting}
+    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True, **dialect)
     column = _read_labels(source, columns, "evaluation")
     given = task_settings_of(like).model_copy(update={"metrics": list(metrics) if metrics else None})
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, given, glue, name)
-    return _labelled_table(column, columns, task, "evaluation", "those of the model"), task
+    table = _labelled_table(column, columns, task, "evaluation", "those of the model")
+    if report is not None:
+        report += [*source.notes, *(f"{source.label}: {note}" for note in column.notes)]
+    return table, task
 
 
 def read_texts(
@@ -262,7 +288,7 @@ def read_columns(
     """Read numbers that belong to texts, such as the outputs of a teacher that ran elsewhere.
 
     Args:
-        columns: numeric columns to read; the text columns are inferred from the others.
+        columns: numeric columns to read, in any spelling of the same label; the text columns are inferred from the others.
 
     Returns:
         ids uint64 [N, 2], as `Table.ids`; values float64 [N, len(columns)], NaN where a field is not a finite number.
@@ -271,6 +297,8 @@ def read_columns(
         DataError: no file, a missing column, or another number of texts per row.
     """
     source = open_source(str(file))
+    spelled = match_labels([name for name in columns if name not in source.columns], source.columns)
+    columns = [spelled.get(name, name) for name in columns]
     check_columns(columns, source.columns, source.label)
     texts = choose_text_columns(source, columns)
     if len(texts) != num_texts:
@@ -320,7 +348,13 @@ def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: G
 
 
 def _open_any(
-    spec: str, data_dir: Path, role: str, text: str | Sequence[str] | None, label: str | None, labelled: bool
+    spec: str,
+    data_dir: Path,
+    role: str,
+    text: str | Sequence[str] | None,
+    label: str | None,
+    labelled: bool,
+    **dialect: Any,
 ) -> tuple[Source, Columns, GlueTask | None]:
     """A table, or the file for `role` in a GLUE folder."""
     path, _, _ = locate(spec, data_dir)
@@ -329,7 +363,7 @@ def _open_any(
         return open_glue(train if role == "train" else dev, glue), glue.columns, glue
     if path.name.endswith(".tsv") and path.is_file() and not text and recognise(path) is COLA:
         return open_glue(path, COLA), COLA.columns, COLA  # it has no header, so only its own columns fit
-    source = open_source(spec, data_dir, role=role)
+    source = open_source(spec, data_dir, role=role, **dialect)
     return source, choose_columns(source, text, label, labelled=labelled), None
 
 
@@ -358,4 +392,7 @@ def _comparable(table: Table) -> Any:
 
 def _name(path: Path) -> str:
     """A short name of the data: the file's, or its folder's where the file is called train, dev or test."""
-    return path.parent.name or path.stem if path.stem in ("train", "dev", "test", "validation") else path.stem
+    stem = path.stem if path.suffix.lower() not in COMPRESSED else Path(path.stem).stem
+    if glob.has_magic(stem):  # train-*.csv
+        stem = re.split(r"\W*[*?\[]", stem)[0] or "train"
+    return path.parent.name or stem if stem in ("train", "dev", "test", "validation") else stem
