@@ -97,7 +97,8 @@ def choose_columns(
 
 
 def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str, ...]:
-    """One or two text columns by their usual names, otherwise the only column; columns in `others` are ignored.
+    """One or two text columns by their usual names, otherwise the only column, except for a file of plain lines (.txt);
+    columns in `others` are ignored.
 
     Raises:
         DataError: lists the columns and the setting to give.
@@ -108,6 +109,11 @@ def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str
         if set(usual) <= set(lower):
             return tuple(lower[name] for name in usual)
     if len(columns) == 1:
+        if len(source.columns) == 1 and any(".txt" in file.suffixes for file in source.files):
+            raise DataError(
+                f"{source.label}: its first line, {columns[0][:40]!r}, stands where the name of the column is expected. "
+                "Put a line `text` above the texts; or if it is the name, set data.text to it"
+            )
         return (columns[0],)
     raise DataError(
         f"{source.label}: no column has a usual name for texts; its columns: {listed(source.columns)}. "

@@ -20,6 +20,7 @@ from distilect.data.decoding import open_text
 from distilect.errors import DataError
 
 SAMPLE = 500  # lines that the delimiter is told from
+ONE_COLUMN = "\x1f"  # ASCII's unit separator, which texts do not have
 _COMMON = "\t|;,"  # the rarer in texts, the earlier
 _PROSE = " _-.'\"?!()[]{}"  # in names of columns, or once in every sentence
 _WHOLE_FIELD = re.compile(r'"(?:[^"]|"")*"')
@@ -53,7 +54,9 @@ def detect_dialect(
     notes = []
     if delimiter is None:
         delimiter = detect_delimiter(paths[0], usual, csv_quotes if quoting is None else quoting)
-        if delimiter != usual:
+        if delimiter == ONE_COLUMN:
+            notes.append("one column, commas are part of the texts")
+        elif delimiter != usual:
             notes.append(f"fields are separated by {_shown(delimiter)}")
     if quoting is None:
         quoting = csv_quotes
@@ -75,8 +78,11 @@ def detect_delimiter(path: Path, usual: str, quoting: bool | None) -> str:
     """The delimiter that Excel's line `sep=` names, otherwise the one that fits the header and the first lines best.
 
     Args:
-        usual: taken where there is only one column, or none fits.
+        usual: taken where none fits.
         quoting: None: not known yet.
+
+    Returns:
+        `ONE_COLUMN` for a CSV file of one column that has commas in its texts without quotes around them.
     """
     with open_text(path, "" if quoting else "\n") as text:
         named = _EXCEL.fullmatch(text.readline())
@@ -92,8 +98,18 @@ def detect_delimiter(path: Path, usual: str, quoting: bool | None) -> str:
     good = [mark for mark, fit in fits.items() if fit[0] >= (0.5 if mark in _COMMON else 1.0)]
     if good:
         return max(good, key=lambda mark: (*fits[mark], -_COMMON.find(mark) if mark in _COMMON else -len(_COMMON)))
+    if usual == "\t":
+        return usual
+    if not any(mark in header for mark in _COMMON):
+        return ONE_COLUMN if _has_prose_commas(lines[1:], quoting is not False) else usual
     # No line has as many fields as the header: the message about the first one will name the usual delimiter.
-    return next((mark for mark in (usual, *",;\t|") if mark in header), usual) if usual == "," else usual
+    return next(mark for mark in (usual, *",;\t|") if mark in header)
+
+
+def _has_prose_commas(lines: Sequence[str], quoting: bool) -> bool:
+    """Whether there are commas, but not as between two fields of every line below a header that lacks a name."""
+    counts = {len(fields) for fields in _split(lines, ",", quoting) if fields}
+    return len(counts) > 1 or (counts != {1} and bool(counts) and any(", " in line for line in lines))
 
 
 def _candidates(header: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from distilect.data.splits import hold_out
 from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
 from distilect.errors import DataError
+from distilect.progress import console
 from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics
 from distilect.tasks.label_names import match_labels
 
@@ -230,7 +231,6 @@ def load_table(
     metrics: Sequence[str] | None = None,
     delimiter: str | None = None,
     quoting: bool | None = None,
-    report: list[str] | None = None,
 ) -> tuple[Table, Task]:
     """Load one labelled table and its task, such as a test set to evaluate a checkpoint on.
 
@@ -238,7 +238,6 @@ def load_table(
         spec: as `DataConfig.train`, or a GLUE folder, which means its dev file.
         like: folder of a checkpoint: its config says whether this is regression, and names the labels.
         delimiter, quoting: as of `DataConfig`.
-        report: gets lines for the user: what was detected about the files, and which spellings of labels were joined.
 
     Raises:
         DataError, ConfigError: as `load_data`.
@@ -250,8 +249,7 @@ def load_table(
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, given, glue, name)
     table = _labelled_table(column, columns, task, "evaluation", "those of the model")
-    if report is not None:
-        report += [*source.notes, *(f"{source.label}: {note}" for note in column.notes)]
+    _say(f"{source.label}: {note}" for note in column.notes)
     return table, task
 
 
@@ -297,6 +295,7 @@ def read_columns(
         DataError: no file, a missing column, or another number of texts per row.
     """
     source = open_source(str(file))
+    _say(source.notes)
     spelled = match_labels([name for name in columns if name not in source.columns], source.columns)
     columns = [spelled.get(name, name) for name in columns]
     check_columns(columns, source.columns, source.label)
@@ -364,7 +363,14 @@ def _open_any(
     if path.name.endswith(".tsv") and path.is_file() and not text and recognise(path) is COLA:
         return open_glue(path, COLA), COLA.columns, COLA  # it has no header, so only its own columns fit
     source = open_source(spec, data_dir, role=role, **dialect)
+    _say(source.notes)
     return source, choose_columns(source, text, label, labelled=labelled), None
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Print what was detected, where no report takes it."""
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _read_labels(source: Source, columns: Columns, role: str, limit: int | None = None) -> LabelColumn:

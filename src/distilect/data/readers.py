@@ -17,7 +17,7 @@ from distilect.errors import DataError, did_you_mean
 
 DELIMITED = (".csv", ".tsv", ".txt")
 JSON = (".jsonl", ".ndjson", ".json")
-SUFFIXES = (*DELIMITED, *JSON, ".parquet")
+SUFFIXES = (".csv", ".tsv", *JSON, ".txt", ".parquet")
 _SPLIT = re.compile(r"(.+)\[([\w.-]+)\]")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 

@@ -186,7 +186,8 @@ class _Parts:
 
     def skip(self) -> None:
         """Pass over the next character that is not white space."""
-        self.place += len(self.peek())
+        mark = self.peek()  # moves the place
+        self.place += len(mark)
 
     def value(self) -> Any:
         """Pass over the next value.
