@@ -159,15 +159,16 @@ def _elements(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
                 break
             part.skip()
     except (ValueError, RecursionError) as error:
-        shown = (
-            f"{error.msg}, line {part.line_of(error.pos)}" if isinstance(error, json.JSONDecodeError) else str(error)
-        )
-        raise DataError(f"{path.name}, row {row}: not JSON ({shown}): expected an array of objects") from None
+        place, shown = (error.pos, error.msg) if isinstance(error, json.JSONDecodeError) else (part.place, str(error))
+        line = part.line_of(place)
+        raise DataError(
+            f"{path.name}, line {line}: not JSON ({shown}, row {row}): expected an array of objects"
+        ) from None
     closed = part.peek() == "]"
     part.skip()
     if not closed or part.peek():
         shown = "text after the array" if closed else "expected a comma or the end of the array"
-        raise DataError(f"{path.name}, row {row}: not JSON ({shown}, line {part.line_of(part.place)})")
+        raise DataError(f"{path.name}, line {part.line_of(part.place)}: not JSON ({shown}, row {row})")
 
 
 class _Parts:
