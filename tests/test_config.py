@@ -301,7 +301,7 @@ def test_booleans_in_overrides_get_the_same_line() -> None:
     ]
 
 
-@pytest.mark.parametrize("mark", list("|,;\t:^~#*&!%@-[{ '>") + ["\x01"])
+@pytest.mark.parametrize("mark", [*list("|,;\t:^~#*&!%@-[{ '>"), "\x01"])
 def test_a_delimiter_is_given_as_it_is(mark: str, tmp_path: Path) -> None:
     raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}}
     apply_override(raw, f"data.delimiter={mark}")

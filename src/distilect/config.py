@@ -381,7 +381,8 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in the nested mapping `raw`; the value is read as YAML, a delimiter such as `|` as itself."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5")
+        hint = ". For several files give a folder, or a pattern in quotes" if Path(override).is_file() else ""
+        raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5{hint}")
     try:
         value = text if key.endswith("delimiter") and _is_mark(text) else yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
