@@ -6,6 +6,7 @@ A field's description is its documentation. An unknown key is an error that name
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 import types
 import typing
@@ -381,7 +382,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in the nested mapping `raw`; the value is read as YAML, a delimiter such as `|` as itself."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        hint = ". For several files give a folder, or a pattern in quotes" if Path(override).is_file() else ""
+        hint = ". For several files give a folder, or a pattern in quotes" if os.path.isfile(override) else ""
         raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5{hint}")
     try:
         value = text if key.endswith("delimiter") and _is_mark(text) else yaml.load(text, _Loader)
