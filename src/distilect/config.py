@@ -318,7 +318,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader._whole)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader._decimal)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

@@ -11,14 +11,15 @@ import lzma
 import shlex
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from distilect.errors import DataError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
+_OPEN: dict[str | None, Callable[[IO[bytes]], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _ENCODINGS = {  # by byte order mark; that of UTF-16 begins that of UTF-32
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -111,14 +112,10 @@ def _compression(file: IO[bytes]) -> str | None:
 def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """A file's content, decompressed as it is read."""
     with ExitStack() as stack:
-        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        file: Any = stack.enter_context(path.open("rb"))
         compression = _compression(file)
-        if compression == "gzip":
-            file = stack.enter_context(gzip.open(file))  # type: ignore[assignment]
-        elif compression == "bz2":
-            file = stack.enter_context(bz2.open(file))
-        elif compression == "xz":
-            file = stack.enter_context(lzma.open(file))
+        if compression in _OPEN:
+            file = stack.enter_context(_OPEN[compression](file))
         elif compression == "zip":
             archive = stack.enter_context(zipfile.ZipFile(file))
             try:

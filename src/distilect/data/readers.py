@@ -88,7 +88,8 @@ def _open_files(
     for path in paths:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty: expected rows")
-    suffix, notes = one_kind(paths, label), ()
+    suffix = one_kind(paths, label)
+    notes: tuple[str, ...] = ()
     if suffix in DELIMITED:
         dialect = detect_dialect(paths, suffix, delimiter, quoting)
         sources = [delimited_file(path, dialect.delimiter, dialect.quoting) for path in paths]
