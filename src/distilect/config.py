@@ -315,10 +315,13 @@ class _Loader(yaml.SafeLoader):
         value.written = node.value
         return value
 
+    def _text(self, node: yaml.ScalarNode) -> str:
+        return str(self.construct_scalar(node))
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader._whole)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader._decimal)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader._text)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import lzma
+import re
 import shlex
 import zipfile
 import zlib
@@ -19,6 +20,13 @@ from typing import IO, Any
 from distilect.errors import DataError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
+_MAGIC = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "zip": re.compile(rb"PK(\x03\x04|\x05\x06)"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+}
 _OPEN: dict[str | None, Callable[[IO[bytes]], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _ENCODINGS = {  # by byte order mark; that of UTF-16 begins that of UTF-32
     codecs.BOM_UTF8: "utf-8-sig",
@@ -96,16 +104,9 @@ def _is_damaged_archive(path: Path) -> bool:
 
 def _compression(file: IO[bytes]) -> str | None:
     """By the first bytes: names lie, after a download for example."""
-    start = file.read(6)
+    start = file.read(10)
     file.seek(0)
-    known = {
-        b"\x1f\x8b": "gzip",
-        b"BZh": "bz2",
-        b"\xfd7zXZ\x00": "xz",
-        b"PK\x03\x04": "zip",
-        b"\x28\xb5\x2f\xfd": "zstd",
-    }
-    return next((name for mark, name in known.items() if start.startswith(mark)), None)
+    return next((name for name, mark in _MAGIC.items() if mark.match(start)), None)
 
 
 @contextmanager
