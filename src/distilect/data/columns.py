@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distilect.data.decoding import suffix_of
 from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.errors import DataError
 
@@ -109,7 +110,7 @@ def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str
         if set(usual) <= set(lower):
             return tuple(lower[name] for name in usual)
     if len(columns) == 1:
-        if len(source.columns) == 1 and any(".txt" in file.suffixes for file in source.files):
+        if len(source.columns) == 1 and any(suffix_of(file) == ".txt" for file in source.files):
             raise DataError(
                 f"{source.label}: its first line, {columns[0][:40]!r}, stands where the name of the column is expected. "
                 "Put a line `text` above the texts; or if it is the name, set data.text to it"

@@ -51,7 +51,8 @@ def open_source(
         if (path / "train.tsv").is_file():
             raise DataError(f"{path} looks like a GLUE folder: give it as data.glue, not as data.{role}")
         files, ignored = folder_files(path, SUFFIXES, role, split)
-        return _open_files(files, f"{path.name}[{split}]" if split else path.name, delimiter, quoting, ignored)
+        label = path.resolve().name
+        return _open_files(files, f"{label}[{split}]" if split else label, delimiter, quoting, ignored)
     if path.is_file():
         return _open_files([path], path.name, delimiter, quoting)
     if path.exists():

@@ -120,8 +120,11 @@ def json_file(path: Path) -> Source:
 
 
 def _is_array(path: Path) -> bool:
-    with open_text(path, "\n") as text:
-        return next((line.lstrip()[0] for line in text if line.strip()), "") == "["
+    with open_text(path, "\n") as text:  # an array may be one long line
+        part = " "
+        while part and not part.strip():
+            part = text.read(4096)
+        return part.lstrip().startswith("[")
 
 
 def _objects(path: Path, unit: str) -> Iterator[Object]:
