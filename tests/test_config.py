@@ -255,11 +255,11 @@ def test_numbers_stay_numbers_where_numbers_are_expected(tmp_path: Path) -> None
     file = write(
         tmp_path,
         "data: {train: t, max_train_rows: 010, quoting: no}\nstudent: s\ntrain: {learning_rate: 1.50e-5, epochs: 2}\n"
-        "method: {rows: {name: random-plan, ratio: 0.50, n: 7, on: yes}}",
+        "method: {rows: {name: random-plan, ratio: 0.50, n: 7, flag: yes}}",
     )
     config = load_config(file)
     assert (config.data.max_train_rows, config.train.learning_rate, config.data.quoting) == (8, 1.5e-5, False)
-    assert config.method.rows == {"name": "random-plan", "ratio": 0.5, "n": 7, "on": True}
+    assert config.method.rows == {"name": "random-plan", "ratio": 0.5, "n": 7, "flag": True}
     assert {type(value) for value in config.method.rows.values()} == {str, float, int, bool}  # type: ignore[union-attr]
 
 
@@ -290,7 +290,7 @@ def test_booleans_where_text_is_expected_are_one_line_with_a_remedy_that_works(
 
 
 def test_booleans_in_overrides_get_the_same_line() -> None:
-    raw: dict[str, Any] = {**MINIMAL, "teachers": [{"path": "a"}]}
+    raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}, "teachers": [{"path": "a"}]}
     for override in ("task.labels=[no,yes]", "teachers.0.labels=[no,yes]", "data.text=[no,yes]", "name=no"):
         apply_override(raw, override)
     assert [line.partition(",")[0] for line in told(raw)] == [

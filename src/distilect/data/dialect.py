@@ -85,15 +85,16 @@ def detect_delimiter(path: Path, usual: str, quoting: bool | None) -> str:
         `ONE_COLUMN` for a CSV file of one column that has commas in its texts without quotes around them.
     """
     with open_text(path, "" if quoting else "\n") as text:
-        named = _EXCEL.fullmatch(text.readline())
-    if named:
-        return named[1]
-    with delimited_lines(path, bool(quoting)) as (_, text_lines):
-        sample = list(islice(text_lines, SAMPLE))
+        first = text.readline()
+        named = _EXCEL.fullmatch(first)
+        return named[1] if named else _best_delimiter([first, *islice(text, SAMPLE - 1)], usual, quoting)
+
+
+def _best_delimiter(sample: Sequence[str], usual: str, quoting: bool | None) -> str:
     lines = [line for line in sample if line.strip("\r\n")]
-    cut = len(sample) == SAMPLE
-    ways = (True, False) if quoting is None else (quoting,)
     header = lines[0].rstrip("\r\n") if lines else ""
+    ways = (True, False) if quoting is None else (quoting,)
+    cut = len(sample) == SAMPLE
     fits = {mark: max(_fit(lines, mark, way, cut) for way in ways) for mark in _candidates(header)}
     good = [mark for mark, fit in fits.items() if fit[0] >= (0.5 if mark in _COMMON else 1.0)]
     if good:
@@ -157,16 +158,17 @@ def _quotes_delimit(paths: Sequence[Path], delimiter: str) -> bool | None:
     """Whether double quotes delimit fields, or belong to the texts; None if there are none.
 
     Official GLUE files contain literal quotes (`" The foodservice pie …`). pandas, `csv` and Excel write delimiting ones, around
-    those fields only that need them. If every line has as many fields as the header when quotes are ignored, the files count
-    as quoted only if each field that opens with a quote also closes with one and has a reason to be quoted. A doubled quote
-    or a carriage return is one. A comma or semicolon, for which Excel quotes, is one if no field without quotes around it
-    holds that mark or a quote. Otherwise files count as quoted if all of them can be parsed with quoting.
+    those fields only that need them. A name in the header with quotes around it settles it. Otherwise, if every line has as many
+    fields as the header when quotes are ignored, the files count as quoted only if each field that opens with a quote also
+    closes with one and has a reason to be quoted. A doubled quote or a carriage return is one. A comma or semicolon, for which
+    Excel quotes, is one if no field without quotes around it holds that mark or a quote. If some lines have more or fewer
+    fields, files count as quoted if all of them can be parsed with quoting.
     """
     seen = _Quotes(delimiter)
     for path in paths:
         with delimited_lines(path, False) as (_, text_lines):
             lines = (bare for line in text_lines if (bare := line.removesuffix("\n").removesuffix("\r")))
-            if seen.whole_header(next(lines, "")):
+            if seen.quoted_name(next(lines, "")):
                 return True
             for line in lines:
                 seen.add(line)
@@ -190,12 +192,12 @@ class _Quotes:
         self.reasons: set[frozenset[str]] = set()  # marks in fields that have no other reason to be quoted
         self.bare: set[str] = set()  # marks in fields that are not quoted
 
-    def whole_header(self, line: str) -> bool:
-        """Whether all names in a file's header are quoted."""
+    def quoted_name(self, line: str) -> bool:
+        """Whether a name in a file's header is quoted."""
         fields = line.split(self.delimiter)
         self.width = len(fields)
         self.add(line)
-        return all(_WHOLE_FIELD.fullmatch(field) for field in fields)
+        return any(_WHOLE_FIELD.fullmatch(field) for field in fields)
 
     def add(self, line: str) -> None:
         fields = line.split(self.delimiter)
