@@ -279,6 +279,12 @@ def test_a_file_of_plain_lines_is_not_taken_for_a_column_with_its_first_line_as_
     assert len(folder.load(BINARY, extra="lines.txt").extra or []) == 2
 
 
+def test_several_columns_that_were_read_as_one_are_told_by_their_header(folder: Folder) -> None:
+    (folder.path / "train.csv").write_text("text label\nfine 1\ndull 0\n")
+    assert "has one column, 'text label', expected texts and labels" in folder.fault(train="train.csv")
+    assert folder.load(train="train.csv", delimiter=" ").task.labels == ("0", "1")
+
+
 @pytest.mark.parametrize("name", ["reviews.csv.gz", "reviews/train.csv", "reviews/train-*.csv", "reviews-*.jsonl"])
 def test_a_task_is_named_after_its_files(tmp_path: Path, name: str) -> None:
     assert loading._name(tmp_path / name) == "reviews"
