@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import string
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,99 @@ def test_a_config_of_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+# ---- numbers, booleans and marks as text -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "written", ["2024", "007", "1_000", "0x1F", "-1", "1.10", ".5", "1e5", "12:30", "2024-11-27", "2024-11-27 10:00:00"]
+)
+def test_numbers_and_dates_are_taken_as_text_as_they_are_written(written: str, tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        f"name: {written}\ndata: {{train: t, text: {written}, label: {written}}}\nstudent: s\n"
+        f"task: {{labels: [{written}, b]}}\nteachers: [{{path: a, labels: [{written}, b]}}]",
+    )
+    config = load_config(file)
+    assert config.name == config.data.text == config.data.label == written
+    assert config.task.labels == config.teachers[0].labels == [written, "b"]
+    assert load_config(write(tmp_path, dump_config(config))) == config
+    assert (
+        load_config(file, ["name=x", "task.labels=[c, d]", f"name={written}", f"task.labels=[{written}, b]"]) == config
+    )
+
+
+def test_numbers_stay_numbers_where_numbers_are_expected(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "data: {train: t, max_train_rows: 010, quoting: no}\nstudent: s\ntrain: {learning_rate: 1.50e-5, epochs: 2}\n"
+        "method: {rows: {name: random-plan, ratio: 0.50, n: 7, flag: yes}}",
+    )
+    config = load_config(file)
+    assert (config.data.max_train_rows, config.train.learning_rate, config.data.quoting) == (8, 1.5e-5, False)
+    assert config.method.rows == {"name": "random-plan", "ratio": 0.5, "n": 7, "flag": True}
+    assert {type(value) for value in config.method.rows.values()} == {str, float, int, bool}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("line", "where", "got", "remedy"),
+    [
+        ("task: {labels: [no, yes]}", "task.labels", "false, true", "labels: ['no', 'yes']"),
+        ("task: {labels: [On, off]}", "task.labels", "true, false", "labels: ['no', 'yes']"),
+        ("task: {labels: [maybe, no]}", "task.labels", "false", "labels: ['no', 'yes']"),
+        ("task: {labels: [null, a]}", "task.labels", "null", "labels: ['no', 'yes']"),
+        ("teachers: [a, {path: b, labels: [no, yes]}]", "teachers.1.labels", "false, true", "labels: ['no', 'yes']"),
+        ("name: on", "name", "true", "name: 'no'"),
+    ],
+)
+def test_booleans_where_text_is_expected_are_one_line_with_a_remedy_that_works(
+    line: str, where: str, got: str, remedy: str, tmp_path: Path
+) -> None:
+    base = "data: {train: t}\nstudent: s\n"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, base + line))
+    (message,) = str(caught.value).splitlines()
+    assert message.startswith(f"'{where}': got {got}, expected text.") and f"as in {remedy}" in message
+    argument = message.rpartition("on the command line ")[2]
+    assert argument == f'"{where}={remedy.partition(": ")[2]}"'
+    (override,) = shlex.split(argument)  # as a shell passes it on
+    fixed = load_config(write(tmp_path, base + line), [override])
+    assert fixed.name == "no" or ["no", "yes"] in [fixed.task.labels, *(t.labels for t in fixed.teachers)]
+
+
+def test_booleans_in_overrides_get_the_same_line() -> None:
+    raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}, "teachers": [{"path": "a"}]}
+    for override in ("task.labels=[no,yes]", "teachers.0.labels=[no,yes]", "data.text=[no,yes]", "name=no"):
+        apply_override(raw, override)
+    assert [line.partition(",")[0] for line in told(raw)] == [
+        "'name': got false",
+        "'task.labels': got false",
+        "'data.text': got false",
+        "'teachers.0.labels': got false",
+    ]
+
+
+@pytest.mark.parametrize("mark", [*list("|,;\t:^~#*&!%@-[{ '>"), "\x01"])
+def test_a_delimiter_is_given_as_it_is(mark: str, tmp_path: Path) -> None:
+    raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}}
+    apply_override(raw, f"data.delimiter={mark}")
+    config = parse_config(raw)
+    assert config.data.delimiter == (None if mark == "~" else mark)
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize(("written", "value"), [("'~'", "~"), ("\\t", "\t"), ("'|'", "|"), ("null", None), ("x", "x")])
+def test_a_delimiter_may_be_quoted_or_a_tab(written: str, value: str | None) -> None:
+    raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}}
+    apply_override(raw, f"data.delimiter={written}")
+    assert parse_config(raw).data.delimiter == value
+
+
+@pytest.mark.parametrize("delimiter", ["", "||", '"', "\n"])
+def test_what_is_no_delimiter_is_refused(delimiter: str) -> None:
+    (line,) = told({**MINIMAL, "data": {"train": "t", "delimiter": delimiter}})
+    assert line.startswith("'data.delimiter': expected one character")
+
+
 # ---- what is told ----------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +345,7 @@ def test_a_config_of_code_is_refused(tmp_path: Path) -> None:
         ),
         ({"train": {"epochs": 0}}, "'train.epochs': Input should be greater than 0, got 0"),
         ({"method": {"alpha": 2}}, "'method.alpha': Input should be less than or equal to 1, got 2"),
-        ({"data": {"text": 5}}, "'data.text': Input should be a valid string or Input should be a valid list, got 5"),
+        ({"data": {"text": {}}}, "'data.text': Input should be a valid string or Input should be a valid list, got {}"),
         (
             {"teachers": [{"name": "a"}]},
             "'teachers.0': a teacher has exactly one of path, table, finetune; got none, got {'name': 'a'}",

@@ -6,6 +6,7 @@ A field's description is its documentation. An unknown key is an error that name
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 import types
 import typing
@@ -30,7 +31,9 @@ else:
 class Part(BaseModel):
     """Base of all parts of the configuration: frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 class TaskConfig(Part):
@@ -63,7 +66,10 @@ class AugmentConfig(Part):
 class DataConfig(Part):
     """The rows."""
 
-    train: str | None = Field(None, description="file (.csv .tsv .jsonl .parquet), `datasets` folder or hub id")
+    train: str | None = Field(
+        None,
+        description="file (.csv .tsv .txt .jsonl .json .parquet), folder or pattern of such files, `datasets` folder or hub id",
+    )
     dev: str | None = Field(None, description="labelled file that scores are reported on; no choice uses it")
     glue: str | None = Field(
         None, description="folder of a GLUE task in the official TSV form; sets train, dev and the columns"
@@ -83,8 +89,12 @@ class DataConfig(Part):
         None, description="one or two text columns; default: inferred from their names"
     )
     label: str | None = Field(None, description="label column; default: inferred from its name")
+    delimiter: str | None = Field(
+        None, description="character between the fields of CSV, TSV and TXT files, `\\t` for a tab; default: detected"
+    )
     quoting: bool | None = Field(
-        None, description="whether double quotes delimit CSV and TSV fields; default: yes for CSV, detected for TSV"
+        None,
+        description="whether double quotes delimit the fields of such files; default: yes for CSV, detected for TSV and TXT",
     )
     max_train_rows: int | None = Field(None, ge=1, description="use only the first rows of train")
     name: str | None = Field(None, description="configuration name on the hub, if train is a hub id")
@@ -92,6 +102,14 @@ class DataConfig(Part):
         None, description="folder for memory-mapped files, for a train table larger than memory (Parquet or `datasets`)"
     )
     augment: AugmentConfig | None = Field(None, description="adds changed copies of the rows of train")
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value == "\\t" else value
+        if value is not None and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError("expected one character other than a quote or a line end, in quotes such as '|' or '\\t'")
+        return value
 
 
 class FinetuneConfig(Part):
@@ -273,6 +291,46 @@ class RunConfig(Part):
         return from_strings(value, "path")
 
 
+class _Whole(int):
+    """A whole number of a config file. Where text is expected it is the text that was written, such as `007`."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class _Decimal(float):
+    """As `_Whole`, such as `1.10`."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers remember how they were written. Dates stay text, as no option is a date."""
+
+    def _whole(self, node: yaml.ScalarNode) -> _Whole:
+        value = _Whole(self.construct_yaml_int(node))
+        value.written = node.value
+        return value
+
+    def _decimal(self, node: yaml.ScalarNode) -> _Decimal:
+        value = _Decimal(self.construct_yaml_float(node))
+        value.written = node.value
+        return value
+
+    def _text(self, node: yaml.ScalarNode) -> str:
+        return str(self.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader._whole)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader._decimal)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader._text)
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a YAML file and apply `key.sub=value` overrides.
 
@@ -290,7 +348,7 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     """
     file = Path(path)
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"no config file at {file}") from None
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
@@ -331,14 +389,15 @@ def dump_config(config: Part) -> str:
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in the nested mapping `raw`; the value is read as YAML."""
+    """Set `a.b=value` in the nested mapping `raw`; the value is read as YAML, a delimiter such as `|` as itself."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5")
+        hint = ". For several files give a folder, or a pattern in quotes" if os.path.isfile(override) else ""
+        raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5{hint}")
     try:
-        value = yaml.safe_load(text)
+        value = text if key.endswith("delimiter") and _is_mark(text) else yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"override {override!r}: the value is not YAML") from None
+        raise ConfigError(f"override {override!r}: the value is not YAML; put quotes around a text") from None
     set_value(raw, key.split("."), value, override)
 
 
@@ -357,6 +416,11 @@ def set_values(raw: dict[str, Any], settings: Mapping[str, Any]) -> None:
         parts = {(part,): inner for part, inner in value.items()} if isinstance(value, Mapping) else {(): value}
         for part, inner in parts.items():
             set_value(raw, [*key.split("__"), *part], inner, f"{key}={value!r}")
+
+
+def _is_mark(text: str) -> bool:
+    """One character that YAML has another use for, such as `|`, `,` or a tab; but `~` is null."""
+    return len(text) == 1 and not text.isalnum() and text != "~"
 
 
 # Where a plain word stands for a mapping with one key; `*` is an index.
@@ -401,7 +465,10 @@ def _explain(faults: Sequence[Any], root: type[Part]) -> list[str]:
     for fault in faults:
         # pydantic tries each type of a union and reports each one separately.
         own = fault["type"] in ("extra_forbidden", "invalid_key", "missing")
-        places.setdefault(fault["loc"] if own else _place(fault["loc"], root), []).append(fault)
+        place = fault["loc"] if own else _place(fault["loc"], root)
+        if _is_misread_text(fault) and isinstance(place[-1], int):
+            place = place[:-1]  # one line for a whole list
+        places.setdefault(place, []).append(fault)
     return [_explain_place(place, found, root) for place, found in places.items()]
 
 
@@ -414,8 +481,19 @@ def _explain_place(place: tuple[Any, ...], faults: Sequence[Any], root: type[Par
         return f"unknown key {where!r}: {hint}"
     if fault["type"] == "missing":
         return f"{where!r} is missing"
+    if misread := [each for each in faults if _is_misread_text(each)]:
+        got = ", ".join({None: "null", True: "true", False: "false"}[each["input"]] for each in misread)
+        example = "['no', 'yes']" if isinstance(misread[0]["loc"][-1], int) else "'no'"
+        return (
+            f"{where!r}: got {got}, expected text. YAML has a meaning of its own for no, off, yes, on, true, false and null: "
+            f'put quotes around them, as in {place[-1]}: {example} or on the command line "{where}={example}"'
+        )
     messages = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in faults)
     return f"{where!r}: {' or '.join(messages)}, got {_short(fault['input'])}"
+
+
+def _is_misread_text(fault: Any) -> bool:
+    return fault["type"] == "string_type" and (fault["input"] is None or isinstance(fault["input"], bool))
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data import Data, Table, load_data, load_table, read_columns
+from distilect.data import Data, Table, load_data, load_table, loading, read_columns, read_texts
 from distilect.errors import ConfigError, DataError
 from tests.data.writing import WRITERS, Columns, write_csv, write_jsonl, write_parquet, write_plain_tsv
 
@@ -172,6 +174,120 @@ def test_one_class_is_nothing_to_learn(folder: Folder) -> None:
     message = "every row has the label 1 in column 'label'; a classifier needs two classes"
     assert message in folder.fault({"text": TWENTY, "label": [1] * 20})
     assert message in folder.fault({"text": TWENTY, "label": [1] * 20}, task={"labels": ["0", "1"]})
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_spellings_that_look_the_same_are_one_label_and_told(folder: Folder, suffix: str) -> None:
+    labels = ["caf\u00e9", "cafe\u0301", "old  town", "old\u00a0town", "\ufeffold town"] * 4
+    data = folder.load(train=folder.write(f"t{suffix}", {"text": TWENTY, "label": labels}))
+    assert data.task.labels == ("caf\u00e9", "old town")
+    assert data.train.labels.tolist() == [0, 0, 1, 1, 1] * 4
+    line = "train: label 'caf\u00e9' is spelled in 2 ways ('caf\\xe9', 'cafe\\u0301'), taken as one"
+    assert line in data.report
+    assert sum("label 'old town' is spelled in 3 ways" in line for line in data.report) == 1
+
+
+def test_one_spelling_is_kept_as_it_is_and_others_are_taken_for_it(folder: Folder, tmp_path: Path) -> None:
+    columns = {"text": TWENTY, "label": ["a  b", "cafe\u0301"] * 10}
+    dev = folder.write("dev.jsonl", {"text": ["x", "y"], "label": ["caf\u00e9", "a\u00a0b"]})
+    data = folder.load(columns, dev=dev)
+    assert data.task.labels == ("a  b", "cafe\u0301") and not any("train: label" in line for line in data.report)
+    assert data.dev is not None and data.dev.labels.tolist() == [1, 0]
+    assert "dev: labels are taken for those of the task in another spelling" in "\n".join(data.report)
+    assert folder.load(columns, task={"labels": ["caf\u00e9", "a b"]}).train.labels.tolist() == [1, 0] * 10
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "caf\u00e9", "1": "a b"}}))
+    table, task = load_table("train.csv", data_dir=tmp_path, like=tmp_path)
+    assert task.labels == ("caf\u00e9", "a b") and table.labels.tolist() == [1, 0] * 10
+
+
+def test_a_label_of_invisible_characters_is_missing(folder: Folder) -> None:
+    message = folder.fault({"text": TWENTY, "label": ["a", "b", "\u200b", "b"] * 5})
+    assert "line 4: no label in column 'label'" in message
+
+
+BOOLEANS = {
+    "csv": ("t.csv", ["True", "False"]),
+    "upper": ("t.csv", ["TRUE", "FALSE"]),
+    "lower": ("t.csv", ["true", "false"]),
+    "json": ("t.jsonl", [True, False]),
+    "parquet": ("t.parquet", [True, False]),
+    "numbers": ("t.csv", ["1", "0"]),
+    "integers": ("t.parquet", [1, 0]),
+}
+
+
+@pytest.mark.parametrize("dev", BOOLEANS)
+@pytest.mark.parametrize("train", BOOLEANS)
+def test_booleans_of_any_file_are_the_same_labels(folder: Folder, train: str, dev: str) -> None:
+    name, values = BOOLEANS[train]
+    first = folder.write(f"train-{name}", {"text": TWENTY, "label": values * 10})
+    name, values = BOOLEANS[dev]
+    second = folder.write(f"dev-{name}", {"text": ["x", "y"], "label": values})
+    data = folder.load(train=first, dev=second)
+    assert data.task.labels[1].lower() in ("true", "1") and data.train.labels[:2].tolist() == [1, 0]
+    assert data.dev is not None and data.dev.labels.tolist() == [1, 0]
+
+
+def test_booleans_in_mixed_case_are_joined(folder: Folder) -> None:
+    data = folder.load({"text": TWENTY, "label": ["True", "true", "FALSE", "False"] * 5})
+    assert data.task.labels == ("false", "true") and data.train.labels[:4].tolist() == [1, 1, 0, 0]
+
+
+def test_0_against_booleans_in_another_order_is_refused_as_it_may_be_either(folder: Folder) -> None:
+    message = folder.fault(BINARY, task={"labels": ["True", "False"]})
+    assert "line 2: the train label '0' is not among task.labels: True, False. 0 may mean false" in message
+
+
+def test_the_columns_of_a_table_of_outputs_may_be_spelled_in_another_way(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "o.jsonl", {"text": ["b"], "caf\u00e9 a": [0.25], "b": [0.75]})
+    assert read_columns(path, ["cafe\u0301\u00a0a", "b"], 1)[1].tolist() == [[0.25, 0.75]]
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_detected_about_files_is_reported(folder: Folder) -> None:
+    (folder.path / "train.txt").write_text('text|label\n"Well, well"|1\n"So, so"|0\n')
+    write_csv(folder.path / "dev.csv", {"text": ["a", "b"], "label": ["1", "0"]}, ";")
+    data = folder.load(train="train.txt", dev="dev.csv")
+    assert "train: train.txt: fields are separated by '|'" in data.report
+    assert any(line.startswith("train: train.txt: double quotes around fields are removed") for line in data.report)
+    assert "dev: dev.csv: fields are separated by ';'" in data.report
+
+
+def test_a_given_delimiter_is_that_of_all_files(folder: Folder) -> None:
+    for name in ("train.csv", "dev.tsv", "validation.txt", "extra.csv"):
+        write_csv(folder.path / name, {"text": TWENTY, "label": BINARY["label"]}, "x", csv.QUOTE_ALL)
+    names = {"dev": "dev.tsv", "validation": "validation.txt", "extra": "extra.csv"}
+    data = folder.load(train="train.csv", delimiter="x", quoting=True, **names)
+    assert data.dev is not None and data.extra is not None
+    assert [len(t) for t in (data.train, data.dev, data.validation, data.extra)] == [20] * 4
+
+
+def test_what_was_detected_about_one_table_is_printed(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(folder.path / "t.csv", {"text": TWENTY, "label": ["yes", "no"] * 10}, "|")
+    load_table("t.csv", data_dir=folder.path)
+    read_texts("t.csv", data_dir=folder.path)
+    assert capsys.readouterr().err.count("t.csv: fields are separated by '|'") == 2
+
+
+def test_a_file_of_plain_lines_is_not_taken_for_a_column_with_its_first_line_as_name(folder: Folder) -> None:
+    (folder.path / "lines.txt").write_text("good food and a view\nlate again\n")
+    message = folder.fault(BINARY, extra="lines.txt")
+    assert "its first line, 'good food and a view'" in message and "Put a line `text` above" in message
+    (folder.path / "lines.txt").write_text("text\ngood food, and a view\nlate again\n")
+    assert len(folder.load(BINARY, extra="lines.txt").extra or []) == 2
+
+
+def test_several_columns_that_were_read_as_one_are_told_by_their_header(folder: Folder) -> None:
+    (folder.path / "train.csv").write_text("text label\nfine 1\ndull 0\n")
+    assert "has one column, 'text label', expected texts and labels" in folder.fault(train="train.csv")
+    assert folder.load(train="train.csv", delimiter=" ").task.labels == ("0", "1")
+
+
+@pytest.mark.parametrize("name", ["reviews.csv.gz", "reviews/train.csv", "reviews/train-*.csv", "reviews-*.jsonl"])
+def test_a_task_is_named_after_its_files(tmp_path: Path, name: str) -> None:
+    assert loading._name(tmp_path / name) == "reviews"
 
 
 # ---- bad rows ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilect.data import Rows, Source, arrow_files, open_source
-from distilect.data.text_files import detect_quoting
+from distilect.data import Rows, Source, arrow_files, open_source, text_files
+from distilect.data.dialect import detect_quoting
 from distilect.errors import DataError
 from tests.data.writing import WRITERS, write_csv, write_jsonl, write_parquet, write_plain_tsv, write_tsv
 
@@ -131,6 +132,36 @@ def test_json_columns_keep_their_types_and_gaps(tmp_path: Path) -> None:
     assert values(path) == {"text": ["a", "b"], "n": [1.0, 2.5], "flag": [True, None], "late": [None, "x"]}
 
 
+objects = st.lists(st.fixed_dictionaries({"text": any_text | nasty, "n": st.integers(-9, 9) | st.none()}), min_size=1)
+
+
+@given(objects, st.sampled_from([None, 0, 2, "\t"]), st.booleans(), st.integers(1, 40))
+def test_an_array_of_objects_is_read_back_however_it_is_cut_into_parts(
+    rows: list[dict], indent: int | str | None, ascii_only: bool, part: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_files, "_PART", part)
+        path = Path(folder, "t.json")
+        path.write_text(json.dumps(rows, indent=indent, ensure_ascii=ascii_only), encoding="utf-8", newline="")
+        assert values(path) == {"text": [row["text"] for row in rows], "n": [row["n"] for row in rows]}
+
+
+def test_an_array_in_any_json_file_counts_its_rows(tmp_path: Path) -> None:
+    for name in ("t.json", "t.jsonl", "t.ndjson"):
+        (tmp_path / name).write_text('\n [\n{"text": "a"},\n\n{"text":\n"b"}\n]\n')
+        rows = read(open_source(str(tmp_path / name)))
+        assert rows.table.to_pydict() == {"text": ["a", "b"]} and rows.where(1) == f"{name}, row 2"
+
+
+def test_lists_of_names_are_read(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"a": ["x", "y"]}\n{"a": []}\n{}\n')
+    assert values(tmp_path / "t.jsonl") == {"a": [["x", "y"], [], None]}
+    (tmp_path / "t.jsonl").write_text('{"a": ["x", 1]}\n')
+    assert "line 1: 'a' is of type list, expected a string or a number, or a list of strings" in fault(
+        tmp_path / "t.jsonl"
+    )
+
+
 # ---- faults --------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +245,25 @@ def test_a_bad_json_line_is_named(tmp_path: Path, line: str, message: str) -> No
     (tmp_path / "t.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     found = fault(tmp_path / "t.jsonl")
     assert "t.jsonl, line 2" in found and message in found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1},\n{"a" 2}]', "line 2: not JSON (Expecting ':' delimiter, row 2)"),
+        ('[{"a": 1},\n{"a": 2}', "line 2: not JSON (expected a comma or the end of the array, row 3)"),
+        ('[{"a": 1},\n', "line 2: not JSON (Expecting value, row 2)"),
+        ('[{"a": 1} {"a": 2}]', "line 1: not JSON (expected a comma or the end of the array, row 2)"),
+        ('[{"a": 1}]\n{"a": 2}', "line 2: not JSON (text after the array, row 2)"),
+        ('[{"a": 1}, ["b"]]', "row 2: got a JSON list, expected an object"),
+        ('[{"a": 1}, {"a": "x"}]', "row 2: 'a' is of type string, expected a number as in the rows before"),
+        ("[]", "is empty"),
+        ("[", "not JSON"),
+    ],
+)
+def test_a_bad_array_is_named_with_its_row(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+    assert message in fault(tmp_path / "t.json")
 
 
 def test_deeply_nested_json_is_a_fault_and_no_crash(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def parquet_file(path: Path) -> Source:
             for batch in file.iter_batches(batch_size=BLOCK, columns=columns):
                 yield pa.Table.from_batches([batch])
 
-    return _arrow_source(path.name, metadata.schema.to_arrow_schema(), tables, metadata.num_rows)
+    return _arrow_source(path.name, metadata.schema.to_arrow_schema(), tables, metadata.num_rows, (path,))
 
 
 def datasets_folder(path: Path, role: str, split: str | None) -> Source:
@@ -111,11 +111,16 @@ def _from_datasets(label: str, dataset: Any) -> Source:
     def tables(columns: list[str]) -> Iterable[pa.Table]:
         return dataset.select_columns(columns).with_format("arrow").iter(BLOCK)  # type: ignore[no-any-return]
 
-    return _arrow_source(label, dataset.features.arrow_schema, tables, len(dataset))
+    files = tuple(Path(file["filename"]) for file in dataset.cache_files)
+    return _arrow_source(label, dataset.features.arrow_schema, tables, len(dataset), files)
 
 
 def _arrow_source(
-    label: str, schema: pa.Schema, tables: Callable[[list[str]], Iterable[pa.Table]], num_rows: int
+    label: str,
+    schema: pa.Schema,
+    tables: Callable[[list[str]], Iterable[pa.Table]],
+    num_rows: int,
+    files: tuple[Path, ...],
 ) -> Source:
     class_names = _class_names(schema)
 
@@ -133,7 +138,7 @@ def _arrow_source(
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{label} cannot be read: {_first_line(error)}") from None
 
-    return Source(label, list(schema.names), load, num_rows)
+    return Source(label, list(schema.names), load, num_rows, files)
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distilect.data.decoding import suffix_of
 from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.errors import DataError
 
@@ -45,6 +46,7 @@ LABELS = [
     "rating",
     "y",
 ]
+USUAL = {*(name for pair in PAIRS for name in pair), *SINGLES, *LABELS}
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ def choose_columns(
         raise DataError(f"data.text: expected one or two different columns, got {listed(given) or 'none'}")
     check_columns([*given, *([label] if label and labelled else [])], source.columns, source.label)
     found = label or _infer_label(source.columns, given)
+    if labelled and found is None and len(source.columns) == 1 and {".csv", ".tsv", ".txt"} & _suffixes(source):
+        raise DataError(
+            f"{source.label} has one column, {source.columns[0]!r}, expected texts and labels. If these are several columns, "
+            "set data.delimiter to the character between them"
+        )
     texts = given or choose_text_columns(source, [found] if found else [])
     if not labelled:
         return Columns(texts, None, inferred=not given)
@@ -96,7 +103,8 @@ def choose_columns(
 
 
 def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str, ...]:
-    """One or two text columns by their usual names, otherwise the only column; columns in `others` are ignored.
+    """One or two text columns by their usual names, otherwise the only column, except for a file of plain lines (.txt);
+    columns in `others` are ignored.
 
     Raises:
         DataError: lists the columns and the setting to give.
@@ -107,6 +115,11 @@ def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str
         if set(usual) <= set(lower):
             return tuple(lower[name] for name in usual)
     if len(columns) == 1:
+        if len(source.columns) == 1 and ".txt" in _suffixes(source):
+            raise DataError(
+                f"{source.label}: its first line, {columns[0][:40]!r}, stands where the name of the column is expected. "
+                "Put a line `text` above the texts; or if it is the name, set data.text to it"
+            )
         return (columns[0],)
     raise DataError(
         f"{source.label}: no column has a usual name for texts; its columns: {listed(source.columns)}. "
@@ -147,6 +160,10 @@ def _strings(rows: Rows, name: str) -> pa.Array:
         row = pc.index(pc.is_null(column), True).as_py()
         raise DataError(f"{rows.where(row)}: no text in column {name!r}. Fill it in or remove the row")
     return column
+
+
+def _suffixes(source: Source) -> set[str]:
+    return {suffix_of(file) for file in source.files}
 
 
 def _infer_label(columns: Sequence[str], texts: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from distilect.data.columns import is_string
 from distilect.data.source import Rows, listed
 from distilect.errors import DataError, did_you_mean
 from distilect.tasks import Kind
+from distilect.tasks.label_names import join_spellings, match_labels
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
@@ -25,6 +26,7 @@ class LabelColumn:
             the column holds them as floats.
         numbers: float64 [N]; NaN where the label is not a finite number.
         class_names: all names of a `ClassLabel` column, also of classes without rows.
+        notes: which spellings were taken for one label, for the user.
     """
 
     def __init__(self, rows: Rows, name: str) -> None:
@@ -38,6 +40,22 @@ class LabelColumn:
         else:
             self.class_names = None
         self.names, self.numbers = _names_and_numbers(values, rows.label, name)
+        self.notes: list[str] = []
+        if is_string(values.type) and not np.isfinite(self.numbers).all():
+            self._join_spellings()
+
+    def _join_spellings(self) -> None:
+        """Write the labels that are spelled in several ways in one way."""
+        found = pc.unique(self.names).drop_null()
+        plain = join_spellings(found.to_pylist())
+        if plain:
+            self.names = _replaced(self.names, found, [plain.get(name, name) for name in found.to_pylist()])
+            for label in filter(None, dict.fromkeys(plain.values())):
+                ways = [ascii(name) for name, key in plain.items() if key == label]
+                if len(ways) > 1:
+                    self.notes.append(
+                        f"label {label!r} is spelled in {len(ways)} ways ({listed(ways, 4)}), taken as one"
+                    )
 
     def require_all(self, role: str) -> None:
         """Refuse rows without a label.
@@ -90,14 +108,23 @@ class LabelColumn:
         """
         numbered = [str(i) for i in range(len(labels))]
         found = set(self.found())
-        by_index = not found & set(labels) and found <= set(numbered)
-        codes = pc.index_in(self.names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string()))
+        match = match_labels(sorted(found), labels)
+        reversed_booleans = [label.lower() for label in labels] == ["true", "false"]
+        by_index = not match and found <= set(numbered) and not reversed_booleans
+        names = self.names
+        if any(name != label for name, label in match.items()):
+            names = _replaced(names, pa.array(list(match), pa.large_string()), list(match.values()))
+            others = [f"{name!a} for {label!a}" for name, label in match.items() if name != label]
+            self.notes.append(f"labels are taken for those of the task in another spelling: {listed(others, 4)}")
+        codes = pc.index_in(names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string()))
         row = int(pc.index(codes.is_null(), True).as_py())
         if row >= 0:
             name = self.names[row].as_py()
+            hint = did_you_mean(str(name), labels)
+            if reversed_booleans and found <= set(numbered):
+                hint = " 0 may mean false or the first label: write the labels as names"
             raise DataError(
-                f"{self.rows.where(row)}: the {role} label {name!r} is not among {origin}: "
-                f"{listed(labels)}.{did_you_mean(str(name), labels)}"
+                f"{self.rows.where(row)}: the {role} label {name!r} is not among {origin}: {listed(labels)}.{hint}"
             )
         return codes.to_numpy(zero_copy_only=False).astype(np.int64)
 
@@ -116,6 +143,13 @@ class LabelColumn:
                 "Correct it, or set task.kind: classification if these are names"
             )
         return self.numbers.astype(np.float32)
+
+
+def _replaced(names: pa.Array, old: pa.Array, new: Sequence[str]) -> pa.Array:
+    """`names` with each of `old` replaced by the value at its place in `new`; others stay, and "" becomes null."""
+    values = pa.array([name or None for name in new], pa.large_string())
+    codes = pc.index_in(names, value_set=old)
+    return pc.if_else(codes.is_valid(), values.take(codes), names)
 
 
 def _names_and_numbers(values: pa.Array, label: str, column: str) -> tuple[pa.Array, NDArray[np.float64]]:

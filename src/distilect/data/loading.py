@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from distilect.config import DataConfig, TaskConfig
 from distilect.data.arrow_files import validation_split
 from distilect.data.columns import Columns, choose_columns, choose_text_columns, text_columns
+from distilect.data.decoding import COMPRESSED
 from distilect.data.glue import COLA, GlueTask, open_glue, recognise, recognise_folder
 from distilect.data.labels import LabelColumn
 from distilect.data.readers import locate, open_source
@@ -23,7 +26,9 @@ from distilect.data.splits import hold_out
 from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
 from distilect.errors import DataError
+from distilect.progress import console
 from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics
+from distilect.tasks.label_names import match_labels
 
 _PEEK = 100_000  # rows of a streamed table that its task is inferred from
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
@@ -116,6 +121,7 @@ class _Loader:
         """Train and validation in memory."""
         train = _labelled_table(column, self.columns, self.task, "train", self.origin)
         self._report_rows("train", train, column.rows.label, str(self.columns))
+        self._report_spellings("train", column)
         validation = self._labelled("validation")
         if validation is not None:
             return train, validation
@@ -132,7 +138,9 @@ class _Loader:
         def as_table(rows: Rows) -> Table:
             column = LabelColumn(rows, str(self.columns.label))
             column.require_all("train")
-            return _labelled_table(column, self.columns, self.task, "train", self.origin)
+            table = _labelled_table(column, self.columns, self.task, "train", self.origin)
+            self._report_spellings("train", column)
+            return table
 
         train, drawn = streamed_tables(
             source, self.columns, self.config, seed, as_table, scores=self.task.kind == "regression"
@@ -155,7 +163,12 @@ class _Loader:
             spec = f"{base}[{split}]" if split else None
         if spec is None:
             return None
-        return open_source(spec, self.data_dir, role=role, quoting=self.config.quoting, name=self.config.name)
+        config = self.config
+        source = open_source(
+            spec, self.data_dir, role=role, delimiter=config.delimiter, quoting=config.quoting, name=config.name
+        )
+        self.report += [f"{role}: {note}" for note in source.notes]
+        return source
 
     def _labelled(self, role: str) -> Table | None:
         source = self._open(role)
@@ -165,6 +178,7 @@ class _Loader:
         column = _read_labels(source, columns, role)
         table = _labelled_table(column, columns, self.task, role, self.origin)
         self._report_rows(role, table, source.label)
+        self._report_spellings(role, column)
         return table
 
     def _extra(self) -> Table | None:
@@ -196,6 +210,10 @@ class _Loader:
         repeated = f", {repeats:,} repeats of a text kept" if repeats else ""
         self.report.append(f"{role}: {len(table):,} rows from {label}{repeated}{'; ' + more if more else ''}")
 
+    def _report_spellings(self, role: str, column: LabelColumn) -> None:
+        lines = (f"{role}: {note}" for note in column.notes)
+        self.report += [line for line in lines if line not in self.report]
+
     def _report_overlap(self, role: str, table: Table, train: Table) -> None:
         """Warn about rows that are also in train: scores on them are too optimistic."""
         shared = int(np.isin(_comparable(table), _comparable(train)).sum())
@@ -211,6 +229,8 @@ def load_table(
     data_dir: Path = Path("."),
     like: str | Path | None = None,
     given: TaskConfig | None = None,
+    delimiter: str | None = None,
+    quoting: bool | None = None,
 ) -> tuple[Table, Task]:
     """Load one labelled table and its task, such as a test set to evaluate a checkpoint on.
 
@@ -218,16 +238,20 @@ def load_table(
         spec: as `DataConfig.train`, or a GLUE folder, which means its dev file.
         like: folder of a checkpoint: its config says whether this is regression, and names the labels.
         given: what is set here goes before that.
+        delimiter, quoting: as of `DataConfig`.
 
     Raises:
         DataError, ConfigError: as `load_data`.
     """
-    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True)
+    dialect = {"delimiter": delimiter, "quoting": quoting}
+    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True, **dialect)
     column = _read_labels(source, columns, "evaluation")
     settings = task_settings_of(like).model_copy(update=given.model_dump(exclude_unset=True) if given else {})
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, settings, glue, name)
-    return _labelled_table(column, columns, task, "evaluation", "those of the model"), task
+    table = _labelled_table(column, columns, task, "evaluation", "those of the model")
+    _say(f"{source.label}: {note}" for note in column.notes)
+    return table, task
 
 
 def read_texts(
@@ -275,7 +299,7 @@ def read_columns(
     """Read numbers that belong to texts, such as the outputs of a teacher that ran elsewhere.
 
     Args:
-        columns: numeric columns to read; the text columns are inferred from the others.
+        columns: numeric columns to read, in any spelling of the same label; the text columns are inferred from the others.
 
     Returns:
         ids uint64 [N, 2], as `Table.ids`; values float64 [N, len(columns)], NaN where a field is not a finite number.
@@ -284,6 +308,9 @@ def read_columns(
         DataError: no file, a missing column, or another number of texts per row.
     """
     source = open_source(str(file))
+    _say(source.notes)
+    spelled = match_labels([name for name in columns if name not in source.columns], source.columns)
+    columns = [spelled.get(name, name) for name in columns]
     check_columns(columns, source.columns, source.label)
     texts = choose_text_columns(source, columns)
     if len(texts) != num_texts:
@@ -333,7 +360,13 @@ def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: G
 
 
 def _open_any(
-    spec: str, data_dir: Path, role: str, text: str | Sequence[str] | None, label: str | None, labelled: bool
+    spec: str,
+    data_dir: Path,
+    role: str,
+    text: str | Sequence[str] | None,
+    label: str | None,
+    labelled: bool,
+    **dialect: Any,
 ) -> tuple[Source, Columns, GlueTask | None]:
     """A table, or the file for `role` in a GLUE folder."""
     path, _, _ = locate(spec, data_dir)
@@ -342,8 +375,15 @@ def _open_any(
         return open_glue(train if role == "train" else dev, glue), glue.columns, glue
     if path.name.endswith(".tsv") and path.is_file() and not text and recognise(path) is COLA:
         return open_glue(path, COLA), COLA.columns, COLA  # it has no header, so only its own columns fit
-    source = open_source(spec, data_dir, role=role)
+    source = open_source(spec, data_dir, role=role, **dialect)
+    _say(source.notes)
     return source, choose_columns(source, text, label, labelled=labelled), None
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Print what was detected, where no report takes it."""
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _read_labels(source: Source, columns: Columns, role: str, limit: int | None = None) -> LabelColumn:
@@ -371,4 +411,7 @@ def _comparable(table: Table) -> Any:
 
 def _name(path: Path) -> str:
     """A short name of the data: the file's, or its folder's where the file is called train, dev or test."""
-    return path.parent.name or path.stem if path.stem in ("train", "dev", "test", "validation") else path.stem
+    stem = path.stem if path.suffix.lower() not in COMPRESSED else Path(path.stem).stem
+    if glob.has_magic(stem):  # train-*.csv
+        stem = re.split(r"\W*[*?\[]", stem)[0] or "train"
+    return path.parent.name or stem if stem in ("train", "dev", "test", "validation") else stem

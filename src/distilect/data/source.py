@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,10 @@ class Rows:
     """Columns as they were read, with the position of each row for messages.
 
     Args:
-        numbers: int64 [N], the line or row of the source on which each row starts, from 1.
+        numbers: int64 [N], the line or row of its file on which each row starts, from 1.
         unit: what `numbers` count: "line" or "row".
         class_names: names behind the integers of a column (`ClassLabel` of `datasets`).
+        files: (index of its first row, name) of each file, where the rows come from several.
     """
 
     table: pa.Table
@@ -28,6 +32,7 @@ class Rows:
     numbers: NDArray[np.int64]
     unit: str = "row"
     class_names: dict[str, list[str]] = field(default_factory=dict)
+    files: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -38,7 +43,8 @@ class Rows:
 
     def where(self, row: int) -> str:
         """Such as `train.csv, line 12`."""
-        return f"{self.label}, {self.unit} {self.numbers[row]}"
+        label = self.files[bisect_right(self.files, row, key=lambda file: file[0]) - 1][1] if self.files else self.label
+        return f"{label}, {self.unit} {self.numbers[row]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +55,16 @@ class Source:
         label: its short name in messages.
         load: (columns, limit) → the first `limit` rows in blocks of a few ten thousand.
         num_rows: if known without reading; only such a source can be streamed.
+        files: that are read, for telling whether they have changed since.
+        notes: what was detected about the files, for the user.
     """
 
     label: str
     columns: list[str]
     load: Callable[[Sequence[str], int | None], Iterator[Rows]]
     num_rows: int | None = None
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def blocks(self, columns: Sequence[str], limit: int | None = None) -> Iterator[Rows]:
         """Read some columns of the first `limit` rows, one block in memory at a time.
@@ -69,14 +79,24 @@ class Source:
         """Read the same rows as one table.
 
         Raises:
-            DataError: as `blocks`; or there are no rows.
+            DataError: as `blocks`; there are no rows; or a column's types or names of classes differ between files.
         """
         blocks = list(self.blocks(columns, limit))
         if not blocks:
             raise DataError(f"{self.label} has columns but no rows")
         # permissive: a block of nulls only, or of integers where others hold floats, takes the type of the others
-        table = pa.concat_tables([block.table for block in blocks], promote_options="permissive")
-        return replace(blocks[0], table=table, numbers=np.concatenate([block.numbers for block in blocks]))
+        try:
+            table = pa.concat_tables([block.table for block in blocks], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"{self.label}: its files have columns of different types ({error})") from None
+        starts = accumulate((len(block) for block in blocks[:-1]), initial=0)
+        return replace(
+            blocks[0],
+            table=table,
+            label=self.label,
+            numbers=np.concatenate([block.numbers for block in blocks]),
+            files=tuple((start, block.label) for start, block in zip(starts, blocks, strict=True)),
+        )
 
 
 def check_columns(wanted: Sequence[str], columns: Sequence[str], label: str) -> None:

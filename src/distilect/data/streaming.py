@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,18 @@ def streamed_tables(
 
 def _key(source: Source, columns: Columns, config: DataConfig, seed: int) -> str:
     """The folder's name: a hash of everything that its content depends on."""
-    file = Path(config.train or "")
-    stat = file.stat() if file.is_file() else None
+    files = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in source.files if (stat := file.stat())]
     what: dict[str, Any] = {
         "format": _FORMAT,
-        "train": str(file.resolve()),
+        "train": config.train,
         "rows": source.num_rows,
         "columns": columns.names,
-        "size": stat.st_size if stat else None,
-        "time": stat.st_mtime_ns if stat else None,
+        "files": files,
         "seed": seed,
         "limit": config.max_train_rows,
         "validation": config.validation,
         "validation_size": config.validation_size,
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{Path(source.label).stem}-{digest}"
+    name = re.sub(r"[^\w.-]+", "_", Path(source.label).stem)
+    return f"{name}-{digest}"

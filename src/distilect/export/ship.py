@@ -104,7 +104,8 @@ def _rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> 
         if spec is None:
             return load_data(data, config.task, config.seed, Path(config.data_dir)).validation
         where = Path(".") if dev else Path(config.data_dir)
-        table, _ = load_table(spec, text=data.text, label=data.label, data_dir=where, like=student)
+        dialect: dict[str, Any] = {} if dev else {"delimiter": data.delimiter, "quoting": data.quoting}
+        table, _ = load_table(spec, text=data.text, label=data.label, data_dir=where, like=student, **dialect)
         return table
     except DataError as error:
         raise ExportError(f"the export is checked on the run's dev rows: {error}; or give --dev FILE") from None

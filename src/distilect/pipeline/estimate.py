@@ -138,7 +138,10 @@ def by_operations(
 def count_rows(config: RunConfig) -> int:
     """Rows of train and extra; from a Parquet file's or a data set's own count where there is one."""
     data, limit = config.data, config.data.max_train_rows or math.inf
-    known = open_source(data.train, Path(config.data_dir)).num_rows if data.train is not None else None
+    known = None
+    if data.train is not None:
+        dialect: dict[str, Any] = {"delimiter": data.delimiter, "quoting": data.quoting}
+        known = open_source(data.train, Path(config.data_dir), name=data.name, **dialect).num_rows
     if known and data.extra is None:
         return int(min(known, limit))
     loaded = load_data(data.model_copy(update={"cache": None}), config.task, config.seed, Path(config.data_dir))

@@ -74,7 +74,7 @@ class Workbench:
         if config.data.augment is not None:
             data = enlarged(data, config)
         for line in data.report:
-            console.print(line)
+            console.print(line, markup=False)  # DATA[SPLIT] is no markup
         label_options(config.train, data.train, data.task)  # an error in them must not wait for the teachers
         started = time.perf_counter()
         teachers = teachers_of(config, data, functions or {})

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilect.errors import ConfigError, DataError, did_you_mean
+from distilect.tasks.label_names import same_label_key
 from distilect.tasks.metrics import CLASSIFICATION, REGRESSION
 
 Kind = Literal["classification", "regression"]
@@ -151,5 +152,5 @@ def _check_labels(kind: Kind, labels: tuple[str, ...]) -> None:
         raise ConfigError(f"a regression task has no label names, got {', '.join(labels)}")
     if kind == "classification" and len(labels) < 2:
         raise ConfigError(f"classification needs two labels or more, got {', '.join(labels) or 'none'}")
-    if len(set(labels)) != len(labels):
-        raise ConfigError(f"label names must differ, got {', '.join(labels)}")
+    if len({same_label_key(label) for label in labels}) != len(labels):
+        raise ConfigError(f"label names must differ in more than kinds of space, got {', '.join(labels)}")
