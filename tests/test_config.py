@@ -289,6 +289,11 @@ def test_booleans_where_text_is_expected_are_one_line_with_a_remedy_that_works(
     assert fixed.name == "no" or ["no", "yes"] in [fixed.task.labels, *(t.labels for t in fixed.teachers)]
 
 
+def test_booleans_as_keys_get_a_line_too() -> None:
+    (line,) = told({**MINIMAL, "data": {"train": "t"}, "method": {"knowledge": {False: 1, "response": 1}}})
+    assert line.startswith("'method.knowledge': got false, expected text.") and "knowledge: {'no': …}" in line
+
+
 def test_booleans_in_overrides_get_the_same_line() -> None:
     raw: dict[str, Any] = {**MINIMAL, "data": {"train": "t"}, "teachers": [{"path": "a"}]}
     for override in ("task.labels=[no,yes]", "teachers.0.labels=[no,yes]", "data.text=[no,yes]", "name=no"):

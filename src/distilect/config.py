@@ -483,7 +483,8 @@ def _explain_place(place: tuple[Any, ...], faults: Sequence[Any], root: type[Par
         return f"{where!r} is missing"
     if misread := [each for each in faults if _is_misread_text(each)]:
         got = ", ".join({None: "null", True: "true", False: "false"}[each["input"]] for each in misread)
-        example = "['no', 'yes']" if isinstance(misread[0]["loc"][-1], int) else "'no'"
+        last = misread[0]["loc"][-1]
+        example = "['no', 'yes']" if isinstance(last, int) else "{'no': …}" if last == "[key]" else "'no'"
         return (
             f"{where!r}: got {got}, expected text. YAML has a meaning of its own for no, off, yes, on, true, false and null: "
             f'put quotes around them, as in {place[-1]}: {example} or on the command line "{where}={example}"'
