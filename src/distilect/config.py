@@ -36,14 +36,24 @@ class Part(BaseModel):
 class TaskConfig(Part):
     """The task. Everything can be inferred from the training table."""
 
-    kind: Literal["auto", "classification", "regression"] = Field(
-        "auto", description="auto: inferred from the label column"
+    kind: Literal["auto", "classification", "regression", "multi-label"] = Field(
+        "auto",
+        description="auto: inferred from the labels; multi-label: a row has any number of them, as lists, as texts with "
+        "`data.label_delimiter`, or in a column per label",
     )
     labels: list[str] | None = Field(
         None, description="label names in the order of the student's outputs; default: those of train, sorted"
     )
     metrics: list[str] | None = Field(
-        None, description="the first one chooses checkpoints; default: inferred from the task"
+        None,
+        description="the first one chooses checkpoints. Classification: accuracy, macro_f1, weighted_f1, matthews, and of one class, "
+        "as `f1(spam)`, f1, precision, recall, auc, average_precision. Regression: pearson, spearman, neg_mse. Multi-label: micro_f1, macro_f1, map, "
+        "subset_accuracy. Default: inferred; two "
+        "classes have accuracy and f1, and macro_f1 where one class has more than twice the rows of the other",
+    )
+    positive: str | None = Field(
+        None,
+        description="the class that f1, precision, recall, auc and average_precision are of; default: of two, the second",
     )
 
 
@@ -82,7 +92,15 @@ class DataConfig(Part):
     text: str | list[str] | None = Field(
         None, description="one or two text columns; default: inferred from their names"
     )
-    label: str | None = Field(None, description="label column; default: inferred from its name")
+    label: str | list[str] | None = Field(
+        None,
+        description="label column; default: inferred from its name. Several columns: multi-label, a column of 0 and 1 for each label",
+    )
+    label_delimiter: str | None = Field(
+        None,
+        min_length=1,
+        description="what parts two labels in the label column: multi-label; an empty field has none",
+    )
     quoting: bool | None = Field(
         None, description="whether double quotes delimit CSV and TSV fields; default: yes for CSV, detected for TSV"
     )
@@ -92,6 +110,13 @@ class DataConfig(Part):
         None, description="folder for memory-mapped files, for a train table larger than memory (Parquet or `datasets`)"
     )
     augment: AugmentConfig | None = Field(None, description="adds changed copies of the rows of train")
+
+    @field_validator("label")
+    @classmethod
+    def _one_or_several(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value == []:
+            raise ValueError("expected one column or more")
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 class FinetuneConfig(Part):

@@ -18,6 +18,12 @@ TASKS = {
     "macro_f1": Task("t", "classification", ("a", "b", "c"), ("macro_f1",), 1),
     "matthews": Task("t", "classification", ("a", "b", "c"), ("matthews",), 1),
     "f1": Task("t", "classification", ("a", "b"), ("f1",), 1),
+    "f1 of the first": Task("t", "classification", ("a", "b"), ("f1(a)",), 1),
+    "precision": Task("t", "classification", ("a", "b", "c"), ("precision(c)",), 1),
+    "recall": Task("t", "classification", ("a", "b", "c"), ("recall(c)",), 1),
+    "weighted_f1": Task("t", "classification", ("a", "b", "c"), ("weighted_f1",), 1),
+    "auc": Task("t", "classification", ("a", "b", "c"), ("auc(c)",), 1),
+    "average_precision": Task("t", "classification", ("a", "b", "c"), ("average_precision(c)",), 1),
     "matthews of two": Task("t", "classification", ("a", "b"), ("matthews",), 1),
     "pearson": Task("t", "regression", (), ("pearson",), 1),
     "spearman": Task("t", "regression", (), ("spearman",), 1),
@@ -49,7 +55,7 @@ def test_the_score_of_a_resample_is_the_metric_of_its_rows(name: str) -> None:
     assert whole[0] == pytest.approx(task.score(outputs, labels)[task.primary], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["matthews", "pearson", "accuracy"])
+@pytest.mark.parametrize("name", ["matthews", "pearson", "accuracy", "precision", "auc", "average_precision"])
 def test_constant_and_broken_predictions_score_as_the_metrics_say(name: str) -> None:
     task = TASKS[name]
     outputs, labels = toy(task)

@@ -33,6 +33,10 @@ Overrides = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier runs of the same name.")]
 Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")]
 Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
+LabelColumns = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="Label column, inferred from the names; or one per label: multi-label."),
+]
 DataDir = Annotated[str, typer.Option(help="Folder that relative data paths start from.")]
 MaxLength = Annotated[int, typer.Option(help="In tokens.")]
 
@@ -97,6 +101,7 @@ def finetune(
     ],
     output: Annotated[str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)],
     dev: Annotated[str | None, typer.Option(help="Table to report on.")] = None,
+    label: LabelColumns = None,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -108,7 +113,7 @@ def finetune(
     from distilect import pipeline
 
     metrics = pipeline.finetune(
-        train, init=init, output=output, dev=dev, overrides=overrides or (), overwrite=overwrite
+        train, init=init, output=output, dev=dev, label=label, overrides=overrides or (), overwrite=overwrite
     )
     _print_table([metrics])
     typer.echo(f"model: {Path(output) / 'student'}")
@@ -312,7 +317,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.", show_default=False)],
     data: Annotated[str, typer.Argument(help="Labelled table.", show_default=False)],
     text: Text = None,
-    label: Label = None,
+    label: LabelColumns = None,
     data_dir: DataDir = ".",
     max_length: MaxLength = 128,
 ) -> None:

@@ -96,6 +96,7 @@ def finetune(
     init: str,
     output: str,
     dev: str | None = None,
+    label: str | list[str] | None = None,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -104,6 +105,7 @@ def finetune(
     Args:
         init: the checkpoint to start from.
         output: the run's folder; the model is in its `student/`.
+        label: as `data.label`.
         overrides: settings of the run as `key.sub=value`, such as `train.epochs=5`.
 
     Returns:
@@ -111,6 +113,8 @@ def finetune(
     """
     path = Path(output)
     raw: dict[str, Any] = {"name": path.name, "output": str(path.parent), "data": {"train": train, "dev": dev}}
+    if label is not None:
+        raw["data"]["label"] = label
     raw |= {"student": init, "method": "finetune"}
     for override in overrides:
         apply_override(raw, override)
@@ -122,15 +126,20 @@ def evaluate(
     data: str,
     *,
     text: list[str] | None = None,
-    label: str | None = None,
+    label: str | list[str] | None = None,
     data_dir: str = ".",
     max_length: int = 128,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Scores of any classification or regression checkpoint on a labelled table."""
+    """Scores of any classification, multi-label or regression checkpoint on a labelled table.
+
+    Args:
+        label: label column; or one column per label of a multi-label checkpoint.
+    """
     table, task = load_table(data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model)))
     teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
     encoded = encode(table, teacher.tokenizer, teacher.max_length)
     logits = predict(teacher.model, encoded, precision=precision)
-    return {"scores": task.score(logits[:, teacher.order], table.labels), "rows": len(table), "task": task.to_dict()}
+    scores = task.score(logits[:, teacher.order], table.labels, teacher.thresholds)
+    return {"scores": scores, "rows": len(table), "task": task.to_dict()}
