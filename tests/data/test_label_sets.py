@@ -139,7 +139,7 @@ def test_an_empty_list_is_a_label_and_null_is_none(tmp_path: Path) -> None:
 
 def test_empty_columns_are_missing_labels_and_half_of_them_a_fault(tmp_path: Path) -> None:
     values = {"toxic": [1, "", 0, 1, 0, 0, 0, 1], "threat": [0, "", 1, 0, 0, 0, 0, 1]}
-    with pytest.raises(DataError, match="line 3: no label in column toxic, threat"):
+    with pytest.raises(DataError, match="line 3: no label in column 'toxic, threat'"):
         load(write_columns(tmp_path / "t.csv", values), label=["toxic", "threat"])
     values["threat"][1] = 1
     with pytest.raises(DataError, match="line 3: column 'toxic' is empty, other labels of the row are not"):

@@ -131,6 +131,7 @@ class TableWriter:
         offsets = {f"{name}-offsets": np.int64 for name in texts}
         kinds = {**texts, **offsets, "labels": labels, "ids": np.uint64}
         self._files = ColumnFiles(folder, kinds)
+        self._width: dict[str, int] = {}  # of a matrix of labels
 
     def add(self, block: Table) -> None:
         """Append rows."""
@@ -141,12 +142,14 @@ class TableWriter:
                 self._files.add_offsets(f"text-{number}-offsets", np.diff(begins))
                 if begins[-1] > begins[0]:
                     self._files.add(f"text-{number}", np.frombuffer(text, np.uint8)[begins[0] : begins[-1]])
+        if block.labels.ndim == 2:
+            self._width = {"labels_per_row": block.labels.shape[1]}
         self._files.add("labels", block.labels)
         self._files.add("ids", block.ids)
 
     def finish(self) -> Table:
         """Close the files and map them."""
-        self._files.finish()
+        self._files.finish(**self._width)
         return open_table(self._files.folder)
 
 
@@ -156,12 +159,14 @@ def open_table(folder: Path) -> Table:
     Raises:
         DataError: it is not complete.
     """
-    columns, _ = open_columns(folder)
+    columns, about = open_columns(folder)
     ids, labels = columns["ids"].reshape(-1, 2), columns["labels"]
     rows = len(ids)
+    if "labels_per_row" in about:
+        labels = labels.reshape(rows, about["labels_per_row"])
     texts = tuple(
         pa.LargeStringArray.from_buffers(rows, pa.py_buffer(columns[f"{name}-offsets"]), pa.py_buffer(columns[name]))
         for name in ("text-0", "text-1")
         if name in columns
     )
-    return Table(texts, labels.reshape(rows, -1) if labels.dtype == np.int8 else labels, ids, folder)
+    return Table(texts, labels, ids, folder)
