@@ -162,6 +162,14 @@ def test_texts_without_a_delimiter_name_the_setting(tmp_path: Path) -> None:
     assert_the_table(load(path, {"kind": "multi-label", "labels": list(LABELS)}))  # known labels tell it
 
 
+def test_metrics_of_a_multi_label_task_tell_the_kind(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", ["toxic", "threat"] * 4)
+    with pytest.raises(DataError, match=r"set data\.label_delimiter"):
+        load(path, {"metrics": ["micro_f1"]})
+    with pytest.raises(ConfigError, match="metric 'accuracy' does not fit multi-label"):
+        load(write(tmp_path / "t.jsonl", SETS), {"metrics": ["accuracy"]})
+
+
 def test_labels_that_no_delimiter_parts(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ["toxic", "spam", *["threat"] * 6])
     with pytest.raises(DataError, match="no usual delimiter .* parts into the labels obscene, threat, toxic"):

@@ -96,7 +96,6 @@ class _Loader:
         source = self._open("train")
         assert source is not None
         streamed = config.cache is not None
-        _check_delimiter(config)
         if self.glue is not None and config.text is None and config.label is None:
             self.columns = self.glue.columns
         else:
@@ -390,14 +389,19 @@ def _read_labels(
 
 
 def _labels_of(rows: Rows, columns: Columns, settings: TaskConfig, delimiter: str | None) -> Labels:
-    """The label column, as a kind of task reads it: given, or told by several columns, a delimiter, or lists.
+    """The label column, as a kind of task reads it: given, or told by several columns, a delimiter, lists, or the metrics.
 
     Raises:
-        DataError: several label columns, or a delimiter, of another kind of task.
+        DataError: several label columns, or a delimiter, of another kind of task; or both.
     """
     several = isinstance(columns.label, tuple)
     name = str(columns.labels[0])
+    if several and delimiter is not None:
+        raise DataError(
+            "data.label_delimiter parts the labels of one column, data.label names several: remove one of them"
+        )
     lists = settings.kind == "multi-label" or delimiter is not None or several
+    lists |= settings.kind == "auto" and kind_of_metrics(tuple(settings.metrics or ())) == "multi-label"
     if lists and settings.kind not in ("auto", "multi-label"):
         what = f"label columns {listed(columns.labels, 8)}" if several else f"label_delimiter {delimiter!r}"
         raise DataError(f"{rows.label}: {what} for a task of kind {settings.kind}: expected task.kind multi-label")
@@ -414,13 +418,6 @@ def _labels_of(rows: Rows, columns: Columns, settings: TaskConfig, delimiter: st
         if not lists and is_string(column.type):
             lists = holds_lists(pc.utf8_trim_whitespace(column.combine_chunks().cast(pa.large_string())))
     return from_column(rows, name, delimiter, settings.labels) if lists else LabelColumn(rows, name)
-
-
-def _check_delimiter(config: DataConfig) -> None:
-    if config.label_delimiter is not None and isinstance(config.label, list):
-        raise DataError(
-            "data.label_delimiter parts the labels of one column, data.label names several: remove one of them"
-        )
 
 
 def _labelled_table(column: Labels, columns: Columns, task: Task, role: str, origin: str) -> Table:
