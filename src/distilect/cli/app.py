@@ -113,7 +113,13 @@ def finetune(
     from distilect import pipeline
 
     metrics = pipeline.finetune(
-        train, init=init, output=output, dev=dev, label=label, overrides=overrides or (), overwrite=overwrite
+        train,
+        init=init,
+        output=output,
+        dev=dev,
+        overrides=overrides or (),
+        overwrite=overwrite,
+        **({"label": label} if label else {}),
     )
     _print_table([metrics])
     typer.echo(f"model: {Path(output) / 'student'}")
