@@ -98,8 +98,7 @@ class DataConfig(Part):
     )
     label_delimiter: str | None = Field(
         None,
-        min_length=1,
-        description="what parts two labels in the label column: multi-label; an empty field has none",
+        description="what stands between two labels in the label column, `\\t` for a tab: multi-label; an empty field has none",
     )
     quoting: bool | None = Field(
         None, description="whether double quotes delimit CSV and TSV fields; default: yes for CSV, detected for TSV"
@@ -110,6 +109,13 @@ class DataConfig(Part):
         None, description="folder for memory-mapped files, for a train table larger than memory (Parquet or `datasets`)"
     )
     augment: AugmentConfig | None = Field(None, description="adds changed copies of the rows of train")
+
+    @field_validator("label_delimiter")
+    @classmethod
+    def _signs(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ValueError("expected what stands between two labels, in quotes such as '|'")
+        return "\t" if value == "\\t" else value
 
     @field_validator("label")
     @classmethod
@@ -353,8 +359,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=5")
+    signs = text if key.endswith("delimiter") and not any(c.isalnum() or c in "\"'" for c in text) else ""
     try:
-        value = yaml.safe_load(text)
+        value = signs or yaml.safe_load(text)  # "|", "," and "#" mean something else in YAML
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"override {override!r}: the value is not YAML") from None
     set_value(raw, key.split("."), value, override)
