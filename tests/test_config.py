@@ -468,3 +468,24 @@ def test_a_config_cannot_be_changed_behind_its_back() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 1  # type: ignore[misc]
     assert math.isclose(config.train.epochs, 3.0)
+
+
+# ---- delimiters ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["|", ",", ";", "#", " ", "&&", "- ", "[", "*", ">"])
+def test_signs_are_taken_as_they_are_for_a_delimiter(text: str) -> None:
+    for quoted in (text, f"'{text}'", f'"{text}"'):
+        raw: dict[str, Any] = {"data": {"train": "t.csv"}, "student": "s"}
+        apply_override(raw, f"data.label_delimiter={quoted}")
+        assert parse_config(raw).data.label_delimiter == text
+
+
+def test_a_tab_is_written_as_backslash_t_and_nothing_is_no_delimiter() -> None:
+    raw: dict[str, Any] = {"data": {"train": "t.csv"}, "student": "s"}
+    apply_override(raw, r"data.label_delimiter=\t")
+    assert parse_config(raw).data.label_delimiter == "\t"
+    apply_override(raw, "data.label_delimiter=null")
+    assert parse_config(raw).data.label_delimiter is None
+    with pytest.raises(ConfigError, match="expected what stands between two labels, in quotes"):
+        parse_config({"data": {"train": "t.csv", "label_delimiter": ""}, "student": "s"})

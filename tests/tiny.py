@@ -155,7 +155,7 @@ def save(
     names = [f"LABEL_{i}" for i in range(labels)] if isinstance(labels, int) else list(labels)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = "regression" if len(names) == 1 else None
+    config.problem_type = "regression" if len(names) == 1 else config.problem_type
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config).float()

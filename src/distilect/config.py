@@ -39,14 +39,24 @@ class Part(BaseModel):
 class TaskConfig(Part):
     """The task. Everything can be inferred from the training table."""
 
-    kind: Literal["auto", "classification", "regression"] = Field(
-        "auto", description="auto: inferred from the label column"
+    kind: Literal["auto", "classification", "regression", "multi-label"] = Field(
+        "auto",
+        description="auto: inferred from the labels; multi-label: a row has any number of them, as lists, as texts with "
+        "`data.label_delimiter`, or in a column per label",
     )
     labels: list[str] | None = Field(
         None, description="label names in the order of the student's outputs; default: those of train, sorted"
     )
     metrics: list[str] | None = Field(
-        None, description="the first one chooses checkpoints; default: inferred from the task"
+        None,
+        description="the first one chooses checkpoints. Classification: accuracy, macro_f1, weighted_f1, matthews, and of one class, "
+        "as `f1(spam)`, f1, precision, recall, auc, average_precision. Regression: pearson, spearman, neg_mse. Multi-label: micro_f1, macro_f1, map, "
+        "subset_accuracy. Default: inferred; two "
+        "classes have accuracy and f1, and macro_f1 where one class has more than twice the rows of the other",
+    )
+    positive: str | None = Field(
+        None,
+        description="the class that f1, precision, recall, auc and average_precision are of; default: of two, the second",
     )
 
 
@@ -88,7 +98,14 @@ class DataConfig(Part):
     text: str | list[str] | None = Field(
         None, description="one or two text columns; default: inferred from their names"
     )
-    label: str | None = Field(None, description="label column; default: inferred from its name")
+    label: str | list[str] | None = Field(
+        None,
+        description="label column; default: inferred from its name. Several columns: multi-label, a column of 0 and 1 for each label",
+    )
+    label_delimiter: str | None = Field(
+        None,
+        description="what stands between two labels in the label column, `\\t` for a tab: multi-label; an empty field has none",
+    )
     delimiter: str | None = Field(
         None, description="character between the fields of CSV, TSV and TXT files, `\\t` for a tab; default: detected"
     )
@@ -110,6 +127,20 @@ class DataConfig(Part):
         if value is not None and (len(value) != 1 or value in '"\r\n'):
             raise ValueError("expected one character other than a quote or a line end, in quotes such as '|' or '\\t'")
         return value
+
+    @field_validator("label_delimiter")
+    @classmethod
+    def _signs(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ValueError("expected what stands between two labels, in quotes such as '|'")
+        return "\t" if value == "\\t" else value
+
+    @field_validator("label")
+    @classmethod
+    def _one_or_several(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value == []:
+            raise ValueError("expected one column or more")
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 class FinetuneConfig(Part):

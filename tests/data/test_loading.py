@@ -362,9 +362,10 @@ def test_names_in_a_regression_are_refused(folder: Folder) -> None:
     assert "line 2: score 'good'" in folder.fault(columns, task={"kind": "regression"})
 
 
-def test_lists_as_labels_are_refused(folder: Folder) -> None:
+def test_lists_as_labels_are_refused_in_a_classification(folder: Folder) -> None:
     file = folder.write("t.parquet", {"text": TWENTY, "label": [["a"], ["b"]] * 10})
-    assert "column 'label' holds list" in folder.fault(train=file)
+    fault = folder.fault(train=file, task={"kind": "classification"})
+    assert "column 'label' holds list" in fault and "task.kind: multi-label" in fault
 
 
 # ---- what goes where -----------------------------------------------------------------------------------------------
@@ -497,6 +498,30 @@ def test_a_table_of_outputs_is_joined_by_text(tmp_path: Path) -> None:
         read_columns(path, ["0"], 2)
 
 
+# ---- metrics of one class ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frauds", "metrics"),
+    [
+        (50, ("accuracy", "f1(ok)")),
+        (34, ("accuracy", "f1(ok)")),
+        (33, ("accuracy", "f1(ok)", "macro_f1")),
+        (5, ("accuracy", "f1(ok)", "macro_f1")),
+    ],
+)
+def test_macro_f1_stands_beside_where_classes_are_unbalanced(tmp_path: Path, frauds: int, metrics: tuple) -> None:
+    labels = ["fraud"] * frauds + ["ok"] * (100 - frauds)
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"text {n},{label}\n" for n, label in enumerate(labels)))
+    _, task = load_table(str(tmp_path / "t.csv"))
+    assert task.metrics == metrics
+    config = DataConfig(train=str(tmp_path / "t.csv"))
+    chosen = load_data(config, TaskConfig(positive="fraud"), 0).task
+    assert chosen.metrics == tuple(name.replace("(ok)", "(fraud)") for name in metrics)
+    asked = load_data(config, TaskConfig(positive="fraud", metrics=["recall", "auc", "f1(ok)"]), 0).task
+    assert asked.metrics == ("recall(fraud)", "auc(fraud)", "f1(ok)")
+
+
 # ---- GLUE ----------------------------------------------------------------------------------------------------------
 
 GLUE: dict[str, tuple[dict[str, list], tuple[str, ...]]] = {
@@ -507,7 +532,7 @@ GLUE: dict[str, tuple[dict[str, list], tuple[str, ...]]] = {
     ),
     "MRPC": (
         {"Quality": BINARY["label"], "#1 ID": range(20), "#2 ID": range(20), "#1 String": TWENTY, "#2 String": TWENTY},
-        ("accuracy", "f1"),
+        ("accuracy", "f1(1)"),
     ),
     "CoLA": ({"gj04": ["gj04"] * 20, "1": BINARY["label"], "": ["", "*"] * 10, "x": TWENTY}, ("matthews",)),
     "STS-B": (

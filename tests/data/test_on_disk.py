@@ -29,7 +29,7 @@ def rows_of(count: int, pairs: bool = False) -> Table:
 @pytest.mark.parametrize("pairs", [False, True])
 def test_a_table_written_in_blocks_is_the_same_table(tmp_path: Path, pairs: bool) -> None:
     table = rows_of(50, pairs)
-    writer = TableWriter(tmp_path / "t", table.num_texts, scores=False)
+    writer = TableWriter(tmp_path / "t", table.num_texts, labels=np.int64)
     for start, stop in ((0, 20), (20, 37), (37, 37), (37, 50)):
         writer.add(table.take(np.arange(start, stop)))
     mapped = writer.finish()
@@ -46,7 +46,7 @@ def test_a_table_written_in_blocks_is_the_same_table(tmp_path: Path, pairs: bool
 
 
 def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    writer = TableWriter(tmp_path / "t", 1, scores=True)
+    writer = TableWriter(tmp_path / "t", 1, labels=np.float32)
     writer.add(Table.from_texts(["a", "b"], [0.5, 1.0]))
     with pytest.raises(DataError, match="does not hold a complete table"):
         open_table(tmp_path / "t")

@@ -236,7 +236,7 @@ def test_a_column_that_occurs_twice_in_the_header_is_refused(tmp_path: Path) -> 
         ('"a"', "got a JSON string, expected an object"),
         ('{"text": "a"', "not JSON"),
         ('{"text": ["a"]}', "'text' is of type list, expected a string as in the rows before"),
-        ('{"new": {"a": 1}}', "'new' is of type object, expected a string or a number"),
+        ('{"new": {"a": 1}}', "'new' is of type object, expected a string, a number, or a list of strings"),
         ('{"text": 5}', "'text' is of type number, expected a string as in the rows before"),
         ('{"text": "\\ud800"}', "lone surrogate"),
     ],

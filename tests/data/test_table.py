@@ -68,7 +68,7 @@ def test_tables_that_do_not_fit_are_not_joined() -> None:
     one, two, scored = Table.from_texts(["a"]), Table.from_texts([("a", "b")]), Table.from_texts(["a"], [0.5])
     with pytest.raises(DataError, match="one text and with two"):
         Table.concat([one, two])
-    with pytest.raises(DataError, match="classes and one with scores"):
+    with pytest.raises(DataError, match="different kinds of labels"):
         Table.concat([one, scored])
 
 

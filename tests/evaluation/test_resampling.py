@@ -18,7 +18,17 @@ TASKS = {
     "macro_f1": Task("t", "classification", ("a", "b", "c"), ("macro_f1",), 1),
     "matthews": Task("t", "classification", ("a", "b", "c"), ("matthews",), 1),
     "f1": Task("t", "classification", ("a", "b"), ("f1",), 1),
+    "f1 of the first": Task("t", "classification", ("a", "b"), ("f1(a)",), 1),
+    "precision": Task("t", "classification", ("a", "b", "c"), ("precision(c)",), 1),
+    "recall": Task("t", "classification", ("a", "b", "c"), ("recall(c)",), 1),
+    "weighted_f1": Task("t", "classification", ("a", "b", "c"), ("weighted_f1",), 1),
+    "auc": Task("t", "classification", ("a", "b", "c"), ("auc(c)",), 1),
+    "average_precision": Task("t", "classification", ("a", "b", "c"), ("average_precision(c)",), 1),
     "matthews of two": Task("t", "classification", ("a", "b"), ("matthews",), 1),
+    "micro_f1": Task("t", "multi-label", ("a", "b", "c"), ("micro_f1",), 1),
+    "macro_f1 of labels": Task("t", "multi-label", ("a", "b", "c"), ("macro_f1",), 1),
+    "map": Task("t", "multi-label", ("a", "b", "c"), ("map",), 1),
+    "subset_accuracy": Task("t", "multi-label", ("a", "b", "c"), ("subset_accuracy",), 1),
     "pearson": Task("t", "regression", (), ("pearson",), 1),
     "spearman": Task("t", "regression", (), ("spearman",), 1),
     "neg_mse": Task("t", "regression", (), ("neg_mse",), 1),
@@ -30,6 +40,9 @@ def toy(task: Task, rows: int = 60) -> tuple[np.ndarray[Any, Any], np.ndarray[An
     if task.kind == "regression":
         labels = np.round(rng.uniform(0, 5, rows), 0).astype(np.float32)  # with ties
         return (labels + rng.normal(size=rows).round(1))[:, None].astype(np.float32), labels
+    if task.kind == "multi-label":
+        sets = (rng.random((rows, 3)) < (0.5, 0.2, 0.02)).astype(np.int8)
+        return (rng.normal(size=(rows, 3)).round(1) + sets).astype(np.float32), sets  # with ties
     labels = rng.integers(0, len(task.labels), rows)
     outputs = rng.normal(size=(rows, len(task.labels))).astype(np.float32)
     outputs[np.arange(rows), labels] += 1
@@ -49,7 +62,9 @@ def test_the_score_of_a_resample_is_the_metric_of_its_rows(name: str) -> None:
     assert whole[0] == pytest.approx(task.score(outputs, labels)[task.primary], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["matthews", "pearson", "accuracy"])
+@pytest.mark.parametrize(
+    "name", ["matthews", "pearson", "accuracy", "precision", "auc", "average_precision", "map", "micro_f1"]
+)
 def test_constant_and_broken_predictions_score_as_the_metrics_say(name: str) -> None:
     task = TASKS[name]
     outputs, labels = toy(task)

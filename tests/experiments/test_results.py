@@ -56,6 +56,34 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in results.path.read_text().splitlines())
 
 
+@pytest.mark.parametrize("metric", ["auc(b)", "average_precision(c)", "f1(a)", "recall(b)"])
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("b", "c", "a", "d")])
+def test_what_is_kept_of_a_metric_of_one_class_has_the_same_score(metric: str, labels: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    task = Task("t", "classification", labels, (metric,), 1)
+    gold = rng.integers(0, len(labels), 50)
+    logits = rng.normal(size=(50, len(labels))).astype(np.float32)
+    logits[7] = np.nan
+    again = expand_predictions(task, compact_predictions(task, logits))
+    assert task.score(again, gold) == pytest.approx(task.score(logits, gold))
+
+
+def test_what_is_kept_of_a_multi_label_task_has_the_same_scores(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    task = Task("t", "multi-label", ("a", "b", "c"), ("micro_f1", "macro_f1", "map", "subset_accuracy"), 1)
+    labels = rng.integers(0, 2, (50, 3)).astype(np.int8)
+    logits = rng.normal(size=(50, 3)).astype(np.float32)
+    logits[7] = np.nan
+    thresholds = (0.2, 0.5, 0.7)
+    kept = {"trial 1": compact_predictions(task, logits, thresholds), "labels": labels.reshape(-1)}
+    write_predictions(tmp_path / "p.parquet", kept)
+    found = read_predictions([tmp_path / "p.parquet"])
+    again = expand_predictions(task, found["trial 1"].astype(np.float32))
+    assert found["labels"].reshape(-1, 3).tolist() == labels.tolist()
+    assert task.score(again, labels) == pytest.approx(task.score(logits, labels, thresholds))
+    assert task.score(again, labels) != task.score(logits, labels)
+
+
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 def test_what_is_kept_of_predictions_has_the_same_scores(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(0)

@@ -65,7 +65,7 @@ def test_what_was_checked_is_kept_with_scores_of_each_file(run: Path) -> None:
     assert found["rows"] == 30
     assert fp32["max_difference"] < 1e-4 and fp32["changed_labels"] == 0
     assert int8["max_difference"] > fp32["max_difference"]
-    assert set(int8["scores"]) == {"accuracy", "f1"}
+    assert set(int8["scores"]) == {"accuracy", "f1(yes)"}
     logits = OnnxModel(run / "student/onnx/model_int8.onnx")
     assert fp32["bytes"] == (run / fp32["file"]).stat().st_size and logits.names == [
         "input_ids",

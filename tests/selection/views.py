@@ -27,6 +27,7 @@ def make_view(
     *,
     seed: int = 0,
     regression: bool = False,
+    multi_label: bool = False,
     unlabelled: tuple[int, ...] = (),
     epoch: int = 0,
     step: int = 0,
@@ -38,7 +39,9 @@ def make_view(
         labels = torch.randn(rows, generator=generator)
         labels[list(unlabelled)] = torch.nan
     else:
-        labels = torch.randint(classes, (rows,), generator=generator)
+        shape = (rows, classes) if multi_label else (rows,)
+        labels = torch.randint(2 if multi_label else classes, shape, generator=generator)
+        labels = labels.to(torch.int8) if multi_label else labels
         labels[list(unlabelled)] = -100
     return StepView(
         keys=keys(rows, seed),
@@ -68,16 +71,22 @@ def make_context(
     rows: int = 64,
     classes: int = 4,
     regression: bool = False,
+    multi_label: bool = False,
     seed: int = 0,
 ) -> SelectionContext:
     rng = np.random.default_rng(seed)
     outputs = 1 if regression else classes
+    logits = rng.normal(size=(rows, teachers, outputs)).astype(np.float32)
+    labels = rng.normal(size=rows).astype(np.float32) if regression else rng.integers(0, classes, rows)
+    if multi_label:
+        labels = rng.integers(0, 2, (rows, classes)).astype(np.int8)
     return SelectionContext(
         teachers=tuple(f"teacher-{k}" for k in range(teachers)),
         kinds=kinds,
         regression=regression,
-        validation_logits=rng.normal(size=(rows, teachers, outputs)).astype(np.float32),
-        validation_labels=rng.normal(size=rows).astype(np.float32) if regression else rng.integers(0, classes, rows),
+        multi_label=multi_label,
+        validation_logits=logits,
+        validation_labels=labels,
         validation_scores=tuple(0.5 + 0.1 * k for k in range(teachers)),
         teacher_sizes=tuple(1000 * (teachers - k) for k in range(teachers)),
         seed=seed,
@@ -85,7 +94,9 @@ def make_context(
         num_rows=rows,
         student_width=6,
         teacher_widths=(5,) * teachers,
-        sample=sample_of(make_view(rows, teachers, classes, seed=seed + 1, regression=regression)),
+        sample=sample_of(
+            make_view(rows, teachers, classes, seed=seed + 1, regression=regression, multi_label=multi_label)
+        ),
     )
 
 

@@ -48,6 +48,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     texts = [text for table in known for (text,) in table.text(range(len(table)))]
     lines = (json.dumps({"text": text, "no": 0.3, "yes": 0.7}) + "\n" for text in dict.fromkeys(texts))
     (tmp_path / "llm.jsonl").write_text("".join(lines))
+    write_comments(tmp_path)
     for seed, name in enumerate(("teacher-a", "teacher-b", "backbone")):
         tiny_bert(tmp_path / name, ["no", "yes"], seed, layers=6)
     (tmp_path / "reviews.yaml").write_text(REVIEWS.text.replace("runs/teacher-a/student", "teacher-a"))
@@ -59,6 +60,28 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+def write_comments(folder: Path) -> None:
+    """The three forms of a multi-label table."""
+    sets = [["food", "view"], [], ["staff"], ["view"], ["food", "staff", "view"]] * 8
+    texts = [
+        f"{text} {' '.join(labels)}" for (text,), labels in zip(_texts(folder / "train.csv", 40), sets, strict=True)
+    ]
+    for name in ("comments.jsonl", "comments-dev.jsonl"):
+        lines = (json.dumps({"text": text, "labels": labels}) for text, labels in zip(texts, sets, strict=True))
+        (folder / name).write_text("\n".join(lines) + "\n")
+    lines = (f"{text},{'|'.join(labels)}" for text, labels in zip(texts, sets, strict=True))
+    (folder / "comments.csv").write_text("\n".join(["text,labels", *lines]) + "\n")
+    names = ("food", "view", "staff")
+    lines = (
+        ",".join([text, *(str(int(n in labels)) for n in names)]) for text, labels in zip(texts, sets, strict=True)
+    )
+    (folder / "columns.csv").write_text("\n".join([",".join(["text", *names]), *lines]) + "\n")
+
+
+def _texts(path: Path, count: int) -> list[tuple[str, ...]]:
+    return load_table(str(path))[0].text(range(count))
 
 
 def prepare(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

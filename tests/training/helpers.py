@@ -24,30 +24,36 @@ TASK = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
 SCORES = Task("toy-scores", "regression", (), ("pearson",), 1)
 
 
-def toy_table(rows: int, seed: int = 0, regression: bool = False) -> Table:
+TOPICS = Task("toy-topics", "multi-label", ("a", "b", "c"), ("micro_f1", "map"), 1)
+
+
+def toy_table(rows: int, seed: int = 0, regression: bool = False, multi_label: bool = False) -> Table:
     """Sentences of different lengths with random labels."""
     rng = np.random.default_rng(seed)
     words = " ".join(SENTENCES).split()
     texts = [" ".join(rng.choice(words, size=int(rng.integers(3, 14)))) for _ in range(rows)]
     labels = rng.normal(size=rows).astype(np.float32) if regression else rng.integers(0, 2, size=rows)
+    if multi_label:
+        labels = (rng.random((rows, 3)) < (0.5, 0.3, 0.2)).astype(np.int8)
     return Table.from_texts(texts, labels)
 
 
 class Bench:
     """Two tiny teachers, a tiny student and a table; builds trainers that start from the same weights."""
 
-    def __init__(self, folder: Path, rows: int = 40, regression: bool = False) -> None:
+    def __init__(self, folder: Path, rows: int = 40, regression: bool = False, multi_label: bool = False) -> None:
         self.folder = folder
-        self.task = SCORES if regression else TASK
-        labels: Any = 1 if regression else ["no", "yes"]
+        self.task = SCORES if regression else TOPICS if multi_label else TASK
+        labels: Any = 1 if regression else list(self.task.labels)
+        more: Any = {"problem_type": "multi_label_classification"} if multi_label else {}
         if (folder / "student").exists():  # made by another process
             self.teacher_paths = [str(folder / f"teacher-{i}") for i in (1, 2)]
             self.student_path = str(folder / "student")
         else:
-            self.teacher_paths = [tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4) for i in (1, 2)]
-            self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2)
-        self.table = toy_table(rows, regression=regression)
-        self.validation = toy_table(12, seed=1, regression=regression)
+            self.teacher_paths = [tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4, **more) for i in (1, 2)]
+            self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2, **more)
+        self.table = toy_table(rows, regression=regression, multi_label=multi_label)
+        self.validation = toy_table(12, seed=1, regression=regression, multi_label=multi_label)
         self.teachers: list[Teacher] = [
             load_teacher(TeacherConfig(name=f"t{i}", path=path), self.task, precision="fp32", max_length=32)
             for i, path in enumerate(self.teacher_paths)
@@ -98,6 +104,7 @@ class Bench:
             validation_scores=(0.5,) * len(pool),
             seed=seed,
             regression=layout.regression,
+            multi_label=layout.multi_label,
             student_width=layout.student_width,
             teacher_widths=layout.teacher_widths,
             validation_labels=self.validation.labels,

@@ -33,6 +33,10 @@ Overrides = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier runs of the same name.")]
 Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")]
 Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
+LabelColumns = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="Label column, inferred from the names; or one per label: multi-label."),
+]
 DataDir = Annotated[str, typer.Option(help="Folder that relative data paths start from.")]
 MaxLength = Annotated[int, typer.Option(help="In tokens.")]
 Kind = Annotated[str | None, typer.Option(help="classification or regression. Inferred from the labels.")]
@@ -112,7 +116,7 @@ def finetune(
     labels: Labels = None,
     metrics: Metrics = None,
     text: Text = None,
-    label: Label = None,
+    label: LabelColumns = None,
     data_dir: DataDir = ".",
     overrides: Overrides = None,
     overwrite: Overwrite = False,
@@ -348,7 +352,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.", show_default=False)],
     data: Annotated[str, typer.Argument(help="Labelled table.", show_default=False)],
     text: Text = None,
-    label: Label = None,
+    label: LabelColumns = None,
     data_dir: DataDir = ".",
     max_length: MaxLength = 128,
     kind: Kind = None,

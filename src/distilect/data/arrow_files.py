@@ -142,10 +142,11 @@ def _arrow_source(
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """`ClassLabel` names of columns, which `datasets` keeps in the metadata of a schema."""
+    """`ClassLabel` names of columns and of lists, which `datasets` keeps in the metadata of a schema."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        labels = {name: kind for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+        inner = {n: k[0] if isinstance(k, list) else k.get("feature", k) for n, k in features.items()}
+        labels = {name: kind for name, kind in inner.items() if kind.get("_type") == "ClassLabel"}
         return {name: [str(label) for label in kind["names"]] for name, kind in labels.items() if kind["names"]}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -51,29 +51,34 @@ USUAL = {*(name for pair in PAIRS for name in pair), *SINGLES, *LABELS}
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of one or two text columns and of the label column; `inferred`: some were not given."""
+    """Names of one or two text columns, and of the label column or of one column per label; `inferred`: some were not given."""
 
     texts: tuple[str, ...]
-    label: str | None
+    label: str | tuple[str, ...] | None
     inferred: bool = False
 
     def __str__(self) -> str:
-        label = f", label {self.label}" if self.label else ""
+        label = f", label {listed(self.labels, 8)}" if self.label else ""
         return f"text {' + '.join(self.texts)}{label}{' (inferred)' if self.inferred else ''}"
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the label columns."""
+        return (self.label,) if isinstance(self.label, str) else self.label or ()
+
+    @property
     def names(self) -> list[str]:
-        """Of the texts and of the label where there is one."""
-        return [*self.texts, *([self.label] if self.label else [])]
+        """Of the texts and of the labels where there are some."""
+        return [*self.texts, *self.labels]
 
 
 def choose_columns(
-    source: Source, text: str | Sequence[str] | None, label: str | None, *, labelled: bool = True
+    source: Source, text: str | Sequence[str] | None, label: str | Sequence[str] | None, *, labelled: bool = True
 ) -> Columns:
     """The columns to read from `source`.
 
     Args:
-        text, label: as the user gave them; None: inferred from usual names.
+        text, label: as the user gave them; None: inferred from usual names. Several label columns: one per label.
         labelled: whether a label column is needed; without it `label` stays None.
 
     Raises:
@@ -82,24 +87,29 @@ def choose_columns(
     given = (text,) if isinstance(text, str) else tuple(text or ())
     if text is not None and (len(given) not in (1, 2) or len(set(given)) != len(given)):
         raise DataError(f"data.text: expected one or two different columns, got {listed(given) or 'none'}")
-    check_columns([*given, *([label] if label and labelled else [])], source.columns, source.label)
-    found = label or _infer_label(source.columns, given)
-    if labelled and found is None and len(source.columns) == 1 and {".csv", ".tsv", ".txt"} & _suffixes(source):
+    wanted = (label,) if isinstance(label, str) else tuple(label or ())
+    if len(set(wanted)) != len(wanted):
+        raise DataError(f"data.label: expected different columns, got {listed(wanted)}")
+    check_columns([*given, *(wanted if labelled else ())], source.columns, source.label)
+    found = wanted or _infer_label(source.columns, given)
+    if labelled and not found and len(source.columns) == 1 and {".csv", ".tsv", ".txt"} & _suffixes(source):
         raise DataError(
             f"{source.label} has one column, {source.columns[0]!r}, expected texts and labels. If these are several columns, "
             "set data.delimiter to the character between them"
         )
-    texts = given or choose_text_columns(source, [found] if found else [])
+    texts = given or choose_text_columns(source, found)
     if not labelled:
         return Columns(texts, None, inferred=not given)
-    if found is None:
+    if not found:
         raise DataError(
             f"{source.label}: no column has a usual name for labels; its columns: {listed(source.columns)}. "
             "Set data.label to one of them"
         )
-    if found in texts:
-        raise DataError(f"{source.label}: column {found!r} cannot be both text and label: set data.text and data.label")
-    return Columns(texts, found, inferred=not given or label is None)
+    if both := [name for name in found if name in texts]:
+        raise DataError(
+            f"{source.label}: column {both[0]!r} cannot be both text and label: set data.text and data.label"
+        )
+    return Columns(texts, found[0] if len(found) == 1 else found, inferred=not given or not wanted)
 
 
 def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str, ...]:
@@ -166,6 +176,6 @@ def _suffixes(source: Source) -> set[str]:
     return {suffix_of(file) for file in source.files}
 
 
-def _infer_label(columns: Sequence[str], texts: Sequence[str]) -> str | None:
+def _infer_label(columns: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
     lower = {name.lower(): name for name in reversed(columns) if name not in texts}
-    return next((lower[name] for name in LABELS if name in lower), None)
+    return tuple(lower[name] for name in LABELS if name in lower)[:1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from distilect.data.columns import is_string
 from distilect.data.source import Rows, listed
 from distilect.errors import DataError, did_you_mean
-from distilect.tasks import Kind
+from distilect.tasks import Kind, Task
 from distilect.tasks.label_names import join_spellings, match_labels
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -49,7 +50,7 @@ class LabelColumn:
         found = pc.unique(self.names).drop_null()
         plain = join_spellings(found.to_pylist())
         if plain:
-            self.names = _replaced(self.names, found, [plain.get(name, name) for name in found.to_pylist()])
+            self.names = replaced(self.names, found, [plain.get(name, name) for name in found.to_pylist()])
             for label in filter(None, dict.fromkeys(plain.values())):
                 ways = [ascii(name) for name, key in plain.items() if key == label]
                 if len(ways) > 1:
@@ -63,15 +64,7 @@ class LabelColumn:
         Raises:
             DataError: names the first one.
         """
-        row = int(pc.index(pc.is_null(self.names), True).as_py())
-        if row < 0:
-            return
-        advice = (
-            "Rows without labels go in a file of their own, given as data.extra"
-            if role == "train"
-            else f"The {role} rows must all be labelled"
-        )
-        raise DataError(f"{self.rows.where(row)}: no label in column {self.column!r}. {advice}")
+        refuse_unlabelled(self.rows, self.names, self.column, role)
 
     def kind(self) -> Kind:
         """Regression where most labels are numbers and not all of them integers; else classification."""
@@ -82,7 +75,12 @@ class LabelColumn:
 
     def found(self) -> list[str]:
         """The different labels of the rows: integers by value, then names in order."""
-        return sorted(pc.unique(self.names).drop_null().to_pylist(), key=_by_value)
+        return sorted(pc.unique(self.names).drop_null().to_pylist(), key=by_value)
+
+    def largest_ratio(self) -> float:
+        """Rows of the most frequent label per row of the least frequent one."""
+        counts = pc.value_counts(self.names.drop_null()).field("counts")
+        return float(pc.max(counts).as_py() / pc.min(counts).as_py()) if len(counts) else 1.0
 
     def require_classes(self) -> None:
         """Refuse a column with one class only.
@@ -95,6 +93,13 @@ class LabelColumn:
                 f"{self.rows.label}: every row has the label {listed(found)} in column {self.column!r}; "
                 "a classifier needs two classes or more"
             )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def array(self, task: Task, role: str, origin: str) -> NDArray[Any]:
+        """[N]: class indexes or scores, as the task has it; see `classes` and `scores`."""
+        return self.scores() if task.kind == "regression" else self.classes(task.labels, role, origin)
 
     def classes(self, labels: Sequence[str], role: str, origin: str) -> NDArray[np.int64]:
         """int64 [N]: index of each row's label in `labels`; where these are names and the column holds integers
@@ -113,7 +118,7 @@ class LabelColumn:
         by_index = not match and found <= set(numbered) and not reversed_booleans
         names = self.names
         if any(name != label for name, label in match.items()):
-            names = _replaced(names, pa.array(list(match), pa.large_string()), list(match.values()))
+            names = replaced(names, pa.array(list(match), pa.large_string()), list(match.values()))
             others = [f"{name!a} for {label!a}" for name, label in match.items() if name != label]
             self.notes.append(f"labels are taken for those of the task in another spelling: {listed(others, 4)}")
         codes = pc.index_in(names, value_set=pa.array(numbered if by_index else list(labels), pa.large_string()))
@@ -145,11 +150,28 @@ class LabelColumn:
         return self.numbers.astype(np.float32)
 
 
-def _replaced(names: pa.Array, old: pa.Array, new: Sequence[str]) -> pa.Array:
+def replaced(names: pa.Array, old: pa.Array, new: Sequence[str]) -> pa.Array:
     """`names` with each of `old` replaced by the value at its place in `new`; others stay, and "" becomes null."""
     values = pa.array([name or None for name in new], pa.large_string())
     codes = pc.index_in(names, value_set=old)
     return pc.if_else(codes.is_valid(), values.take(codes), names)
+
+
+def refuse_unlabelled(rows: Rows, labels: pa.Array, column: str, role: str) -> None:
+    """Refuse rows whose label is null.
+
+    Raises:
+        DataError: names the first one.
+    """
+    row = int(pc.index(pc.is_null(labels), True).as_py())
+    if row < 0:
+        return
+    advice = (
+        "Rows without labels go in a file of their own, given as data.extra"
+        if role == "train"
+        else f"The {role} rows must all be labelled"
+    )
+    raise DataError(f"{rows.where(row)}: no label in column {column!r}. {advice}")
 
 
 def _names_and_numbers(values: pa.Array, label: str, column: str) -> tuple[pa.Array, NDArray[np.float64]]:
@@ -160,7 +182,10 @@ def _names_and_numbers(values: pa.Array, label: str, column: str) -> tuple[pa.Ar
     if pa.types.is_integer(kind):
         return values.cast(pa.large_string()), _float64(values.cast(pa.float64(), safe=False))
     if not (pa.types.is_boolean(kind) or pa.types.is_null(kind) or is_string(kind)):
-        raise DataError(f"{label}: column {column!r} holds {kind}, expected names, integers or scores as labels")
+        raise DataError(
+            f"{label}: column {column!r} holds {kind}, expected names, integers or scores as labels; lists of labels are for "
+            "task.kind: multi-label"
+        )
     names = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.large_string()), names)
     is_number = pc.match_substring_regex(names, _NUMBER)
@@ -188,7 +213,7 @@ def _float64(values: pa.Array) -> NDArray[np.float64]:
     return np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _by_value(name: str) -> tuple[int, float, str]:
+def by_value(name: str) -> tuple[int, float, str]:
     """Sort key: integers by value and before names."""
     try:
         return 0, int(name), name

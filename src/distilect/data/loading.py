@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distilect.config import DataConfig, TaskConfig
 from distilect.data.arrow_files import validation_split
-from distilect.data.columns import Columns, choose_columns, choose_text_columns, text_columns
+from distilect.data.columns import Columns, choose_columns, choose_text_columns, is_string, text_columns
 from distilect.data.decoding import COMPRESSED
 from distilect.data.glue import COLA, GlueTask, open_glue, recognise, recognise_folder
+from distilect.data.label_sets import LabelSets, from_column, from_columns, holds_lists, is_list
 from distilect.data.labels import LabelColumn
 from distilect.data.readers import locate, open_source
 from distilect.data.source import Rows, Source, check_columns, listed
@@ -27,10 +29,13 @@ from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
 from distilect.errors import DataError
 from distilect.progress import console
-from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics
+from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics, named_metrics
 from distilect.tasks.label_names import match_labels
 
 _PEEK = 100_000  # rows of a streamed table that its task is inferred from
+Labels = LabelColumn | LabelSets
+LABEL_TYPES: dict[Kind, Any] = {"classification": np.int64, "regression": np.float32, "multi-label": np.int8}
+UNBALANCED = 2  # times as many rows in the larger class: two classes are unbalanced above it
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
 
 
@@ -101,10 +106,10 @@ class _Loader:
         else:
             self.columns = choose_columns(source, config.text, config.label)
         first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
-        column = _read_labels(source, self.columns, "train", first)
+        column = self._read(source, self.columns, "train", settings, first)
         name = self.glue.name if self.glue else _name(locate(config.train or "", self.data_dir)[0])
         self.task = infer_task(column, self.columns, settings, self.glue, name)
-        if self.task.kind == "classification":
+        if isinstance(column, LabelColumn) and self.task.kind == "classification":
             column.require_classes()
         self.origin = "task.labels" if settings.labels else f"the labels of {source.label}"
         self.origin += f" (its first {len(column.rows)} rows)" if first else ""
@@ -117,7 +122,17 @@ class _Loader:
                 self._report_overlap(role, table, train)
         return Data(self.task, train, validation, dev, extra, [_task_line(self.task), *self.report])
 
-    def _split(self, column: LabelColumn, seed: int) -> tuple[Table, Table]:
+    def _read(
+        self, source: Source, columns: Columns, role: str, settings: TaskConfig, limit: int | None = None
+    ) -> Labels:
+        return _read_labels(source, columns, role, settings, self.config.label_delimiter, limit)
+
+    @property
+    def _settings(self) -> TaskConfig:
+        """The task, as labels of further tables are read."""
+        return TaskConfig(kind=self.task.kind, labels=list(self.task.labels) or None)
+
+    def _split(self, column: Labels, seed: int) -> tuple[Table, Table]:
         """Train and validation in memory."""
         train = _labelled_table(column, self.columns, self.task, "train", self.origin)
         self._report_rows("train", train, column.rows.label, str(self.columns))
@@ -136,15 +151,14 @@ class _Loader:
                 raise DataError(f"data.{key} cannot be used with data.cache: remove one of them")
 
         def as_table(rows: Rows) -> Table:
-            column = LabelColumn(rows, str(self.columns.label))
+            column = _labels_of(rows, self.columns, self._settings, self.config.label_delimiter)
             column.require_all("train")
             table = _labelled_table(column, self.columns, self.task, "train", self.origin)
             self._report_spellings("train", column)
             return table
 
-        train, drawn = streamed_tables(
-            source, self.columns, self.config, seed, as_table, scores=self.task.kind == "regression"
-        )
+        kind = LABEL_TYPES[self.task.kind]
+        train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table, labels=kind)
         self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
         validation = self._labelled("validation")
         if validation is not None:
@@ -175,7 +189,7 @@ class _Loader:
         if source is None:
             return None
         columns = self._columns(source, labelled=True)
-        column = _read_labels(source, columns, role)
+        column = self._read(source, columns, role, self._settings)
         table = _labelled_table(column, columns, self.task, role, self.origin)
         self._report_rows(role, table, source.label)
         self._report_spellings(role, column)
@@ -187,8 +201,8 @@ class _Loader:
             return None
         columns = self._columns(source, labelled=False)
         texts = text_columns(source.read(columns.texts), columns.texts)
-        kind = np.float32 if self.task.kind == "regression" else np.int64
-        table = Table.from_columns(texts, np.zeros(len(texts[0]), kind)).without_labels()
+        shape = (len(texts[0]), len(self.task.labels))[: 2 if self.task.kind == "multi-label" else 1]
+        table = Table.from_columns(texts, np.zeros(shape, LABEL_TYPES[self.task.kind])).without_labels()
         self._report_rows("extra", table, source.label, "labels ignored")
         return table
 
@@ -210,7 +224,7 @@ class _Loader:
         repeated = f", {repeats:,} repeats of a text kept" if repeats else ""
         self.report.append(f"{role}: {len(table):,} rows from {label}{repeated}{'; ' + more if more else ''}")
 
-    def _report_spellings(self, role: str, column: LabelColumn) -> None:
+    def _report_spellings(self, role: str, column: Labels) -> None:
         lines = (f"{role}: {note}" for note in column.notes)
         self.report += [line for line in lines if line not in self.report]
 
@@ -225,7 +239,8 @@ def load_table(
     spec: str,
     *,
     text: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
+    label_delimiter: str | None = None,
     data_dir: Path = Path("."),
     like: str | Path | None = None,
     given: TaskConfig | None = None,
@@ -236,17 +251,21 @@ def load_table(
 
     Args:
         spec: as `DataConfig.train`, or a GLUE folder, which means its dev file.
-        like: folder of a checkpoint: its config says whether this is regression, and names the labels.
+        label, label_delimiter: as in `DataConfig`; the columns that are named like the labels of a multi-label checkpoint need
+            not be given.
+        like: folder of a checkpoint: its config says which kind of task this is, and names the labels.
         given: what is set here goes before that.
         delimiter, quoting: as of `DataConfig`.
 
     Raises:
         DataError, ConfigError: as `load_data`.
     """
+    settings = task_settings_of(like).model_copy(update=given.model_dump(exclude_unset=True) if given else {})
+    if settings.kind == "multi-label" and label is None:
+        label = _columns_of_labels(spec, data_dir, settings.labels or ())
     dialect = {"delimiter": delimiter, "quoting": quoting}
     source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True, **dialect)
-    column = _read_labels(source, columns, "evaluation")
-    settings = task_settings_of(like).model_copy(update=given.model_dump(exclude_unset=True) if given else {})
+    column = _read_labels(source, columns, "evaluation", settings, label_delimiter)
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, settings, glue, name)
     table = _labelled_table(column, columns, task, "evaluation", "those of the model")
@@ -327,18 +346,22 @@ def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
         return TaskConfig()
     values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     names = {int(index): str(name) for index, name in (values.get("id2label") or {}).items()}
+    labels = [names[index].removeprefix("LABEL_") for index in sorted(names)]
+    if values.get("problem_type") == "multi_label_classification":
+        return TaskConfig(kind="multi-label", labels=labels)
     if values.get("problem_type") == "regression" or len(names) == 1:
         return TaskConfig(kind="regression")
-    labels = [names[index].removeprefix("LABEL_") for index in sorted(names)]
     return TaskConfig(kind="classification", labels=labels) if labels else TaskConfig()
 
 
-def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: GlueTask | None, name: str) -> Task:
+def infer_task(column: Labels, columns: Columns, given: TaskConfig, glue: GlueTask | None, name: str) -> Task:
     """The task of a labelled table: as given, otherwise the GLUE task's, otherwise inferred from the labels."""
     metrics = tuple(given.metrics or (glue.metrics if glue else ()))
     kind: Kind
     if given.kind != "auto":
         kind = given.kind
+    elif isinstance(column, LabelSets):
+        kind = "multi-label"
     elif given.labels:
         kind = "classification"
     elif glue is not None:
@@ -346,17 +369,22 @@ def infer_task(column: LabelColumn, columns: Columns, given: TaskConfig, glue: G
     else:
         kind = kind_of_metrics(metrics) or column.kind()
     if kind == "regression":
-        return Task(name, kind, (), metrics or default_metrics(kind, 0), len(columns.texts))
+        metrics = named_metrics(metrics or default_metrics(kind, 0), kind, (), given.positive)
+        return Task(name, kind, (), metrics, len(columns.texts))
     labels = tuple(given.labels or column.class_names or column.found())
-    if given.kind == "auto" and not given.labels and len(labels) > max(MANY, len(column.names) // 2):
+    if isinstance(column, LabelSets):
+        metrics = named_metrics(metrics or default_metrics(kind, len(labels)), kind, labels, given.positive)
+        return Task(name, kind, labels, metrics, len(columns.texts))
+    if given.kind == "auto" and not given.labels and len(labels) > max(MANY, len(column) // 2):
         raise DataError(
             f"{column.rows.label}: column {column.column!r} has {len(labels)} different labels "
-            f"in {len(column.names)} rows. "
+            f"in {len(column)} rows. "
             "Set data.label to the label column, or task.kind: classification if it is the right one"
         )
     if len(labels) < 2:
         column.require_classes()
-    return Task(name, kind, labels, metrics or default_metrics(kind, len(labels)), len(columns.texts))
+    metrics = metrics or default_metrics(kind, len(labels), column.largest_ratio() > UNBALANCED)
+    return Task(name, kind, labels, named_metrics(metrics, kind, labels, given.positive), len(columns.texts))
 
 
 def _open_any(
@@ -364,7 +392,7 @@ def _open_any(
     data_dir: Path,
     role: str,
     text: str | Sequence[str] | None,
-    label: str | None,
+    label: str | Sequence[str] | None,
     labelled: bool,
     **dialect: Any,
 ) -> tuple[Source, Columns, GlueTask | None]:
@@ -386,21 +414,67 @@ def _say(lines: Iterable[str]) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _read_labels(source: Source, columns: Columns, role: str, limit: int | None = None) -> LabelColumn:
-    """Read rows and their labels; every row must have one."""
-    column = LabelColumn(source.read(columns.names, limit), str(columns.label))
+def _columns_of_labels(spec: str, data_dir: Path, labels: Sequence[str]) -> list[str] | None:
+    """The columns of a table that are named like all the labels of a task; None where there are no such ones."""
+    path, _, _ = locate(spec, data_dir)
+    if (path / "train.tsv").is_file():  # a GLUE folder
+        return None
+    return list(labels) if set(labels) <= set(open_source(spec, data_dir, role="dev").columns) else None
+
+
+def _read_labels(
+    source: Source,
+    columns: Columns,
+    role: str,
+    settings: TaskConfig,
+    delimiter: str | None = None,
+    limit: int | None = None,
+) -> Labels:
+    """Read rows and their labels; every row must have them."""
+    column = _labels_of(source.read(columns.names, limit), columns, settings, delimiter)
     column.require_all(role)
     return column
 
 
-def _labelled_table(column: LabelColumn, columns: Columns, task: Task, role: str, origin: str) -> Table:
-    texts = text_columns(column.rows, columns.texts)
-    labels = column.scores() if task.kind == "regression" else column.classes(task.labels, role, origin)
-    return Table.from_columns(texts, labels)
+def _labels_of(rows: Rows, columns: Columns, settings: TaskConfig, delimiter: str | None) -> Labels:
+    """The label column, as a kind of task reads it: given, or told by several columns, a delimiter, lists, or the metrics.
+
+    Raises:
+        DataError: several label columns, or a delimiter, of another kind of task; or both.
+    """
+    several = isinstance(columns.label, tuple)
+    name = str(columns.labels[0])
+    if several and delimiter is not None:
+        raise DataError(
+            "data.label_delimiter parts the labels of one column, data.label names several: remove one of them"
+        )
+    lists = settings.kind == "multi-label" or delimiter is not None or several
+    lists |= settings.kind == "auto" and kind_of_metrics(tuple(settings.metrics or ())) == "multi-label"
+    if lists and settings.kind not in ("auto", "multi-label"):
+        what = f"label columns {listed(columns.labels, 8)}" if several else f"label_delimiter {delimiter!r}"
+        raise DataError(f"{rows.label}: {what} for a task of kind {settings.kind}: expected task.kind multi-label")
+    if several:
+        if settings.labels and set(settings.labels) != set(columns.labels):
+            raise DataError(
+                f"{rows.label}: label columns {listed(columns.labels)}, but the labels are {listed(settings.labels)}: "
+                "expected one column for each of them"
+            )
+        return from_columns(rows, columns.labels)
+    if settings.kind == "auto" and not lists:
+        column = rows.table[name]
+        lists = is_list(column.type)
+        if not lists and is_string(column.type):
+            lists = holds_lists(pc.utf8_trim_whitespace(column.combine_chunks().cast(pa.large_string())))
+    return from_column(rows, name, delimiter, settings.labels) if lists else LabelColumn(rows, name)
+
+
+def _labelled_table(column: Labels, columns: Columns, task: Task, role: str, origin: str) -> Table:
+    return Table.from_columns(text_columns(column.rows, columns.texts), column.array(task, role, origin))
 
 
 def _task_line(task: Task) -> str:
-    what = f"{task.num_outputs} classes ({listed(task.labels, 8)})" if task.labels else "regression"
+    kind = "labels, any number per row," if task.kind == "multi-label" else "classes"
+    what = f"{task.num_outputs} {kind} ({listed(task.labels, 8)})" if task.labels else "regression"
     return f"task {task.name}: {what}, {task.num_texts} text(s) per row, scored by {', '.join(task.metrics)}"
 
 

@@ -1,7 +1,7 @@
 """Tables larger than memory: written to disk once, block by block, then memory-mapped.
 
 FOLDER/text-0.bin, text-0-offsets.bin   the texts one after the other (UTF-8), int64 [N + 1] where each begins
-FOLDER/labels.bin, ids.bin              int64 or float32 [N]; uint64 [N, 2]
+FOLDER/labels.bin, ids.bin              int64 or float32 [N], or int8 [N, C]; uint64 [N, 2]
 FOLDER/columns.json                     types and sizes; written last, so that it marks the folder as complete
 FOLDER/validation/                      the rows held out of train, as another table (see `streaming`)
 FOLDER/tokens-<hash>/                   the same rows as one model's tokens (see `encoding.encode`)
@@ -123,14 +123,15 @@ class TableWriter:
 
     Args:
         num_texts: 1 or 2.
-        scores: labels are float32 scores instead of int64 classes.
+        labels: their type: int64 classes, float32 scores, or int8 for several per row.
     """
 
-    def __init__(self, folder: Path, num_texts: int, scores: bool) -> None:
+    def __init__(self, folder: Path, num_texts: int, labels: Any) -> None:
         texts = {f"text-{n}": np.uint8 for n in range(num_texts)}
         offsets = {f"{name}-offsets": np.int64 for name in texts}
-        kinds = {**texts, **offsets, "labels": np.float32 if scores else np.int64, "ids": np.uint64}
+        kinds = {**texts, **offsets, "labels": labels, "ids": np.uint64}
         self._files = ColumnFiles(folder, kinds)
+        self._width: dict[str, int] = {}  # of a matrix of labels
 
     def add(self, block: Table) -> None:
         """Append rows."""
@@ -141,12 +142,14 @@ class TableWriter:
                 self._files.add_offsets(f"text-{number}-offsets", np.diff(begins))
                 if begins[-1] > begins[0]:
                     self._files.add(f"text-{number}", np.frombuffer(text, np.uint8)[begins[0] : begins[-1]])
+        if block.labels.ndim == 2:
+            self._width = {"labels_per_row": block.labels.shape[1]}
         self._files.add("labels", block.labels)
         self._files.add("ids", block.ids)
 
     def finish(self) -> Table:
         """Close the files and map them."""
-        self._files.finish()
+        self._files.finish(**self._width)
         return open_table(self._files.folder)
 
 
@@ -156,11 +159,14 @@ def open_table(folder: Path) -> Table:
     Raises:
         DataError: it is not complete.
     """
-    columns, _ = open_columns(folder)
-    rows = len(columns["labels"])
+    columns, about = open_columns(folder)
+    ids, labels = columns["ids"].reshape(-1, 2), columns["labels"]
+    rows = len(ids)
+    if "labels_per_row" in about:
+        labels = labels.reshape(rows, about["labels_per_row"])
     texts = tuple(
         pa.LargeStringArray.from_buffers(rows, pa.py_buffer(columns[f"{name}-offsets"]), pa.py_buffer(columns[name]))
         for name in ("text-0", "text-1")
         if name in columns
     )
-    return Table(texts, columns["labels"], columns["ids"].reshape(-1, 2), folder)
+    return Table(texts, labels, ids, folder)

@@ -15,7 +15,8 @@ def hold_out(table: Table, size: float, seed: int) -> tuple[Indexes, Indexes]:
     """Split rows into (kept, held out), both in table order.
 
     Different texts are drawn, by (seed, text), not rows: repeats of a text never straddle the split and the order of
-    the file does not matter. Classes keep their shares, and each keeps at least one text in train.
+    the file does not matter. Classes keep their shares, and each keeps at least one text in train. Of several labels a row counts
+    to its rarest one, of which there are the fewest to share out.
 
     Args:
         size: share (<1) or number (≥1) of rows to hold out; duplicates can make it miss by a few rows.
@@ -68,9 +69,21 @@ def _strata(table: Table, group: Indexes, num_texts: int) -> list[Indexes]:
     """
     if table.labels.dtype.kind == "f":
         return [np.arange(num_texts)]
+    classes = table.labels if table.labels.ndim == 1 else _rarest_label(table.labels)
     labels = np.full(num_texts, np.iinfo(np.int64).max)
-    np.minimum.at(labels, group, table.labels)  # repeats that disagree: the lowest, whatever their order
+    np.minimum.at(labels, group, classes)  # repeats that disagree: the lowest, whatever their order
     return [np.flatnonzero(labels == value) for value in np.unique(labels)]
+
+
+def _rarest_label(labels: NDArray[np.int8]) -> Indexes:
+    """int64 [N]: of each row's labels the one with the fewest rows; C for a row that has none of them.
+
+    Args:
+        labels: int8 [N, C].
+    """
+    rows = (labels == 1).sum(axis=0)
+    rarity = np.where(labels == 1, rows, len(labels) + 1)
+    return np.where((labels == 1).any(axis=1), rarity.argmin(axis=1), labels.shape[1]).astype(np.int64)
 
 
 def _fill(members: Indexes, counts: Indexes, quota: int) -> list[int]:

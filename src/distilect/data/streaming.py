@@ -26,13 +26,13 @@ VALIDATION = "validation"  # folder in that of train
 
 
 def streamed_tables(
-    source: Source, columns: Columns, config: DataConfig, seed: int, as_table: Callable[[Rows], Table], *, scores: bool
+    source: Source, columns: Columns, config: DataConfig, seed: int, as_table: Callable[[Rows], Table], *, labels: Any
 ) -> tuple[Table, Table]:
     """Train and the validation rows held out of it, as mapped tables. Rank 0 writes them once for a file and its settings.
 
     Args:
         as_table: checks a block of rows.
-        scores: labels are scores instead of classes.
+        labels: their type, as in `TableWriter`.
 
     Raises:
         DataError: the source cannot be streamed, or a row does not fit the task.
@@ -49,7 +49,7 @@ def streamed_tables(
 
     def write() -> None:
         places = folder, folder / VALIDATION
-        train, validation = (TableWriter(place, len(columns.texts), scores) for place in places)
+        train, validation = (TableWriter(place, len(columns.texts), labels) for place in places)
         blocks = source.blocks(columns.names, limit)
         for block in track(blocks, f"reading {source.label}", total=-(-min(total, limit or total) // BLOCK)):
             table = as_table(block)
@@ -76,6 +76,7 @@ def _key(source: Source, columns: Columns, config: DataConfig, seed: int) -> str
         "limit": config.max_train_rows,
         "validation": config.validation,
         "validation_size": config.validation_size,
+        **({"delimiter": config.label_delimiter} if config.label_delimiter is not None else {}),
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]+", "_", Path(source.label).stem)

@@ -25,7 +25,8 @@ class Table:
 
     Args:
         texts: one or two Arrow arrays of strings, [N] each.
-        labels: int64 [N] class indexes, -100 = no label; or float32 [N] scores, NaN = none.
+        labels: int64 [N] class indexes, -100 = no label; float32 [N] scores, NaN = none; or, multi-label, int8 [N, C] of 0 and 1,
+            -100 in rows without labels.
         ids: uint64 [N, 2], `row_identity` of each row. Rows with equal texts have equal ids, whatever their labels.
         folder: of its mapped files, if it is larger than memory (`data.on_disk`).
     """
@@ -46,7 +47,7 @@ class Table:
 
     @classmethod
     def from_texts(cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None) -> Table:
-        """A table from Python values; integer labels are class indexes, others scores.
+        """A table from Python values; integer labels are class indexes, others scores; lists of 0 and 1 are multi-label.
 
         Example:
             >>> Table.from_texts(["a fine film", "dull"], [1, 0]).labels.tolist()
@@ -64,7 +65,8 @@ class Table:
         """A table from Arrow string columns. Computing the identities takes about 2 s per million rows."""
         columns = tuple(_flat(column) for column in texts)
         array = np.full(len(columns[0]), NO_LABEL) if labels is None else np.asarray(labels)
-        kind = np.int64 if array.dtype.kind in "iub" or not array.size else np.float32
+        kind: Any = np.int64 if array.dtype.kind in "iub" or not array.size else np.float32
+        kind = np.int8 if array.ndim == 2 else kind
         return cls(columns, array.astype(kind), identities(columns))
 
     def __len__(self) -> int:
@@ -110,12 +112,12 @@ class Table:
         """The rows of all `tables`, one after the other.
 
         Raises:
-            DataError: tables of one text and of two, or of classes and of scores.
+            DataError: tables of one text and of two, or of different kinds of labels.
         """
         if len({table.num_texts for table in tables}) != 1:
             raise DataError("tables with one text and with two texts per row cannot be joined")
-        if len({table.labels.dtype for table in tables}) != 1:
-            raise DataError("a table with classes and one with scores cannot be joined")
+        if len({(table.labels.dtype, *table.labels.shape[1:]) for table in tables}) != 1:
+            raise DataError("tables with different kinds of labels (classes, scores, several per row) cannot be joined")
         columns = zip(*(table.texts for table in tables), strict=True)
         texts = tuple(pa.concat_arrays(list(parts)) for parts in columns)
         return Table(texts, np.concatenate([t.labels for t in tables]), np.concatenate([t.ids for t in tables]))
@@ -130,7 +132,8 @@ class Table:
         digest = hashlib.sha256(f"{self.labels.dtype} {len(self)} ".encode())
         digest.update(np.ascontiguousarray(self.ids).data)
         for labels in self._label_blocks():
-            digest.update(np.where(has_label(labels), labels, labels.dtype.type(0)).data)
+            known = has_label(labels).reshape(-1, *[1] * (labels.ndim - 1))
+            digest.update(np.where(known, labels, labels.dtype.type(0)).data)
         for labels in self._label_blocks():
             digest.update(np.packbits(has_label(labels)).data)
         return digest.hexdigest()[:16]

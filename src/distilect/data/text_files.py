@@ -228,15 +228,17 @@ def _json_column(path: Path, name: str, block: list[Object], kinds: dict[str, st
             continue
         kind = _TYPES[type(value)]
         known = kinds.setdefault(name, kind)
-        lists_names = kind == "list" and all(isinstance(each, str) for each in value)
-        if kind != known or kind == "object" or (kind == "list" and not lists_names):
-            expected = "a string or a number, or a list of strings"
+        plain = kind != "object" and (kind != "list" or all(type(item) in (str, int) for item in value))
+        if not plain or kind != known:
+            expected = "a string, a number, or a list of strings or integers"
             expected = expected if kind == known else f"a {known} as in the rows before"
-            raise DataError(f"{path.name}, {unit} {number}: {name!r} is of type {kind}, expected {expected}")
+            shown = "list of other values" if kind == "list" and kind == known else kind
+            raise DataError(f"{path.name}, {unit} {number}: {name!r} is of type {shown}, expected {expected}")
     if kinds.get(name) == "string":
         return to_strings(values, lambda row: f"{path.name}, {unit} {block[row][0]}")
     if kinds.get(name) == "list":
-        return pa.array(values, pa.list_(pa.large_string()))
+        lists = [None if value is None else [str(item) for item in value] for value in values]
+        return pa.array(lists, pa.large_list(pa.large_string()))
     fits = all(value is None or (isinstance(value, int) and abs(value) < 2**63) for value in values)
     if kinds.get(name) == "number" and not fits:
         return pa.array([None if value is None else _float(value) for value in values])

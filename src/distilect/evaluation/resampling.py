@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from distilect.tasks import Task
+from distilect.tasks import Task, class_margin, parse_metric, wrong_where_nan
 
 Floats = NDArray[np.float64]
 
@@ -27,12 +27,21 @@ def resampled_scores(
     """The task's primary metric on each resample, float64 [B]; on the rows as they are where `draws` is [[1, …, 1]].
 
     Args:
-        outputs: [N, C], the student's on rows that all have labels.
-        labels: [N], class indexes or scores.
+        outputs: [N, C], the student's on rows that all have labels; of a multi-label task above 0 where a label is predicted.
+        labels: [N], class indexes or scores; or [N, C] of 0 and 1.
         draws: [B, N], as `row_draws` gives them.
     """
     if task.kind == "regression":
         return _REGRESSION[task.primary](outputs[:, 0].astype(np.float64), labels.astype(np.float64), draws)
+    if task.kind == "multi-label":
+        positive = labels == 1
+        return _MULTI_LABEL[task.primary](wrong_where_nan(outputs.astype(np.float64), positive), positive, draws)
+    metric, of = parse_metric(task.primary)
+    number = task.labels.index(of) if of is not None else -1
+    if metric in _RANKING:
+        positive = labels == number
+        scores = class_margin(outputs.astype(np.float64), number)[:, None]
+        return _RANKING[metric](wrong_where_nan(scores, positive[:, None])[:, 0], positive, draws)
     classes = len(task.labels)
     broken = np.isnan(outputs).any(axis=1)
     predicted = np.where(broken, classes, np.nan_to_num(outputs).argmax(axis=1))  # a class of its own: always wrong
@@ -41,7 +50,8 @@ def resampled_scores(
     sums = draws @ (cell[:, None] == found).astype(np.float32)  # [B, cells that occur]
     confusion = np.zeros((len(draws), classes * (classes + 1)))
     confusion[:, found] = sums
-    return _CLASSIFICATION[task.primary](confusion.reshape(len(draws), classes, classes + 1))
+    cells = confusion.reshape(len(draws), classes, classes + 1)
+    return _CLASSIFICATION[metric](cells) if of is None else _OF_A_CLASS[metric](cells, number)
 
 
 def _accuracy(confusion: Floats) -> Floats:
@@ -49,8 +59,21 @@ def _accuracy(confusion: Floats) -> Floats:
     return np.einsum("bcc->b", confusion[:, :, :-1]) / confusion.sum(axis=(1, 2))
 
 
-def _f1(confusion: Floats) -> Floats:
-    return _per_class_f1(confusion)[:, 1]
+def _f1(confusion: Floats, of: int) -> Floats:
+    return _per_class_f1(confusion)[:, of]
+
+
+def _precision(confusion: Floats, of: int) -> Floats:
+    return _ratio(confusion[:, of, of], confusion[:, :, of].sum(axis=1))
+
+
+def _recall(confusion: Floats, of: int) -> Floats:
+    return _ratio(confusion[:, of, of], confusion[:, of].sum(axis=1))
+
+
+def _weighted_f1(confusion: Floats) -> Floats:
+    gold = confusion.sum(axis=2)
+    return np.asarray((_per_class_f1(confusion) * gold).sum(axis=1) / gold.sum(axis=1))
 
 
 def _macro_f1(confusion: Floats) -> Floats:
@@ -65,6 +88,61 @@ def _per_class_f1(confusion: Floats) -> Floats:
     hits = np.einsum("bcc->bc", confusion[:, :, :-1])
     both = confusion.sum(axis=2) + confusion[:, :, :-1].sum(axis=1)
     return np.asarray(2 * hits / np.maximum(both, 1))
+
+
+def _ranked(
+    scores: Floats, positive: NDArray[np.bool_], draws: NDArray[np.float32]
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Positive and negative rows drawn down to each place of the ranking, float64 [B, N] twice; places where a score ends."""
+    order = np.argsort(-scores, kind="stable")
+    drawn, ranked = draws[:, order].astype(np.float64), scores[order]
+    above = np.cumsum(drawn * positive[order], axis=1), np.cumsum(drawn * ~positive[order], axis=1)
+    return *above, np.append(ranked[1:] < ranked[:-1], True)
+
+
+def _auc(scores: Floats, positive: NDArray[np.bool_], draws: NDArray[np.float32]) -> Floats:
+    """Area under the ROC curve by trapezoids; 0.5 where a resample holds one kind of rows only."""
+    right, wrong, ends = _ranked(scores, positive, draws)
+    right, wrong = (np.pad(values[:, ends], ((0, 0), (1, 0))) for values in (right, wrong))
+    area = (np.diff(wrong) * (right[:, 1:] + right[:, :-1]) / 2).sum(axis=1)
+    both = right[:, -1] * wrong[:, -1]
+    return np.where(both > 0, _ratio(area, both), 0.5)
+
+
+def _average_precision(scores: Floats, positive: NDArray[np.bool_], draws: NDArray[np.float32]) -> Floats:
+    """Precision at each score, weighted by the positive rows there; 0 where a resample holds none."""
+    right, wrong, ends = _ranked(scores, positive, draws)
+    right, wrong = right[:, ends], wrong[:, ends]
+    precision = right / np.maximum(right + wrong, 1)
+    new = np.diff(right, prepend=0.0, axis=1)
+    return _ratio((precision * new).sum(axis=1), right[:, -1])
+
+
+def _micro_f1(margins: Floats, labels: NDArray[np.bool_], draws: NDArray[np.float32]) -> Floats:
+    predicted = margins > 0
+    rows = np.stack([2 * (predicted & labels).sum(axis=1), predicted.sum(axis=1) + labels.sum(axis=1)], axis=1)
+    above, below = (draws.astype(np.float64) @ rows).T
+    return _ratio(above, below)
+
+
+def _macro_label_f1(margins: Floats, labels: NDArray[np.bool_], draws: NDArray[np.float32]) -> Floats:
+    """Mean over the labels that occur in the resample, among its rows or predictions."""
+    predicted = margins > 0
+    hits, both = draws @ (predicted & labels).astype(np.float32), draws @ (predicted * 1.0 + labels).astype(np.float32)
+    occurs = (both > 0).sum(axis=1)
+    return _ratio((2 * hits / np.maximum(both, 1)).sum(axis=1), occurs)
+
+
+def _mean_average_precision(margins: Floats, labels: NDArray[np.bool_], draws: NDArray[np.float32]) -> Floats:
+    """Mean over the labels that some row of the resample has."""
+    found = np.stack([_average_precision(margins[:, c], labels[:, c], draws) for c in range(labels.shape[1])], axis=1)
+    occurs = draws @ labels.astype(np.float32) > 0
+    return _ratio((found * occurs).sum(axis=1), occurs.sum(axis=1))
+
+
+def _subset_accuracy(margins: Floats, labels: NDArray[np.bool_], draws: NDArray[np.float32]) -> Floats:
+    exact = ((margins > 0) == labels).all(axis=1).astype(np.float64)
+    return np.asarray(draws @ exact / draws.sum(axis=1))
 
 
 def _matthews(confusion: Floats) -> Floats:
@@ -124,9 +202,20 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 _CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
     "accuracy": _accuracy,
-    "f1": _f1,
     "macro_f1": _macro_f1,
+    "weighted_f1": _weighted_f1,
     "matthews": _matthews,
+}
+_OF_A_CLASS: dict[str, Callable[[Floats, int], Floats]] = {"f1": _f1, "precision": _precision, "recall": _recall}
+_RANKING: dict[str, Callable[[Floats, NDArray[np.bool_], NDArray[np.float32]], Floats]] = {
+    "auc": _auc,
+    "average_precision": _average_precision,
+}
+_MULTI_LABEL: dict[str, Callable[[Floats, NDArray[np.bool_], NDArray[np.float32]], Floats]] = {
+    "micro_f1": _micro_f1,
+    "macro_f1": _macro_label_f1,
+    "map": _mean_average_precision,
+    "subset_accuracy": _subset_accuracy,
 }
 _REGRESSION: dict[str, Callable[[Floats, Floats, NDArray[np.float32]], Floats]] = {
     "pearson": _pearson,

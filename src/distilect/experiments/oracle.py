@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class OracleTeachers(TeacherSelector):
     """
 
     name = ORACLE
-    truth: ClassVar[Mapping[int, float]] = {}  # row key → label
+    truth: ClassVar[Mapping[int, Any]] = {}  # row key → label
 
     def setup(self, context: SelectionContext) -> None:
         if not self.truth:
@@ -35,12 +35,12 @@ class OracleTeachers(TeacherSelector):
             [self.truth[key] for key in view.keys.tolist()], dtype=view.labels.dtype, device=view.student.device
         )
         batch, count = view.teachers.shape[:2]
-        losses = label_loss(view.teachers.flatten(0, 1), labels.repeat_interleave(count)).view(batch, count)
+        losses = label_loss(view.teachers.flatten(0, 1), labels.repeat_interleave(count, dim=0)).view(batch, count)
         return torch.nn.functional.one_hot(losses.argmin(1), count).float()
 
 
 @contextmanager
-def oracle_knows(truth: Mapping[int, float]) -> Iterator[None]:
+def oracle_knows(truth: Mapping[int, Any]) -> Iterator[None]:
     """Register the oracle as a teacher selector that knows `truth`, row key → label, for the length of the block."""
     OracleTeachers.truth = truth
     TEACHERS[ORACLE] = OracleTeachers

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distilect.errors import RunError, why_unwritable
 from distilect.files import atomic
-from distilect.tasks import Task
+from distilect.tasks import RANKING, Task, class_margin, margins, parse_metric
 
 Result = dict[str, Any]  # a run's metrics.json, and its place in the comparison
 
@@ -73,22 +73,40 @@ class Results:
 # ---- predictions -----------------------------------------------------------------------------------------------------
 
 
-def compact_predictions(task: Task, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N]: all that the metrics look at: the predicted class (-1 where an output is NaN), or the score.
+def compact_predictions(
+    task: Task, logits: NDArray[np.float32], thresholds: Sequence[float] | None = None
+) -> NDArray[np.float32]:
+    """[N]: all that the primary metric looks at: the predicted class (-1 where an output is NaN), or the score.
+
+    A ranking metric, such as `auc(spam)`, looks at the margin of its class. Of a multi-label task, [N · C]: the logits less those of
+    the thresholds.
 
     Args:
         logits: [N, C].
+        thresholds: of a multi-label student.
     """
+    if task.kind == "multi-label":
+        return margins(logits.astype(np.float64), thresholds).astype(np.float32).reshape(-1)
     if task.kind == "regression":
         return logits[:, 0]
+    metric, of = parse_metric(task.primary)
+    if of is not None and metric in RANKING:
+        return class_margin(logits.astype(np.float64), task.labels.index(of)).astype(np.float32)
     broken = np.isnan(logits).any(axis=1)
     return np.where(broken, -1, np.nan_to_num(logits).argmax(axis=1)).astype(np.float32)
 
 
 def expand_predictions(task: Task, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N, C]: outputs with the same scores as those that `compact_predictions` was given."""
+    """[N, C]: outputs with the same primary score as those that `compact_predictions` was given."""
     if task.kind == "regression":
         return values[:, None]
+    if task.kind == "multi-label":
+        return values.reshape(-1, len(task.labels))
+    metric, of = parse_metric(task.primary)
+    if of is not None and metric in RANKING:
+        found = np.zeros((len(values), len(task.labels)), np.float32)
+        found[:, task.labels.index(of)] = values
+        return found
     found = np.eye(len(task.labels) + 1, dtype=np.float32)[values.astype(np.int64)][:, :-1]
     found[values < 0] = np.nan
     return found

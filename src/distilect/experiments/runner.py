@@ -58,7 +58,7 @@ class Runner:
     clean: Data
     teachers: list[Teacher]
     store: SignalStore
-    truth: dict[int, float]
+    truth: dict[int, Any]
     speeds: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
 
@@ -128,9 +128,10 @@ class Runner:
             labels = folder / PREDICTIONS / f"{self.setup.key}.labels.parquet"
             if not labels.exists():
                 key = labels_key(self.setup.key, self.clean.dev.fingerprint())
-                write_predictions(labels, {key: self.clean.dev.labels})
+                write_predictions(labels, {key: self.clean.dev.labels.reshape(-1)})
             logits = read_run_predictions(source / RUN_PREDICTIONS)[2]
-            values = compact_predictions(self.clean.task, logits)
+            thresholds = result["student"].get("thresholds")
+            values = compact_predictions(self.clean.task, logits, list(thresholds.values()) if thresholds else None)
             write_predictions(folder / PREDICTIONS / f"{trial.key}.parquet", {prediction_key(result): values})
         Results(folder / RESULTS).add(result)
         shutil.rmtree(source, ignore_errors=True)

@@ -44,6 +44,8 @@ def with_noise(table: Table, share: float, task: Task, seed: int, purpose: str) 
     known = np.flatnonzero(table.has_label)
     if share <= 0 or not len(known):
         return table
+    if task.kind == "multi-label":
+        raise ConfigError(f"task {task.name!r} is multi-label, for which label noise is not defined: set it to 0")
     salted = derived_seed(seed, purpose)
     rows = known
     if share < 1:
@@ -108,9 +110,9 @@ def for_teacher(clean: Data, learns: LearnsConfig | None, parts: Parts | None, s
     return replace(clean, train=tables["train"], validation=tables["validation"])
 
 
-def truth_of(clean: Data) -> dict[int, float]:
-    """Row key → true label, for the oracle."""
-    found: dict[int, float] = {}
+def truth_of(clean: Data) -> dict[int, Any]:
+    """Row key → true label, or its list of 0 and 1, for the oracle."""
+    found: dict[int, Any] = {}
     for table in (clean.train, clean.validation):
         found.update(zip(row_keys(table.ids).tolist(), table.labels.tolist(), strict=True))
     return found
@@ -130,8 +132,8 @@ def parts_of(spec: PartsConfig, clean: Data, config: RunConfig) -> Parts:
 
 def _by_class(spec: PartsConfig, task: Task) -> Parts:
     """Classes in the task's order, dealt out in turn."""
-    if task.kind == "regression" or len(task.labels) < spec.count:
-        has = "is a regression" if task.kind == "regression" else f"has {len(task.labels)} classes"
+    if task.kind != "classification" or len(task.labels) < spec.count:
+        has = f"has {len(task.labels)} classes" if task.kind == "classification" else f"is a {task.kind} task"
         raise ConfigError(f"parts by class: task {task.name!r} {has}, expected {spec.count} or more: use by: cluster")
     return lambda table: table.labels.astype(np.int64) % spec.count
 

@@ -230,6 +230,7 @@ class PairedTests:
             return None
         task = Task.from_dict(result["task"])
         labels = labels if task.kind == "regression" else labels.astype(np.int64)
+        labels = labels.reshape(-1, len(task.labels)) if task.kind == "multi-label" else labels
         known = has_label(labels)
         if rows not in self._draws:
             seed = _seed_for(rows.replace("labels", "rows", 1))

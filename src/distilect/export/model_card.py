@@ -18,9 +18,18 @@ from distilect.files import atomic_write
 from distilect.report import words
 from distilect.report.files import mapping, number, part, records
 from distilect.report.models import SIZES, method_name, outcome
+from distilect.tasks import parse_metric
 
 # Our metric names -> the Hub's metric types; the others go by their own name.
-_HUB_METRICS = {"macro_f1": "f1", "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+_HUB_METRICS = {
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "weighted_f1": "f1",
+    "auc": "roc_auc",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
 # First parts of the names of methods and selectors: what to cite for them.
 _PAPERS = {
     ("rlkd", "reinforced"): "Yuan et al.: *Reinforced Multi-Teacher Selection for Knowledge Distillation*, AAAI 2021,"
@@ -111,8 +120,8 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
             dataset_name=task,
             dataset_type=re.sub(r"[^\w.-]+", "-", task).strip("-").lower() or "task",
             dataset_split="validation",
-            metric_type=_HUB_METRICS.get(name, name),
-            metric_name=name.replace("_", " "),
+            metric_type=_HUB_METRICS.get(parse_metric(name)[0], parse_metric(name)[0]),
+            metric_name=name.replace("_", " ") if parse_metric(name)[1] is None else name,
             metric_value=round(value, 6),
         )
         for name, value in scores.items()
@@ -141,7 +150,12 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         "gains": student.gains if student else "",
         "pairs": part(metrics, "task", "num_texts") == 2,
         "regression": kind == "regression",
-        "classification": kind == "classification",
+        "classification": kind != "regression",
+        "multi_label": kind == "multi-label",
+        "thresholds": [
+            (str(label), words.score(number(value)))
+            for label, value in mapping(part(metrics, "student", "thresholds")).items()
+        ],
         "files": [
             (_code(str(file.get("file")).removeprefix("student/")), str(file.get("text")))
             for file in records(export.get("files"))
@@ -166,7 +180,8 @@ def _task(metrics: Mapping[str, Any]) -> str:
     if regression or not isinstance(labels, list) or not labels:
         return task
     shown = [str(label) for label in labels[:30]] + (["…"] if len(labels) > 30 else [])
-    return f"{task} into {len(labels)} labels: {', '.join(shown)}"
+    into = "with any of" if part(metrics, "task", "kind") == "multi-label" else "into"
+    return f"{task} {into} {len(labels)} labels: {', '.join(shown)}"
 
 
 def _name(metrics: Mapping[str, Any]) -> str:

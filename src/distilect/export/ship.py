@@ -23,7 +23,7 @@ from distilect.models import CheckpointTeacher
 from distilect.progress import console
 from distilect.report import best_teacher, build_report, model_rows
 from distilect.report.files import mapping, read_export, read_metrics, records
-from distilect.tasks import Task
+from distilect.tasks import Task, margins
 
 TOLERANCE = 1e-3  # of logits, relative to the largest: rounding of other kernels stays far below
 TIMED_ROWS = 512
@@ -105,7 +105,8 @@ def _rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> 
             return load_data(data, config.task, config.seed, Path(config.data_dir)).validation
         where = Path(".") if dev else Path(config.data_dir)
         dialect: dict[str, Any] = {} if dev else {"delimiter": data.delimiter, "quoting": data.quoting}
-        table, _ = load_table(spec, text=data.text, label=data.label, data_dir=where, like=student, **dialect)
+        labels = {"label": data.label, "label_delimiter": data.label_delimiter}
+        table, _ = load_table(spec, text=data.text, data_dir=where, like=student, **labels, **dialect)
         return table
     except DataError as error:
         raise ExportError(f"the export is checked on the run's dev rows: {error}; or give --dev FILE") from None
@@ -120,7 +121,9 @@ def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: st
     reference = predict(student.model, encoded, precision="fp32")
 
     def scores(logits: Any) -> dict[str, float]:
-        return task.score(logits[:, student.order], rows.labels) if rows.has_label.any() else {}
+        if not rows.has_label.any():
+            return {}
+        return task.score(logits[:, student.order], rows.labels, student.thresholds)
 
     before = scores(reference)
 
@@ -128,7 +131,8 @@ def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: st
         """The file's logits on the rows against the student's."""
         logits = OnnxModel(path).predict(encoded)
         difference = float(np.abs(logits - reference).max())
-        changed = int((logits.argmax(1) != reference.argmax(1)).sum()) if task.labels else 0
+        ours, theirs = logits[:, student.order], reference[:, student.order]
+        changed = _changed_labels(task, ours, theirs, student.thresholds) if task.labels else 0
         size = sum(
             file.stat().st_size for file in path.parent.glob(f"{path.name}*")
         )  # large weights are in a second file
@@ -173,6 +177,18 @@ def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: st
     models |= {name: (start_onnx(path), tokens) for name, path in paths.items()}
     threads = (1, 2) if (os.cpu_count() or 1) > 1 else (1,)
     return {"rows": len(rows), "files": files, "speed": speed_table(models, threads=threads, rounds=ROUNDS)}
+
+
+def _changed_labels(task: Task, logits: Any, reference: Any, thresholds: list[float] | None) -> int:
+    """Rows whose predicted label is another one; of a multi-label task pairs of row and label.
+
+    Args:
+        logits, reference: [N, C], in the task's order.
+    """
+    if task.kind != "multi-label":
+        return int((logits.argmax(1) != reference.argmax(1)).sum())
+    ours, theirs = (margins(np.asarray(values, np.float64), thresholds) > 0 for values in (logits, reference))
+    return int((ours != theirs).sum())
 
 
 def _best_teacher(metrics: dict[str, Any], task: Task, config: RunConfig) -> CheckpointTeacher | None:

@@ -78,6 +78,7 @@ class Layout:
 
     Attributes:
         regression: one output per row instead of C classes.
+        multi_label: outputs are a sigmoid for each of C labels.
         student_layers, student_width: L and H of the student.
         teachers: names, in the order of every K axis.
         teacher_layers, teacher_widths: L and H per teacher; 0 where a teacher has no hidden states (a table, a
@@ -94,6 +95,7 @@ class Layout:
     teacher_layers: tuple[int, ...] = ()
     teacher_widths: tuple[int, ...] = ()
     same_tokens: tuple[bool, ...] = ()
+    multi_label: bool = False
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
 
@@ -135,5 +137,5 @@ class Knowledge(nn.Module):
         return ()
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
-        """float32 [B] or [B, K]; `labels` int64 [B] (-100: none) or float32 [B] (NaN: none)."""
+        """float32 [B] or [B, K]; `labels` int64 [B] (-100: none), float32 [B] (NaN: none), or int8 [B, C] (-100: none)."""
         raise RuntimeError(f"{type(self).__name__} has no forward")

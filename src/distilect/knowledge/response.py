@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -35,13 +36,34 @@ def response_kl(student: Tensor, teachers: Tensor, temperature: float) -> Tensor
     return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
+def response_binary_kl(student: Tensor, teachers: Tensor, temperature: float) -> Tensor:
+    """T² / C · Σ_c KL(Bernoulli(σ(t_c / T)) ‖ Bernoulli(σ(z_c / T))): as `response_kl`, for a sigmoid per label.
+
+    The mean over labels gives it the size of label knowledge, the labels' mean binary cross-entropy.
+
+    Args:
+        student: logits z [B, C].
+        teachers: logits t [B, K, C].
+        temperature: T, applied on both sides.
+
+    Returns:
+        float32 [B, K], per row and teacher; 0 exactly when the two agree on every label.
+    """
+    t, z = teachers.float() / temperature, (student.float() / temperature).unsqueeze(1)
+    p = torch.sigmoid(t)
+    having = p * (F.logsigmoid(t) - F.logsigmoid(z))
+    lacking = (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-z))
+    return temperature**2 * (having + lacking).mean(-1)
+
+
 def response_mse(student: Tensor, teachers: Tensor) -> Tensor:
     """Mean over outputs of the squared difference of logits [B, C] and [B, K, C]; float32 [B, K]."""
     return ((student.float().unsqueeze(1) - teachers.float()) ** 2).mean(-1)
 
 
 class Response(Knowledge):
-    """T² · KL between softened outputs; squared difference of logits as an option, and always in regression.
+    """T² · KL between softened outputs, the mean of the labels' binary KLs in a multi-label task; squared difference of logits as
+    an option, and always in regression.
 
     Example: `knowledge: {response: {temperature: 4}}`.
     """
@@ -69,4 +91,6 @@ class Response(Knowledge):
         """The loss itself: logits [B, C] and [B, K, C] → float32 [B, K]."""
         if self.distance == "mse":
             return response_mse(student, teachers)
+        if self.layout.multi_label:
+            return response_binary_kl(student, teachers, self.options.temperature)
         return response_kl(student, teachers, self.options.temperature)

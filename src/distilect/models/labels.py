@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from distilect.errors import TeacherError
 
+MULTI_LABEL = "multi_label_classification"  # as `problem_type` of a config
 _GENERIC = re.compile(r"label_(\d+)", re.IGNORECASE)
+
+
+def is_multi_label(config: Any) -> bool:
+    """Whether a checkpoint's outputs are a sigmoid for each label."""
+    return getattr(config, "problem_type", None) == MULTI_LABEL
 
 
 def align_labels(model_labels: Sequence[str], task_labels: Sequence[str], name: str = "teacher") -> list[int]:

@@ -14,11 +14,16 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from distilect.config import StudentConfig
 from distilect.errors import StudentError, TeacherError, did_you_mean
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
-from distilect.models.labels import align_labels
+from distilect.models.labels import MULTI_LABEL, align_labels, is_multi_label
 from distilect.models.layers import cut_layers, even_layers
 from distilect.models.precision import default_device
 from distilect.tasks import Task
 
+_PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi-label": MULTI_LABEL,
+}
 _SPEC = re.compile(r"(?P<name>[^\[\]]+)(\[\s*((?P<fresh>fresh)|layers=(?P<layers>[\d\s,]+))?\s*\])?")
 
 
@@ -186,6 +191,8 @@ def _known_order(path: str, config: Any, task: Task) -> list[int] | None:
         return None
     if task.kind == "regression":
         return [0] if config.num_labels == 1 else None
+    if is_multi_label(config) != (task.kind == "multi-label"):
+        return None
     try:
         return align_labels([config.id2label[i] for i in range(config.num_labels)], task.labels, path)
     except TeacherError:
@@ -208,7 +215,9 @@ def _label(config: Any, task: Task) -> None:
     config.id2label = dict(enumerate(names))
     config.label2id = {label: index for index, label in enumerate(names)}
     config.num_labels = len(names)
-    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+    if getattr(config, "thresholds", None) is not None:
+        config.thresholds = None  # those of another model
+    config.problem_type = _PROBLEM_TYPES[task.kind]
 
 
 def _pad_token(tokenizer: Any, model: Any) -> None:

@@ -18,7 +18,7 @@ from distilect.data import Encoded, Table, encode, pad_id, read_columns
 from distilect.errors import DataError, DistilectError, MethodError, TeacherError
 from distilect.models.attention import PARTS, attention_maps, captured
 from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, load_pretrained, resolve_path
-from distilect.models.labels import align_labels
+from distilect.models.labels import align_labels, is_multi_label
 from distilect.models.precision import autocast, default_device, resolve_precision
 from distilect.models.row_index import RowIndex
 from distilect.models.students import usable_length
@@ -37,11 +37,13 @@ class Teacher:
 
     Attributes:
         order: the task's labels among the teacher's outputs; `outputs[:, order]` is in the task's order.
+        thresholds: of a multi-label task, in the task's order, where its config holds some.
         parts: of the fingerprint, by name, so that a message can name what changed.
     """
 
     name: str
     order: list[int]
+    thresholds: list[float] | None = None
     parts: dict[str, Any]
 
     @property
@@ -77,6 +79,8 @@ class CheckpointTeacher(Teacher):
         check_checkpoint(self.path)
         config = load_pretrained(AutoConfig, self.path)
         self.order = _order(name, config, task, labels)
+        if task.kind == "multi-label":
+            self.thresholds = _thresholds(name, config, self.order)
         remedy = "it was never fine-tuned for classification or regression; make a teacher of it with finetune:"
         self._load(AutoModelForSequenceClassification, config, max_length, precision, TeacherError, remedy)
 
@@ -232,6 +236,7 @@ def pool_tokens(kind: str, hidden: Tensor, mask: Tensor, cls: Tensor) -> Tensor:
 
 
 def _order(name: str, config: Any, task: Task, labels: Sequence[str] | None) -> list[int]:
+    check_outputs(name, config, task)
     if task.kind == "regression":
         if config.num_labels != 1:
             raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, a regression task needs exactly 1")
@@ -242,13 +247,48 @@ def _order(name: str, config: Any, task: Task, labels: Sequence[str] | None) -> 
     return align_labels(names, task.labels, name)
 
 
+def check_outputs(name: str, config: Any, task: Task) -> None:
+    """Refuse a softmax where the task needs a sigmoid per label, and the other way round: the one cannot be read as the other.
+
+    Raises:
+        TeacherError: names both, and what to do.
+    """
+    kind, sigmoids = getattr(config, "problem_type", None), is_multi_label(config)
+    if sigmoids and task.kind != "multi-label":
+        raise TeacherError(
+            f"{name!r} is a multi-label model (problem_type {kind}): a sigmoid for each label, no choice of one; the task is "
+            f"{task.kind}: set task.kind: multi-label, or take a model of one label per text"
+        )
+    if not sigmoids and task.kind == "multi-label":
+        raise TeacherError(
+            f"{name!r} chooses one label per text (problem_type {kind}), the task is multi-label: take a model with problem_type "
+            "multi_label_classification; if it was trained with a sigmoid for each label, write that into its config.json"
+        )
+
+
+def _thresholds(name: str, config: Any, order: list[int]) -> list[float] | None:
+    """Those that a run has chosen and kept in the config, one per label or one for all; None without any."""
+    found = getattr(config, "thresholds", None)
+    if found is None:
+        return None
+    values = [found] * len(order) if isinstance(found, float) else found
+    fits = isinstance(values, list) and len(values) == len(order)
+    if not fits or not all(isinstance(value, float) and 0 < value < 1 for value in values):
+        raise TeacherError(
+            f"{name!r}: thresholds in its config.json are {found!r}, expected {len(order)} probabilities between 0 and 1: correct them, or "
+            "remove them for 0.5"
+        )
+    return [values[place] for place in order]
+
+
 class TableTeacher(Teacher):
     """Outputs made elsewhere (an LLM's log-probabilities, another framework's model), joined by text.
 
     Args:
         file: CSV, TSV, JSONL or Parquet with the text column(s) and one number per label, in columns named like the labels
             (`score` in regression).
-        outputs: what the numbers are; probabilities become logits by their logarithm, at least log(1e-7).
+        outputs: what the numbers are. Probabilities become logits by their logarithm, at least log(1e-7); in a multi-label task
+            each label's is log(p / (1 - p)), with p from 1e-7 to 1 - 1e-7.
     """
 
     def __init__(self, name: str, file: Path, task: Task, outputs: str = "probabilities") -> None:
@@ -261,12 +301,14 @@ class TableTeacher(Teacher):
         if not np.isfinite(values).all():
             row = int(np.nonzero(~np.isfinite(values).all(1))[0][0])
             raise TeacherError(f"teacher {name!r}: {file}, row {row + 1} holds a value that is no finite number")
-        if outputs == "probabilities" and task.kind == "classification":
+        exponents = outputs == "log_probabilities" and task.kind == "multi-label"
+        values = np.exp(values) if exponents else values
+        if exponents or (outputs == "probabilities" and task.kind != "regression"):
             if values.min() < 0 or values.max() > 1 + 1e-3:
                 raise TeacherError(
                     f"teacher {name!r}: {file} has values outside [0, 1], expected probabilities: set outputs: logits?"
                 )
-            values = np.log(np.maximum(values, 1e-7))
+            values = np.log(np.maximum(values, 1e-7)) if task.kind == "classification" else _log_odds(values)
         self.index, self.logits = RowIndex.of(ids), values.astype(np.float32)
         self.order = list(range(len(columns)))
         self.parts = {
@@ -292,12 +334,18 @@ class TableTeacher(Teacher):
         return self.logits[places]
 
 
+def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    p = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(p / (1 - p)))
+
+
 class CallableTeacher(Teacher):
     """A Python function from texts to logits.
 
     Args:
         function: list of texts (strings, or pairs for two texts) → array [N, C] in the task's label order, [N] or [N, 1] in
-            regression. It is called once per chunk. Its outputs are stored under its name, its code and its attribute
+            regression; of a sigmoid for each label in a multi-label task. It is called once per chunk. Its outputs are stored
+            under its name, its code and its attribute
             `fingerprint` (any string): change one of them when what the function calls has changed.
     """
 

@@ -145,7 +145,7 @@ def evaluate(
     data: str | Path,
     *,
     text: list[str] | None = None,
-    label: str | None = None,
+    label: str | list[str] | None = None,
     data_dir: str | Path = ".",
     max_length: int = 128,
     kind: str | None = None,
@@ -153,9 +153,10 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Scores of any classification or regression checkpoint on a labelled table.
+    """Scores of any classification, multi-label or regression checkpoint on a labelled table.
 
     Args:
+        label: label column; or one column per label of a multi-label checkpoint.
         kind, labels, metrics: as in `TaskConfig`; default: those of the checkpoint, and the metrics of such a task.
             `labels` are the names of the checkpoint's outputs, in their order.
     """
@@ -168,4 +169,5 @@ def evaluate(
     assert isinstance(teacher, CheckpointTeacher)
     encoded = encode(table, teacher.tokenizer, teacher.max_length)
     logits = predict(teacher.model, encoded, precision=precision)
-    return {"scores": task.score(logits[:, teacher.order], table.labels), "rows": len(table), "task": task.to_dict()}
+    scores = task.score(logits[:, teacher.order], table.labels, teacher.thresholds)
+    return {"scores": scores, "rows": len(table), "task": task.to_dict()}

@@ -24,6 +24,7 @@ def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowled
     checkpoints = [t if isinstance(t, CheckpointTeacher) else None for t in pool]
     return Layout(
         regression=task.kind == "regression",
+        multi_label=task.kind == "multi-label",
         student_layers=student.num_layers,
         student_width=student.hidden_size,
         teachers=tuple(t.name for t in pool),

@@ -26,6 +26,7 @@ from distilect.pipeline.metrics import (
     speeds,
     student_size,
     teacher_size,
+    thresholds_by_label,
     versions,
 )
 from distilect.pipeline.predictions import PREDICTIONS, write_predictions
@@ -132,7 +133,11 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
         outputs["student"] = trainer.predict_rows(encode(reported, student.tokenizer, student.max_length))
         if split == "dev" or asks_teachers(config.method):
             outputs |= {f"teacher/{t.name}": bench.outputs(t, reported) for t in bench.teachers}
-    scores = {name: task.score(logits, reported.labels) for name, logits in outputs.items() if split == "dev"}
+    cuts = {"student": fitted.thresholds}  # of a multi-label task, from the validation split
+    cuts |= {f"teacher/{t.name}": bench.thresholds(t) for t in bench.teachers if f"teacher/{t.name}" in outputs}
+    scores = {
+        name: task.score(logits, reported.labels, cuts[name]) for name, logits in outputs.items() if split == "dev"
+    }
     speed = {}
     if bench.speeds is not None and ranks.is_main():
         shape = f"{student.source['init']} {student.num_layers}"
@@ -149,11 +154,13 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
         "student": {
             "scores": scores.get("student", {}),
             "validation": fitted.validation,
+            **thresholds_by_label(task, cuts["student"]),
             **student_size(student, folder / "student"),
             **speed.get("student", {}),
         },
         "teachers": [
             {"name": teacher.name, "scores": scores.get(f"teacher/{teacher.name}", {})}
+            | thresholds_by_label(task, cuts.get(f"teacher/{teacher.name}"))
             | teacher_size(teacher)
             | speed.get(f"teacher/{teacher.name}", {})
             for teacher in bench.teachers

@@ -17,6 +17,7 @@ from distilect.data import Data
 from distilect.evaluation import bytes_on_disk, flops_per_token, measure_speed, parameters
 from distilect.models import CheckpointTeacher, Student, Teacher, default_device
 from distilect.signals import Prepared
+from distilect.tasks import Task
 from distilect.training import Fitted
 
 SPEED_TEXTS, SPEED_ROUNDS = 64, 40  # enough for a stable median in a few seconds
@@ -116,6 +117,11 @@ def speeds(student: Student, teachers: Sequence[Teacher], data: Data) -> dict[st
         if isinstance(teacher, CheckpointTeacher):
             models[f"teacher/{teacher.name}"] = (teacher.model, teacher.tokenizer, teacher.max_length)
     return {name: speed.to_dict() for name, speed in measure_speed(models, texts, repeats=SPEED_ROUNDS).items()}
+
+
+def thresholds_by_label(task: Task, thresholds: Sequence[float] | None) -> dict[str, Any]:
+    """{"thresholds": label → probability}; empty where a model has none."""
+    return {} if thresholds is None else {"thresholds": dict(zip(task.labels, thresholds, strict=True))}
 
 
 def score_text(scores: Mapping[str, float]) -> str:

@@ -25,28 +25,33 @@ PREDICTIONS = "predictions.parquet"
 def write_predictions(path: Path, split: str, table: Table, task: Task, outputs: Mapping[str, Logits]) -> None:
     """One line per row of `table`, in its order.
 
-    Columns: row; id_high, id_low (the row's identity, uint64); text[, text_2] (shortened); label (int64, or float32 in
-    regression; null without one); and each of `outputs`.
+    Columns: row; id_high, id_low (the row's identity, uint64); text[, text_2] (shortened); label (int64, float32 in
+    regression, or in a multi-label task a list with a 0 or 1 for each label; null without one); and each of `outputs`.
 
     Args:
-        split: `dev`, or `validation` where a run has no dev rows; kept in the schema's metadata beside the `labels` (a JSON list).
+        split: `dev`, or `validation` where a run has no dev rows; kept in the schema's metadata beside the `labels` (a JSON list)
+            and the `kind` of task.
         outputs: of `student` and `teacher/NAME`, [N, C] each: logits in the order of the task's labels, or one score.
     """
     columns: dict[str, Any] = {"row": pa.array(np.arange(len(table)))}
     columns |= {"id_high": pa.array(table.ids[:, 0]), "id_low": pa.array(table.ids[:, 1])}
     for name, texts in zip(("text", "text_2"), table.texts, strict=False):
         columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
-    columns["label"] = pa.array(table.labels, mask=~table.has_label)
+    if task.kind == "multi-label":
+        known = zip(table.labels.tolist(), table.has_label, strict=True)
+        columns["label"] = pa.array([row if has else None for row, has in known], pa.list_(pa.int8()))
+    else:
+        columns["label"] = pa.array(table.labels, mask=~table.has_label)
     for name, logits in outputs.items():
         flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
-    metadata = {"split": split, "labels": json.dumps(task.labels)}
+    metadata = {"split": split, "labels": json.dumps(task.labels), "kind": task.kind}
     with atomic(path) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def read_predictions(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any], Logits]:
-    """(ids uint64 [N, 2], labels [N] with -100 or NaN where there is none, the student's outputs float32 [N, C]).
+    """(ids uint64 [N, 2], labels as a `Table` has them, the student's outputs float32 [N, C]).
 
     Raises:
         RunError: no such file, or not one of these.
@@ -55,9 +60,12 @@ def read_predictions(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any], Logi
         table = pq.read_table(path, columns=["id_high", "id_low", "label", "student"])
         ids = np.stack([table[name].to_numpy() for name in ("id_high", "id_low")], axis=1)
         label = table["label"].combine_chunks()
-        missing = np.nan if pa.types.is_floating(label.type) else NO_LABEL
         outputs = table["student"].combine_chunks()
         values = outputs.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        if pa.types.is_list(label.type):
+            nothing = [NO_LABEL] * values.shape[1]
+            return ids, np.array([row or nothing for row in label.to_pylist()], np.int8), values
+        missing = np.nan if pa.types.is_floating(label.type) else NO_LABEL
         return ids, label.fill_null(missing).to_numpy(zero_copy_only=False), values
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(f"cannot read predictions from {path}: {' '.join(str(error).split())[:120]}") from None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, load_data
-from distilect.errors import MethodError
+from distilect.errors import MethodError, TeacherError
 from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student
 from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
@@ -110,7 +110,8 @@ class Workbench:
         selector = build_teacher_selector(config)
         if selector is None:
             method = assemble(config, self._layout(student, []), None, self.config.seed)
-            context = SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed)
+            multi_label = self.data.task.kind == "multi-label"
+            context = SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed, multi_label=multi_label)
             return Planned(method, [], [], None, context, None)
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
@@ -167,6 +168,17 @@ class Workbench:
         """[N, C] logits of one teacher, through the store: it runs once over a table, whatever the number of methods."""
         return _logits(self.signals([teacher], table), table)[:, 0]
 
+    def thresholds(self, teacher: Teacher) -> tuple[float, ...] | None:
+        """A teacher's thresholds, chosen on the validation split as the student's are; None unless the task is multi-label."""
+        task, validation = self.data.task, self.data.validation
+        if task.kind != "multi-label" or not len(validation):
+            return None
+        try:
+            return task.thresholds(self.outputs(teacher, validation), validation.labels)
+        except TeacherError as error:  # a table of outputs on dev alone, which no method asked
+            console.print(f"[yellow]teacher {teacher.name} is scored with a threshold of 0.5:[/yellow] {error}")
+            return None
+
     @property
     def label_options(self) -> dict[str, Any]:
         """Class weights and label smoothing of label knowledge."""
@@ -182,11 +194,15 @@ class Workbench:
             logits: [N, K, C], the pool on the validation split.
         """
         task, labels = self.data.task, self.data.validation.labels
-        scores = [task.score(logits[:, k], labels)[task.primary] for k in range(len(pool)) if len(labels)]
+        scores = []
+        for k in range(len(pool)) if len(labels) else ():
+            thresholds = task.thresholds(logits[:, k], labels)
+            scores.append(task.score(logits[:, k], labels, thresholds)[task.primary])
         return SelectionContext(
             teachers=tuple(t.name for t in pool),
             kinds=(),
             regression=task.kind == "regression",
+            multi_label=task.kind == "multi-label",
             validation_logits=logits if len(labels) else None,
             validation_labels=labels,
             validation_scores=tuple(scores),

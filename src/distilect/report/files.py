@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,10 +27,12 @@ class Predictions:
     Attributes:
         split: `dev` or `validation`.
         labels: names in the order of the outputs; () in regression.
-        gold: int64 [N], -1 without a label; or float64 [N] with NaN.
+        gold: int64 [N], -1 without a label; float64 [N] with NaN; or in a multi-label task int64 [N, C] of 0 and 1, -1 without.
         student: float64 [N, C], logits; one score in regression.
         teachers: name → the same.
         texts: N rows with `text` and perhaps `text_2`.
+        multi_label: outputs are a sigmoid for each label.
+        thresholds: of a multi-label task, float64 [C] each: `student` and `teacher/NAME`, where they are known.
     """
 
     split: str
@@ -39,6 +41,13 @@ class Predictions:
     student: NDArray[np.float64]
     teachers: dict[str, NDArray[np.float64]]
     texts: pa.Table
+    multi_label: bool = False
+    thresholds: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """bool [N]: rows with a label of a classification or multi-label task."""
+        return (self.gold[:, 0] if self.multi_label else self.gold) >= 0
 
 
 @dataclass(frozen=True)
@@ -104,14 +113,18 @@ def read_run(folder: str | Path) -> RunFiles:
             notes.append(f"{name} could not be read: {' '.join(str(error).split())[:200]}")
             return otherwise
 
+    metrics = read_metrics(root)
+    predictions = table("predictions.parquet", _predictions, None)
+    if predictions is not None and predictions.multi_label:
+        predictions = replace(predictions, thresholds=_thresholds(metrics, predictions.labels))
     return RunFiles(
         folder=root,
-        metrics=read_metrics(root),
+        metrics=metrics,
         config=_text(root / "config.yaml"),
         history=_history(_text(root / "history.jsonl"), notes),
         selection=table("selection.parquet", lambda found: _rows(found, "epoch", "group", "rows"), []),
         rows=table("rows.parquet", lambda found: _rows(found, "epoch", "row", "text", "label", "asked"), []),
-        predictions=table("predictions.parquet", _predictions, None),
+        predictions=predictions,
         export=read_export(root),
         notes=notes,
     )
@@ -176,8 +189,12 @@ def _predictions(table: pa.Table) -> Predictions | None:
         return None
     metadata = table.schema.metadata or {}
     labels = tuple(str(name) for name in json.loads(metadata[b"labels"]))
-    gold = table["label"].to_numpy().astype(np.float64)  # null → NaN
-    if labels:
+    multi_label = metadata.get(b"kind") == b"multi-label"
+    if multi_label:
+        gold = np.array([row or [-1] * len(labels) for row in table["label"].to_pylist()], np.int64)
+    else:
+        gold = table["label"].to_numpy().astype(np.float64)  # null → NaN
+    if labels and not multi_label:
         gold = np.where(np.isnan(gold), -1, gold).astype(np.int64)
 
     def outputs(name: str) -> NDArray[np.float64]:
@@ -192,4 +209,17 @@ def _predictions(table: pa.Table) -> Predictions | None:
         outputs("student"),
         {name.removeprefix("teacher/"): outputs(name) for name in teachers},
         table.select([name for name in ("text", "text_2") if name in table.column_names]),
+        multi_label,
     )
+
+
+def _thresholds(metrics: dict[str, Any], labels: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
+    """Those that `metrics.json` holds for all labels, by model."""
+    models = {"student": part(metrics, "student")}
+    models |= {f"teacher/{raw.get('name')}": raw for raw in records(metrics.get("teachers"))}
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, model in models.items():
+        values = [number(part(model, "thresholds", label)) for label in labels]
+        if all(value is not None and 0 < value < 1 for value in values):
+            found[name] = np.array(values, np.float64)
+    return found

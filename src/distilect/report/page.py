@@ -11,6 +11,7 @@ from distilect.report.curves import curves_of, knowledge_by_phase
 from distilect.report.decisions import decision_figures, decision_table
 from distilect.report.figures import score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
+from distilect.report.label_sets import label_table
 from distilect.report.models import COST, SIZES, Outcome, facts, models_table, outcome, sampling_error
 from distilect.report.predictions import agreement, calibration_table, differences, prediction_figures
 from distilect.report.selection import selection_by_epoch, selection_by_label
@@ -120,6 +121,7 @@ def _predictions(run: RunFiles, best: Any) -> dict[str, Any] | None:
     return {
         "split": f"{words.whole(len(found.gold))} {split}",
         "figures": prediction_figures(found, teacher),
+        "per_label": label_table(found, teacher),
         "calibration": calibration_table(found),
         "agreement": agreement(found, teacher),
         "differences": differences(found, teacher),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit as sigmoid
 
 from distilect.evaluation import brier_score, expected_calibration_error, negative_log_likelihood, softmax
 from distilect.report import words
 from distilect.report.decisions import hover, row_text
 from distilect.report.figures import Figure, Trace, axis, dotted, heatmap, label
 from distilect.report.files import Predictions
+from distilect.report.label_sets import above, set_cell
 from distilect.report.shell import Cell, DataTable, one_line
 
 Logits = NDArray[np.float64]
@@ -23,7 +25,13 @@ _SHOWN = 400  # characters of a text
 
 
 def prediction_figures(predictions: Predictions, best: str | None) -> list[Figure]:
-    """Confusion and calibration, or predictions against labels in regression; `best` is the best teacher's name."""
+    """Confusion and calibration, or predictions against labels in regression; `best` is the best teacher's name.
+
+    A multi-label task has no confusion of one label with another: `label_sets.label_table` is in its place.
+    """
+    if predictions.multi_label:
+        figure = _calibration(predictions)
+        return [figure] if figure is not None else []
     models = {"the student": predictions.student}
     if best in predictions.teachers:
         models[f"teacher {best}"] = predictions.teachers[best]
@@ -36,24 +44,24 @@ def prediction_figures(predictions: Predictions, best: str | None) -> list[Figur
 
 def calibration_table(predictions: Predictions) -> DataTable | None:
     """ECE, Brier score and negative log-likelihood of each model; None in regression and without labels."""
-    if not predictions.labels or not (predictions.gold >= 0).any():
+    if not predictions.labels or not predictions.known.any():
         return None
     body = []
     for name, logits in _models(predictions):
-        probabilities = softmax(logits)
+        probabilities, gold = _choices(predictions, logits)
         measures = (expected_calibration_error, brier_score, negative_log_likelihood)
-        values = [measure(probabilities, predictions.gold) for measure in measures]
+        values = [measure(probabilities, gold) for measure in measures]
         body.append([Cell(name), *(Cell(f"{value:.3f}", value) for value in values)])
     return DataTable("calibration", ["model", "ECE", "Brier", "NLL"], body)
 
 
 def agreement(predictions: Predictions, best: str | None) -> str:
     """One sentence: how often student and teacher are right on the same rows; "" in regression and without labels."""
-    known = predictions.gold >= 0
-    if not predictions.labels or best not in predictions.teachers or not known.any():
+    if not predictions.labels or best not in predictions.teachers or not predictions.known.any():
         return ""
-    student = (predictions.student.argmax(axis=1) == predictions.gold)[known]
-    teacher = (predictions.teachers[best].argmax(axis=1) == predictions.gold)[known]
+    known = predictions.known
+    student = _right(predictions, "student", predictions.student)[known]
+    teacher = _right(predictions, f"teacher/{best}", predictions.teachers[best])[known]
     rows, both, own, other, neither = (
         words.whole(int(part.sum()))
         for part in (known, student & teacher, student & ~teacher, ~student & teacher, ~student & ~teacher)
@@ -66,7 +74,9 @@ def differences(predictions: Predictions, best: str | None) -> DataTable | None:
     if best not in predictions.teachers or not len(predictions.gold):
         return None
     student, teacher = predictions.student, predictions.teachers[best]
-    if predictions.labels:
+    if predictions.multi_label:
+        apart = np.abs(sigmoid(student) - sigmoid(teacher)).mean(axis=1)
+    elif predictions.labels:
         student, teacher = softmax(student), softmax(teacher)
         apart = 0.5 * np.abs(student - teacher).sum(axis=1)  # total variation: 0 the same, 1 nothing in common
     else:
@@ -75,7 +85,14 @@ def differences(predictions: Predictions, best: str | None) -> DataTable | None:
     body = []
     for row, text in zip(furthest, predictions.texts.take(furthest).to_pylist(), strict=True):
         gold, outputs = predictions.gold[row], (student[row], teacher[row])
-        if predictions.labels:
+        if predictions.multi_label:
+            sets = [
+                above(predictions, *model)[0] > 0
+                for model in (("student", student[[row]]), (f"teacher/{best}", teacher[[row]]))
+            ]
+            cells = [set_cell(predictions, gold == 1) if gold[0] >= 0 else Cell(words.NONE)]
+            cells += [set_cell(predictions, has, gold) for has in sets]
+        elif predictions.labels:
             cells = [Cell(_label(predictions, gold)), *(_predicted(predictions, gold, output) for output in outputs)]
         else:
             cells = [_number(gold, 3), *(_number(output[0], 3) for output in outputs)]
@@ -88,6 +105,22 @@ def differences(predictions: Predictions, best: str | None) -> DataTable | None:
 def _models(predictions: Predictions) -> list[tuple[str, Logits]]:
     """Names and outputs [N, C]: the student, then teachers, one of which may have its name."""
     return [("student", predictions.student), *predictions.teachers.items()]
+
+
+def _choices(predictions: Predictions, logits: Logits) -> tuple[Logits, NDArray[np.int64]]:
+    """Probabilities [M, classes] and gold classes [M], -1 without one; in a multi-label task each pair of row and label is a choice
+    between two classes."""
+    if not predictions.multi_label:
+        return softmax(logits), predictions.gold
+    having = sigmoid(logits).reshape(-1)
+    return np.stack([1 - having, having], axis=1), predictions.gold.reshape(-1)
+
+
+def _right(predictions: Predictions, name: str, logits: Logits) -> NDArray[np.bool_]:
+    """bool [N]: rows whose predicted label, or set of labels, is the gold one."""
+    if predictions.multi_label:
+        return np.asarray(((above(predictions, name, logits) > 0) == (predictions.gold == 1)).all(axis=1))
+    return np.asarray(logits.argmax(axis=1) == predictions.gold)
 
 
 def _confusion(predictions: Predictions, name: str, logits: Logits) -> Figure | None:
@@ -122,14 +155,13 @@ def _confusion(predictions: Predictions, name: str, logits: Logits) -> Figure | 
 
 def _calibration(predictions: Predictions) -> Figure | None:
     """Confidence against accuracy, in bins of equally many rows."""
-    known = predictions.gold >= 0
-    if known.sum() < 2 * _BINS:
+    if predictions.known.sum() < 2 * _BINS:
         return None
     data = [dotted(0, 1, "perfectly calibrated")]
     for index, (name, logits) in enumerate(_models(predictions)[:_MAX_MODELS]):
-        probabilities = softmax(logits[known])
-        confidence = probabilities.max(axis=1)
-        right = probabilities.argmax(axis=1) == predictions.gold[known]
+        probabilities, gold = _choices(predictions, logits)
+        confidence = probabilities.max(axis=1)[gold >= 0]
+        right = (probabilities.argmax(axis=1) == gold)[gold >= 0]
         bins = np.array_split(np.argsort(confidence, kind="stable"), _BINS)
         shown = label(name)
         data.append(
@@ -140,15 +172,15 @@ def _calibration(predictions: Predictions) -> Figure | None:
                 x=[round(float(confidence[rows].mean()), 4) for rows in bins],
                 y=[round(float(right[rows].mean()), 4) for rows in bins],
                 text=[words.whole(len(rows)) for rows in bins],
-                hovertemplate=f"confidence %{{x:.2f}}, accuracy %{{y:.2f}} (%{{text}} rows)<extra>{shown}</extra>",
+                hovertemplate=f"confidence %{{x:.2f}}, accuracy %{{y:.2f}} (%{{text}})<extra>{shown}</extra>",
                 line={"width": 1.5 if index else 3},
             )
         )
     low = min(min(trace["x"]) for trace in data[1:])
     layout = dict(xaxis=axis("confidence", range=[max(0.0, low - 0.05), 1.01]), yaxis=axis("accuracy", range=[0, 1.03]))
-    return Figure(
-        "Calibration", "below the dotted line a model is overconfident; bins of equally many rows", data, layout
-    )
+    what = "pairs of row and label" if predictions.multi_label else "rows"
+    note = f"below the dotted line a model is overconfident; bins of equally many {what}"
+    return Figure("Calibration", note, data, layout)
 
 
 def _against_labels(predictions: Predictions, name: str, logits: Logits) -> Figure | None:

@@ -61,7 +61,7 @@ def observation(look: Look, progress: float, parts: Sequence[str]) -> Tensor:
 
 
 def validation_loss(probe: Probe, limit: int) -> float:
-    """Mean cross-entropy (squared error in regression) on labelled rows of the validation split."""
+    """Mean label loss (cross-entropy, say) on labelled rows of the validation split."""
     logits, labels = probe.validation(limit)
     known = has_label(labels)
     return float(label_loss(logits[known], labels[known]).mean())

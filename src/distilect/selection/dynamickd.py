@@ -5,8 +5,9 @@ paper: uncertainty, then its three arms, which were published one by one and can
 paper and of its released code (commit 261162d). The faults of that code are left out: every weight is detached, p = 0 gives no
 NaN, no share of a batch is empty, and one normalisation of hidden states serves all strategies (docs/pitfalls.md 14, 26-29).
 
-What is ours: choices of rows that save time (`dynamickd_rows.py`), scores that outlive a batch (`uncertainty_memory.py`), and
-regression (`dynamickd_regression.py`).
+What is ours: choices of rows that save time (`dynamickd_rows.py`), scores that outlive a batch (`uncertainty_memory.py`),
+regression (`dynamickd_regression.py`), and multi-label tasks, in which each label is a choice between two, and scores are means over
+labels.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from distilect.selection.draws import row_uniform
 from distilect.selection.dynamickd_regression import RecentDistances, distance_of, first_distances, relative, spread
 from distilect.selection.static import weights_by_kind
 from distilect.selection.uncertainty_memory import Scores, Stored, quantiles
-from distilect.selection.view import Passes, Probe, SelectionContext, StepView, normalised_entropy
+from distilect.selection.view import Passes, Probe, SelectionContext, StepView, normalised_entropy, two_classes
 
 # ---- uncertainty (3.1) ---------------------------------------------------------------------------------------------
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """u = H(p) / log C of p = softmax(logits): 0 one-hot, 1 uniform; [..., C] → float32 [...], detached."""
-    return normalised_entropy(logits.detach())
+def entropy(logits: Tensor, multi_label: bool = False) -> Tensor:
+    """u = H(p) / log C of p = softmax(logits): 0 one-hot, 1 uniform; [..., C] → float32 [...], detached.
+
+    `multi_label`: the mean of the labels' binary entropies, H(σ) / log 2.
+    """
+    return normalised_entropy(logits.detach(), multi_label)
 
 
 def margin(logits: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ class UncertainTeachers(TeacherSelector):
         self.averages, self.begun = Averages(), -1
 
     def setup(self, context: SelectionContext) -> None:
-        self.regression, self.context = context.regression, context
+        self.regression, self.multi_label, self.context = context.regression, context.multi_label, context
         self.places = torch.tensor(smallest_first(self.options.order, context)).argsort()  # [K]: 0 the smallest
         needs_others = self.options.mode != "soft-instance" or self.regression
         self.remembers = self.options.by == "epoch" and needs_others
@@ -164,10 +168,10 @@ class UncertainTeachers(TeacherSelector):
         if self.regression:
             return first_distances(probe, self.context.sample(self.context.num_rows), passes)
         rows = torch.unique(probe.keys)
-        return Scores(rows, entropy(probe.run(rows, passes)[0]))
+        return Scores(rows, entropy(probe.run(rows, passes)[0], self.multi_label))
 
     def decide(self, view: StepView) -> Tensor:
-        scores = distance_of(view) if self.regression else entropy(view.student)  # [b]
+        scores = distance_of(view) if self.regression else entropy(view.student, view.multi_label)  # [b]
         if self.remembers:
             self.memory.buffer.add(Scores(view.keys, scores))
         u = self.on_scale(scores, scores)
@@ -232,9 +236,14 @@ def score_of(given: str | None, regression: bool) -> str:
     return given or ("spread" if regression else "entropy")
 
 
-def uncertainty(score: str, logits: Tensor) -> Tensor:
-    """float32 [B] by the score of that name; logits [P, B, C] of one pass, or of several for `spread`."""
-    return spread(logits) if score == "spread" else SCORES[score](logits[0])
+def uncertainty(score: str, logits: Tensor, multi_label: bool = False) -> Tensor:
+    """float32 [B] by the score of that name; logits [P, B, C] of one pass, or of several for `spread`.
+
+    `multi_label`: the mean over labels, each of which is a choice between two.
+    """
+    if score == "spread":
+        return spread(logits, multi_label)
+    return SCORES[score](two_classes(logits[0])).mean(-1) if multi_label else SCORES[score](logits[0])
 
 
 def top(keys: Tensor, scores: Tensor, ratio: float, seed: int, epoch: int) -> Tensor:
@@ -293,7 +302,8 @@ class UncertainRows(RowSelector):
         if self.score == "random":
             return row_uniform(view.keys, view.seed, view.epoch, "rows").float()
         passes = self.needs.passes
-        u = uncertainty(self.score, view.student.unsqueeze(0) if passes is None else view.passes[passes])
+        logits = view.student.unsqueeze(0) if passes is None else view.passes[passes]
+        u = uncertainty(self.score, logits, view.multi_label)
         return -u if self.options.reverse else u
 
     def health(self) -> dict[str, float]:
@@ -347,7 +357,7 @@ class UncertainWeights(LossWeights):
             )
 
     def decide(self, view: StepView) -> Tensor:
-        u = self.distances.u(view) if view.regression else entropy(view.student)  # [B]
+        u = self.distances.u(view) if view.regression else entropy(view.student, view.multi_label)  # [B]
         self.averages.add("uncertainty/mean", u.sum(), len(u))
         strategies = {"uncertainty": u, "uncertainty-r": 1 - u, "none": torch.full_like(u, self.options.share)}
         inner = strategies[self.options.strategy].unsqueeze(1)  # [B, 1]

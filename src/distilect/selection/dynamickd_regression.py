@@ -28,7 +28,7 @@ def relative(distances: Tensor, median: Tensor) -> Tensor:
     return distances / (distances + median.to(distances).clamp_min(torch.finfo(torch.float32).tiny))
 
 
-def spread(logits: Tensor) -> Tensor:
+def spread(logits: Tensor, multi_label: bool = False) -> Tensor:
     """Standard deviation over dropout passes of the probabilities (of the score, in regression), mean over outputs.
 
     Args:
@@ -41,7 +41,10 @@ def spread(logits: Tensor) -> Tensor:
         MethodError: all passes agree.
     """
     values = logits.detach().float()
-    values = values if values.shape[-1] == 1 else values.softmax(-1)
+    if multi_label:
+        values = values.sigmoid()
+    elif values.shape[-1] > 1:
+        values = values.softmax(-1)
     found = values.std(0, unbiased=False).mean(-1)
     if len(found) and not bool(found.any()):
         raise MethodError(

@@ -71,7 +71,7 @@ class UncertainRowsPlan(PlannedRows):
         self.window_scores = torch.empty(0)  # a run that is resumed within a window plans it again: by the same scores
 
     def setup(self, context: SelectionContext) -> None:
-        self.score = score_of(self.options.score, context.regression)
+        self.score, self.multi_label = score_of(self.options.score, context.regression), context.multi_label
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
         self.probe = probe
@@ -103,7 +103,8 @@ class UncertainRowsPlan(PlannedRows):
         """float32 [n], on the CPU: scores by the student at this moment."""
         assert self.probe is not None, "plan was called before begin_epoch: there is no student to score rows with"
         different, place = torch.unique(keys, return_inverse=True)
-        u = uncertainty(self.score, self.probe.run(different, scoring_passes(self.score))).cpu()[place]
+        logits = self.probe.run(different, scoring_passes(self.score))
+        u = uncertainty(self.score, logits, self.multi_label).cpu()[place]
         return -u if self.options.reverse else u
 
     def health(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ class GateTeachers(TeacherSelector):
     """w_k = p(teacher k is the best one | state): logistic regression, fitted once on the labelled rows of train.
 
     The state is RL-KD's, of all teachers together, without the losses (which would name the answer). The best teacher of a row is
-    the one with the least cross-entropy (squared error in regression); ties go to the first. The strength of the regularisation
+    the one with the least label loss (cross-entropy, say); ties go to the first. The strength of the regularisation
     is chosen by cross-validation on the same rows. Ours, not from a paper.
     """
 

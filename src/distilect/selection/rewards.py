@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distilect.tasks import has_label, micro_f1
+
 Response = Callable[[Tensor, Tensor], Tensor]  # student logits [B, C], teacher logits [B, K, C] → [B, K]
 
 
 def correctness(logits: Tensor, labels: Tensor) -> float:
-    """Share of labelled rows whose best class is the label; R² in regression. 0 without labels."""
+    """Share of labelled rows whose best class is the label; R² in regression, micro-F1 in multi-label. 0 without labels."""
+    if labels.ndim == 2:
+        rows = has_label(labels)
+        return micro_f1(logits[rows].double().cpu().numpy(), (labels[rows] == 1).cpu().numpy())
     if labels.is_floating_point():
         known = ~torch.isnan(labels)
         scores, gold = logits[known, 0].double(), labels[known].double()

@@ -126,7 +126,8 @@ class ReinforcedTeachers(TeacherSelector):
     The policy learns from labelled rows only. On other rows the label's block of the state is empty, and the policy decides from the
     rest. So that it can, the block is also hidden on labelled rows, at random, as often as rows have no label.
 
-    Regression: squared errors in place of cross-entropies, scores in place of probabilities, R² in place of accuracy.
+    Regression: squared errors in place of cross-entropies, scores in place of probabilities, R² in place of accuracy. Multi-label:
+    the state holds each label's probability and binary cross-entropy, rewards their mean; micro-F1 in place of accuracy.
     """
 
     name = "reinforced"

@@ -97,7 +97,10 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
 
     def _step(self, decisions: Decisions, mask: Tensor) -> Tensor:
         weights = mask / mask.sum(1, keepdim=True)
-        return virtual_step(decisions.student, decisions.teachers, weights, self.response, self.options.step_size)
+        size = self.options.step_size
+        if decisions.labels.ndim == 2:  # the response of a multi-label task is a mean over labels
+            size *= decisions.labels.shape[1]
+        return virtual_step(decisions.student, decisions.teachers, weights, self.response, size)
 
     def objective(self, z: Tensor, actions: Tensor, advantage: Tensor) -> Tensor:
         reinforced = (advantage * executed_log_probability(z, actions)).mean()

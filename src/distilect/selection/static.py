@@ -207,7 +207,7 @@ class LogisticTeachers(FixedTeachers):
 
     p(y | x) = softmax_c(Σ_k β_k log p_k(c | x)) with β ≥ 0, fitted by maximum likelihood on the validation rows (whose labels
     the teachers have not memorised), then w = β / Σ β (reconstruction). Regression: non-negative least squares of the
-    labels on the teachers' scores.
+    labels on the teachers' scores. Multi-label: the product of the labels' likelihoods, with one β for all labels.
     """
 
     name = "logistic"
@@ -225,6 +225,9 @@ class LogisticTeachers(FixedTeachers):
             raise ValueError("needs labels on validation rows to fit its weights: none of those rows has one")
         if context.regression:
             return np.asarray(nnls(logits[:, :, 0], labels.astype(float))[0])
+        if context.multi_label:  # each label of a row is a row with two classes: [N, K, C] → [N C, K, 2]
+            having = logits.transpose(0, 2, 1).reshape(-1, logits.shape[1])
+            logits, labels = np.stack([np.zeros_like(having), having], axis=-1), labels.reshape(-1).astype(np.int64)
         log_p = log_softmax(logits, axis=-1)
         return _fit_conditional_logit(np.maximum(log_p, _LEAST_LOG_P), labels)
 
@@ -253,10 +256,11 @@ def _fit_conditional_logit(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def teacher_losses(view: StepView) -> Tensor:
-    """Each teacher's cross-entropy (squared error in regression) with the gold label; float32 [B, K], 0 without one."""
+    """Each teacher's cross-entropy (squared error in regression, mean binary cross-entropy in multi-label) with the gold label;
+    float32 [B, K], 0 without one."""
     teachers = teacher_logits(view)
     batch, count, classes = teachers.shape
-    labels = view.labels.unsqueeze(1).expand(batch, count).reshape(-1)
+    labels = view.labels.repeat_interleave(count, dim=0)
     return label_loss(teachers.reshape(batch * count, classes), labels).reshape(batch, count)
 
 
@@ -297,7 +301,8 @@ class Confidence(TeacherSelector):
 
 
 class Entropy(TeacherSelector):
-    """w = softmax_k(-u_k / τ) with u_k the entropy of teacher k's probabilities, divided by log C: needs no label.
+    """w = softmax_k(-u_k / τ) with u_k the entropy of teacher k's probabilities, divided by log C: needs no label. Multi-label: the
+    mean of the labels' binary entropies, divided by log 2.
 
     A common rule of thumb; the rival of learned selectors on rows without labels. Regression has no entropy and is refused.
     """
@@ -314,7 +319,7 @@ class Entropy(TeacherSelector):
             raise ValueError("weighs teachers by their entropy, which a regression has not: use confidence or uniform")
 
     def decide(self, view: StepView) -> Tensor:
-        entropy = normalised_entropy(teacher_logits(view))
+        entropy = normalised_entropy(teacher_logits(view), view.multi_label)
         if self.options.temperature == 0:
             return F.one_hot(entropy.argmin(1), entropy.shape[1]).float()
         return (-entropy / self.options.temperature).softmax(1)

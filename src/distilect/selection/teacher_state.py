@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distilect.knowledge.labels import label_loss
+from distilect.knowledge.labels import binary_cross_entropies, label_loss
 from distilect.selection.buffers import Observations
 from distilect.selection.static import teacher_logits
 from distilect.selection.view import StepView, TrainingSample, normalised_entropy
@@ -23,7 +23,8 @@ LARGEST_LOSS = 50.0  # the cross-entropy of a teacher that rules the label out i
 class StateBuilder:
     """F(s_ik) = [R(x_i); P_k(·|x_i); L_k(x_i)].
 
-    R is the row's vector from an encoder, P_k the teacher's prediction, L_k its loss on the gold label. L_k is 0 where the label is
+    R is the row's vector from an encoder, P_k the teacher's prediction, L_k its loss on the gold label; in a multi-label task both
+    are per label. L_k is 0 where the label is
     hidden or unknown; one more number says whether it is visible. Each block is standardised per number, cut at 4 standard
     deviations and divided by the square root of its width (reconstruction: the paper reports no scaling; unscaled, 768 numbers of R
     swamp the C + 1 others).
@@ -40,7 +41,7 @@ class StateBuilder:
 
     def fit(self, sample: TrainingSample) -> None:
         """Measure the mean and standard deviation of each number on rows of train."""
-        blocks = {"teacher": predictions(sample.teachers)}
+        blocks = {"teacher": predictions(sample.teachers, sample.labels.ndim == 2)}
         known = has_label(sample.labels)
         if known.any():
             blocks["loss"] = losses(sample.teachers[known], sample.labels[known])
@@ -58,11 +59,11 @@ class StateBuilder:
             float32 [B, c], the numbers that all teachers share, and float32 [B, K, D - c], each teacher's own.
         """
         teachers = teacher_logits(view)
-        loss = self._scaled("loss", losses(teachers, view.labels))  # [B, K, 1]
-        shown = visible[:, None, None].to(loss).expand_as(loss)
-        blocks = [self._scaled("teacher", predictions(teachers)), loss * shown, shown]
+        loss = self._scaled("loss", losses(teachers, view.labels))  # [B, K, 1], multi-label [B, K, C]
+        shown = visible[:, None, None].to(loss).expand(*loss.shape[:2], 1)
+        blocks = [self._scaled("teacher", predictions(teachers, view.multi_label)), loss * shown, shown]
         if self.entropy:
-            blocks.append(entropies(teachers))
+            blocks.append(entropies(teachers, view.multi_label))
         own, vector = torch.cat(blocks, dim=-1), self._vector(view)
         if self.joint:
             return torch.cat([vector, own.flatten(1)], dim=-1), own[:, :, :0]
@@ -93,24 +94,32 @@ def whole(common: Tensor, own: Tensor) -> Tensor:
 # ---- the blocks, in classification and in regression ---------------------------------------------------------------
 
 
-def predictions(teachers: Tensor) -> Tensor:
+def predictions(teachers: Tensor, multi_label: bool = False) -> Tensor:
     """float32 [B, K, C]: probabilities; scores in regression."""
+    if multi_label:
+        return torch.sigmoid(teachers)
     return teachers if teachers.shape[-1] == 1 else teachers.softmax(-1)
 
 
 def losses(teachers: Tensor, labels: Tensor) -> Tensor:
-    """float32 [B, K, 1]: each teacher's cross-entropy, at most 50, or squared error in regression; 0 without a label."""
+    """float32 [B, K, 1]: each teacher's cross-entropy, at most 50, or squared error in regression; 0 without a label.
+
+    Multi-label: float32 [B, K, C], the binary cross-entropy of each label.
+    """
     batch, count, classes = teachers.shape
-    repeated = labels.unsqueeze(1).expand(batch, count).reshape(-1)
+    repeated = labels.repeat_interleave(count, dim=0)
+    if labels.ndim == 2:
+        found = binary_cross_entropies(teachers.reshape(-1, classes), repeated)
+        return found.reshape(batch, count, classes).clamp_max(LARGEST_LOSS)
     found = label_loss(teachers.reshape(-1, classes), repeated).reshape(batch, count, 1)
     return found if classes == 1 else found.clamp_max(LARGEST_LOSS)
 
 
-def entropies(teachers: Tensor) -> Tensor:
+def entropies(teachers: Tensor, multi_label: bool = False) -> Tensor:
     """float32 [B, K, 1]: in [0, 1]; in regression log(1 + squared distance from the mean of all teachers)."""
     if teachers.shape[-1] == 1:
         return torch.log1p((teachers - teachers.mean(1, keepdim=True)) ** 2)
-    return normalised_entropy(teachers).unsqueeze(-1)
+    return normalised_entropy(teachers, multi_label).unsqueeze(-1)
 
 
 # ---- decisions -----------------------------------------------------------------------------------------------------

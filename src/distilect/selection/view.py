@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilect.knowledge.response import response_kl, response_mse
+from distilect.knowledge.response import response_binary_kl, response_kl, response_mse
 from distilect.tasks import has_label
 
 
@@ -53,7 +53,7 @@ class StepView:
 
     Attributes:
         keys: int64 [B], identity of each row's texts, not its position.
-        labels: int64 [B], -100 where a row has none; float32 with NaN in regression.
+        labels: int64 [B], -100 where a row has none; float32 with NaN in regression; int8 [B, C] of 0 and 1 in a multi-label task.
         student: logits float32 [B, C].
         pooled: the student's last layer at the classification token, [B, H]; None unless a selector needs it.
         teachers: logits float32 [B, K, C] in the task's label order; None before the teachers were asked.
@@ -79,6 +79,11 @@ class StepView:
     @property
     def regression(self) -> bool:
         return self.labels.is_floating_point()
+
+    @property
+    def multi_label(self) -> bool:
+        """Logits are a sigmoid for each label."""
+        return self.labels.ndim == 2
 
     @property
     def has_label(self) -> Tensor:
@@ -142,6 +147,11 @@ def _plain_response(student: Tensor, teachers: Tensor) -> Tensor:
     return response_kl(student, teachers, 1.0)
 
 
+def _plain_binary_response(student: Tensor, teachers: Tensor) -> Tensor:
+    """The same for a sigmoid per label."""
+    return response_binary_kl(student, teachers, 1.0)
+
+
 def _no_sample(limit: int, labelled: bool = False) -> TrainingSample:
     raise ValueError("needs the rows of train, which are not there yet")
 
@@ -154,6 +164,7 @@ class SelectionContext:
         teachers: names, in the order of every K axis.
         kinds: names of the knowledge, in the order of every M axis.
         regression: one output per row instead of C classes.
+        multi_label: outputs are a sigmoid for each of C labels.
         validation_logits: float32 [N, K, C], the teachers on the validation split.
         validation_labels: [N], its labels.
         validation_scores: each teacher's primary metric there.
@@ -181,6 +192,11 @@ class SelectionContext:
     response: Callable[[Tensor, Tensor], Tensor] = _plain_response
     student_width: int = 0
     teacher_widths: tuple[int, ...] = ()
+    multi_label: bool = False
+
+    def __post_init__(self) -> None:
+        if self.multi_label and self.response is _plain_response:
+            object.__setattr__(self, "response", _plain_binary_response)
 
 
 # ---- between steps -------------------------------------------------------------------------------------------------
@@ -236,7 +252,17 @@ class Probe(Protocol):
         ...
 
 
-def normalised_entropy(logits: Tensor) -> Tensor:
-    """H(softmax(logits)) / log C over the last axis: 0 certain, 1 uniform; float32, exact where a probability is 0."""
+def two_classes(logits: Tensor) -> Tensor:
+    """[..., C] → [..., C, 2]: each label as a choice between lacking it and having it, whose softmax is (1 - σ, σ)."""
+    return torch.stack([torch.zeros_like(logits), logits], dim=-1)
+
+
+def normalised_entropy(logits: Tensor, multi_label: bool = False) -> Tensor:
+    """H(softmax(logits)) / log C over the last axis: 0 certain, 1 uniform; float32, exact where a probability is 0.
+
+    `multi_label`: the mean over labels of H(σ) / log 2.
+    """
+    if multi_label:
+        return normalised_entropy(two_classes(logits)).mean(-1)
     p = logits.float().softmax(-1)
     return torch.special.entr(p).sum(-1) / math.log(logits.shape[-1])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 def accuracy(predicted: Ints, labels: Ints) -> float:
@@ -17,11 +18,36 @@ def accuracy(predicted: Ints, labels: Ints) -> float:
     return float(np.mean(predicted == labels))
 
 
-def f1(predicted: Ints, labels: Ints) -> float:
-    """F1 of class 1; 0.0 where precision and recall are both 0."""
-    from sklearn.metrics import f1_score
+def precision(predicted: Ints, labels: Ints, of: int = 1) -> float:
+    """Share of the rows predicted as class `of` that are of it; 0.0 where none is predicted."""
+    hits, guessed, _ = _counts(predicted == of, labels == of)
+    return hits / guessed if guessed else 0.0
 
-    return float(f1_score(labels == 1, predicted == 1, zero_division=0))
+
+def recall(predicted: Ints, labels: Ints, of: int = 1) -> float:
+    """Share of the rows of class `of` that are predicted as it; 0.0 where there are none."""
+    hits, _, there = _counts(predicted == of, labels == of)
+    return hits / there if there else 0.0
+
+
+def f1(predicted: Ints, labels: Ints, of: int = 1) -> float:
+    """F1 of class `of`; 0.0 where precision and recall are both 0."""
+    hits, guessed, there = _counts(predicted == of, labels == of)
+    return 2 * hits / (guessed + there) if guessed + there else 0.0
+
+
+def auc(scores: Floats, positive: Bools) -> float:
+    """Area under the ROC curve: how often a positive row scores higher than a negative one; 0.5 where all are of one kind."""
+    from sklearn.metrics import roc_auc_score
+
+    return 0.5 if _constant(positive) else float(roc_auc_score(positive, scores))
+
+
+def average_precision(scores: Floats, positive: Bools) -> float:
+    """Mean precision over the positive rows, each at its own score; 0.0 without any."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(positive, scores)) if positive.any() else 0.0
 
 
 def macro_f1(predicted: Ints, labels: Ints) -> float:
@@ -30,6 +56,13 @@ def macro_f1(predicted: Ints, labels: Ints) -> float:
 
     classes = np.union1d(predicted, labels)
     return float(f1_score(labels, predicted, labels=classes[classes >= 0], average="macro", zero_division=0))
+
+
+def weighted_f1(predicted: Ints, labels: Ints) -> float:
+    """Mean F1 over the classes, each weighted by its labelled rows."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, average="weighted", zero_division=0))
 
 
 def matthews(predicted: Ints, labels: Ints) -> float:
@@ -60,6 +93,44 @@ def neg_mse(predicted: Floats, scores: Floats) -> float:
     return -float(np.mean((predicted - scores) ** 2))
 
 
+# ---- multi-label: margins [N, C], above 0 where a label is predicted; labels bool [N, C] -----------------------------
+
+
+def micro_f1(margins: Floats, labels: Bools) -> float:
+    """F1 over all pairs of row and label; 0.0 where no label is predicted and none is there."""
+    hits, guessed, there = _counts(margins > 0, labels)
+    return 2 * hits / (guessed + there) if guessed + there else 0.0
+
+
+def label_f1(margins: Floats, labels: Bools) -> Floats:
+    """float64 [C]: each label's F1; NaN for a label that no row has and that none is predicted to have."""
+    hits = ((margins > 0) & labels).sum(axis=0)
+    both = (margins > 0).sum(axis=0) + labels.sum(axis=0)
+    return np.where(both > 0, 2 * hits / np.maximum(both, 1), np.nan)
+
+
+def macro_label_f1(margins: Floats, labels: Bools) -> float:
+    """Mean of `label_f1` over the labels that have one; 0.0 without any."""
+    values = label_f1(margins, labels)
+    return 0.0 if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def mean_average_precision(margins: Floats, labels: Bools) -> float:
+    """Mean over labels of the average precision of the rows ranked by that label; labels without rows are left out."""
+    found = [average_precision(margins[:, c], labels[:, c]) for c in range(labels.shape[1]) if labels[:, c].any()]
+    return float(np.mean(found)) if found else 0.0
+
+
+def subset_accuracy(margins: Floats, labels: Bools) -> float:
+    """Share of rows whose predicted set of labels is exactly the labelled one."""
+    return float(((margins > 0) == labels).all(axis=1).mean())
+
+
+def _counts(predicted: Bools, labels: Bools) -> tuple[int, int, int]:
+    """(predicted rightly, predicted, labelled)."""
+    return int((predicted & labels).sum()), int(predicted.sum()), int(labels.sum())
+
+
 def _correlation(compute: Callable[[], float], predicted: Floats, scores: Floats) -> float:
     if not np.isfinite(predicted).all() or _constant(predicted) or _constant(scores):
         return 0.0
@@ -75,9 +146,17 @@ def _constant(values: NDArray[np.generic]) -> bool:
 
 CLASSIFICATION: dict[str, Callable[[Ints, Ints], float]] = {
     "accuracy": accuracy,
-    "f1": f1,
     "macro_f1": macro_f1,
+    "weighted_f1": weighted_f1,
     "matthews": matthews,
+}
+OF_A_CLASS: dict[str, Callable[[Ints, Ints, int], float]] = {"f1": f1, "precision": precision, "recall": recall}
+RANKING: dict[str, Callable[[Floats, Bools], float]] = {"auc": auc, "average_precision": average_precision}
+MULTI_LABEL: dict[str, Callable[[Floats, Bools], float]] = {
+    "micro_f1": micro_f1,
+    "macro_f1": macro_label_f1,
+    "map": mean_average_precision,
+    "subset_accuracy": subset_accuracy,
 }
 REGRESSION: dict[str, Callable[[Floats, Floats], float]] = {
     "pearson": pearson,

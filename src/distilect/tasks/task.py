@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -11,15 +11,28 @@ from numpy.typing import NDArray
 
 from distilect.errors import ConfigError, DataError, did_you_mean
 from distilect.tasks.label_names import same_label_key
-from distilect.tasks.metrics import CLASSIFICATION, REGRESSION
+from distilect.tasks.metrics import CLASSIFICATION, MULTI_LABEL, OF_A_CLASS, RANKING, REGRESSION
+from distilect.tasks.thresholds import choose_thresholds, margins
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "multi-label"]
+KINDS: tuple[Kind, ...] = ("classification", "regression", "multi-label")
 
 NO_LABEL = -100  # the class index of a row without a label; regression uses NaN
+_FITTING: dict[Kind, tuple[str, ...]] = {
+    "classification": (*CLASSIFICATION, *OF_A_CLASS, *RANKING),
+    "regression": (*REGRESSION,),
+    "multi-label": (*MULTI_LABEL,),
+}
 
 
 def has_label(labels: Any) -> Any:
-    """Which rows have a label: bool [N] for class indexes (int [N]) or scores (float [N]), of numpy or of torch."""
+    """Which rows have a label, bool [N], of numpy or of torch.
+
+    Args:
+        labels: class indexes (int [N]), scores (float [N]), or a 0 or 1 per label (int8 [N, C], multi-label).
+    """
+    if labels.ndim == 2:
+        return labels[:, 0] != NO_LABEL
     floating = labels.dtype.kind == "f" if isinstance(labels, np.ndarray) else labels.is_floating_point()
     return labels == labels if floating else labels != NO_LABEL  # NaN differs from itself
 
@@ -30,9 +43,10 @@ class Task:
 
     Args:
         name: used in logs and reports.
-        kind: classification, or regression with one output.
+        kind: classification; regression with one output; or multi-label, in which a row has any number of the labels.
         labels: label names in the order of the outputs; () for regression.
-        metrics: the first one is the primary; higher is better for all of them.
+        metrics: the first one is the primary; higher is better for all of them. A metric of one class names it:
+            `f1(spam)`. Of two classes, `f1` alone becomes that of the second one.
         num_texts: 1, or 2 for pairs.
 
     Raises:
@@ -52,7 +66,9 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_labels(self.kind, self.labels)
-        _check_metrics(self.metrics, self.kind, len(self.labels))
+        object.__setattr__(self, "metrics", tuple(_named(name, self.kind, self.labels) for name in self.metrics))
+        if not self.metrics:
+            raise ConfigError(f"a task has at least one metric: {', '.join(_FITTING[self.kind])}")
         if self.num_texts not in (1, 2):
             raise ConfigError(f"a task has one text or two per row, got {self.num_texts}")
 
@@ -66,12 +82,16 @@ class Task:
         """The metric that chooses checkpoints."""
         return self.metrics[0]
 
-    def score(self, logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    def score(
+        self, logits: NDArray[Any], labels: NDArray[Any], thresholds: Sequence[float] | None = None
+    ) -> dict[str, float]:
         """The task's metrics on the labelled rows.
 
         Args:
-            logits: [N, C] for classification; [N, 1] or [N] for regression. A row of NaN counts as wrong.
-            labels: [N] class indexes, -100 for rows without a label; or scores, NaN for rows without one.
+            logits: [N, C]; [N, 1] or [N] for regression. A row of NaN counts as wrong.
+            labels: [N] class indexes, -100 for rows without a label; scores, NaN for rows without one; or int8 [N, C] of 0
+                and 1, -100 for rows without labels.
+            thresholds: of a multi-label task, C probabilities above which a label is predicted; default: 1/2.
 
         Raises:
             DataError: no row is labelled, or the shapes do not fit.
@@ -81,20 +101,51 @@ class Task:
         kept = has_label(np.asarray(labels))
         if not kept.any():
             raise DataError(f"no row of {len(labels)} has a label: nothing to score on {self.name}")
+        rows, truth = np.asarray(logits, dtype=np.float64)[kept], np.asarray(labels)[kept]
         if self.kind == "classification":
-            predicted = self._classes(np.asarray(logits)[kept])
-            truth = np.asarray(labels)[kept].astype(np.int64)
-            return {name: CLASSIFICATION[name](predicted, truth) for name in self.metrics}
-        values = np.asarray(logits, dtype=np.float64).reshape(len(labels), -1)[kept]
+            self._check_width(rows)
+            return {name: self._class_metric(name, rows, truth.astype(np.int64)) for name in self.metrics}
+        if self.kind == "multi-label":
+            self._check_width(rows)
+            found = wrong_where_nan(margins(rows, thresholds), truth == 1)
+            return {name: MULTI_LABEL[name](found, truth == 1) for name in self.metrics}
+        values = rows.reshape(len(rows), -1)
         if values.shape[1] != 1:
             raise DataError(f"{values.shape[1]} outputs per row: a regression task has 1")
-        scores = np.asarray(labels, dtype=np.float64)[kept]
-        return {name: REGRESSION[name](values[:, 0], scores) for name in self.metrics}
+        return {name: REGRESSION[name](values[:, 0], truth.astype(np.float64)) for name in self.metrics}
+
+    def thresholds(self, logits: NDArray[Any], labels: NDArray[Any]) -> tuple[float, ...] | None:
+        """The thresholds that suit a multi-label model best on these rows, which must not be those that it is reported on.
+
+        Args:
+            logits: [N, C]; labels: int8 [N, C].
+
+        Returns:
+            a probability per label; None for other kinds of task, and where no row is labelled.
+        """
+        if self.kind != "multi-label" or not len(labels):
+            return None
+        known = has_label(labels) & ~np.isnan(logits).any(axis=1)
+        if not known.any():
+            return None
+        return tuple(choose_thresholds(np.asarray(logits, np.float64)[known], labels[known] == 1).tolist())
+
+    def _class_metric(self, metric: str, logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+        name, of = parse_metric(metric)
+        if of is None:
+            return CLASSIFICATION[name](self._classes(logits), truth)
+        number = self.labels.index(of)
+        if name in OF_A_CLASS:
+            return OF_A_CLASS[name](self._classes(logits), truth, number)
+        scores = class_margin(logits, number)[:, None]
+        return RANKING[name](wrong_where_nan(scores, (truth == number)[:, None])[:, 0], truth == number)
+
+    def _check_width(self, logits: NDArray[Any]) -> None:
+        if logits.ndim != 2 or logits.shape[1] != len(self.labels):
+            raise DataError(f"logits of shape {logits.shape}: expected [rows, {len(self.labels)}] for {self.name}")
 
     def _classes(self, logits: NDArray[Any]) -> NDArray[np.int64]:
         """[N, C] → [N] class indexes; -1, which is no class, for a row with NaN."""
-        if logits.ndim != 2 or logits.shape[1] != len(self.labels):
-            raise DataError(f"logits of shape {logits.shape}: expected [rows, {len(self.labels)}] for {self.name}")
         broken = np.isnan(logits).any(axis=1)
         return np.where(broken, -1, np.where(np.isnan(logits), 0, logits).argmax(axis=1)).astype(np.int64)
 
@@ -115,42 +166,106 @@ class Task:
         return cls(**{**values, "labels": tuple(values["labels"]), "metrics": tuple(values["metrics"])})
 
 
-def default_metrics(kind: Kind, num_labels: int) -> tuple[str, ...]:
-    """(accuracy, f1) for two classes, (accuracy, macro_f1) for more, (pearson, spearman) for regression."""
+def default_metrics(kind: Kind, num_labels: int, unbalanced: bool = False) -> tuple[str, ...]:
+    """The metrics of a task that names none.
+
+    Classification: accuracy and f1 for two classes, accuracy and macro_f1 for more. Two classes that are `unbalanced` have
+    macro_f1 too, as accuracy and the F1 of the larger class are high for a model that knows nothing.
+    """
     if kind == "regression":
         return ("pearson", "spearman")
-    return ("accuracy", "f1") if num_labels == 2 else ("accuracy", "macro_f1")
+    if kind == "multi-label":
+        return tuple(MULTI_LABEL)
+    if num_labels == 2:
+        return ("accuracy", "f1", "macro_f1") if unbalanced else ("accuracy", "f1")
+    return ("accuracy", "macro_f1")
 
 
 def kind_of_metrics(metrics: tuple[str, ...]) -> Kind | None:
     """The kind of task that `metrics` belong to; None where there are none or the first one is unknown."""
-    if not metrics:
-        return None
-    if metrics[0] in REGRESSION:
-        return "regression"
-    return "classification" if metrics[0] in CLASSIFICATION else None
+    name = parse_metric(metrics[0])[0] if metrics else ""
+    return next((kind for kind, fitting in _FITTING.items() if name in fitting), None)
 
 
-def _check_metrics(metrics: tuple[str, ...], kind: Kind, num_labels: int) -> None:
-    fitting = CLASSIFICATION if kind == "classification" else REGRESSION
-    if not metrics:
-        raise ConfigError(f"a task has at least one metric: {', '.join(fitting)}")
-    for name in metrics:
-        if name not in CLASSIFICATION and name not in REGRESSION:
-            hint = did_you_mean(name, fitting) or f" Known: {', '.join(fitting)}."
-            raise ConfigError(f"unknown metric {name!r}.{hint}")
-        if name not in fitting:
-            raise ConfigError(f"metric {name!r} does not fit {kind}: use {', '.join(fitting)}")
-    if "f1" in metrics and num_labels != 2:
-        raise ConfigError(f"metric 'f1' is for two classes, this task has {num_labels}: use 'macro_f1'")
+def parse_metric(text: str) -> tuple[str, str | None]:
+    """`f1(spam)` → ("f1", "spam"), `accuracy` → ("accuracy", None)."""
+    name, bracket, rest = text.partition("(")
+    return (name.strip(), rest[:-1]) if bracket and rest.endswith(")") else (text, None)
+
+
+def class_margin(logits: NDArray[np.float64], number: int) -> NDArray[np.float64]:
+    """float64 [N]: log p / (1 - p) of one class of [N, C] logits, within ±1e30."""
+    from scipy.special import logsumexp
+
+    others = logsumexp(np.delete(logits, number, axis=1), axis=1)
+    return np.asarray(np.clip(logits[:, number] - others, -1e30, 1e30))
+
+
+def named_metrics(metrics: Sequence[str], kind: Kind, labels: tuple[str, ...], positive: str | None) -> tuple[str, ...]:
+    """`metrics` in which those of one class are of `positive`, where they name no class.
+
+    Raises:
+        ConfigError: there is no such class, or no metric that it would change.
+    """
+    if positive is None:
+        return tuple(metrics)
+    if kind != "classification":
+        raise ConfigError(f"task.positive names a class, but task.kind is {kind}: remove it")
+    if positive not in labels:
+        hint = did_you_mean(positive, labels)
+        raise ConfigError(f"task.positive is {positive!r}, expected one of the labels {', '.join(labels)}.{hint}")
+    of_a_class = [name for name in metrics if name in OF_A_CLASS or name in RANKING]
+    if not of_a_class:
+        known = ", ".join((*OF_A_CLASS, *RANKING))
+        raise ConfigError(
+            f"task.positive is set, but task.metrics has none of one class ({known}): add one, or remove it"
+        )
+    return tuple(f"{name}({positive})" if name in of_a_class else name for name in metrics)
+
+
+def _named(metric: str, kind: Kind, labels: tuple[str, ...]) -> str:
+    """The metric under its full name, `f1(spam)` for `f1`.
+
+    Raises:
+        ConfigError: it is unknown, does not fit the kind of task, or names no class or a wrong one.
+    """
+    name, of = parse_metric(metric)
+    fitting = _FITTING[kind]
+    if not any(name in names for names in _FITTING.values()):
+        hint = did_you_mean(name, fitting) or f" Known: {', '.join(fitting)}."
+        raise ConfigError(f"unknown metric {metric!r}.{hint}")
+    if name not in fitting:
+        raise ConfigError(f"metric {metric!r} does not fit {kind}: use {', '.join(fitting)}")
+    if kind != "classification" or name in CLASSIFICATION:
+        if of is not None:
+            raise ConfigError(f"metric {metric!r}: {name} is not of one class; write {name}")
+        return name
+    if of is None and len(labels) == 2:
+        of = labels[1]
+    if of is None:
+        raise ConfigError(
+            f"metric {name!r} is of one class, this task has {len(labels)}: write {name}({labels[0]}), or use 'macro_f1'"
+        )
+    if of not in labels:
+        raise ConfigError(f"metric {metric!r}: no label is called {of!r}.{did_you_mean(of, labels)}")
+    return f"{name}({of})"
+
+
+def wrong_where_nan(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[N, C] margins; rows with a NaN are as wrong as can be in each of them."""
+    broken = np.isnan(values).any(axis=1, keepdims=True)
+    return np.where(broken, np.where(truth, -1e31, 1e31), values)
 
 
 def _check_labels(kind: Kind, labels: tuple[str, ...]) -> None:
-    if kind not in ("classification", "regression"):
-        raise ConfigError(f"task kind {kind!r}: expected classification or regression")
+    if kind not in KINDS:
+        raise ConfigError(f"task kind {kind!r}: expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     if kind == "regression" and labels:
         raise ConfigError(f"a regression task has no label names, got {', '.join(labels)}")
-    if kind == "classification" and len(labels) < 2:
-        raise ConfigError(f"classification needs two labels or more, got {', '.join(labels) or 'none'}")
+    if kind != "regression" and len(labels) < 2:
+        hint = (
+            "; a single label that rows have or not is a classification of two classes" if kind == "multi-label" else ""
+        )
+        raise ConfigError(f"{kind} needs two labels or more, got {', '.join(labels) or 'none'}{hint}")
     if len({same_label_key(label) for label in labels}) != len(labels):
         raise ConfigError(f"label names must differ in more than kinds of space, got {', '.join(labels)}")

@@ -26,6 +26,7 @@ class Fitted:
 
     Attributes:
         validation: metrics of the kept weights on the validation split.
+        thresholds: of a multi-label task, chosen there and kept in the model's config; None for other kinds.
         seconds: wall time of training, over all resumed parts.
         steps, tokens: optimiser steps and tokens (without padding) that were trained on.
         asked: rows that teachers were asked on in the steps, summed over teachers; read from a store or run.
@@ -37,6 +38,7 @@ class Fitted:
     """
 
     validation: dict[str, float]
+    thresholds: tuple[float, ...] | None
     seconds: float
     steps: int
     tokens: int
@@ -101,9 +103,13 @@ def fit(
         trainer.records.sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
     student.model = trainer.whole_model()
     logits = trainer.predict_rows(rows.validation_encoded)
-    validation = rows.task.score(logits, rows.validation.labels) if len(logits) else {}
+    thresholds = rows.task.thresholds(logits, rows.validation.labels)
+    validation = rows.task.score(logits, rows.validation.labels, thresholds) if len(logits) else {}
+    if thresholds is not None:
+        student.model.config.thresholds = list(thresholds)
     fitted = Fitted(
         validation=validation,
+        thresholds=thresholds,
         seconds=trainer.counts.extra["seconds"],
         steps=trainer.state.global_step,
         tokens=int(trainer.counts.tokens),

@@ -20,7 +20,7 @@ class SelectionRecorder:
     Args:
         teachers: names, in the order of the K axis.
         kinds: names of the kinds of knowledge, in the order of the M axis.
-        labels: label names; empty in regression, where only `all` is kept.
+        labels: label names; empty in regression and in multi-label tasks, where only `all` is kept.
     """
 
     def __init__(self, teachers: tuple[str, ...], kinds: tuple[str, ...], labels: tuple[str, ...]) -> None:
@@ -30,7 +30,7 @@ class SelectionRecorder:
         self.epochs: dict[int, Tensor] = {}
 
     def add(self, epoch: int, labels: Tensor, result: StepResult) -> None:
-        """Count one batch; `labels` int64 [B] or float [B]. Stays on the device: nothing is waited for."""
+        """Count one batch; `labels` as a table has them. Stays on the device: nothing is waited for."""
         teacher_weights, right = result.teacher_weights, result.right
         if teacher_weights.shape[1] != len(self.teachers):  # no row of this batch asked
             teacher_weights = teacher_weights.new_zeros(len(labels), len(self.teachers))
@@ -67,8 +67,8 @@ class SelectionRecorder:
         sums.index_add_(0, self._group(labels), values.double())
 
     def _group(self, labels: Tensor) -> Tensor:
-        """int64 [B]: the label's index; the last group holds rows without one (all rows, in regression)."""
-        if labels.is_floating_point():
+        """int64 [B]: the label's index; the last group holds rows without one (all rows, where there are no groups by label)."""
+        if not self.labels:
             return torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
         return torch.where(labels >= 0, labels, torch.full_like(labels, len(self.labels)))
 

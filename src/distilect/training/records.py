@@ -29,7 +29,8 @@ class StepRecords:
     def __init__(self, rows: TrainingRows, method: Method, teachers: tuple[str, ...]) -> None:
         self.method = method
         self.averages = Averages()
-        self.recorder = SelectionRecorder(teachers, method.kinds, rows.task.labels)
+        by_label = rows.task.labels if rows.task.kind == "classification" else ()
+        self.recorder = SelectionRecorder(teachers, method.kinds, by_label)
         self.sample = RowSample(rows.keys.numpy(), teachers, method.kinds)
         self.asking = torch.tensor([kind.asks_teachers for kind in method.knowledge])  # bool [M]
         needed = any(selector.needs.step_losses for selector in method.selectors.values())
@@ -38,7 +39,7 @@ class StepRecords:
     def add(self, batch: Batch, view: StepView, result: StepResult) -> None:
         """Count one part of a step."""
         self.recorder.add(view.epoch, view.labels, result)
-        self.sample.add(view.epoch, batch.positions, view.student, result)
+        self.sample.add(view.epoch, batch.positions, view.student, result, view.multi_label)
         if self.step_losses is not None:
             self._add_losses(self.step_losses, view, result)
         count = len(batch)

@@ -16,6 +16,7 @@ from torch import Tensor
 from distilect.data import Table
 from distilect.files import atomic
 from distilect.selection import normalised_entropy
+from distilect.tasks import NO_LABEL
 from distilect.training.step import StepResult
 
 ROWS = 400  # enough to see a pattern, few enough that a page can hold their texts
@@ -41,7 +42,9 @@ class RowSample:
         # did not come
         self.epochs: dict[int, Tensor] = {}
 
-    def add(self, epoch: int, positions: NDArray[np.int64], student: Tensor, result: StepResult) -> None:
+    def add(
+        self, epoch: int, positions: NDArray[np.int64], student: Tensor, result: StepResult, multi_label: bool = False
+    ) -> None:
         """Keep what one batch decided; `positions` int64 [B], `student` its logits [B, C] in this pass.
 
         Stays on the device: nothing is waited for.
@@ -56,7 +59,9 @@ class RowSample:
             weights = weights.new_zeros(len(found), len(self.teachers))
             right = torch.full_like(weights, torch.nan)
         logits = student[index]
-        unsure = normalised_entropy(logits) if logits.shape[1] > 1 else logits.new_full((len(found),), torch.nan)
+        unsure = logits.new_full((len(found),), torch.nan)
+        if logits.shape[1] > 1:
+            unsure = normalised_entropy(logits, multi_label)
         decided = [torch.ones_like(unsure), result.asked[index], result.trained[index], unsure]
         values = torch.cat(
             [torch.stack([column.float() for column in decided], dim=1), weights, right, result.loss_weights[index]],
@@ -89,7 +94,7 @@ class RowSample:
     def table(self, rows: Table, labels: Sequence[str]) -> pa.Table:
         """One line per epoch and sampled row that a pass saw: its text, label, and what was decided.
 
-        Columns: epoch, row (position in train), text[, text_2], label (a name, or a number), asked, trained, uncertainty (the
+        Columns: epoch, row (position in train), text[, text_2], label (a name, several names, or a number), asked, trained, uncertainty (the
         student's normalised entropy when it learned from the row), `teacher/NAME`, `right/NAME` (1 where the teacher's best class
         is the label), `knowledge/NAME`. Null where it is not known.
         """
@@ -148,7 +153,10 @@ def shorten(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def label_name(value: Any, labels: Sequence[str]) -> str | None:
-    """A label as it is shown: its name, a number in regression, None where there is none."""
+    """A label as it is shown: its name, a number in regression, the row's labels of a multi-label task; None where there is none."""
+    if np.ndim(value):
+        names = [name for name, has in zip(labels, value, strict=True) if has == 1]
+        return None if value[0] == NO_LABEL else ", ".join(names) or "none of them"
     if not labels:
         return None if value != value else f"{float(value):.4g}"
     return labels[int(value)] if int(value) >= 0 else None

@@ -25,7 +25,7 @@ class Batch:
         positions: int64 [B] on the CPU, where the rows stand in the training table.
         lengths: int [B] on the CPU, tokens per row.
         keys: int64 [B], identities of the rows.
-        labels: int64 [B], -100 where a row has none; float32 with NaN in regression.
+        labels: int64 [B], -100 where a row has none; float32 with NaN in regression; int8 [B, C] in a multi-label task.
         inputs: of the student, each [B, T].
         passes: logits without gradient, float32 [P, B, C], by the passes that selectors need.
         selected: bool [B], rows that were chosen before the step; None: the row selector decides in the step.

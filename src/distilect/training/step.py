@@ -14,6 +14,7 @@ from torch import Tensor
 from distilect.knowledge import StudentOutputs
 from distilect.selection import Method, StepView
 from distilect.signals import TeacherSignals
+from distilect.tasks import has_label
 
 AskTeachers = Callable[[Tensor], TeacherSignals]
 
@@ -30,7 +31,7 @@ class StepResult:
         loss_weights: float32 [B, M].
         asked, trained: bool [B].
         right: float32 [B, K], 1 where the teacher's best class is the gold label, 0 where not, NaN where it was not asked, where
-            the row has no label, and in regression.
+            the row has no label, and in regression. Multi-label: 1 where it is right about every label, at probability 1/2.
     """
 
     loss: Tensor
@@ -91,8 +92,11 @@ def _right(labels: Tensor, signals: TeacherSignals | None, like: Tensor) -> Tens
     """[b, K]: see `StepResult.right`."""
     if signals is None or labels.is_floating_point():
         return torch.full_like(like, torch.nan)
-    known = (labels >= 0).unsqueeze(1)
-    found = (signals.logits.argmax(-1) == labels.unsqueeze(1)).to(like)
+    known = has_label(labels).unsqueeze(1)
+    if labels.ndim == 2:
+        found = ((signals.logits > 0) == (labels == 1).unsqueeze(1)).all(-1).to(like)
+    else:
+        found = (signals.logits.argmax(-1) == labels.unsqueeze(1)).to(like)
     return torch.where(known, found, torch.full_like(found, torch.nan))
 
 
