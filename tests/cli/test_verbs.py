@@ -212,7 +212,7 @@ def test_finetune_passes_all_its_options(stand_in: Any, fake_report: list[Any]) 
         "labels": ["no", "yes"],
         "metrics": ["macro_f1"],
         "text": ["a"],
-        "label": "y",
+        "label": ["y"],
     }
 
 
@@ -236,7 +236,7 @@ def test_evaluate_passes_only_what_the_library_s_function_takes() -> None:
     "words",
     [
         "finetune t.csv --init bert --output o --epochs 1 --epochs 2",
-        "evaluate m t.csv --label=toxic --label obscene",
+        "evaluate m t.csv --kind=regression --kind classification",
         "predict m t.csv --output a.csv --output b.csv",
         "export r --dev a.csv --dev b.csv",
     ],

@@ -105,7 +105,7 @@ def _rows_to_check(config: RunConfig, student: Path, dev: str | None = None) -> 
             return load_data(data, config.task, config.seed, Path(config.data_dir)).validation
         where = Path(".") if dev else Path(config.data_dir)
         dialect: dict[str, Any] = {} if dev else {"delimiter": data.delimiter, "quoting": data.quoting}
-        labels = {"label": data.label, "label_delimiter": data.label_delimiter}
+        labels: dict[str, Any] = {"label": data.label, "label_delimiter": data.label_delimiter}
         table, _ = load_table(spec, text=data.text, data_dir=where, like=student, **labels, **dialect)
         return table
     except DataError as error:

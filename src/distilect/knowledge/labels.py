@@ -17,8 +17,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None,
         weights: of the classes, [C].
         smoothing: share of the target that is spread evenly over the classes.
     """
-    options = {"reduction": "none", "ignore_index": -100, "label_smoothing": smoothing}
-    return F.cross_entropy(logits.float(), labels, weights, **options)
+    return F.cross_entropy(
+        logits.float(), labels, weights, reduction="none", ignore_index=-100, label_smoothing=smoothing
+    )
 
 
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class Labels(Knowledge):
     asks_teachers = False
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
-        if self.layout.regression:
-            return squared_error(student.logits, labels)
+        if not (self.layout.class_weights or self.layout.label_smoothing):
+            return label_loss(student.logits, labels)
         weights = student.logits.new_tensor(self.layout.class_weights) if self.layout.class_weights else None
         return cross_entropy(student.logits, labels, weights, self.layout.label_smoothing)

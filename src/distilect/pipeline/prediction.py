@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distilect.config import RunConfig, load_config
+from distilect.config import RunConfig, TeacherConfig, load_config
 from distilect.data import Source, Table, check_suffix, encode, open_texts, table_writer, task_settings_of, text_columns
 from distilect.errors import DataError, RunError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
 from distilect.pipeline.teachers import named_teachers
 from distilect.progress import track
-from distilect.tasks import Task, default_metrics
+from distilect.tasks import Kind, Task, default_metrics, margins
 
 BLOCK = 1024  # rows that are read, run and written at a time
 
@@ -35,8 +35,8 @@ def predict_file(
 ) -> list[str]:
     """Write a table's columns with the model's predictions beside them.
 
-    New columns: `prediction` (a label, or a score in regression); for classes also `probability`, that of the predicted one, and
-    `probability_NAME` of each. Where `model` is a run's folder, its checkpoint teachers are run too: `teachers_agree` is the share of
+    New columns: `prediction` (a label; a list of labels in a multi-label task; a score in regression), `probability`, that of a predicted
+    class, and `probability_NAME` of each label. Where `model` is a run's folder, its checkpoint teachers are run too: `teachers_agree` is the share of
     them with the same label, `teachers_mean` in regression their mean score.
 
     Args:
@@ -56,18 +56,20 @@ def predict_file(
     checkpoint = str(run.student if run else model)
     source, columns = open_texts(str(data), text=text or (run.text if run else None), data_dir=Path(data_dir))
     settings = task_settings_of(Path(resolve_path(checkpoint)))
-    kind, labels = "regression" if settings.kind == "regression" else "classification", tuple(settings.labels or ())
+    kind: Kind = "classification" if settings.kind == "auto" else settings.kind
+    labels = tuple(settings.labels or ())
     task = Task("predict", kind, labels, default_metrics(kind, len(labels)), len(columns))
     options = {"precision": precision, "max_length": max_length}
     student = run.load(task, options) if run else _load(checkpoint, task, options)
     teachers = run.teachers(task, options) if run else []
+    cuts = [student.thresholds, *(run.thresholds(teacher) for teacher in teachers)] if run else [student.thresholds]
 
     rows = cut = 0
     with table_writer(output) as write:
         for block in _blocks(source, output.name):
             table = Table.from_columns(text_columns(block, columns))
             logits, long = _outputs(student, table, precision)
-            added = _columns(task, logits, [_outputs(teacher, table, precision)[0] for teacher in teachers])
+            added = _columns(task, logits, [_outputs(teacher, table, precision)[0] for teacher in teachers], cuts)
             for name in added:
                 if name in source.columns:
                     raise DataError(
@@ -119,10 +121,13 @@ class _Run:
                 found.append(load_teacher(spec, task, **options | {"max_length": length}))
         return [teacher for teacher in found if isinstance(teacher, CheckpointTeacher)]
 
+    def thresholds(self, teacher: CheckpointTeacher) -> Sequence[float] | None:
+        """Those that the run has chosen for a teacher on its validation split."""
+        found = next((entry.get("thresholds") for entry in self.named if entry["name"] == teacher.name), None)
+        return list(found.values()) if found else teacher.thresholds
+
 
 def _load(path: str, task: Task, options: dict[str, Any]) -> CheckpointTeacher:
-    from distilect.config import TeacherConfig
-
     loaded = load_teacher(TeacherConfig(path=path), task, **options)
     assert isinstance(loaded, CheckpointTeacher)
     return loaded
@@ -143,17 +148,30 @@ def _outputs(model: CheckpointTeacher, table: Table, precision: str) -> tuple[ND
     return predict(model.model, encoded, precision=precision)[:, model.order], encoded.truncated
 
 
-def _columns(task: Task, logits: NDArray[np.float32], teachers: list[NDArray[np.float32]]) -> dict[str, pa.Array]:
+def _columns(
+    task: Task, logits: NDArray[np.float32], teachers: list[NDArray[np.float32]], cuts: list[Sequence[float] | None]
+) -> dict[str, pa.Array]:
+    """The new columns of some rows.
+
+    Args:
+        logits: of the student, [b, C]; teachers: the same of each teacher.
+        cuts: thresholds of a multi-label task, of the student and of each teacher.
+    """
     if task.kind == "regression":
         found = {"prediction": pa.array(logits[:, 0])}
         return found | ({"teachers_mean": pa.array(np.mean(teachers, axis=0)[:, 0])} if teachers else {})
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = powers / powers.sum(axis=1, keepdims=True)
-    best = logits.argmax(axis=1)
-    found = {"prediction": pa.array([task.labels[index] for index in best])}
-    found["probability"] = pa.array(shares.max(axis=1))
+    if task.kind == "multi-label":
+        chosen = [margins(np.float64(values), cut) > 0 for values, cut in zip([logits, *teachers], cuts, strict=True)]
+        shares, own = 1 / (1 + np.exp(-logits)), chosen[0]
+        found = {"prediction": pa.array([[task.labels[c] for c in np.flatnonzero(row)] for row in own])}
+        agree = [(theirs == own).all(axis=1) for theirs in chosen[1:]]
+    else:
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares, best = powers / powers.sum(axis=1, keepdims=True), logits.argmax(axis=1)
+        found = {"prediction": pa.array([task.labels[index] for index in best])}
+        found["probability"] = pa.array(shares.max(axis=1))
+        agree = [outputs.argmax(axis=1) == best for outputs in teachers]
     found |= {f"probability_{label}": pa.array(shares[:, index]) for index, label in enumerate(task.labels)}
-    if teachers:
-        agree = np.mean([outputs.argmax(axis=1) == best for outputs in teachers], axis=0)
-        found["teachers_agree"] = pa.array(agree.astype(np.float32))
+    if agree:
+        found["teachers_agree"] = pa.array(np.mean(agree, axis=0).astype(np.float32))
     return found
