@@ -117,8 +117,8 @@ def teacher_settings(given: Any, output: Path) -> dict[str, Any]:
         raise ConfigError(
             f"teachers: got a {type(given).__name__}, expected a path, a mapping, a model, a pipeline or a function"
         )
-    path = given.get("path")
-    return {**given, **({"path": teacher_settings(path, output)["path"]} if path is not None else {})}
+    source = given.get("path")
+    return {**given, **({"path": teacher_settings(source, output)["path"]} if source is not None else {})}
 
 
 def _model_of(given: Any) -> tuple[Any, Any]:

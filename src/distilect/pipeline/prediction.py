@@ -62,7 +62,8 @@ def predict_file(
     options = {"precision": precision, "max_length": max_length}
     student = run.load(task, options) if run else _load(checkpoint, task, options)
     teachers = run.teachers(task, options) if run else []
-    cuts = [student.thresholds, *(run.thresholds(teacher) for teacher in teachers)] if run else [student.thresholds]
+    cuts: list[Sequence[float] | None] = [student.thresholds]
+    cuts += [run.thresholds(teacher) for teacher in teachers] if run else []
 
     rows = cut = 0
     with table_writer(output) as write:
@@ -161,7 +162,7 @@ def _columns(
         found = {"prediction": pa.array(logits[:, 0])}
         return found | ({"teachers_mean": pa.array(np.mean(teachers, axis=0)[:, 0])} if teachers else {})
     if task.kind == "multi-label":
-        chosen = [margins(np.float64(values), cut) > 0 for values, cut in zip([logits, *teachers], cuts, strict=True)]
+        chosen = [margins(values.astype(np.float64), cut) > 0 for values, cut in zip([logits, *teachers], cuts, strict=True)]
         shares, own = 1 / (1 + np.exp(-logits)), chosen[0]
         found = {"prediction": pa.array([[task.labels[c] for c in np.flatnonzero(row)] for row in own])}
         agree = [(theirs == own).all(axis=1) for theirs in chosen[1:]]
