@@ -85,7 +85,7 @@ def test_evaluate_gives_the_tasks_metrics(tmp_path: Path) -> None:
     task = Task("t", "classification", ("no", "yes"), ("accuracy", "f1"), 1)
     scores = evaluate(model, encoded, table, task, precision="fp32")
     expected = float((one_by_one(model, encoded).argmax(axis=1) == np.asarray(LABELS)).mean())
-    assert list(scores) == ["accuracy", "f1"]
+    assert list(scores) == ["accuracy", "f1(yes)"]
     assert scores["accuracy"] == pytest.approx(expected)
 
 

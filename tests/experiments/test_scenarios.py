@@ -120,7 +120,7 @@ def test_parts_by_cluster_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> 
 
 
 def test_a_task_that_cannot_be_divided_by_class_is_refused() -> None:
-    with pytest.raises(ConfigError, match="is a regression, expected 3 or more"):
+    with pytest.raises(ConfigError, match="is a regression task, expected 3 or more"):
         parts_of(PartsConfig(by="class"), data(regression=True), _config("x"))
 
 
@@ -140,3 +140,39 @@ def test_the_oracle_believes_whoever_is_nearest_to_the_hidden_label() -> None:
     assert weights[::2].tolist() == [[1.0, 0.0]] * 10 and weights[1::2].tolist() == [[0.0, 1.0]] * 10
     with pytest.raises(MethodError, match="no teacher selector is called 'oracle'"):
         construct(TEACHERS, "oracle", "teacher selector")
+
+
+# ---- multi-label ---------------------------------------------------------------------------------------------------
+
+TOPICS = Task("topics", "multi-label", ("a", "b", "c"), ("micro_f1",), 1)
+
+
+def topics() -> Data:
+    rng = np.random.default_rng(0)
+    parts = [table(rows, seed=seed) for seed, rows in enumerate((200, 40, 30))]
+    labelled = (Table(t.texts, rng.integers(0, 2, (len(t), 3)).astype(np.int8), t.ids) for t in parts)
+    return Data(TOPICS, *labelled)
+
+
+def test_few_labels_hides_whole_sets_of_labels() -> None:
+    found = with_few_labels(topics(), 0.1, seed=0)
+    assert len(found.train) == 20 and found.train.has_label.all()
+    assert found.extra is not None and not found.extra.has_label.any() and found.extra.labels.shape[1] == 3
+
+
+def test_noise_and_parts_by_class_are_refused_in_a_multi_label_task() -> None:
+    with pytest.raises(ConfigError, match="label noise is not defined"):
+        for_student(topics(), ScenarioConfig(name="noisy", label_noise=0.2), 0)
+    with pytest.raises(ConfigError, match="is a multi-label task, expected 3 or more: use by: cluster"):
+        parts_of(PartsConfig(count=3, by="class"), topics(), None)  # type: ignore[arg-type]
+
+
+def test_the_oracle_knows_all_labels_of_a_row() -> None:
+    view = make_view(multi_label=True, classes=3)
+    truth = dict(zip(view.keys.tolist(), view.labels.tolist(), strict=True))
+    right = torch.where(view.labels == 1, 4.0, -4.0)
+    teachers = torch.stack([-right, torch.zeros_like(right), right], dim=1)
+    hidden = replace(view, labels=torch.full_like(view.labels, -100), teachers=teachers)
+    with oracle_knows(truth):
+        weights = construct(TEACHERS, {"name": "oracle"}, "teacher selector").decide(hidden)
+    assert weights[:, 2].eq(1).all()

@@ -154,7 +154,7 @@ def shorten(text: str, limit: int = MAX_TEXT) -> str:
 
 def label_name(value: Any, labels: Sequence[str]) -> str | None:
     """A label as it is shown: its name, a number in regression, the row's labels of a multi-label task; None where there is none."""
-    if np.ndim(value):
+    if getattr(value, "ndim", 0):
         names = [name for name, has in zip(labels, value, strict=True) if has == 1]
         return None if value[0] == NO_LABEL else ", ".join(names) or "none of them"
     if not labels:
