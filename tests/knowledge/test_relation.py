@@ -50,6 +50,16 @@ def test_relation_is_the_mean_squared_difference_of_neighbouring_matrices():
         assert got[row, 0].item() == pytest.approx(float(sum(terms)) / 2, rel=1e-4)
 
 
+def test_the_random_basis_is_the_same_in_every_process_and_version():
+    """Sizes of kinds, learned selectors and resumed runs belong to one basis. Columns are compared up to their sign."""
+    torch.manual_seed(1)  # whatever was drawn before
+    got = _random_basis(8, 3)
+    torch.testing.assert_close(got.T @ got, torch.eye(3), atol=1e-5, rtol=0)
+    expected = torch.tensor(BASIS)
+    torch.testing.assert_close(got * (got[0] * expected[0]).sign(), expected, atol=1e-4, rtol=0)
+    assert not torch.equal(_random_basis(8, 2), got[:, :2]) and not torch.equal(_random_basis(9, 3)[:8], got)
+
+
 def test_a_projected_relation_is_the_relation_of_projected_states():
     student, teachers = student_outputs(LENGTHS), teacher_signals(LENGTHS)
     basis = _random_basis(8, 3)

@@ -144,7 +144,7 @@ def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfi
 def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
     return {
-        "spec": spec.model_dump(),
+        "spec": spec.model_dump(exclude={"dropout"}),  # in `train`
         "init": checkpoint_fingerprint(resolve_path(parse_spec(spec.init)[0])),
         "rows": [data.train.fingerprint(), data.validation.fingerprint()],
         "task": data.task.to_dict(),
@@ -154,14 +154,14 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
 
 
 def _settings(spec: FinetuneConfig, train: TrainConfig) -> TrainConfig:
-    """The teacher's own epochs, learning rate and batch size; of the run's settings those that make sense for a teacher."""
+    """The teacher's own epochs, learning rate, batch size and dropout; of the run's settings those that suit a teacher."""
     changes: dict[str, Any] = {
         "epochs": spec.epochs,
         "learning_rate": spec.learning_rate,
         "batch_size": spec.batch_size,
         "gradient_accumulation_steps": 1,
         "early_stopping_patience": None,
-        "dropout": None,
+        "dropout": spec.dropout,
         "evaluations": 1,
         "logging_steps": 10,
         "token_budget": None,

@@ -113,6 +113,12 @@ class Transitions(Observations):
     phases: Tensor
 
 
+def comparable(memory: Transitions) -> Transitions:
+    """The transitions of phases that more than one episode has been through: a single reward of a phase says nothing of its action."""
+    phases, counts = memory.phases.unique(return_counts=True)
+    return memory.take(torch.isin(memory.phases, phases[counts > 1]))
+
+
 def learned_rewards(memory: Transitions) -> Tensor:
     """float32 [n]: the measured rewards less the mean of their phase over the episodes, divided by their standard deviation. Ours.
 
@@ -162,8 +168,11 @@ class ActorCritic:
             following = self.copy.value(self.copy.state(batch.after), actions) * ~batch.last
         return rewards + GAMMA * following
 
-    def update(self, batch: Transitions, rewards: Tensor) -> tuple[float, float]:
-        """One step of both; `rewards` [n] as they are to be learned. Returns the critic's loss and mean Q(s, μ(s))."""
+    def update(self, batch: Transitions, rewards: Tensor, *, acting: bool = True) -> tuple[float, float]:
+        """One step of the critic, and of the actor where it is `acting`; `rewards` [n] as they are to be learned.
+
+        Returns the critic's loss and mean Q(s, μ(s)).
+        """
         with torch.enable_grad():
             values = self.module.value(self.module.state(batch.before), batch.actions)
             critic_loss = F.mse_loss(values, self.targets(batch, rewards))
@@ -171,20 +180,27 @@ class ActorCritic:
 
             state = self.module.state(batch.before).detach()
             promised = self.module.value(state, self.executed(self.module.act(state))).mean()
-            _descend(-promised, self.acting, self.actor_optimizer)
+            if acting:
+                _descend(-promised, self.acting, self.actor_optimizer)
         with torch.no_grad():
             torch._foreach_lerp_(self.slow, self.fast, TAU)
         return critic_loss.item(), promised.item()
 
-    def replay(self, memory: Transitions, seed: int) -> tuple[float, float]:
-        """`UPDATES` updates by some of the transitions each; returns the last critic loss and Q. Draws belong to (seed, update)."""
+    def replay(self, memory: Transitions, seed: int, *, acting: bool = True) -> tuple[float, float] | None:
+        """`UPDATES` updates by some of the comparable transitions each; draws belong to (seed, update).
+
+        Returns the last critic loss and Q; None where no reward can be compared with another yet.
+        """
+        memory = comparable(memory)
+        if not len(memory):
+            return None
         rewards = learned_rewards(memory) + memory.bonus
         loss = promised = math.nan
         for _ in range(UPDATES):
             rng = np.random.default_rng([seed % 2**64, self.updates, 2])
             drawn = rng.choice(len(memory), size=min(BATCH_SIZE, len(memory)), replace=False)
             index = torch.from_numpy(drawn)
-            loss, promised = self.update(memory.take(index), rewards[index])
+            loss, promised = self.update(memory.take(index), rewards[index], acting=acting)
             self.updates += 1
         return loss, promised
 
