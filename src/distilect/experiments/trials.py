@@ -205,11 +205,11 @@ class Plan:
         return Trial(setup, student, label, method, train, seed, key, digest)
 
 
-def choices(method: ComparedMethodConfig, task: Task) -> list[dict[str, Any]]:
+def choices(method: ComparedMethodConfig, task: Task | None = None) -> list[dict[str, Any]]:
     """All combinations of the values that `tune` lists; in a regression without temperatures, which have no effect there."""
     found: list[dict[str, Any]] = [{}]
     for key, values in (method.tune or {}).items():
-        if task.kind != "regression" or key.rpartition(".")[2] != "temperature":
+        if task is None or task.kind != "regression" or key.rpartition(".")[2] != "temperature":
             found = [{**choice, key: value} for choice in found for value in values]
     return found
 

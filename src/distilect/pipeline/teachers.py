@@ -113,7 +113,9 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     set_up(SelectionContext(teachers=(), kinds=method.kinds, seed=seed), *method.selectors.values())
     rows = training_rows(student, data.train, data.validation, task)
     train = _settings(spec, config.train)
+    dropout = {key: value for key, value in vars(student.model.config).items() if "dropout" in key}
     _, fitted = fit(student, rows, method, None, train, work, seed=seed, description=f"teacher {name}")
+    vars(student.model.config).update(dropout)  # a student that is cut from it begins with the checkpoint's own
 
     def keep() -> None:
         """The folder of the teacher, whole or not at all."""
