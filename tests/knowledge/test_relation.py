@@ -13,6 +13,16 @@ from distilect.knowledge.relation import Relation, Similarity, _random_basis, fs
 from tests.knowledge.making import agreeing, layout, no_labels, randn, student_outputs, teacher_signals
 
 LENGTHS = (5, 3, 1)
+BASIS = [  # of width 8 and dim 3
+    [-0.34732, -0.51184, -0.20017],
+    [0.50616, -0.1653, -0.65536],
+    [-0.39441, 0.09098, -0.68627],
+    [-0.44464, 0.07307, -0.11943],
+    [-0.05376, 0.08856, -0.01704],
+    [0.39141, 0.50604, -0.20522],
+    [0.25871, -0.42868, 0.04084],
+    [0.21652, -0.49939, 0.03355],
+]
 
 
 def naive_fsp(lower, upper, length):

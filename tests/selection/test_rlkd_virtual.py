@@ -91,7 +91,7 @@ def test_no_step_of_at_most_one_overshoots_what_the_teachers_say(size):
     weights = torch.ones(200, 1)
     student, teacher = 4 * randn(200, 1), 4 * randn(200, 1, seed=1)
     after = virtual_step(student, teacher[:, None], weights, response_mse, size)
-    assert ((after - teacher) * (student - teacher) >= 0).all()
+    assert ((after - teacher) * (student - teacher).sign() >= -1e-5).all()
     for temperature in (1.0, 4.0):
 
         def kl(s, t, temperature=temperature):
@@ -124,7 +124,7 @@ def test_a_virtual_step_holds_no_noise_from_other_rows():
 
 def test_a_virtual_step_works_where_gradients_are_switched_off():
     with torch.no_grad():
-        after = virtual_step(torch.zeros(1, 1), torch.ones(1, 1, 1), torch.ones(1, 1), response_mse, 0.5)
+        after = virtual_step(torch.zeros(1, 1), torch.ones(1, 1, 1), torch.ones(1, 1), response_mse, 1.0)
     assert after.tolist() == [[1.0]]
 
 

@@ -81,8 +81,8 @@ def difference_of(estimate: Estimate) -> Difference:
 
     At level α a difference counts if its square exceeds t² · seeds + z² · rows, with the quantiles of Student's t with `freedom`
     degrees of freedom and of the normal distribution: the variance between two to five seeds is itself a guess, that over hundreds
-    of rows is not. Exact where one of them is 0, and close in between (tests/evaluation/test_significance.py). p is the α at which
-    the two sides are equal, so no number of resamples limits it.
+    of rows is not. Exact where one of them is 0; in between it rejects less than α of equal methods
+    (tests/evaluation/test_significance.py). p is the α at which the two sides are equal, so no number of resamples limits it.
     """
     observed = estimate.difference
     if math.isnan(estimate.rows):
@@ -102,7 +102,7 @@ def _p_value(estimate: Estimate) -> float:
     square = estimate.difference**2
     if not square:
         return 1.0
-    least = 1e-300
+    least = 1e-100
     if _limit(estimate, least) <= square:
         return least
     return float(10 ** brentq(lambda x: _limit(estimate, 10**x) - square, math.log10(least), 0.0))
