@@ -70,7 +70,16 @@ def test_rows_that_all_seeds_share_and_seeds_are_told_apart() -> None:
     differences = 0.1 - np.array(wrong) / rows
     assert found.difference == pytest.approx(differences.mean())
     assert found.seeds == pytest.approx(differences.var(ddof=1) / seeds) and found.freedom == seeds - 1
-    assert found.rows == pytest.approx(0.1 * 0.9 / rows, rel=0.2)
+    own = sum(w / rows * (1 - w / rows) for w in wrong) / seeds**2  # of rows that one seed alone loses
+    assert found.rows == pytest.approx((0.1 * 0.9 + own) / rows, rel=0.15)
+
+
+def test_seeds_that_agree_by_chance_are_not_taken_for_certain() -> None:
+    """One row each, of 872, won on three seeds: s² is 0, and the rows are others for each seed."""
+    labels, first, second = np.zeros(872, dtype=int), np.zeros((3, 872), dtype=int), np.zeros((3, 872), dtype=int)
+    second[[0, 1, 2], [5, 100, 700]] = 1
+    found = estimate(first, second, labels, resamples=1000)
+    assert found.seeds == pytest.approx(0.0, abs=1e-12) and difference_of(found).p_value > 0.05
 
 
 def test_with_seeds_alone_it_is_the_paired_t_test_and_with_rows_alone_the_normal_one() -> None:
