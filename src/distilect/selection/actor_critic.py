@@ -25,6 +25,7 @@ GAMMA = 0.9  # discount [R]
 TAU = 0.01  # step of the target critic towards the critic [R]
 CRITIC_RATE, ACTOR_RATE = 1e-3, 1e-4  # learning rates [R]
 UPDATES, BATCH_SIZE = 20, 32  # of critic and actor after each phase, and transitions in each; ours
+RESTRAINT = 0.05  # weight of the squared inputs of the actor's sigmoid in its loss; ours, after Andrychowicz et al., 2017 (action L2)
 
 # ---- action, actor and critic --------------------------------------------------------------------------------------
 
@@ -135,7 +136,8 @@ class ActorCritic:
     """Deterministic policy gradient: critic by TD learning against a slowly following copy, actor by the critic's gradient.
 
     θ ← θ + η · ∂/∂θ mean Q(s, μ(s)); φ by the squared error to r + γ · Q'(s', μ(s')). The networks of the state learn with the
-    critic [R]. Optimisers: Adam [R].
+    critic [R]. Optimisers: Adam [R]. The actor's loss also holds the squared inputs of its sigmoid: from about eighty rewards the critic
+    learns slopes rather than an optimum, and an actor that follows them to 0 or 1 has no gradient to come back by.
 
     Args:
         hard: the critic sees 0 and 1, and the gradient passes the threshold as if it were not there (straight-through [R]).
@@ -179,9 +181,10 @@ class ActorCritic:
             _descend(critic_loss, self.judging, self.critic_optimizer)
 
             state = self.module.state(batch.before).detach()
-            promised = self.module.value(state, self.executed(self.module.act(state))).mean()
+            reach = self.module.actor(state)  # [n, M], before the sigmoid
+            promised = self.module.value(state, self.executed(torch.sigmoid(reach))).mean()
             if acting:
-                _descend(-promised, self.acting, self.actor_optimizer)
+                _descend(RESTRAINT * (reach**2).mean() - promised, self.acting, self.actor_optimizer)
         with torch.no_grad():
             torch._foreach_lerp_(self.slow, self.fast, TAU)
         return critic_loss.item(), promised.item()

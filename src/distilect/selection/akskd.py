@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -113,10 +113,8 @@ class ActorCriticWeights(LossWeights, EpisodicSelector):
         balance: BalanceMode = Field(
             "labels", description="how losses are brought to one size (see `Balance`); none: they are not"
         )
-        episodes: Count = Field(
-            8,
-            ge=2,
-            description="of stage A, two at least: rewards are compared between episodes; it costs about episodes × share trainings",
+        episodes: Annotated[int, Field(ge=2, strict=True)] = Field(
+            8, description="of stage A, at least 2, as rewards are compared between them; it costs about episodes × share trainings"
         )
         share: Ratio = Field(
             0.25, description="of the rows of train that an episode is trained on, drawn anew for each"
