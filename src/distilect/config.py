@@ -153,6 +153,7 @@ class FinetuneConfig(Part):
     learning_rate: Positive = Field(5e-5, description="the highest one, after the warm-up")
     batch_size: int = Field(32, ge=1, description="rows per optimiser step")
     seed: int = Field(0, description="seed of data order, dropout and new weights")
+    dropout: Fraction | None = Field(None, description="dropout while it is fine-tuned; default: that of its config")
 
 
 class TeacherConfig(Part):
@@ -199,7 +200,9 @@ class MethodConfig(Part):
 
     name: str = Field("kd", description="a preset; `distilect methods` lists them")
     alpha: Fraction | None = Field(None, description="weight of the response; labels weigh 1 - alpha")
-    temperature: Positive | None = Field(None, description="temperature of teacher and student in the response")
+    temperature: Positive | None = Field(
+        None, description="temperature of teacher and student in the response; no effect in a regression"
+    )
     rows: Options | str | None = Field(None, description="which rows ask the teachers, or are trained on")
     teachers: Options | str | None = Field(None, description="which teachers, with which weights")
     knowledge: Options | None = Field(

@@ -16,6 +16,7 @@ from distilect.config import Part
 from distilect.errors import MethodError, did_you_mean
 
 Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]  # a share above 0
 AboveZero = Annotated[float, Field(gt=0.0)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilect.data.encoding import Encoded, encode
 from distilect.data.table import Table
-from distilect.evaluation import evaluate, predict
+from distilect.evaluation import chance_of, evaluate, predict, share_kept
 from distilect.tasks import Task
 from tests import tiny
 
@@ -98,3 +99,27 @@ def test_with_dropout_passes_differ_and_the_mode_is_put_back(tmp_path: Path) -> 
         assert all(module.training == training for module in model.modules())
         clean = predict(model, encoded, precision="fp32")
         assert (clean == predict(model, encoded, precision="fp32")).all()
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("accuracy", 0.7), ("f1", 2 * 0.3 / 1.3), ("macro_f1", 1.4 / 1.7 / 2), ("matthews", 0.0)]
+)
+def test_chance_is_what_one_class_for_all_rows_scores_at_best(metric: str, expected: float) -> None:
+    labels = np.array([0] * 70 + [1] * 30 + [-100] * 5)
+    found = chance_of(Task("t", "classification", ("a", "b"), (metric,), 1), labels)
+    spread = math.sqrt(max(expected * (1 - expected), float(metric == "matthews")) / 100)
+    assert (found.score, found.limit) == pytest.approx((expected, expected + 1.645 * spread))
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("pearson", 0.0), ("spearman", 0.0), ("neg_mse", -2.0)])
+def test_chance_in_a_regression_is_that_of_one_score_for_all_rows(metric: str, expected: float) -> None:
+    labels = np.array([1.0, 2.0, 3.0, 4.0, 5.0, np.nan], dtype=np.float32)
+    found = chance_of(Task("t", "regression", (), (metric,), 1), labels)
+    assert found.score == pytest.approx(expected)
+    assert found.limit == pytest.approx(expected + (0 if metric == "neg_mse" else 1.645 / 5**0.5))
+
+
+def test_a_share_above_chance() -> None:
+    assert share_kept(0.6, 0.9) == pytest.approx(2 / 3) and share_kept(0.6, 0.9, 0.5) == pytest.approx(0.25)
+    assert share_kept(0.4, 0.9, 0.5) == pytest.approx(-0.25)
+    assert share_kept(0.6, 0.5, 0.5) is None and share_kept(0.6, None) is None

@@ -30,8 +30,8 @@ def test_scores_are_sorted_and_the_best_is_set_off(found: list[Section]) -> None
     table = found[0].tables[0]
     assert [row[0] for row in table.rows] == ["oracle", "a|b_<i>", "wasteful", "kd", "half"]
     row = table.rows[1]
-    assert row == ["a|b_<i>", "adaptive", "81.0 ± 1.0", "81.0 ± 1.0", "81.0 ± 1.0", "90.0", "2.0", "3"]
-    assert table.rows[-1][2:] == ["99.0", "–", "–", "–", "–", "1"]
+    assert row == ["a|b_<i>", "adaptive", "81.0 ± 1.0", "81.0 ± 1.0", "81.0 ± 1.0", "90.0", "77.5", "2.0", "3"]
+    assert table.rows[-1][2:] == ["99.0", "–", "–", "–", "–", "–", "1"]
     assert table.best == {(4, 2), (0, 3), (0, 4)}
 
 
@@ -45,10 +45,22 @@ def test_differences_carry_adjusted_p_values(found: list[Section]) -> None:
 
 def test_findings_name_the_best_and_what_is_missing(found: list[Section]) -> None:
     text = "\n".join(found[0].findings)
-    assert "Best static method on average: wasteful, 75.0, 83.3 %" in text
+    assert (
+        "Best static method on average: wasteful, 75.0, 83.3 % of the best teacher's score, 62.5 % above chance."
+        in text
+    )
     assert "Best adaptive method on average: a|b_<i>" in text
     assert "a|b_<i> minus wasteful: +6.0 points" in text
     assert "without average and rank: half" in text and "Some methods have only 1 seed(s)" in text
+
+
+def test_the_facts_name_chance_and_the_tasks_that_no_share_counts(found: list[Section]) -> None:
+    assert dict(found[0].facts)["chance (one prediction for all rows)"] == "one 50.0; two 50.0"
+    made = Made().add("kd", 0.7).add("kd", 0.52, task="rte", teacher=0.53)
+    facts = dict(sections(made.results, made.predictions, baseline="kd", resamples=100)[0].facts)
+    assert facts["chance (one prediction for all rows)"].endswith(
+        "significantly above it on rte, which no share counts"
+    )
 
 
 def test_seeds_of_contenders_alone_do_not_stand_beside_averages_without_them() -> None:
@@ -130,7 +142,7 @@ def test_markdown_and_latex_are_not_broken_by_names(found: list[Section]) -> Non
         if line.startswith("| `a"):
             assert line.startswith(("| `a\\|b_<i>` |", "| `a\\|b_<i> − kd` |"))
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if "adaptive" in line and line[0] == "|"}
-    assert widths == {9}
+    assert widths == {10}
     tex = latex(found)
     assert r"\texttt{a|b\_$<$i$>$}" in tex and "81.0 $\\pm$ 1.0" in tex
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == len(found[0].tables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from distilect.config import parse_part
 from distilect.errors import ConfigError, DistilectError
 from distilect.experiments.config import CompareConfig, ComparedMethodConfig, load_compare
 from distilect.experiments.methods import family, label_of
-from distilect.experiments.trials import Plan
+from distilect.experiments.runner import Runner
+from distilect.experiments.trials import Plan, choices
+from distilect.tasks import Task
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "compare"
 
@@ -154,6 +157,24 @@ def test_settings_that_change_no_result_do_not(changes: dict[str, Any]) -> None:
 def test_what_is_wrong_is_said_before_any_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DistilectError, match=message):
         plan(**changes)
+
+
+SCORES, CLASSES = Task("s", "regression", (), ("pearson",), 2), Task("c", "classification", ("a", "b"), ("f1",), 1)
+
+
+def test_a_search_in_a_regression_tries_no_temperatures_as_they_have_no_effect_there() -> None:
+    tune = {"alpha": [0.2, 0.9], "temperature": [1, 4], "knowledge.response.temperature": [2, 8]}
+    tuned = method(name="kd", tune=tune)
+    assert len(choices(tuned, CLASSES)) == len(choices(tuned)) == 8
+    assert choices(tuned, SCORES) == [{"alpha": 0.2}, {"alpha": 0.9}]
+
+
+def test_a_search_of_a_single_choice_trains_nothing() -> None:
+    found = plan(methods=[{"name": "kd", "tune": {"temperature": [1, 4]}}])
+    (trial, *_), runner = found.trials, Runner.__new__(Runner)
+    runner.clean = SimpleNamespace(task=SCORES)  # type: ignore[assignment]
+    search = runner._search(trial, found.run_config(trial.setup, trial), Path("/nowhere"))
+    assert search == {"chosen": {}, "tried": [], "seconds": 0.0, "tokens": 0}
 
 
 def test_the_config_of_a_run_is_told_apart(tmp_path: Path) -> None:

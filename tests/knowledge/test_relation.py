@@ -13,6 +13,16 @@ from distilect.knowledge.relation import Relation, Similarity, _random_basis, fs
 from tests.knowledge.making import agreeing, layout, no_labels, randn, student_outputs, teacher_signals
 
 LENGTHS = (5, 3, 1)
+BASIS = [  # of width 8 and dim 3
+    [-0.34732, -0.51184, -0.20017],
+    [0.50616, -0.1653, -0.65536],
+    [-0.39441, 0.09098, -0.68627],
+    [-0.44464, 0.07307, -0.11943],
+    [-0.05376, 0.08856, -0.01704],
+    [0.39141, 0.50604, -0.20522],
+    [0.25871, -0.42868, 0.04084],
+    [0.21652, -0.49939, 0.03355],
+]
 
 
 def naive_fsp(lower, upper, length):
@@ -48,6 +58,16 @@ def test_relation_is_the_mean_squared_difference_of_neighbouring_matrices():
             theirs = naive_fsp(fields[f"hidden.{t}"][row], fields[f"hidden.{t2}"][row], n)
             terms.append(((ours - theirs) ** 2).mean())
         assert got[row, 0].item() == pytest.approx(float(sum(terms)) / 2, rel=1e-4)
+
+
+def test_the_random_basis_is_the_same_in_every_process_and_version():
+    """Sizes of kinds, learned selectors and resumed runs belong to one basis. Columns are compared up to their sign."""
+    torch.manual_seed(1)  # whatever was drawn before
+    got = _random_basis(8, 3)
+    torch.testing.assert_close(got.T @ got, torch.eye(3), atol=1e-5, rtol=0)
+    expected = torch.tensor(BASIS)
+    torch.testing.assert_close(got * (got[0] * expected[0]).sign(), expected, atol=1e-4, rtol=0)
+    assert not torch.equal(_random_basis(8, 2), got[:, :2]) and not torch.equal(_random_basis(9, 3)[:8], got)
 
 
 def test_a_projected_relation_is_the_relation_of_projected_states():

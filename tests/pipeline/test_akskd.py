@@ -161,7 +161,7 @@ def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd(job: Job) -
         "teachers": {"name": "reinforced", "warmup_epochs": 0},
         "loss_weights": {
             "name": "actor-critic",
-            "episodes": 1,
+            "episodes": 2,
             "phases": 4,
             "state": ["student", "progress", "losses"],
         },
@@ -170,7 +170,7 @@ def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd(job: Job) -
     data = {"train": str(job.train), "dev": str(job.dev), "extra": str(extra)}
     teachers = [job.teachers[0], tiny_bert(job.folder / "c", ["no", "yes"], 3, layers=4)]
     result = run(job.config(name="mixed", method=mixed, data=data, teachers=teachers))[0]
-    assert result.metrics["selection"]["learned"] == "in this run" and result.metrics["selection"]["episodes"] == 1
+    assert result.metrics["selection"]["learned"] == "in this run" and result.metrics["selection"]["episodes"] == 2
     lines = [line for line in history(result.folder) if "train/loss" in line]
     assert "actor/a_attention" in lines[0] and "actor/a_pooled" in lines[0] and "policy/entropy" in lines[-1]
     assert any("reward/mean" in line for line in lines)

@@ -120,6 +120,13 @@ def test_a_teacher_that_is_still_to_be_made_is_stood_in_for(job: Job) -> None:
     assert not (job.folder / "runs" / "teachers").exists()
 
 
+@pytest.mark.parametrize("every", [1, 1000, "epoch"])
+def test_a_method_that_needs_more_steps_than_a_pilot_has_is_estimated(job: Job, every: Any) -> None:
+    method = {"name": "rlkd-published", "teachers": {"update_every": every}}
+    train = job.raw()["train"] | {"epochs": 4}
+    assert estimate(job.config(method=method, train=train), [10**6], gpu="l4")[0].training_seconds > 0
+
+
 def test_an_unknown_gpu_is_told_the_known_ones(job: Job) -> None:
     with pytest.raises(ConfigError, match="no data sheet of 'h10' is known: t4, .*Did you mean 'h100'"):
         estimate(job.config(), [10], gpu="h10")

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from distilect.config import load_config, parse_config
 from distilect.errors import DistilectError, MethodError, RunError
 from distilect.pipeline import distill, evaluate, finetune, run, score
 from distilect.pipeline.folders import check_free, claim
 from distilect.pipeline.predictions import read_predictions
+from distilect.pipeline.teachers import teacher_folder
+from distilect.pipeline.work import Workbench
 from distilect.selection import presets
 from tests.pipeline.helpers import Job, write_scores, write_table
 from tests.tiny import tiny_bert, tiny_distilbert, tiny_roberta
@@ -215,6 +218,30 @@ def test_a_mixed_pool_teaches_one_student(job: Job) -> None:
     method["knowledge"] = {"labels": {}, "response": {}, "relation": {}}
     with pytest.raises(MethodError, match="mixed-bert.*another tokenizer"):
         run(job.config(name="mixed-tokens", teachers=teachers, student="mixed-roberta", method=method))
+
+
+def test_a_teacher_without_dropout_is_another_one_and_its_students_keep_their_own(job: Job) -> None:
+    raw = tiny_bert(job.folder / "raw-dropout", ["no", "yes"], 4)
+    folders = []
+    for dropout in ({}, {"dropout": None}, {"dropout": 0.0}):
+        own = {"name": "own", "finetune": {"init": raw, "epochs": 1, "learning_rate": 1e-3, **dropout}}
+        config = job.config(teachers=[own], output=str(job.folder / "dropout"))
+        data = Workbench.open(config).data
+        folders.append(teacher_folder("own", config.teachers[0].finetune, data, config))
+    assert folders[0] == folders[1] != folders[2]
+    weights = [load_file(folder / "model.safetensors") for folder in folders]
+    assert any((weights[0][name] != weights[2][name]).any() for name in weights[0])
+    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    assert configs[2]["hidden_dropout_prob"] == configs[0]["hidden_dropout_prob"] == 0.1
+
+
+def test_a_temperature_that_has_no_effect_is_told(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    train = write_scores(job.folder / "t-train.csv", 40)
+    teacher = tiny_bert(job.folder / "t-score", 1, 1)
+    changes: dict[str, Any] = {"teachers": [teacher], "student": "t-score[layers=1]", "data": {"train": str(train)}}
+    for name, method, told in (("scores-T", {"name": "kd", "temperature": 2}, True), ("scores-plain", "kd", False)):
+        run(job.config(name=name, method=method, **changes))
+        assert ("temperature has no effect in a regression" in " ".join(capsys.readouterr().out.split())) == told
 
 
 def test_teachers_are_finetuned_once_and_never_see_the_validation_rows(

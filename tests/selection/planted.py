@@ -82,6 +82,7 @@ class FakeProbe:
     validation_labels: Tensor = field(default_factory=lambda: torch.tensor([0, 1, 2, 0]))
     asked: list[Tensor] = field(default_factory=list)
     limits: list[int | None] = field(default_factory=list)
+    progress: float = 0.0
     then: Callable[[Tensor], Tensor] = lambda logits: logits
 
     def logits(self, rows: Tensor) -> Tensor:

@@ -14,11 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilect.selection import Look, actor_critic, akskd, artefact
-from distilect.selection.actor_critic import ActorCritic, SelectionModule, Transitions, harden, learned_rewards
+from distilect.selection.actor_critic import (
+    ActorCritic,
+    SelectionModule,
+    Transitions,
+    comparable,
+    harden,
+    learned_rewards,
+)
 from distilect.selection.akskd import ActorCriticWeights, hard_novelty, observation, soft_novelty, validation_loss
 from tests.selection.views import keys, make_context, make_view
 
 KINDS = ("labels", "response", "feature", "relation")
+PRESET = {name: getattr(actor_critic, name) for name in ("HIDDEN", "WIDTH", "UPDATES")}  # before any test changes them
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +74,7 @@ class Environment:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    constants(monkeypatch, HIDDEN=64, WIDTH=16, CRITIC_RATE=5e-3, ACTOR_RATE=3e-3)
+    constants(monkeypatch, HIDDEN=64, WIDTH=16, CRITIC_RATE=5e-3, ACTOR_RATE=3e-3, RESTRAINT=0.0)
 
 
 def learn_environment(seed: int, hard: bool = False, shuffled: bool = False) -> tuple[float, float, float]:
@@ -190,6 +198,29 @@ def test_a_phases_mean_over_episodes_is_its_rewards_baseline() -> None:
     assert learned_rewards(uneven).std(unbiased=False).item() == pytest.approx(1.0)
     alone = replace(memory, rewards=torch.tensor([5.0, 5.0, 5.0, 5.0]))
     assert learned_rewards(alone).tolist() == [0.0] * 4
+
+
+def test_a_phase_that_one_episode_alone_has_been_through_teaches_nothing() -> None:
+    """Less the mean of its phase its reward is 0, whatever its action was worth."""
+    phases = torch.tensor([0, 1, 2, 0, 1])
+    memory = transitions(torch.zeros(5, 1), torch.rand(5, 2), torch.arange(5.0), phases=phases)
+    assert comparable(memory).rewards.tolist() == [0.0, 1.0, 3.0, 4.0]
+    assert ActorCritic(SelectionModule({"progress": 1}, 2)).replay(memory.take(torch.arange(3)), seed=0) is None
+
+
+def test_the_actor_does_not_move_before_two_random_episodes_are_over() -> None:
+    """In the first one it would follow the critic's random start to the corners, and never come back."""
+    selector = made(phases=4, episodes=5)
+    start = {name: value.clone() for name, value in selector.learner.module.state_dict().items()}
+    moved = []
+    for episode in range(3):
+        selector.begin_episode(episode)
+        Pretended(selector, 8, lambda action: 0.1 * float(action[0])).train()
+        now = selector.learner.module.state_dict()
+        moved.append({name.split(".")[0] for name, value in now.items() if not torch.equal(value, start[name])})
+    assert moved == [set(), {"features", "critic", "actor"}, {"features", "critic", "actor"}]
+    assert [line["critic_loss"] is None for line in selector.journal] == [False] * 4
+    assert selector.memory.join().actions[:8].std() > 0.2  # uniform on [0, 1]: .29
 
 
 def test_an_observation_holds_the_parts_that_were_asked_for_in_a_fixed_order() -> None:
@@ -333,6 +364,64 @@ def test_over_episodes_the_actor_finds_what_lowers_the_validation_loss(monkeypat
         assert action[0] > 0.7 and action[3] > 0.7 and action[1] < 0.3 and action[2] < 0.3
 
 
+def test_the_noise_on_actions_falls_to_a_fifth_over_the_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector = made(episodes=100)
+    spreads = []
+    for episode in (0, 20, 95):
+        selector.begin_episode(episode)
+        actions = []
+        for selector.decisions in range(300):
+            actions.append(selector._choose(torch.zeros(sum(selector.widths.values())), 0.0))
+        spreads.append(float(torch.stack(actions).std()))
+    assert spreads[0] == pytest.approx(1 / 12**0.5, rel=0.1)  # at random first
+    assert spreads[1] == pytest.approx(akskd.NOISE * 0.84, rel=0.12)  # a little is cut at 0 and 1
+    assert spreads[2] == pytest.approx(akskd.NOISE * 0.24, rel=0.12)
+
+
+def interior(seed: int) -> tuple[float, float]:
+    """Mean squared distance from the best action, of the frozen actor and of one half for every kind, in a pretended training with
+    the preset's settings: an optimum inside the bounds that moves with the progress, noise, and states that say little."""
+    draws = torch.Generator().manual_seed(seed)
+    sides, turn = torch.tensor([0.2, 0.8, 0.2, 0.8]), 0.2 * (torch.rand(4, generator=draws) - 0.5)
+    best = sides[torch.randperm(4, generator=draws)] + 0.1 * (torch.rand(4, generator=draws) - 0.5)
+    base, drift = torch.randn(100, generator=draws), torch.randn(100, generator=draws)
+    selector = ActorCriticWeights()
+    context = make_context(kinds=KINDS, teachers=1, seed=seed)
+    selector.setup(replace(context, student_width=50, teacher_widths=(50,), teachers=("t",)))
+
+    class World(Pretended):
+        def gain_of(self, action: Tensor) -> float:
+            off = float(((action - best - turn * self.progress) ** 2).sum())
+            return 0.3 * (1 - 0.7 * self.progress) - 0.1 * off + 0.01 * float(torch.randn((), generator=draws))
+
+        def look(self, keys: Tensor) -> Look:
+            seen = base + drift * self.progress + 0.3 * torch.randn(100, generator=draws)
+            return Look(seen[:50], seen[50:], torch.ones(4))
+
+    def trained() -> list[Tensor]:
+        world = World(selector, 10, None)
+        world.loss, world.gain = 8.0, world.gain_of
+        return world.train()
+
+    for episode in range(selector.options.episodes):
+        selector.begin_episode(episode)
+        trained()
+    selector.freeze()
+    aims = [best + turn * step / 10 for step in range(10)]
+    found = [float(((a - aim) ** 2).mean()) for a, aim in zip(trained(), aims, strict=True)]
+    half = [float(((0.5 - aim) ** 2).mean()) for aim in aims]
+    return sum(found) / 10, sum(half) / 10
+
+
+def test_with_the_presets_settings_the_actor_is_nearer_to_an_interior_optimum_than_one_half_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sat at 0 and 1, at twice the distance of one half, whatever the optimum was: a corner optimum cannot show that."""
+    constants(monkeypatch, **PRESET)
+    actor, half = interior(0)
+    assert actor < 0.8 * half
+
+
 def test_frozen_it_decides_without_noise_measures_nothing_and_learns_nothing() -> None:
     selector = made(phases=3)
     selector.begin_episode(0)
@@ -442,6 +531,19 @@ def test_a_damaged_or_missing_artefact_is_refused_in_a_line(tmp_path: Path, hurt
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["phases", "action", "state", "kinds", "widths", "about"])
+def test_a_description_that_was_changed_is_refused(tmp_path: Path, key: str) -> None:
+    """It is still JSON, and its weights are whole: only its own checksum tells."""
+    learned(tmp_path)
+    text = tmp_path / "selector" / artefact.DESCRIPTION
+    content = json.loads(text.read_text())
+    other = {"phases": 5, "action": "hard", "state": ["student"], "kinds": list(reversed(KINDS)), "about": {}}
+    content[key] = {**content["widths"], "student": 7} if key == "widths" else other[key]
+    text.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"selector\.json is damaged \(its content does not match its checksum\)"):
+        artefact.described(tmp_path)
+
+
 def test_an_artefact_for_other_kinds_widths_or_options_is_refused(tmp_path: Path) -> None:
     learned(tmp_path)
     with pytest.raises(
@@ -485,6 +587,20 @@ def test_a_saved_selector_goes_on_as_if_nothing_had_happened() -> None:
     assert one["numbers"] == two["numbers"] and torch.equal(one["balance"]["means"], two["balance"]["means"])
 
 
+def test_a_loaded_learner_has_the_target_critic_that_was_saved() -> None:
+    """A fresh one is another critic's start: the next targets, and with them the actor, would differ."""
+    torch.manual_seed(0)
+    learner = ActorCritic(SelectionModule({"student": 4}, 2))
+    memory = transitions(torch.randn(8, 4), torch.rand(8, 2), torch.randn(8), last=torch.zeros(8, dtype=torch.bool))
+    for _ in range(3):
+        learner.update(memory, memory.rewards)
+    again = ActorCritic(SelectionModule({"student": 4}, 2))
+    again.load_state_dict(learner.state_dict())
+    assert torch.equal(learner.targets(memory, memory.rewards), again.targets(memory, memory.rewards))
+    assert all(torch.equal(a, b) for a, b in zip(learner.slow, again.slow, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(again.slow, again.fast, strict=True))
+
+
 # ---- options -----------------------------------------------------------------------------------------------------------
 
 
@@ -496,7 +612,7 @@ def test_a_saved_selector_goes_on_as_if_nothing_had_happened() -> None:
         ({"state": []}, r"state is \[\], expected a list"),
         ({"state": ["students"]}, "Did you mean 'student'"),
         ({"phases": 0}, "phases is 0, expected a whole number from 1 or 'step'"),
-        ({"episodes": 0}, "episodes is 0, expected a whole number from 1"),
+        ({"episodes": 1}, "episodes is 1, expected a whole number from 2"),
         ({"share": 0}, r"share is 0, expected a number in \(0, 1\]"),
         ({"exploration": -1}, "exploration is -1, expected 0 or more"),
         ({"episode": 3}, "unknown option 'episode'.*Did you mean 'episodes'"),
@@ -520,8 +636,9 @@ def test_what_it_cannot_work_with_is_refused_before_training() -> None:
 
 def test_health_names_actions_sizes_and_what_was_learned() -> None:
     selector = made(phases=2)
-    selector.begin_episode(0)
-    Pretended(selector, 4, lambda action: 0.1).train()
+    for episode in range(2):
+        selector.begin_episode(episode)
+        Pretended(selector, 4, lambda action: 0.1).train()
     health = selector.health()
     wanted = {"critic/loss", "critic/q", "reward/mean", "reward/exploration"}
     assert wanted | {f"actor/a_{k}" for k in KINDS} | {f"balance/{k}" for k in KINDS} == set(health)

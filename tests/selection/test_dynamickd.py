@@ -441,7 +441,7 @@ def test_a_choice_within_a_batch_does_not_depend_on_the_order_of_its_rows(option
 def test_what_becomes_of_the_rest_and_what_it_needs():
     labels, skip, plan = (arm_2(name, ratio=0.1) for name in ("uncertainty", "uncertainty-skip", "uncertainty-plan"))
     assert labels.trains_rest and not labels.before_step and labels.needs.passes is None
-    assert labels.asked_share == 0.1 and not isinstance(labels, PlannedRows)
+    assert not isinstance(labels, PlannedRows)
     assert not skip.trains_rest and skip.before_step and skip.asked_share == 1
     assert skip.needs.passes == Passes()  # a pass of its own may as well be without dropout
     dropout = arm_2(score="spread")  # scored before the step: then the choice is over all of its parts
@@ -684,15 +684,15 @@ def test_resumed_loss_weights_have_the_same_median(tmp_path):
 LENGTHS = (5, 3, 1, 4, 2, 5, 2, 3)
 
 
-def evaluated(config: MethodConfig, labels: Tensor) -> tuple[Any, Any, Any]:
+def evaluated(config: MethodConfig, labels: Tensor, lengths: tuple[int, ...] = LENGTHS) -> tuple[Any, Any, Any]:
     torch.manual_seed(0)
     selector = build_teacher_selector(config)
     method = build_method(config, layout((3, 8), [(6, 8), (4, 8)]), selector)
     for one in method.selectors.values():
         one.setup(make_context(2, method.kinds))
-    student, signals = student_outputs(LENGTHS), teacher_signals(LENGTHS, [(6, 8), (4, 8)])
+    student, signals = student_outputs(lengths), teacher_signals(lengths, [(6, 8), (4, 8)])
     student.logits.requires_grad_()
-    view = replace(make_view(8, 2, 4), labels=labels, student=student.logits.detach(), teachers=None)
+    view = replace(make_view(len(lengths), 2, 4), labels=labels, student=student.logits.detach(), teachers=None)
     return distillation_loss(student, view, method, lambda rows: take(signals, rows)), student, signals
 
 
@@ -727,23 +727,34 @@ def test_the_student_cannot_lower_its_loss_by_moving_its_uncertainty(config):
     torch.testing.assert_close(found, gradient)
 
 
-def test_the_loss_on_teacher_outputs_is_a_mean_over_the_rows_that_ask_as_published():
+@pytest.mark.parametrize(
+    ("rows", "ratio", "count"),
+    [(8, 0.5, 4), (16, 0.1, 1), (5, 0.1, 1), (1, 0.1, 1), (15, 0.5, 7), (10, 0.29, 2), (3, 1.0, 3)],
+)
+def test_the_loss_on_teacher_outputs_is_a_mean_over_the_rows_that_ask_as_published(rows, ratio, count):
+    """Over max(1, ⌊r·B⌋) rows. Divided by r·B it was .625 of that at B = 16 and r = .1, twice it at B = 5, ten times at B = 1."""
     config = MethodConfig(
         name="dynamic-data",
         teachers={"name": "single", "teacher": 0},
         loss_weights={"name": "fixed", "weights": {"response": 1.0, "labels": 1.0}},
-        rows={"name": "uncertainty", "ratio": 0.5},
+        rows={"name": "uncertainty", "ratio": ratio},
     )
-    labels = torch.randint(4, (8,), generator=torch.Generator().manual_seed(1))
-    result, student, signals = evaluated(config, labels)
+    labels = torch.randint(4, (rows,), generator=torch.Generator().manual_seed(1))
+    result, student, signals = evaluated(config, labels, (LENGTHS * 2)[:rows])
     logits = student.logits.detach()
     ce = torch.nn.functional.cross_entropy(logits, labels)
     kl = 16 * torch.nn.functional.kl_div(
         (logits / 4).log_softmax(-1), (signals.logits[:, 0] / 4).log_softmax(-1), reduction="none", log_target=True
     ).sum(-1)
-    chosen = entropy(logits).topk(4).indices
-    assert result.loss.item() / 8 == pytest.approx(float(ce + kl[chosen].mean()), rel=1e-5)
-    assert result.asked.sum() == 4 and result.trained.all()
+    chosen = entropy(logits).topk(count).indices
+    assert result.loss.item() / rows == pytest.approx(float(ce + kl[chosen].mean()), rel=1e-5)
+    assert result.asked.sum() == count and result.trained.all()
+
+
+def test_rows_that_are_left_out_are_not_in_the_mean_over_those_that_stay():
+    skip = arm_2("uncertainty-skip", ratio=0.1)
+    skip.decide(make_view(16))
+    assert skip.asked_share == 1
 
 
 def test_row_draws_that_break_ties_are_a_stream_of_their_own():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distilect.knowledge.response import response_kl
-from distilect.selection import Encoder, Needs, StepView, rlkd, rlkd_virtual, row_uniform, step_uniform
+from distilect.selection import Encoder, Needs, StepView, get_preset, rlkd, rlkd_virtual, row_uniform, step_uniform
 from distilect.selection.rlkd import (
     Policy,
     ReinforcedTeachers,
@@ -28,6 +28,7 @@ from distilect.selection.teacher_state import Decisions, whole
 from distilect.training.state import load_state, save_state
 from tests.selection.planted import (
     FakeProbe,
+    context_of,
     give,
     gold_reward,
     learn,
@@ -62,7 +63,7 @@ def test_the_log_probability_is_that_of_independent_actions():
 
 def test_actions_are_drawn_with_the_policys_probabilities():
     z = torch.tensor([-1.0, 0.5, 4.0]).expand(20_000, 3)
-    actions, empty = sample_actions(z, keys(20_000), seed=3, epoch=1)
+    actions, _, empty = sample_actions(z, keys(20_000), seed=3, epoch=1)
     drawn = actions[~empty].double().mean(0)
     p = torch.sigmoid(z[0].double())
     expected = (p - 0) / (1 - (1 - p).prod())  # given that some action is on
@@ -82,14 +83,14 @@ def test_actions_change_with_epoch_and_seed_and_with_nothing_else():
 
 def test_an_empty_selection_falls_back_to_the_most_probable_teacher():
     z = torch.tensor([-30.0, -20.0, -40.0]).expand(50, 3)
-    actions, empty = sample_actions(z, keys(50), seed=0, epoch=0)
-    assert empty.all() and actions.tolist() == [[False, True, False]] * 50
+    actions, likeliest, empty = sample_actions(z, keys(50), seed=0, epoch=0)
+    assert empty.all() and actions.tolist() == [[False, True, False]] * 50 and torch.equal(actions, likeliest)
 
 
 def test_the_fallback_of_an_untrained_policy_favours_no_teacher():
     """By position alone the first of two teachers would get 5/8 of the weight before anything is learned."""
     rows = 20_000
-    actions, empty = sample_actions(torch.zeros(rows, 2), keys(rows), seed=0, epoch=0)
+    actions, _, empty = sample_actions(torch.zeros(rows, 2), keys(rows), seed=0, epoch=0)
     assert float(empty.double().mean()) == pytest.approx(0.25, abs=0.01)
     share = (actions.double() / actions.sum(1, keepdim=True)).mean(0)
     torch.testing.assert_close(share, torch.full((2,), 0.5).double(), atol=0.01, rtol=0)
@@ -153,9 +154,10 @@ def test_one_hot_actions_per_batch_are_random_single(monkeypatch):
     view = make_view(9)
     selector = selector_for(view)
 
-    def one_hot(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    def one_hot(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen = (step_uniform((1,), seed, step, "teachers").expand(len(z)) * z.shape[1]).long()
-        return torch.nn.functional.one_hot(chosen, z.shape[1]).bool(), torch.zeros(len(z), dtype=torch.bool)
+        actions = torch.nn.functional.one_hot(chosen, z.shape[1]).bool()
+        return actions, actions, torch.zeros(len(z), dtype=torch.bool)
 
     monkeypatch.setattr(rlkd, "sample_actions", one_hot)
     for step in range(12):
@@ -209,7 +211,8 @@ def test_an_update_follows_the_policy_gradient(kind, monkeypatch):
     bias = torch.tensor([-0.5, 0.7, 0.2])
     policy_of(selector).bias.data[:] = bias
     selector.decide(view)
-    actions, reward = selector.pending.parts[0].actions, randn(16, seed=3)
+    (decided,) = selector.pending.parts
+    actions, reward = decided.actions, randn(16, seed=3)
     give(selector, reward[torch.argsort(view.keys)])
     slope = actions.float() - torch.sigmoid(bias)
     if kind is VirtualReinforcedTeachers:  # alone, the likeliest teacher may be the fallback
@@ -363,6 +366,18 @@ def test_only_a_share_of_the_labelled_rows_is_measured_always_the_same_ones_of_a
     assert not len(nothing.history) and len(probe.asked) == 1
 
 
+def test_which_rows_are_measured_says_nothing_about_whose_label_is_hidden():
+    """From one stream of draws, every measured row would have its label hidden: the policy would learn without labels only."""
+    view = make_view(4000)
+    selector = selector_for(view, hide=0.5, share=0.5, update_every=1000)
+    selector.decide(view)
+    measured = selector.pending.join()
+    seen = selector.visible(view)[torch.argsort(view.keys)]
+    measured_seen = seen[torch.isin(view.keys.sort().values, measured.keys)]
+    assert float(seen.double().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(measured_seen.double().mean()) == pytest.approx(0.5, abs=0.04)
+
+
 @pytest.mark.parametrize(
     ("kind", "reward"),
     [*((ReinforcedTeachers, n) for n in (1, 2, 3)), *((VirtualReinforcedTeachers, n) for n in (1, 2))],
@@ -375,8 +390,9 @@ def test_the_reward_does_not_contain_the_policys_probabilities(monkeypatch, kind
     actions[:, 0] |= ~actions.any(1)
     fixed = dict(zip(view.keys.tolist(), actions, strict=True))
 
-    def given(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        return torch.stack([fixed[row] for row in rows.tolist()]), torch.zeros(len(z), dtype=torch.bool)
+    def given(z: Tensor, rows: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        taken = torch.stack([fixed[row] for row in rows.tolist()])
+        return taken, taken, torch.zeros(len(z), dtype=torch.bool)
 
     monkeypatch.setattr(rlkd, "sample_actions", given)
     found = []
@@ -435,40 +451,81 @@ def test_reward_3_needs_validation_rows():
 # ---- schedule ------------------------------------------------------------------------------------------------------
 
 
-def test_the_policys_warm_up_is_one_pass_with_all_teachers_over_labelled_rows(monkeypatch):
+PUBLISHED: dict[str, Any] = {"reward": 2, "kd_over": "selected"}  # the reward in which a choice counts by itself
+
+
+def test_the_policys_warm_up_is_one_pass_over_labelled_rows_rewarded_by_what_the_choice_adds(monkeypatch):
     view = make_view(100, unlabelled=(3, 5))
     learned: list[Decisions] = []
     update = ReinforcedTeachers.update
 
     def spy(self: ReinforcedTeachers, decisions: Decisions | None) -> None:
-        assert decisions is not None
-        learned.append(decisions)
+        if decisions is not None:
+            learned.append(decisions)
         update(self, decisions)
 
     monkeypatch.setattr(ReinforcedTeachers, "update", spy)
-    selector = selector_for(view, policy_rows=4096, warmup_epochs=1, reward=1)
+    selector = selector_for(view, policy_rows=4096, warmup_epochs=1, **PUBLISHED)
     probe = FakeProbe(view, view.student)
     selector.begin_epoch(probe, 0)
     assert not learned
     for _ in range(2):  # the second time as if the run was resumed within the epoch
         selector.begin_epoch(probe, 1)
         (pass_,) = learned
-        assert len(pass_) == len(probe.asked[0]) == 98 and pass_.actions.all()
+        assert len(pass_) == len(probe.asked[0]) == 98
+        assert 0.3 < pass_.actions.double().mean() < 0.8 and pass_.actions.any(1).all()
     known = view.has_label[torch.argsort(view.keys)]
     order = torch.argsort(view.keys)[known]
-    assert torch.equal(pass_.reward, reward_1(view.student[order], view.labels[order]))
+    student, labels, teachers = view.student[order], view.labels[order], view.teachers[order]
+    with_all = reward_2(student, labels, teachers, selector.response)
+    expected = reward_2(student, labels, teachers, selector.response, pass_.actions) - with_all
+    torch.testing.assert_close(pass_.reward, expected)
     assert selector.updates == 4 and len(probe.asked) == 1
     assert selector.moments.seen == 0  # rewards of real steps have another scale
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+@pytest.mark.parametrize("reward", [1, 2, 3])
+@pytest.mark.parametrize("kd_over", ["pool", "selected"])
+def test_a_warm_up_with_teachers_that_all_say_the_same_teaches_nothing(reward, kd_over, gamma):
+    """With all teachers selected on every row it taught how difficult a row is: σ = .46 on easy rows, .32 on hard ones."""
+    view = make_view(300)
+    same = view.teachers[:, :1].expand(-1, 3, -1).clone()
+    selector = selector_for(
+        replace(view, teachers=same), policy_rows=4096, hide=0.0, reward=reward, kd_over=kd_over, gamma=gamma
+    )
+    selector.decide(replace(view, teachers=same))  # builds the policy
+    selector.begin_epoch(FakeProbe(view, view.student), 0)
+    assert not parameters(selector).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_warm_up_finds_the_teacher_that_its_reward_is_for(seed):
+    """As published the reward is for the nearest teacher (PITFALLS 31): the warm-up must at least find that one."""
+    view, _ = planted(600, seed=seed)
+    teachers = view.teachers.clone()
+    teachers[:, 1] *= 0.1  # nearly what the student says
+    view = replace(view, teachers=teachers)
+    selector = selector_for(view, policy_rows=4096, batch_size=8, hide=0.0, **PUBLISHED)
+    selector.begin_epoch(FakeProbe(view, view.student), 0)
+    p = probabilities(selector, view).mean(0)
+    assert p[1] > p[0] + 0.1 and p[1] > p[2] + 0.1
 
 
 def test_a_warm_up_uses_at_most_so_many_rows_and_whole_passes_over_them():
     view = make_view(100)
     for kind, options, updates in (
-        (ReinforcedTeachers, {"policy_rows": 40}, 2),
+        (ReinforcedTeachers, {"policy_rows": 40} | PUBLISHED, 2),
+        (ReinforcedTeachers, {"policy_rows": 40}, 0),  # the reward of a fixed student is the same for every action
+        (ReinforcedTeachers, {"policy_rows": 40, "reward": 1, "kd_over": "selected"}, 0),
         (VirtualReinforcedTeachers, {"policy_rows": 40, "policy_updates": 17}, 18),
-        (ReinforcedTeachers, {"policy_rows": 0}, 0),
+        (ReinforcedTeachers, {"policy_rows": 0} | PUBLISHED, 0),
         (VirtualReinforcedTeachers, {"policy_rows": 0}, 0),
-        (ReinforcedTeachers, {"policy_rows": 40, "encoder": "student"}, 0),  # a sample has no vectors of the student
+        (
+            ReinforcedTeachers,
+            {"policy_rows": 40, "encoder": "student"} | PUBLISHED,
+            0,
+        ),  # a sample has no vectors of the student
     ):
         selector = selector_for(view, kind=kind, **options)
         probe = FakeProbe(view, view.student)
@@ -758,6 +815,75 @@ def test_what_all_teachers_share_is_kept_once_and_the_state_is_the_same(options)
 
 def test_a_student_that_only_warms_up_is_refused_instead_of_being_uniform():
     selector = ReinforcedTeachers(warmup_epochs=2, encoder=None)
-    with pytest.raises(ValueError, match=r"warmup_epochs is 2, but the student trains for 1.5.*warmup_epochs: 0"):
-        selector.setup(replace(make_context(), epochs=1.5))
-    selector.setup(replace(make_context(), epochs=2.5))
+    with pytest.raises(ValueError, match=r"warmup_epochs: 2 .* chooses for 0 steps .* fewer warmup_epochs"):
+        selector.setup(replace(make_context(), epochs=1.5, steps_per_epoch=100))
+    selector.setup(replace(make_context(), epochs=2.5, steps_per_epoch=100))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "epochs", "steps", "refused"),
+    [
+        (ReinforcedTeachers, {"update_every": "epoch"}, 2, 100, "chooses for 1 epochs"),
+        (ReinforcedTeachers, {"update_every": "epoch"}, 3, 100, None),
+        (ReinforcedTeachers, {"update_every": "epoch", "warmup_epochs": 0}, 1, 100, "chooses for 1 epochs"),
+        (ReinforcedTeachers, {"update_every": 1000}, 2, 1000, "chooses for 1000 steps"),
+        (ReinforcedTeachers, {"update_every": 1000}, 2, 1001, None),
+        (ReinforcedTeachers, {}, 2, 1, "chooses for 1 steps"),
+        (ReinforcedTeachers, {}, 2, 2, None),
+        (VirtualReinforcedTeachers, {}, 1, 1, None),  # it has learned before the student starts
+        (VirtualReinforcedTeachers, {"policy_rows": 0}, 1, 100, "chooses for 1 epochs"),
+        (VirtualReinforcedTeachers, {"encoder": "student"}, 1, 100, "chooses for 1 epochs"),
+        (VirtualReinforcedTeachers, {"policy_rows": 0, "update_every": 5}, 1, 100, None),
+    ],
+)
+def test_a_run_that_is_over_before_the_policy_acts_on_what_it_learned_is_refused(kind, options, epochs, steps, refused):
+    context = replace(make_context(), epochs=epochs, steps_per_epoch=steps)
+    selector = kind(**({"encoder": None} | options))
+    if refused is None:
+        selector.setup(context)
+    else:
+        with pytest.raises(
+            ValueError, match=f"{refused} and would never act on what it learned: set more train.epochs"
+        ):
+            selector.setup(context)
+
+
+@pytest.mark.parametrize("every", ["epoch", 1000])
+@pytest.mark.parametrize("kind", [ReinforcedTeachers, VirtualReinforcedTeachers])
+def test_rewards_that_wait_at_the_end_of_training_are_learned_from(kind, every):
+    view = make_view(30)
+    selector = selector_for(view, kind=kind, update_every=every)
+    probe = FakeProbe(view, randn(30, 4, seed=5))
+    selector.decide(part(view, torch.arange(20)))
+    selector.learn(probe)
+    assert not selector.updates
+    probe.progress = 1.0
+    selector.decide(part(view, torch.arange(20, 30)))
+    selector.learn(probe)
+    assert selector.updates and not len(selector.history) and parameters(selector).any()
+
+
+def test_a_last_step_without_labels_does_not_drop_what_waits():
+    view = make_view(30, unlabelled=tuple(range(20, 30)))
+    selector = selector_for(view, update_every="epoch")
+    probe = FakeProbe(view, randn(30, 4, seed=5))
+    for rows, probe.progress in ((torch.arange(20), 0.5), (torch.arange(20, 30), 1.0)):
+        selector.decide(part(view, rows))
+        selector.learn(probe)
+    assert selector.updates and not len(selector.history)
+
+
+def test_with_two_epochs_the_preset_acts_on_rewards_of_the_students_own_steps():
+    """One epoch of warm-up, one in which the policy chooses: with updates per epoch it never learned from a reward in time."""
+    view, _ = planted(320, seed=0)
+    assert get_preset("rlkd-published").teachers == "reinforced"
+    selector = ReinforcedTeachers()
+    selector.setup(replace(context_of(view), epochs=2, steps_per_epoch=40))
+    probe, acted_after = FakeProbe(view, randn(320, 4, seed=5)), []
+    for epoch in range(2):
+        selector.begin_epoch(probe, epoch)
+        for rows in torch.arange(320).split(8):
+            selector.decide(replace(part(view, rows), epoch=epoch))
+            acted_after.append(selector.updates)
+            selector.learn(probe)
+    assert acted_after[40] == 0 and acted_after[-1] >= 30

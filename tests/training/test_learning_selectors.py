@@ -106,10 +106,10 @@ def test_a_training_with_one_hot_actions_per_step_is_random_singles_bit_for_bit(
 ) -> None:
     runs = [bench.trainer(m, name=f"one-hot-{i}") for i, m in enumerate(("random-single", rlkd()))]
 
-    def one_hot(z: torch.Tensor, rows: torch.Tensor, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def one_hot(z: torch.Tensor, rows: torch.Tensor, seed: int, epoch: int) -> tuple[torch.Tensor, ...]:
         draw = step_uniform((1,), seed, runs[1].state.global_step, "teachers").expand(len(z))
         actions = torch.nn.functional.one_hot((draw * z.shape[1]).long(), z.shape[1]).bool()
-        return actions, torch.zeros(len(z), dtype=torch.bool)
+        return actions, actions, torch.zeros(len(z), dtype=torch.bool)
 
     monkeypatch.setattr(rlkd_module, "sample_actions", one_hot)
     for trainer in runs:
@@ -132,18 +132,17 @@ def test_rewards_are_measured_after_the_optimisers_step(bench: Bench) -> None:
         rlkd(reward=1, update_every=1000), name="after", epochs=1, warmup_ratio=0.0, callbacks=[Watch()]
     )
     selector = selector_of(trainer)
-    learn, steps = selector.learn, []
+    measure, steps = selector.measure, []
 
-    def spy(probe: Any) -> None:
-        chosen = selector.pending.join()
+    def spy(chosen: Any, probe: Any) -> torch.Tensor:
         moved = any((weights(trainer)[name] != value).any() for name, value in before[-1][0].items())
         now = reward_1(probe.logits(chosen.keys), chosen.labels)
         then = reward_1(torch.from_numpy(before[-1][1][probe.positions(chosen.keys)]), chosen.labels)
-        learn(probe)
-        got = selector.history.parts[-1].reward
+        got = measure(chosen, probe)
         steps.append((moved, torch.equal(got, now), bool((got - then).abs().min() > 0)))
+        return got
 
-    selector.learn = spy  # type: ignore[method-assign]
+    selector.measure = spy  # type: ignore[method-assign]
     trainer.train()
     assert steps == [(True, True, True)] * 5
 
@@ -170,7 +169,7 @@ def test_reward_3_looks_at_validation_rows_every_so_many_steps(bench: Bench, mon
     assert trainer.counts.extra["probed_rows"] == 10 * 8 + 3 * 7  # each step's rows, and at steps 1, 5 and 9 of 10
 
 
-def test_an_epochs_history_is_learned_from_when_the_next_one_begins(bench: Bench) -> None:
+def test_an_epochs_history_is_learned_from_when_the_next_one_begins_or_training_ends(bench: Bench) -> None:
     trainer = bench.trainer(rlkd(update_every="epoch", batch_size=40), name="epochs", epochs=3)
     seen = []
 
@@ -180,7 +179,8 @@ def test_an_epochs_history_is_learned_from_when_the_next_one_begins(bench: Bench
 
     trainer.add_callback(Watch())
     trainer.train()
-    assert seen == [(epoch, 8 * step) for epoch in range(3) for step in range(1, 6)]
+    waiting = [(epoch, 8 * step) for epoch in range(3) for step in range(1, 6)]
+    assert seen == [*waiting[:-1], (3, 0)]
 
 
 def test_neither_policy_nor_encoder_is_in_the_shipped_student(bench: Bench, tmp_path: Path) -> None:
@@ -199,10 +199,16 @@ def test_neither_policy_nor_encoder_is_in_the_shipped_student(bench: Bench, tmp_
 
 def test_rows_without_a_label_are_taught_but_never_learned_from(half_labelled: Bench) -> None:
     trainer = half_labelled.trainer(rlkd(update_every=1000), name="half")
+    selector, learned = selector_of(trainer), set()
+    update = selector.update
+
+    def spy(decisions: Any) -> None:
+        learned.update([] if decisions is None else decisions.keys.tolist())
+        update(decisions)
+
+    selector.update = spy  # type: ignore[method-assign]
     trainer.train()
-    selector = selector_of(trainer)
     assert selector.hide == 0.5
-    learned = set(selector.history.join().keys.tolist())
     assert learned == set(trainer.rows.keys[:20].tolist())
     line = next(x for x in trainer.records.recorder.table().to_pylist() if x["group"] == "(no label)")
     assert line["rows"] == 20 and line["asked"] == 1.0 and line["right/t0"] is None

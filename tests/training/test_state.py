@@ -127,6 +127,28 @@ def test_a_damaged_file_is_told_with_its_name_and_remedy(tmp_path, damage):
         load_state(path)
 
 
+def test_a_single_bit_of_a_number_that_changed_is_told(tmp_path):
+    """Such a file can still be read: only its checksum tells that a weight is not what was saved."""
+    path = tmp_path / "state.safetensors"
+    save_state(NESTED, path)
+    raw = path.read_bytes()
+    data = 8 + int.from_bytes(raw[:8], "little")  # where the numbers begin
+    for place in range(data, len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 4]) + raw[place + 1 :])
+        with pytest.raises(RunError, match="do not match its checksum"):
+            load_state(path)
+
+
+def test_a_plain_value_that_changed_is_told(tmp_path):
+    path = tmp_path / "state.safetensors"
+    save_state({"updates": 100, "weight": torch.zeros(1)}, path)
+    raw = path.read_bytes()
+    assert raw.count(b"100") == 1
+    path.write_bytes(raw.replace(b"100", b"900"))
+    with pytest.raises(RunError, match="do not match its checksum"):
+        load_state(path)
+
+
 def test_a_missing_file_and_a_foreign_one_are_told(tmp_path):
     from safetensors.torch import save_file
 

@@ -311,6 +311,29 @@ def test_rows_that_are_not_selected_learn_from_labels_or_not_at_all(name):
     assert not result.losses[left_out, 1].any()
 
 
+def test_the_loss_on_teacher_outputs_of_random_rows_is_on_average_the_mean_over_those_that_ask():
+    """As that of chosen rows: else the control of a choice would hear its teachers half as loud."""
+    student, signals, view = inputs()
+    some, whole = (
+        run(student, signals, view, ready(MethodConfig(name="uniform", rows=rows)))
+        for rows in ({"name": "random", "ratio": 0.5}, "all")
+    )
+    assert 0 < some.asked.sum() < 8
+    torch.testing.assert_close(some.losses[some.asked, 1], 2 * whole.losses[some.asked, 1])
+
+
+@pytest.mark.parametrize("config", [MethodConfig(name="uniform"), MethodConfig(name="finetune")], ids=lambda c: c.name)
+def test_the_label_term_is_a_mean_over_the_labelled_rows_of_the_step(config):
+    """Over all rows, 5 % of labels would weigh α/20 beside teacher outputs that weigh α."""
+    student, signals, view = inputs()
+    method = ready(config)
+    result = distillation_loss(student, view, method, lambda rows: take(signals, rows), None, 6 / 8)
+    mean = torch.nn.functional.cross_entropy(student.logits, LABELS)
+    torch.testing.assert_close(result.losses[:, 0].mean(), mean.detach())
+    plain = run(student, signals, view, method)
+    torch.testing.assert_close(result.losses[:, 1:], plain.losses[:, 1:])
+
+
 def test_unlabelled_rows_learn_from_teachers_only():
     student, signals, view = inputs()
     result = run(student, signals, view, ready(MethodConfig(name="uniform")))

@@ -371,3 +371,22 @@ def test_rows_of_two_texts_are_trained_on(bench: Bench) -> None:
         bench.trainer("uniform", name="pairs", epochs=1).train()
     finally:
         bench.table = one
+
+
+@pytest.mark.parametrize("method", ["finetune", "kd"])
+def test_the_label_term_is_a_mean_over_the_labelled_rows_of_an_optimiser_step_however_it_is_cut(
+    tmp_path: Path, method: str
+) -> None:
+    bench = Bench(tmp_path)
+    labels = bench.table.labels.copy()
+    labels[2:] = -100  # two of forty rows
+    bench.table = Table(bench.table.texts, labels, bench.table.ids)
+    for number, change in enumerate(({}, {"gradient_accumulation_steps": 4}, {"max_tokens": 32})):
+        trainer = bench.trainer(method, name=f"{number}", epochs=1, batch_size=40, dropout=0.0, **change)
+        logits = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
+        expected = torch.nn.functional.cross_entropy(logits[:2], torch.from_numpy(labels[:2]))
+        trainer.train()
+        (line,) = [line for line in trainer.state.log_history if "train/loss_labels" in line]
+        assert line["train/loss_labels"] == pytest.approx(float(expected), rel=1e-4)
+        if method == "finetune":
+            assert line["loss"] == pytest.approx(float(expected), rel=1e-3)

@@ -12,20 +12,31 @@ from distilect.evaluation.cost import (
     take_turns,
 )
 from distilect.evaluation.resampling import resampled_scores, row_draws
-from distilect.evaluation.scores import evaluate, predict, run_batches, share_kept
-from distilect.evaluation.significance import Difference, difference_of, holm, paired_over_seeds, seed_draws
+from distilect.evaluation.scores import Chance, chance_of, evaluate, predict, run_batches, share_kept
+from distilect.evaluation.significance import (
+    Difference,
+    Estimate,
+    difference_of,
+    holm,
+    mean_estimate,
+    paired_over_seeds,
+)
 
 __all__ = [
+    "Chance",
     "Difference",
+    "Estimate",
     "Parameters",
     "Speed",
     "brier_score",
     "bytes_on_disk",
+    "chance_of",
     "difference_of",
     "evaluate",
     "expected_calibration_error",
     "flops_per_token",
     "holm",
+    "mean_estimate",
     "measure_speed",
     "negative_log_likelihood",
     "paired_over_seeds",
@@ -35,7 +46,6 @@ __all__ = [
     "resampled_scores",
     "row_draws",
     "run_batches",
-    "seed_draws",
     "share_kept",
     "softmax",
     "take_turns",

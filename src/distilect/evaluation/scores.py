@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from distilect.data.batches import scoring_batches
 from distilect.evaluation.modes import eval_mode
 from distilect.models.precision import autocast
+from distilect.tasks import has_label
 
 if TYPE_CHECKING:
     from distilect.data.encoding import Encoded
@@ -77,6 +80,33 @@ def evaluate(
     return task.score(predict(model, encoded, max_tokens=max_tokens, precision=precision), table.labels)
 
 
-def share_kept(score: float, teacher: float | None) -> float | None:
-    """The student's score as a share of its teacher's; None where that is unknown or not positive."""
-    return None if teacher is None or teacher <= 0 else score / teacher
+def share_kept(score: float, teacher: float | None, chance: float = 0.0) -> float | None:
+    """The student's score as a share of its teacher's, both above `chance`; None where that is unknown or not positive."""
+    return None if teacher is None or teacher <= chance else (score - chance) / (teacher - chance)
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What a model scores that knows nothing of the rows.
+
+    Attributes:
+        score: the best that one prediction for all rows scores: the majority class for accuracy, 0 for correlations.
+        limit: 95 % of models that know nothing score below it, about.
+    """
+
+    score: float
+    limit: float
+
+
+def chance_of(task: Task, labels: NDArray[Any]) -> Chance:
+    """Chance in the task's primary metric.
+
+    Args:
+        labels: [N] class indexes or scores, of rows of which some may have none.
+    """
+    known = labels[has_label(labels)]
+    regression = task.kind == "regression"
+    constants = [[float(known.mean())]] if regression else np.eye(len(task.labels)).tolist()
+    score = max(task.score(np.tile(np.array(one), (len(known), 1)), known)[task.primary] for one in constants)
+    variance = 1.0 if task.primary in ("matthews", "pearson", "spearman") else max(0.0, score * (1 - score))
+    return Chance(score, score + 1.645 * math.sqrt(variance / len(known)))

@@ -112,6 +112,9 @@ class CompareConfig(Part):
     """A whole comparison; `distilect compare FILE key=value …` reads this."""
 
     name: str = Field("comparison", description="of the comparison and its folder", pattern=r"^[\w+-]+$")
+    note: str | None = Field(
+        None, description="text at the head of its page, such as what is known to be wrong with its results"
+    )
     output: str = Field("runs/compare", description="folder that holds teachers, signals and the comparison's folder")
     data_dir: str = Field(".", description="relative data paths start here")
     tasks: list[ComparisonTaskConfig] = Field(min_length=1)
@@ -137,7 +140,7 @@ class CompareConfig(Part):
         default_factory=list,
         description="methods that are tested against each other, pair by pair, over all seeds that they have",
     )
-    resamples: int = Field(2000, ge=100, description="of rows and seeds in each test")
+    resamples: int = Field(2000, ge=100, description="of the rows of dev in each test")
     engine: str = Field(
         "local", description="what runs the trials: `local`, processes on this machine; `ray`, a Ray cluster"
     )

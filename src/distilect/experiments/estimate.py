@@ -30,6 +30,7 @@ from distilect.pipeline.metrics import machine
 from distilect.pipeline.teachers import RECORD, named_teachers, teacher_folder
 from distilect.report.words import duration, megabytes
 from distilect.selection import asks_teachers, get_preset
+from distilect.tasks import Task
 
 OVERHEAD_SECONDS = 10.0  # of a trial beside its training: building, scoring on dev, files
 TRAINING_COPIES = 1 + 2 * 3  # of a student: itself, and two checkpoints of weights and two moments of Adam
@@ -128,15 +129,16 @@ def _add_setup(
                 seconds[trial.key] = trained + OVERHEAD_SECONDS
     if any(history.seconds(trial) is not None for trial in trials):
         found.basis.append(f"finished trials of {setup.task.name}")
-    spent = sum((seconds[trial.key] or 0.0) * _trainings(plan, trial) for trial in trials)
+    spent = sum((seconds[trial.key] or 0.0) * _trainings(plan, trial, clean.task) for trial in trials)
     found.trial_seconds += spent
     found.setups.append((f"{setup.scenario.name} · {setup.task.name}", len(trials), spent))
     found.disk += len(trials) * (2 * (len(clean.dev) if clean.dev is not None else 0) + 4096)  # predictions and results
 
 
-def _trainings(plan: Plan, trial: Trial) -> float:
-    """Of a trial: its own, and its share of the search."""
-    return 1 + len(choices(trial.method)) / len(plan.seeds(trial.method)) if trial.method.tune else 1
+def _trainings(plan: Plan, trial: Trial, task: Task) -> float:
+    """Of a trial: its own, and its share of the search; one choice needs none."""
+    count = len(choices(trial.method, task))
+    return 1 + count / len(plan.seeds(trial.method)) if count > 1 else 1
 
 
 def _unmade_teachers(plan: Plan, setup: Setup, clean: Data) -> list[tuple[Path, PoolTeacherConfig, float]]:

@@ -142,6 +142,8 @@ def _intro(config: CompareConfig, results: int, expected: int, failed: Mapping[s
         )
     state = f"{results} of {expected} students are done." if results < expected else f"{expected} students."
     found = [f"Written by `distilect compare` from the results of the comparison `{config.name}`. {state} {budget}"]
+    if config.note:
+        found.append(config.note)
     if failed:
         shown = "; ".join(f"{key}: {error}" for key, error in list(failed.items())[:10])
         found.append(f"Failed, and missing here: {shown}{' …' if len(failed) > 10 else ''}")

@@ -30,7 +30,7 @@ _LATEX = {
 
 def markdown(title: str, intro: Sequence[str], sections: Sequence[Section]) -> str:
     """A page of GitHub's Markdown."""
-    parts = [f"# {title}", "", *intro]
+    parts = [f"# {title}", "", "\n\n".join(intro)]
     for section in sections:
         parts += ["", f"## {section.title}", "", *(f"- {name}: {value}" for name, value in section.facts), ""]
         parts += [*(f"- {line}" for line in section.findings)]

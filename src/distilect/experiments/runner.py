@@ -192,9 +192,11 @@ class Runner:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def _search(self, trial: Trial, config: RunConfig, folder: Path) -> dict[str, Any]:
-        """Train a student for each choice; the best one on the validation split is taken."""
-        tried = []
-        for number, choice in enumerate(choices(trial.method)):
+        """Train a student for each choice; the best one on the validation split is taken. A single choice needs no training."""
+        found, tried = choices(trial.method, self.clean.task), []
+        if len(found) == 1:
+            return {"chosen": found[0], "tried": tried, "seconds": 0.0, "tokens": 0}
+        for number, choice in enumerate(found):
             point = folder / str(number)
             single = _with_choice(config, choice).model_copy(update={"name": f"try-{number}"})
             bench = self.workbench(single, trial.seed)
@@ -227,7 +229,8 @@ class Runner:
             built = bench.new_student()
             self.tokens[init] = int(encode(bench.data.distillation, built.tokenizer, built.max_length).lengths.sum())
         rows = self.tokens[init]
-        trainings = len(choices(trial.method)) + 1 if trial.method.tune else 1
+        count = len(choices(trial.method, self.clean.task))
+        trainings = count + 1 if count > 1 else 1
         budget = max(1, round(rows * config.train.epochs) // trainings)
         update = {"token_budget": budget, "epochs": budget / max(rows, 1)}
         return config.model_copy(update={"train": config.train.model_copy(update=update)})

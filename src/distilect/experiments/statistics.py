@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from distilect.evaluation import (
+    Chance,
     Difference,
+    Estimate,
+    chance_of,
     difference_of,
     holm,
+    mean_estimate,
     paired_over_seeds,
     resampled_scores,
     row_draws,
@@ -26,7 +30,6 @@ from distilect.experiments.results import Result, expand_predictions, labels_key
 from distilect.tasks import Task, has_label
 
 Floats = NDArray[np.float64]
-Draws = tuple[float, Floats]  # an observed difference, and its bootstrap draws [B]
 SIGNIFICANT = 0.05
 
 
@@ -87,15 +90,31 @@ class Group:
         common = set.intersection(*(set(self.seeds(task, method)) for task in self.tasks))
         return [float(np.mean([score(self.seeds(task, method)[s]) for task in self.tasks])) for s in sorted(common)]
 
-    def kept(self, method: str) -> float | None:
-        """Share of the best teacher's score that the student keeps, averaged over tasks; None where one is unknown."""
-        shares = []
+    def kept(self, method: str, chances: Mapping[str, Chance], *, above: bool = False) -> float | None:
+        """Share of the best teacher's score that the student keeps, averaged over the tasks whose teacher is above chance.
+
+        Args:
+            chances: task → chance; tasks without it count as above chance, and as 0.
+            above: the share of what the teacher scores above chance.
+
+        Returns:
+            None where a share is unknown, or no task is left.
+        """
+        shares, out = [], self.at_chance(chances)
         for task in self.tasks:
-            values = [share_kept(score(r), teacher_score(r)) for r in self.seeds(task, method).values()]
+            floor = chances[task].score if above and task in chances else 0.0
+            values = [share_kept(score(r), teacher_score(r), floor) for r in self.seeds(task, method).values()]
             if not values or any(v is None for v in values):
                 return None
-            shares.append(float(np.mean([v for v in values if v is not None])))
-        return float(np.mean(shares))
+            if task not in out:
+                shares.append(float(np.mean([v for v in values if v is not None])))
+        return float(np.mean(shares)) if shares else None
+
+    def at_chance(self, chances: Mapping[str, Chance]) -> list[str]:
+        """Tasks whose best teacher is not significantly above chance: a share of its score says nothing."""
+        best = {task: [teacher_score(r) for r in self.results if r["task_name"] == task] for task in self.tasks}
+        known = {task: [s for s in scores if s is not None] for task, scores in best.items()}
+        return [t for t in self.tasks if t in chances and known[t] and np.mean(known[t]) <= chances[t].limit]
 
     def ranks(self) -> dict[str, float]:
         """Mean rank over tasks among the complete methods, 1 = best; equal means share a rank."""
@@ -154,7 +173,7 @@ class Compared:
 
 @dataclass
 class PairedTests:
-    """Paired bootstrap over the rows of dev and the seeds; the same resamples of rows for all methods and seeds of a task.
+    """Paired tests over the rows of dev and the seeds; the same resamples of rows for all methods and seeds of a task.
 
     Args:
         predictions: as `read_predictions` gives them: the students' on dev, and the labels of dev.
@@ -193,17 +212,25 @@ class PairedTests:
     def average(self, group: Group, first: str, second: str) -> Difference | None:
         """One comparison on the average over tasks, not adjusted."""
         found = self._average(group, first, second)
-        return None if found is None else difference_of(*found)
+        return None if found is None else difference_of(found)
 
-    def _average(self, group: Group, first: str, second: str) -> Draws | None:
-        """Tasks are independent: each has draws of its own."""
+    def chances(self, group: Group) -> dict[str, Chance]:
+        """Task → chance on its dev rows; tasks without predictions are left out."""
+        found = {}
+        for result in group.results:
+            labels = self.predictions.get(_rows_of(result))
+            if result["task_name"] not in found and labels is not None:
+                task = Task.from_dict(result["task"])
+                labels = labels if task.kind == "regression" else labels.astype(np.int64)
+                found[result["task_name"]] = chance_of(task, labels)
+        return found
+
+    def _average(self, group: Group, first: str, second: str) -> Estimate | None:
         found = [self._task(group, task, first, second) for task in group.tasks]
         known = [value for value in found if value is not None]
-        if len(known) < len(found):
-            return None
-        return float(np.mean([value for value, _ in known])), np.mean([draws for _, draws in known], axis=0)
+        return mean_estimate(known) if len(known) == len(found) else None
 
-    def _task(self, group: Group, task: str, first: str, second: str) -> Draws | None:
+    def _task(self, group: Group, task: str, first: str, second: str) -> Estimate | None:
         """Over the seeds that both have; None without such seeds or predictions."""
         ours, theirs = group.seeds(task, first), group.seeds(task, second)
         seeds = [
@@ -214,7 +241,7 @@ class PairedTests:
             return None
         observed = np.array([score(ours[s]) - score(theirs[s]) for s in seeds])
         resampled = np.stack([a - b for a, b in draws if a is not None and b is not None], axis=1)  # [B, S]
-        return paired_over_seeds(observed, resampled, seed=_seed_for(f"seeds {group.scenario} {task}"))
+        return paired_over_seeds(observed, resampled)
 
     def _resampled(self, result: Result) -> Floats | None:
         """[B]: the result's score on each resample of the rows; None without predictions."""
@@ -224,7 +251,7 @@ class PairedTests:
         return self._scores[key]
 
     def _compute(self, result: Result, key: str) -> Floats | None:
-        rows = labels_key(f"{result['scenario']}.{result['task_name']}", result["dev_fingerprint"])
+        rows = _rows_of(result)
         labels, values = self.predictions.get(rows), self.predictions.get(key)
         if labels is None or values is None or len(labels) != len(values):
             return None
@@ -239,9 +266,14 @@ class PairedTests:
         return resampled_scores(task, outputs[known], labels[known], self._draws[rows])
 
 
-def _adjusted(found: Mapping[Any, Draws | None]) -> dict[Any, Difference]:
+def _rows_of(result: Result) -> str:
+    """The name of its dev labels in the predictions."""
+    return labels_key(f"{result['scenario']}.{result['task_name']}", result["dev_fingerprint"])
+
+
+def _adjusted(found: Mapping[Any, Estimate | None]) -> dict[Any, Difference]:
     """Differences with p-values adjusted by Holm over all of them."""
-    tested = {key: difference_of(*value) for key, value in found.items() if value is not None}
+    tested = {key: difference_of(value) for key, value in found.items() if value is not None}
     known = [key for key, d in tested.items() if not np.isnan(d.p_value)]
     adjusted = holm([tested[key].p_value for key in known])
     return tested | {key: replace(tested[key], p_value=p) for key, p in zip(known, adjusted, strict=True)}

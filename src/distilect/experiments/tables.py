@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distilect.evaluation import Difference
+from distilect.evaluation import Chance, Difference
 from distilect.experiments.figure import SYMBOLS, quality_against_cost
 from distilect.experiments.results import Result
 from distilect.experiments.statistics import SIGNIFICANT, Compared, Cost, Group, PairedTests, cost_of, groups
@@ -66,16 +66,16 @@ def sections(
 
 
 def _section(whole: Group, tests: PairedTests, baseline: str, contenders: Sequence[str]) -> Section:
-    extra = whole.extra_seeds(contenders)
+    extra, chances = whole.extra_seeds(contenders), tests.chances(whole)
     group, final = whole.only(without=extra), whole.only(contenders)
     reference = baseline if baseline in group.methods else group.methods[0]
     families = {str(result["method"]): str(result["family"]) for result in whole.results}
     compared = tests.against(group, reference)
     costs = {method: cost for method in group.methods if (cost := cost_of(group, method)) is not None}
-    tables = [_scores("Scores", group, families), _differences(group, compared, reference)]
+    tables = [_scores("Scores", group, families, chances), _differences(group, compared, reference)]
     decided = final.tasks == whole.tasks and len(final.complete) > 1
     if decided and extra:
-        tables.append(_scores("Contenders, all seeds", final, families))
+        tables.append(_scores("Contenders, all seeds", final, families, chances))
     if decided:
         tables.append(_pairs(final, tests))
     tables += [_costs(group, costs, reference), _teachers(whole)]
@@ -83,8 +83,8 @@ def _section(whole: Group, tests: PairedTests, baseline: str, contenders: Sequen
     best_among = ("contender, all seeds,", final) if decided and extra else ("method", group)
     return Section(
         title=f"{group.scenario}, student {group.student}",
-        facts=_facts(whole, tests, extra),
-        findings=_best(*best_among, tests, families) + _significant(group, compared, reference),
+        facts=_facts(whole, tests, extra, chances),
+        findings=_best(*best_among, tests, families, chances) + _significant(group, compared, reference),
         tables=tables,
         figures=[figure] if figure else [],
     )
@@ -93,8 +93,13 @@ def _section(whole: Group, tests: PairedTests, baseline: str, contenders: Sequen
 # ---- facts and findings ----------------------------------------------------------------------------------------------
 
 
-def _facts(group: Group, tests: PairedTests, extra: Collection[int]) -> list[tuple[str, str]]:
+def _facts(
+    group: Group, tests: PairedTests, extra: Collection[int], chances: Mapping[str, Chance]
+) -> list[tuple[str, str]]:
     results = group.results
+    chance = "; ".join(f"{task} {_points(c.score)}" for task, c in chances.items())
+    if out := group.at_chance(chances):
+        chance += f"; the best teacher is not significantly above it on {', '.join(out)}, which no share counts"
     student = results[0]["student"]
     rows = "; ".join(
         f"{task} {r['train']:,} train, {r['validation']:,} validation, {r['extra']:,} text only, {r['dev']:,} dev"
@@ -108,6 +113,7 @@ def _facts(group: Group, tests: PairedTests, extra: Collection[int]) -> list[tup
         ("seeds", seeds + (f"; {_list(extra)} of the contenders only" if extra else "")),
         ("trials", str(len(results))),
         ("resamples", f"{tests.resamples:,}"),
+        ("chance (one prediction for all rows)", chance or NONE),
         ("versions", _by_seed(results, lambda r: [f"{k} {r['versions'][k]}" for k in VERSIONS if k in r["versions"]])),
         ("machine", _by_seed(results, lambda r: [str(r["machine"][k]) for k in MACHINE if k in r["machine"]])),
     ]
@@ -127,15 +133,18 @@ def _list(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
 
 
-def _best(among: str, group: Group, tests: PairedTests, families: Mapping[str, str]) -> list[str]:
+def _best(
+    among: str, group: Group, tests: PairedTests, families: Mapping[str, str], chances: Mapping[str, Chance]
+) -> list[str]:
     """The best method of each family, and a test of the best adaptive against the best static one."""
     found, best = [], {}
     for family in SYMBOLS:
         of_family = [method for method in group.complete if families[method] == family]
         if of_family:
             name = best[family] = max(of_family, key=lambda m: group.average(m) or -math.inf)
-            kept = group.kept(name)
+            kept, above = group.kept(name, chances), group.kept(name, chances, above=True)
             share = f", {_cut(100 * kept)} % of the best teacher's score" if kept is not None else ""
+            share += f", {_cut(100 * above)} % above chance" if share and above is not None else ""
             found.append(f"Best {family} {among} on average: {name}, {_points(group.average(name))}{share}.")
     if "static" in best and "adaptive" in best:
         difference = tests.average(group, best["adaptive"], best["static"])
@@ -169,7 +178,7 @@ def _significant(group: Group, compared: Sequence[Compared], baseline: str) -> l
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _scores(title: str, group: Group, families: Mapping[str, str]) -> TableData:
+def _scores(title: str, group: Group, families: Mapping[str, str], chances: Mapping[str, Chance]) -> TableData:
     """Mean ± standard deviation × 100 per task and on average, share of the teacher, rank; best first."""
     ranks, averages = group.ranks(), {method: group.average(method) for method in group.methods}
     order = sorted(group.methods, key=lambda m: math.inf if averages[m] is None else -float(averages[m] or 0.0))
@@ -177,14 +186,15 @@ def _scores(title: str, group: Group, families: Mapping[str, str]) -> TableData:
     rows = []
     for method in order:
         counts = sorted(len(group.seeds(task, method)) for task in group.tasks if group.seeds(task, method))
-        kept, average = group.kept(method), averages[method]
+        shares = [group.kept(method, chances), group.kept(method, chances, above=True)]
+        average = averages[method]
         rows.append(
             [
                 method,
                 families[method],
                 *(_mean_std(group.scores(task, method)) for task in group.tasks),
                 NONE if average is None else _mean_std(group.average_by_seed(method), mean=average),
-                NONE if kept is None else _cut(100 * kept),
+                *(NONE if share is None else _cut(100 * share) for share in shares),
                 f"{ranks[method]:.1f}" if method in ranks else NONE,
                 "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
             ]
@@ -197,10 +207,11 @@ def _scores(title: str, group: Group, families: Mapping[str, str]) -> TableData:
     titles = [f"{task}, {metrics[task]}" for task in group.tasks]
     return TableData(
         title,
-        ["method", "kind", *titles, "average", "of teacher, %", "rank", "seeds"],
+        ["method", "kind", *titles, "average", "of teacher, %", "above chance, %", "rank", "seeds"],
         rows,
         "× 100 on dev, which nothing was chosen on: mean ± standard deviation over seeds. The average is over tasks; its ± is over "
-        "seeds. Share of the best teacher of the pool on the same rows. Rank: mean over tasks, 1 is best.",
+        "seeds. Of teacher: share of the score of the best teacher of the pool on the same rows; above chance: of what it scores "
+        "above one prediction for all rows; both over the tasks whose teacher is above chance. Rank: mean over tasks, 1 is best.",
         frozenset(best),
     )
 
@@ -220,7 +231,7 @@ def _differences(group: Group, compared: Sequence[Compared], baseline: str) -> T
         f"Minus {baseline}",
         ["method", *group.tasks, "average [95 %]", "tasks won / tied / lost", "trials higher / equal / lower"],
         rows,
-        "Points; in brackets the two-sided p-value of a paired bootstrap over rows and seeds, adjusted by Holm over the methods of a "
+        "Points; in brackets the two-sided p-value of a paired test over rows and seeds, adjusted by Holm over the methods of a "
         "column. A task is won or lost where that p is below 0.05. Trials: pairs with the same task and seed, by score alone.",
     )
 

@@ -23,6 +23,7 @@ from distilect.experiments.config import (
 )
 from distilect.experiments.methods import label_of, method_config
 from distilect.selection import asks_teachers, get_preset
+from distilect.tasks import Task
 
 SPLIT_SEED = 0  # of the validation split: one for all trials, so that teachers are too
 _PATHS = ("train", "dev", "glue", "extra", "validation")
@@ -204,11 +205,12 @@ class Plan:
         return Trial(setup, student, label, method, train, seed, key, digest)
 
 
-def choices(method: ComparedMethodConfig) -> list[dict[str, Any]]:
-    """All combinations of the values that `tune` lists."""
+def choices(method: ComparedMethodConfig, task: Task | None = None) -> list[dict[str, Any]]:
+    """All combinations of the values that `tune` lists; in a regression without temperatures, which have no effect there."""
     found: list[dict[str, Any]] = [{}]
     for key, values in (method.tune or {}).items():
-        found = [{**choice, key: value} for choice in found for value in values]
+        if task is None or task.kind != "regression" or key.rpartition(".")[2] != "temperature":
+            found = [{**choice, key: value} for choice in found for value in values]
     return found
 
 

@@ -72,7 +72,9 @@ class Response(Knowledge):
     summary = "teachers' outputs: T²·KL of softened probabilities, or MSE of logits"
 
     class Options(Part):
-        temperature: AboveZero = Field(4.0, description="T of both sides; without effect on `mse`")
+        temperature: AboveZero = Field(
+            4.0, description="T of both sides; without effect on `mse`, so in any regression"
+        )
         distance: Literal["kl", "mse"] = Field(
             "kl", description="mse: of raw logits, the default of DynamicKD's released code; always mse in regression"
         )

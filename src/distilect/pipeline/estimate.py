@@ -34,7 +34,7 @@ from distilect.models import CheckpointTeacher, build_student
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.folders import save_student
 from distilect.pipeline.work import Workbench
-from distilect.selection import PlannedRows
+from distilect.selection import PlannedRows, SelectionContext
 from distilect.training import Counts, DistillationTrainer
 
 # peak of dense 16-bit matrix products, FLOP/s, from the makers' data sheets
@@ -184,6 +184,13 @@ def validation(config: RunConfig, rows: int, given: int) -> int:
     return min(held, rows)
 
 
+class _PilotBench(Workbench):
+    """A method that needs more steps than a pilot has is not refused for that."""
+
+    def _context(self, *args: Any) -> SelectionContext:
+        return replace(super()._context(*args), epochs=math.inf, steps_per_epoch=math.inf)
+
+
 class Pilot:
     """The config's models and method over the first rows of its table, in a folder that is thrown away.
 
@@ -206,7 +213,7 @@ class Pilot:
         teachers = [_stand_in(spec, number, config, folder) for number, spec in enumerate(config.teachers, start=1)]
         self.config = config.model_copy(update={"teachers": teachers})
         self.folder = folder
-        self.bench = Workbench.open(self.config, {})
+        self.bench = _PilotBench.open(self.config, {})
         self.student = self.bench.new_student()
         self.method, self.prepared = self.bench.prepare(self.config.method, self.student)
 

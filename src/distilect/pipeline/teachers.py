@@ -114,7 +114,9 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     method = assemble(MethodConfig(name="finetune"), layout, None, seed)
     set_up(SelectionContext(teachers=(), kinds=method.kinds, seed=seed), *method.selectors.values())
     rows = training_rows(student, data.train, data.validation, task)
+    dropout = {key: value for key, value in vars(student.model.config).items() if "dropout" in key}
     _, fitted = fit(student, rows, method, None, train, work, seed=seed, description=f"teacher {name}")
+    vars(student.model.config).update(dropout)  # a student that is cut from it begins with the checkpoint's own
 
     def keep() -> None:
         """The folder of the teacher, whole or not at all."""
@@ -145,7 +147,7 @@ def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfi
 def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
     return {
-        "spec": spec.model_dump(exclude_defaults=True),
+        "spec": spec.model_dump(exclude_defaults=True, exclude={"dropout"}),  # dropout is in `train`
         "init": checkpoint_fingerprint(resolve_path(parse_spec(spec.init)[0])),
         "rows": [data.train.fingerprint(), data.validation.fingerprint()],
         "task": data.task.to_dict(),
@@ -156,14 +158,14 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
 
 
 def _settings(spec: FinetuneConfig, train: TrainConfig) -> TrainConfig:
-    """The teacher's own epochs, learning rate and batch size; of the run's settings those that make sense for a teacher."""
+    """The teacher's own epochs, learning rate, batch size and dropout; of the run's settings those that suit a teacher."""
     changes: dict[str, Any] = {
         "epochs": spec.epochs,
         "learning_rate": spec.learning_rate,
         "batch_size": spec.batch_size,
         "gradient_accumulation_steps": 1,
         "early_stopping_patience": None,
-        "dropout": None,
+        "dropout": spec.dropout,
         "evaluations": 1,
         "logging_steps": 10,
         "token_budget": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -103,6 +104,10 @@ class Workbench:
             prepared.seconds += planned.validation.seconds
             context = replace(context, sample=sampler_of(self.data.distillation, prepared))
         set_up(context, *method.selectors.values())
+        response = next((kind for kind in method.knowledge if isinstance(kind, Response)), None)
+        if response is not None and response.distance == "mse" and "temperature" in response.options.model_fields_set:
+            why = "in a regression" if context.regression else "with distance: mse"
+            prepared.report.append(f"temperature has no effect {why}: the response loss is a squared error")
         return method, prepared
 
     def plan(self, config: MethodConfig, student: Student) -> Planned:
@@ -209,6 +214,7 @@ class Workbench:
             teacher_sizes=tuple(teacher_size(t)["parameters"] or 0 for t in pool),
             seed=self.config.seed,
             epochs=self.config.train.epochs,
+            steps_per_epoch=math.ceil(len(self.data.distillation) / self.config.train.batch_size),
             num_labelled=self.data.distillation.num_labelled,
             num_rows=len(self.data.distillation),
         )

@@ -25,6 +25,7 @@ GAMMA = 0.9  # discount [R]
 TAU = 0.01  # step of the target critic towards the critic [R]
 CRITIC_RATE, ACTOR_RATE = 1e-3, 1e-4  # learning rates [R]
 UPDATES, BATCH_SIZE = 20, 32  # of critic and actor after each phase, and transitions in each; ours
+RESTRAINT = 0.05  # weight of the squared inputs of the actor's sigmoid in its loss; ours, after Andrychowicz et al., 2017 (action L2)
 
 # ---- action, actor and critic --------------------------------------------------------------------------------------
 
@@ -113,6 +114,12 @@ class Transitions(Observations):
     phases: Tensor
 
 
+def comparable(memory: Transitions) -> Transitions:
+    """The transitions of phases that more than one episode has been through: a single reward of a phase says nothing of its action."""
+    phases, counts = memory.phases.unique(return_counts=True)
+    return memory.take(torch.isin(memory.phases, phases[counts > 1]))
+
+
 def learned_rewards(memory: Transitions) -> Tensor:
     """float32 [n]: the measured rewards less the mean of their phase over the episodes, divided by their standard deviation. Ours.
 
@@ -129,7 +136,8 @@ class ActorCritic:
     """Deterministic policy gradient: critic by TD learning against a slowly following copy, actor by the critic's gradient.
 
     θ ← θ + η · ∂/∂θ mean Q(s, μ(s)); φ by the squared error to r + γ · Q'(s', μ(s')). The networks of the state learn with the
-    critic [R]. Optimisers: Adam [R].
+    critic [R]. Optimisers: Adam [R]. The actor's loss also holds the squared inputs of its sigmoid: from about eighty rewards the critic
+    learns slopes rather than an optimum, and an actor that follows them to 0 or 1 has no gradient to come back by.
 
     Args:
         hard: the critic sees 0 and 1, and the gradient passes the threshold as if it were not there (straight-through [R]).
@@ -162,29 +170,40 @@ class ActorCritic:
             following = self.copy.value(self.copy.state(batch.after), actions) * ~batch.last
         return rewards + GAMMA * following
 
-    def update(self, batch: Transitions, rewards: Tensor) -> tuple[float, float]:
-        """One step of both; `rewards` [n] as they are to be learned. Returns the critic's loss and mean Q(s, μ(s))."""
+    def update(self, batch: Transitions, rewards: Tensor, *, acting: bool = True) -> tuple[float, float]:
+        """One step of the critic, and of the actor where it is `acting`; `rewards` [n] as they are to be learned.
+
+        Returns the critic's loss and mean Q(s, μ(s)).
+        """
         with torch.enable_grad():
             values = self.module.value(self.module.state(batch.before), batch.actions)
             critic_loss = F.mse_loss(values, self.targets(batch, rewards))
             _descend(critic_loss, self.judging, self.critic_optimizer)
 
             state = self.module.state(batch.before).detach()
-            promised = self.module.value(state, self.executed(self.module.act(state))).mean()
-            _descend(-promised, self.acting, self.actor_optimizer)
+            reach = self.module.actor(state)  # [n, M], before the sigmoid
+            promised = self.module.value(state, self.executed(torch.sigmoid(reach))).mean()
+            if acting:
+                _descend(RESTRAINT * (reach**2).mean() - promised, self.acting, self.actor_optimizer)
         with torch.no_grad():
             torch._foreach_lerp_(self.slow, self.fast, TAU)
         return critic_loss.item(), promised.item()
 
-    def replay(self, memory: Transitions, seed: int) -> tuple[float, float]:
-        """`UPDATES` updates by some of the transitions each; returns the last critic loss and Q. Draws belong to (seed, update)."""
+    def replay(self, memory: Transitions, seed: int, *, acting: bool = True) -> tuple[float, float] | None:
+        """`UPDATES` updates by some of the comparable transitions each; draws belong to (seed, update).
+
+        Returns the last critic loss and Q; None where no reward can be compared with another yet.
+        """
+        memory = comparable(memory)
+        if not len(memory):
+            return None
         rewards = learned_rewards(memory) + memory.bonus
         loss = promised = math.nan
         for _ in range(UPDATES):
             rng = np.random.default_rng([seed % 2**64, self.updates, 2])
             drawn = rng.choice(len(memory), size=min(BATCH_SIZE, len(memory)), replace=False)
             index = torch.from_numpy(drawn)
-            loss, promised = self.update(memory.take(index), rewards[index])
+            loss, promised = self.update(memory.take(index), rewards[index], acting=acting)
             self.updates += 1
         return loss, promised
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from distilect.tasks import has_label
 STATE_ROWS = 32  # of train, that a state is a mean over: as many as a batch [R]
 REWARD_ROWS = 512  # of the validation split, at most [R]
 NOISE = 0.3  # standard deviation of the noise on actions; it falls to a fifth over the episodes [R]
-RANDOM = 0.2  # share of the episodes, at their start, with random actions [R]
+RANDOM = 0.2  # share of the episodes, at their start, with random actions [R]; two at least: rewards are compared between episodes
 
 # ---- state ---------------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,9 @@ class ActorCriticWeights(LossWeights, EpisodicSelector):
         balance: BalanceMode = Field(
             "labels", description="how losses are brought to one size (see `Balance`); none: they are not"
         )
-        episodes: Count = Field(8, description="of stage A; it costs about episodes × share trainings")
+        episodes: Annotated[int, Field(ge=2, strict=True)] = Field(
+            8, description="of stage A, at least 2, as rewards are compared between them; it costs about episodes × share trainings"
+        )
         share: Ratio = Field(
             0.25, description="of the rows of train that an episode is trained on, drawn anew for each"
         )
@@ -200,25 +202,33 @@ class ActorCriticWeights(LossWeights, EpisodicSelector):
             after = validation_loss(probe, REWARD_ROWS)
             reward, self.loss_before = torch.tensor(self.loss_before - after), after
             self._remember(reward, following)
-            loss, promised = self.learner.replay(self.memory.join(), self.seed)
-            self.averages.add("reward/mean", reward)
-            self.averages.add("reward/exploration", torch.tensor(self.bonus))
-            self.averages.add("critic/loss", torch.tensor(loss))
-            self.averages.add("critic/q", torch.tensor(promised))
-            self.journal.append(
-                {
-                    "episode": self.episode,
-                    "phase": self.phase,
-                    "action": {kind: round(value, 4) for kind, value in self._named_action().items()},
-                    "reward": float(reward),
-                    "exploration": self.bonus,
-                    "validation_loss": after,
-                    "critic_loss": loss,
-                    "q": promised,
-                }
+            # the actor follows a critic that has seen random actions in every phase; before, it would follow the critic's random start
+            learned = self.learner.replay(
+                self.memory.join(), self.seed, acting=self._random_episodes <= self.episode + over
             )
+            self._note(reward, after, learned)
         if following is not None:
             self._begin_phase(following, probe.progress)
+
+    def _note(self, reward: Tensor, after: float, learned: tuple[float, float] | None) -> None:
+        """Log the phase that is over and what was learned from it, and write it into the journal."""
+        self.averages.add("reward/mean", reward)
+        self.averages.add("reward/exploration", torch.tensor(self.bonus))
+        for name, value in zip(("critic/loss", "critic/q"), learned or (), strict=False):
+            self.averages.add(name, torch.tensor(value))
+        loss, promised = learned or (None, None)
+        self.journal.append(
+            {
+                "episode": self.episode,
+                "phase": self.phase,
+                "action": {kind: round(value, 4) for kind, value in self._named_action().items()},
+                "reward": float(reward),
+                "exploration": self.bonus,
+                "validation_loss": after,
+                "critic_loss": loss,
+                "q": promised,
+            }
+        )
 
     def _number(self, progress: float) -> int:
         """Of the phase at that point of the training; the nudge keeps k/P in phase k whatever its rounding."""
@@ -254,8 +264,12 @@ class ActorCriticWeights(LossWeights, EpisodicSelector):
             done = self._done(progress)
             uniform = torch.from_numpy(rng.random(len(action))).float()
             noise = NOISE * (1 - 0.8 * done) * torch.from_numpy(rng.normal(size=len(action))).float()
-            action = uniform if done < RANDOM else (action + noise).clamp(0, 1)
+            action = uniform if self.episode < self._random_episodes else (action + noise).clamp(0, 1)
         return harden(action) if self.hard else action
+
+    @property
+    def _random_episodes(self) -> int:
+        return max(2, math.ceil(RANDOM * self.options.episodes))
 
     def _done(self, progress: float) -> float:
         """Share of the episodes that is over."""

@@ -103,8 +103,9 @@ class RowSelector(Selector):
         before_step: `decide` is called once per optimiser step, before the training pass, for all of its rows at once (of all parts
             and ranks); their logits are NaN. Else it is called for each part, with the training pass.
         compares: it compares the rows of a part with each other; with several ranks it is asked about those of all of them.
-        asked_share: of a selector that trains the rest: the share of rows that ask, on average. The loss on teacher outputs is divided
-            by it, so that it is a mean over the rows that ask.
+        asked_share: of a selector that trains the rest: the share of rows that ask, of those that `decide` was last asked about, or
+            on average where each row is drawn by itself. The loss on teacher outputs is divided by it, so that it is a mean over
+            the rows that ask.
     """
 
     trains_rest: bool = True

@@ -257,7 +257,7 @@ def top(keys: Tensor, scores: Tensor, ratio: float, seed: int, epoch: int) -> Te
 class UncertainRows(RowSelector):
     """The most uncertain rows of each batch ask the teachers; the others learn from their labels (DynamicKD, arm 2).
 
-    The loss on teacher outputs is a mean over the rows that ask. A choice depends on the batch, as published.
+    The loss on teacher outputs is a mean over the max(1, ⌊r·B⌋) rows that ask. A choice depends on the batch, as published.
 
     Siblings: `uncertainty-skip` and `uncertainty-plan` leave the other rows out, which saves time.
     """
@@ -281,7 +281,6 @@ class UncertainRows(RowSelector):
 
     def setup(self, context: SelectionContext) -> None:
         self.score = score_of(self.options.score, context.regression)
-        self.asked_share = self.options.ratio
         # dropout passes are made before the step; any other score comes from the training pass, for free
         self.before_step = self.score == "spread" and self.options.ratio < 1
         self.compares = not self.before_step and self.options.ratio < 1
@@ -292,6 +291,8 @@ class UncertainRows(RowSelector):
             return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
         scores = self.scores(view)
         chosen = top(view.keys, scores, self.options.ratio, view.seed, view.epoch)
+        if self.trains_rest:
+            self.asked_share = float(chosen.double().mean())
         self.averages.add("uncertainty/score", scores.sum(), len(scores))
         self.averages.add("uncertainty/score_selected", (scores * chosen).sum(), chosen.sum())
         self.averages.add("rows/selected", chosen.sum(), len(scores))

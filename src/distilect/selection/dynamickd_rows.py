@@ -42,7 +42,7 @@ class UncertainRowsSkip(UncertainRows):
 
     def setup(self, context: SelectionContext) -> None:
         super().setup(context)
-        self.asked_share, self.before_step, self.compares = 1.0, True, False
+        self.before_step, self.compares = True, False
         free = self.score == "random" or self.options.ratio == 1
         self.needs = Needs(passes=None if free else scoring_passes(self.score))
 

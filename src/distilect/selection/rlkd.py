@@ -8,7 +8,8 @@ parts of the text could not be read: "reconstruction" marks what we had to fill 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from distilect.config import Part
 from distilect.knowledge.labels import label_loss
 from distilect.models import default_device
-from distilect.options import AboveZero, Count, Share
+from distilect.options import AboveZero, Count, Share, Whole
 from distilect.selection.base import Needs, TeacherSelector
 from distilect.selection.buffers import Averages, Buffer
 from distilect.selection.draws import row_uniform, row_uniforms
@@ -26,8 +27,6 @@ from distilect.selection.rewards import Moments, Response, correctness
 from distilect.selection.static import teacher_logits
 from distilect.selection.teacher_state import STATISTICS_ROWS, Decisions, StateBuilder, whole
 from distilect.selection.view import Encoder, Probe, SelectionContext, StepView, TrainingSample
-
-Whole = Annotated[int, Field(ge=0, strict=True)]
 
 EVALUATE_EVERY = 10  # steps between two evaluations on validation rows, for reward 3: each costs a forward pass …
 EVALUATE_ROWS = 256  # … over so many rows
@@ -57,21 +56,21 @@ class Policy(nn.Module):
         return (state * self.weight).sum(-1) + self.bias
 
 
-def sample_actions(z: Tensor, keys: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+def sample_actions(z: Tensor, keys: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a ~ Bernoulli(σ(z)); each draw is a function of (seed, epoch, row, teacher).
 
     A row without any teacher gets its most probable one (reconstruction); draws break ties, or an untrained policy would favour
     the first teacher.
 
     Returns:
-        actions bool [B, K], and where that was needed, bool [B].
+        actions bool [B, K]; the most probable teacher, one-hot bool [B, K]; and where it was needed, bool [B].
     """
     draws = row_uniforms(keys, z.shape[1], seed, epoch, "teachers")
     actions = draws < torch.sigmoid(z.double())
     empty = ~actions.any(1)
     likeliest = z == z.max(1, keepdim=True).values
     best = F.one_hot(draws.where(likeliest, 2.0).argmin(1), z.shape[1]).bool()
-    return torch.where(empty.unsqueeze(1), best, actions), empty
+    return torch.where(empty.unsqueeze(1), best, actions), best, empty
 
 
 def log_probability(z: Tensor, actions: Tensor) -> Tensor:
@@ -104,9 +103,9 @@ def reward_2(
     whoever is right (docs/pitfalls.md, 31), so the mean over all teachers is our default: the action then reaches the reward
     through the student alone. The policy's probabilities are in neither.
     """
-    distances = response(student, teachers)
+    distances = response(student, teachers).double()  # so that equal distances have that mean, however many they are
     chosen = torch.ones_like(distances) if over is None else over.to(distances)
-    return reward_1(student, labels) - (distances * chosen).sum(1) / chosen.sum(1)
+    return reward_1(student, labels) - ((distances * chosen).sum(1) / chosen.sum(1)).float()
 
 
 def reward_3(step_reward: Tensor, score: float, gamma: float) -> Tensor:
@@ -123,8 +122,8 @@ class ReinforcedTeachers(TeacherSelector):
     Schedule (the paper's Algorithm 1; its content is a reconstruction): the student learns from all teachers with equal weights
     for `warmup_epochs`; then the policy learns with the student fixed; then both alternate.
 
-    The policy learns from labelled rows only. On other rows the label's block of the state is empty, and the policy decides from the
-    rest. So that it can, the block is also hidden on labelled rows, at random, as often as rows have no label.
+    The policy learns from labelled rows only. On other rows the label's block of the state is empty. So that the policy can decide
+    without it, the block is also hidden on labelled rows, at random, as often as rows have no label.
 
     Regression: squared errors in place of cross-entropies, scores in place of probabilities, R² in place of accuracy. Multi-label:
     the state holds each label's probability and binary cross-entropy, rewards their mean; micro-F1 in place of accuracy.
@@ -133,6 +132,7 @@ class ReinforcedTeachers(TeacherSelector):
     name = "reinforced"
     entropy = False  # of each teacher, in the state
     weight_decay = 0.0  # of the policy
+    learns_ahead = False  # from rewards, before it acts
 
     class Options(Part):
         state: Literal["per_teacher", "joint"] = Field(
@@ -162,14 +162,16 @@ class ReinforcedTeachers(TeacherSelector):
             "(reconstruction); none: the reward as it is",
         )
         update_every: Literal["epoch"] | Count = Field(
-            "epoch",
+            1,
             description="optimiser steps between two updates of the policy, or epoch; decisions wait in memory until then",
         )
         batch_size: Count = Field(32, description="decisions per update of the policy")
         learning_rate: AboveZero = Field(0.01, description="of the policy's Adam")
         warmup_epochs: Whole = Field(1, description="epochs in which the student learns from all teachers alike")
         policy_rows: Whole = Field(
-            4096, description="labelled rows, at most, of the policy's own warm-up; 0: no warm-up"
+            4096,
+            description="labelled rows, at most, of the policy's own warm-up; 0: none. There is none either with reward: 1 or "
+            "kd_over: pool, where the reward of a fixed student is the same for every action",
         )
 
     options: Options
@@ -192,15 +194,23 @@ class ReinforcedTeachers(TeacherSelector):
     def setup(self, context: SelectionContext) -> None:
         self.names, self.seed = context.teachers, context.seed
         self.response, self.sample = context.response, context.sample
-        if self.options.warmup_epochs >= context.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.options.warmup_epochs}, but the student trains for {context.epochs:g}: the policy would "
-                "never choose. Expected more train.epochs, or warmup_epochs: 0"
-            )
+        self._check_schedule(context)
         if self.options.reward == 3 and context.validation_labels is not None and not len(context.validation_labels):
             raise ValueError("reward: 3 needs validation rows: set data.validation_size or data.validation")
         self.hide = 1 - context.num_labelled / context.num_rows if context.num_rows else 0.0
         self.builder.fit(context.sample(STATISTICS_ROWS))
+
+    def _check_schedule(self, context: SelectionContext) -> None:
+        """Refuse a run that would be over before the policy acts on anything that it learned."""
+        every, warmup = self.options.update_every, self.options.warmup_epochs
+        acting, unit, first = context.epochs - warmup, "epochs", 1
+        if every != "epoch":
+            acting, unit, first = acting * context.steps_per_epoch, "steps", every
+        if acting <= (0 if self.learns_ahead else first):
+            raise ValueError(
+                f"with warmup_epochs: {warmup} and update_every: {every}, the policy chooses for {max(acting, 0):g} {unit} and would "
+                "never act on what it learned: set more train.epochs, fewer warmup_epochs, or a smaller number for update_every"
+            )
 
     # ---- a step ----------------------------------------------------------------------------------------------------
 
@@ -216,15 +226,15 @@ class ReinforcedTeachers(TeacherSelector):
         return weights / weights.sum(1, keepdim=True)
 
     def learn(self, probe: Probe) -> None:
-        decisions = self.pending.take()
-        if decisions is None or not len(decisions):
-            return
-        decisions.reward = self.measure(decisions, probe)
-        self.history.add(decisions)
-        self.averages.add("reward/mean", decisions.reward.sum(), len(decisions))
-        self.steps += 1
-        every = self.options.update_every
-        if isinstance(every, int) and self.steps % every == 0:
+        decisions, every = self.pending.take(), self.options.update_every
+        due = probe.progress >= 1  # no reward that was paid for is dropped
+        if decisions is not None and len(decisions):
+            decisions.reward = self.measure(decisions, probe)
+            self.history.add(decisions)
+            self.averages.add("reward/mean", decisions.reward.sum(), len(decisions))
+            self.steps += 1
+            due = due or (every != "epoch" and self.steps % every == 0)
+        if due:
             self.update(self.history.take())
 
     def act(self, view: StepView) -> tuple[Decisions, Tensor, Tensor]:
@@ -233,8 +243,8 @@ class ReinforcedTeachers(TeacherSelector):
         state = whole(common, own)
         with torch.no_grad():
             z = self.policy_for(state)(state)
-        actions, empty = sample_actions(z, view.keys, view.seed, view.epoch)
-        return Decisions.of(view, common, own, actions), z, empty
+        actions, likeliest, empty = sample_actions(z, view.keys, view.seed, view.epoch)
+        return Decisions.of(view, common, own, actions, likeliest), z, empty
 
     def visible(self, view: StepView) -> Tensor:
         """bool [B]: labelled rows whose label is not hidden from the policy in this epoch."""
@@ -280,7 +290,7 @@ class ReinforcedTeachers(TeacherSelector):
             state = batch.state
             policy = self.policy_for(state)
             with torch.enable_grad():
-                objective = self.objective(policy(state), batch.actions, advantage[index])
+                objective = self.objective(policy(state), batch, advantage[index])
                 self.optimizer.zero_grad()
                 (-objective).backward()
             self.optimizer.step()
@@ -295,9 +305,9 @@ class ReinforcedTeachers(TeacherSelector):
             return reward
         return ((reward.double() - self.moments.mean) / max(self.moments.std, 1e-8)).to(reward)
 
-    def objective(self, z: Tensor, actions: Tensor, advantage: Tensor) -> Tensor:
+    def objective(self, z: Tensor, decisions: Decisions, advantage: Tensor) -> Tensor:
         """What an update makes larger."""
-        return (advantage * log_probability(z, actions)).mean()
+        return (advantage * log_probability(z, decisions.actions)).mean()
 
     # ---- schedule --------------------------------------------------------------------------------------------------
 
@@ -316,14 +326,17 @@ class ReinforcedTeachers(TeacherSelector):
                     self.moments = Moments()  # rewards of real steps have another scale
 
     def warm_up(self, sample: TrainingSample, probe: Probe) -> None:
-        """The policy learns with the student fixed: one pass with all teachers selected (reconstruction)."""
-        student = probe.logits(sample.keys)
-        if self.options.reward == 3:
-            self.score = correctness(*probe.validation(EVALUATE_ROWS))
-        view = sample.view(student, self.seed, epoch=-1, device=default_device())
-        everyone = torch.ones(teacher_logits(view).shape[:2], dtype=torch.bool, device=view.student.device)
-        decisions = Decisions.of(view, *self.builder(view, self.visible(view)), everyone)
-        decisions.reward = self.reward(view.student, decisions)
+        """The policy learns with the student fixed: one pass, in which actions are drawn (reconstruction).
+
+        A reward counts by its distance from that of the same row with all teachers. Constant actions (all teachers on every row,
+        another reading) would teach how difficult a row is: their E[advantage · ∂ log π] is not 0 where no teacher matters.
+        """
+        if self.options.reward == 1 or self.options.kd_over == "pool":
+            return
+        view = sample.view(probe.logits(sample.keys), self.seed, epoch=-1, device=default_device())
+        decisions, _, _ = self.act(view)
+        everyone = replace(decisions, actions=torch.ones_like(decisions.actions))
+        decisions.reward = self.reward(view.student, decisions) - self.reward(view.student, everyone)
         self.update(decisions)
 
     # ---- buffers, health and state ---------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from distilect.models import default_device
-from distilect.options import AboveZero, Count, Share
+from distilect.options import AboveZero, Count, Share, Whole
 from distilect.selection.rewards import Response
-from distilect.selection.rlkd import ReinforcedTeachers, Whole, bernoulli_entropy
+from distilect.selection.rlkd import ReinforcedTeachers, bernoulli_entropy
 from distilect.selection.teacher_state import Decisions
 from distilect.selection.view import Probe, TrainingSample
 
@@ -24,14 +24,37 @@ ENTROPY_BONUS = 0.1  # weight of the policy's entropy in its objective; without 
 LEAST_WEIGHT = 1e-6  # of a teacher, before scaling: where all σ(z) vanish, teachers weigh equally
 
 
+def curvature(response: Response, outputs: int) -> float:
+    """The largest second derivative L of a response loss along a unit direction of the logits.
+
+    It is found by differentiating twice where it is largest, between two outputs that tie while the others are far below. T²·KL has
+    the Hessian diag(q) - qqᵀ, so L = ½ whatever T and C; a mean squared error has L = 2 / C everywhere.
+
+    Args:
+        outputs: C.
+    """
+    direction = torch.tensor([[1.0, -1.0] + [0.0] * (outputs - 2)]) / 2**0.5 if outputs > 1 else torch.ones(1, 1)
+    tied = torch.full((1, outputs), -1e4)
+    tied[:, :2] = 0.0
+    with torch.enable_grad():
+        tied.requires_grad_()
+        (slope,) = torch.autograd.grad(response(tied, torch.zeros(1, 1, outputs)).sum(), tied, create_graph=True)
+        (second,) = torch.autograd.grad((slope * direction).sum(), tied)
+    return round(float((second * direction).sum()), 6)
+
+
 def virtual_step(student: Tensor, teachers: Tensor, weights: Tensor, response: Response, size: float) -> Tensor:
     """The student's logits after one step of its own on each row's distillation loss, taken in the logits themselves.
 
-    z' = z - size · ∂/∂z Σ_k w_k · response_k(z): what believing these teachers would do to the row if its outputs could move
-    alone. It holds no noise from other rows.
+    z' = z - size / L · ∂/∂z Σ_k w_k · response_k(z), with the loss's `curvature` L: what believing these teachers would do to the row
+    if its outputs could move alone. It holds no noise from other rows.
+
+    L makes `size` mean the same for every loss. The gradient of a loss with curvature L changes by at most L times the distance, so
+    a step of size 1 is the longest that overshoots nowhere: in regression it lands on the believed score Σ w_k t_k, z' = z -
+    size · (z - Σ w_k t_k); with T²·KL it is z' = z - 2 · size · T · (q_T - p_T), at most the way to the believed outputs.
 
     Args:
-        student: [B, C]; teachers: [B, K, C]; weights: [B, K].
+        student: [B, C]; teachers: [B, K, C]; weights: [B, K], which sum to 1.
 
     Returns:
         float32 [B, C].
@@ -39,17 +62,20 @@ def virtual_step(student: Tensor, teachers: Tensor, weights: Tensor, response: R
     with torch.enable_grad():
         start = student.detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad((weights * response(start, teachers)).sum(), start)
-    return start.detach() - size * gradient
+    return start.detach() - size / curvature(response, student.shape[-1]) * gradient
 
 
-def executed_log_probability(z: Tensor, actions: Tensor) -> Tensor:
+def executed_log_probability(z: Tensor, actions: Tensor, likeliest: Tensor) -> Tensor:
     """log of the probability that a row's teachers came to be chosen, the fallback included; [B].
 
     A row that selects only its most probable teacher k may have drawn it, or have drawn nobody and fallen back on it:
     σ(z_k) Π(1 - σ(z_j)) + (1 - σ(z_k)) Π(1 - σ(z_j)) = Π_{j ≠ k} (1 - σ(z_j)). The plain log π reinforces the
     fallback as if it had been a draw.
+
+    Args:
+        likeliest: bool [B, K], one-hot: the teacher to fall back on when the policy acted. By now another one may be likelier, and
+            draws broke ties.
     """
-    likeliest = F.one_hot(z.argmax(1), z.shape[1]).bool()
     alone = (actions == likeliest).all(1, keepdim=True) & likeliest
     per_teacher = -F.binary_cross_entropy_with_logits(z, actions.to(z), reduction="none")
     return per_teacher.masked_fill(alone, 0.0).sum(-1)
@@ -80,11 +106,26 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
             1.0, description="share of a batch's labelled rows that the policy learns from, drawn by row"
         )
         batch_size: Count = Field(128, description="decisions per update of the policy")
+        update_every: Literal["epoch"] | Count = Field(
+            "epoch",
+            description="optimiser steps between two updates of the policy, or epoch; decisions wait in memory until then",
+        )
         warmup_epochs: Whole = Field(0, description="epochs in which the student learns from all teachers alike")
-        step_size: AboveZero = Field(2.0, description="of the virtual step, in the logits")
+        policy_rows: Whole = Field(
+            4096, description="labelled rows, at most, of the policy's own warm-up; 0: no warm-up"
+        )
+        step_size: AboveZero = Field(
+            1.0,
+            description="of the virtual step, in the logits: 1 is the longest one that overshoots nowhere; in regression it lands on "
+            "the score that the selected teachers say",
+        )
         policy_updates: Count = Field(2000, description="of the policy in its warm-up, rounded up to whole passes")
 
     options: Options
+
+    @property
+    def learns_ahead(self) -> bool:  # type: ignore[override]
+        return self.options.policy_rows > 0 and self.options.encoder != "student"
 
     def weights(self, z: Tensor, actions: Tensor) -> Tensor:
         return torch.sigmoid(z).clamp_min(LEAST_WEIGHT)
@@ -102,8 +143,9 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
             size *= decisions.labels.shape[1]
         return virtual_step(decisions.student, decisions.teachers, weights, self.response, size)
 
-    def objective(self, z: Tensor, actions: Tensor, advantage: Tensor) -> Tensor:
-        reinforced = (advantage * executed_log_probability(z, actions)).mean()
+    def objective(self, z: Tensor, decisions: Decisions, advantage: Tensor) -> Tensor:
+        executed = executed_log_probability(z, decisions.actions, decisions.likeliest)
+        reinforced = (advantage * executed).mean()
         return reinforced + ENTROPY_BONUS * bernoulli_entropy(z).mean()
 
     def warm_up(self, sample: TrainingSample, probe: Probe) -> None:

@@ -48,6 +48,9 @@ class RandomRows(RowSelector):
 
     options: Options
 
+    def setup(self, context: SelectionContext) -> None:
+        self.asked_share = self.options.ratio if self.trains_rest else 1.0
+
     def decide(self, view: StepView) -> Tensor:
         return row_uniform(view.keys, view.seed, view.epoch, "rows") < self.options.ratio
 

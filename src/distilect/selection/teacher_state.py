@@ -131,6 +131,7 @@ class Decisions(Observations):
 
     Attributes:
         keys: int64 [n]; labels: [n]; actions: bool [n, K].
+        likeliest: bool [n, K], one-hot: the teacher that a row would have fallen back on when the policy acted.
         common, own: the state as `StateBuilder` gives it. A history of an epoch would otherwise hold each row's vector K times.
         student: logits [n, C] before the step; teachers: logits [n, K, C].
         reward: float32 [n], NaN until it is measured.
@@ -141,15 +142,17 @@ class Decisions(Observations):
     common: Tensor
     own: Tensor
     actions: Tensor
+    likeliest: Tensor
     student: Tensor
     teachers: Tensor
     reward: Tensor
 
     @classmethod
-    def of(cls, view: StepView, common: Tensor, own: Tensor, actions: Tensor) -> Decisions:
+    def of(cls, view: StepView, common: Tensor, own: Tensor, actions: Tensor, likeliest: Tensor) -> Decisions:
         """What was decided on the rows of a view."""
         waiting = torch.full((len(own),), torch.nan, device=own.device)
-        return cls(view.keys, view.labels, common, own, actions, view.student, teacher_logits(view), waiting)
+        student, teachers = view.student, teacher_logits(view)
+        return cls(view.keys, view.labels, common, own, actions, likeliest, student, teachers, waiting)
 
     @classmethod
     def join(cls, parts: Sequence[Decisions]) -> Decisions:  # type: ignore[override]

@@ -171,7 +171,7 @@ class SelectionContext:
         teacher_sizes: parameters of each teacher; 0 where they are not known (tables, functions).
         seed: of the run.
         num_labelled, num_rows: of train, with unlabelled extra rows.
-        epochs: of training.
+        epochs, steps_per_epoch: of training; an epoch has fewer optimiser steps where rows are planned.
         sample: (limit, labelled only) → teacher outputs on at most so many rows of train, drawn by identity.
         response: student logits [B, C], teacher logits [B, K, C] → [B, K]: the response loss of the method.
         student_width, teacher_widths: numbers per token of their layers; 0 where they are not known (tables, functions).
@@ -187,6 +187,7 @@ class SelectionContext:
     seed: int = 0
     num_labelled: int = 0
     epochs: float = math.inf
+    steps_per_epoch: float = math.inf
     num_rows: int = 0
     sample: Callable[..., TrainingSample] = _no_sample
     response: Callable[[Tensor, Tensor], Tensor] = _plain_response

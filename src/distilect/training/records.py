@@ -36,12 +36,12 @@ class StepRecords:
         needed = any(selector.needs.step_losses for selector in method.selectors.values())
         self.step_losses = torch.zeros(2, len(method.kinds), dtype=torch.float64) if needed else None
 
-    def add(self, batch: Batch, view: StepView, result: StepResult) -> None:
-        """Count one part of a step."""
+    def add(self, batch: Batch, view: StepView, result: StepResult, labelled_share: float = 1.0) -> None:
+        """Count one part of a step; `labelled_share` as in `distillation_loss`."""
         self.recorder.add(view.epoch, view.labels, result)
         self.sample.add(view.epoch, batch.positions, view.student, result, view.multi_label)
         if self.step_losses is not None:
-            self._add_losses(self.step_losses, view, result)
+            self._add_losses(self.step_losses, view, result, labelled_share)
         count = len(batch)
         for kind, losses in zip(self.method.kinds, result.losses.T, strict=True):
             self.averages.add(f"train/loss_{kind}", losses.sum(), count)
@@ -52,11 +52,12 @@ class StepRecords:
             for name, weights in zip(self.recorder.teachers, result.teacher_weights.T, strict=True):
                 self.averages.add(f"teacher/w_{name}", weights.sum(), result.asked.sum())
 
-    def _add_losses(self, step_losses: Tensor, view: StepView, result: StepResult) -> None:
-        """Those of kinds that ask teachers as if every row had asked."""
+    def _add_losses(self, step_losses: Tensor, view: StepView, result: StepResult, labelled_share: float) -> None:
+        """Each row's own, not divided by the share of rows that ask or that have a label."""
         asking = self.asking.to(result.losses.device)
         applies = torch.where(asking, result.asked.unsqueeze(1), view.has_label.unsqueeze(1)).double()  # [B, M]
-        losses = torch.where(asking, self.method.rows.asked_share, 1.0) * result.losses.double()
+        shares = torch.where(asking, self.method.rows.asked_share, labelled_share)
+        losses = shares * result.losses.double()
         self.step_losses = step_losses.to(losses.device) + torch.stack([(losses * applies).sum(0), applies.sum(0)])
 
     def leave_out(self, batch: Batch, epoch: int) -> None:

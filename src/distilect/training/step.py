@@ -26,7 +26,7 @@ class StepResult:
     Attributes:
         loss: scalar, the sum over rows (the trainer divides by the rows of the whole optimiser step).
         losses: float32 [B, M], each kind of knowledge after the teacher weights, before the loss weights; those on teacher outputs
-            divided by the share of rows that ask.
+            divided by the share of rows that ask, those on labels by the share of rows that have one.
         teacher_weights: float32 [B, K], 0 on rows that asked no teacher; K = 0 without teachers.
         loss_weights: float32 [B, M].
         asked, trained: bool [B].
@@ -44,7 +44,12 @@ class StepResult:
 
 
 def distillation_loss(
-    student: StudentOutputs, view: StepView, method: Method, ask: AskTeachers, selected: Tensor | None = None
+    student: StudentOutputs,
+    view: StepView,
+    method: Method,
+    ask: AskTeachers,
+    selected: Tensor | None = None,
+    labelled_share: float = 1.0,
 ) -> StepResult:
     """Evaluate the formula on one batch.
 
@@ -54,6 +59,7 @@ def distillation_loss(
         method: selectors and kinds of knowledge.
         ask: indexes of rows within the batch (int64 [b]) → their teacher outputs.
         selected: bool [B], where rows were chosen before the pass; None: `method.rows` chooses now.
+        labelled_share: of the rows of the whole optimiser step, those that have a label.
     """
     # which rows ask, which are trained on at all: d(i)
     selected = method.rows.decide(view) if selected is None else selected
@@ -68,7 +74,7 @@ def distillation_loss(
         weights = method.teachers.decide(view.take(rows, signals.logits)).detach().to(view.student)
 
     # how far the student is: l_m,k(i), summed over teachers
-    losses = _losses(student, view.labels, method, signals, weights, rows)
+    losses = _losses(student, view.labels, method, signals, weights, rows, labelled_share)
 
     # loss weights: v_m(i)
     seen = replace(view, teachers=_of_all(signals, rows, len(asked)))
@@ -107,16 +113,18 @@ def _losses(
     signals: TeacherSignals | None,
     weights: Tensor,
     rows: Tensor,
+    labelled_share: float,
 ) -> Tensor:
-    """[B, M]: each kind's loss per row; 0 where a kind asks teachers and the row did not.
+    """[B, M]: each kind's loss per row; 0 where a kind asks teachers and the row did not, and where a row has no label.
 
-    Divided by the share of rows that ask, so that the mean over all rows is one over those (see `RowSelector.asked_share`).
+    Divided by the share of rows that ask (`RowSelector.asked_share`), or that have a label, so that the mean over all rows is one
+    over those.
     """
     columns = []
     asking = student if len(rows) == len(labels) else student.take(rows)
     for kind in method.knowledge:
         if not kind.asks_teachers:
-            columns.append(kind(student, None, labels))
+            columns.append(kind(student, None, labels) / labelled_share)
         elif signals is None:
             columns.append(_zeros(student))
         else:

@@ -26,6 +26,7 @@ from distilect.errors import ConfigError, RunError, TeacherError
 from distilect.models import default_device
 from distilect.selection import Method, PlannedRows, Selector, StepView
 from distilect.signals import SignalSource, TeacherSignals
+from distilect.tasks import has_label
 from distilect.training import distributed
 from distilect.training.arguments import refuse_data_parallel, training_arguments
 from distilect.training.callbacks import Hooks, LastStepEvaluation, Patience, Preemption
@@ -93,7 +94,7 @@ class DistillationTrainer(ResumableTrainer):
         self.of_all_ranks = Counts()  # tokens, the running step's included; the same on each rank
         self.preselection = Preselection(rows, method)
         self.sampler = batch_sampler(rows, method, config, seed)
-        self.rows_in_step = 1
+        self.rows_in_step, self.labelled_share = 1, 1.0  # the share of these rows that have a label
         # positions and losses [b, M] of this batch's parts, for messages
         self.part_losses: list[tuple[NDArray[np.int64], Tensor]] = []
         self.bad_loss = ""  # the message of a loss that is no number
@@ -161,7 +162,8 @@ class DistillationTrainer(ResumableTrainer):
     ) -> tuple[list[Batch], Any]:
         """The accumulated batches of one optimiser step, without the rows that leave it before the training pass.
 
-        Also counts the rows that the step trains on, over all batches and ranks: the denominator of its mean.
+        Also counts the rows that the step trains on, and those of them that have a label, over all batches and ranks: the
+        denominators of its means.
         """
         batches = list(islice(epoch_iterator, num_batches))
         several = ranks.world() > 1
@@ -171,13 +173,15 @@ class DistillationTrainer(ResumableTrainer):
             if left_out is not None:
                 self.records.leave_out(left_out.to(self.args.device), self.sampler.epoch)
         rows, tokens = sum(map(len, batches)), sum(batch.tokens for batch in batches)
+        labelled = sum(int(has_label(batch.labels).sum()) for batch in batches)
         if several:
             asked = self.preemption is not None and self.preemption.asked
-            rows, tokens, stop = distributed.sum_over_ranks(rows, tokens, int(asked))
+            rows, tokens, labelled, stop = distributed.sum_over_ranks(rows, tokens, labelled, int(asked))
             if self.preemption is not None:
                 self.preemption.stops = stop > 0
         self.of_all_ranks.tokens += tokens
         self.rows_in_step = max(rows, 1)
+        self.labelled_share = max(labelled, 1) / self.rows_in_step
         # gradients are synchronised in the last batch's backward pass: empty ones come first, and an idle row stands in for none
         batches = sorted(batches, key=lambda batch: len(batch) > 0)
         if batches and not len(batches[-1]):
@@ -217,8 +221,8 @@ class DistillationTrainer(ResumableTrainer):
         selected = batch.selected
         if selected is None and self._in_step and self.method.rows.compares:
             selected = distributed.decide_rows(self.method.rows, view)
-        result = distillation_loss(student, view, self.method, partial(self._ask, batch), selected)
-        self.records.add(batch, view, result)
+        result = distillation_loss(student, view, self.method, partial(self._ask, batch), selected, self.labelled_share)
+        self.records.add(batch, view, result, self.labelled_share)
         self.part_losses.append((batch.positions, result.losses))
         return result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
 
