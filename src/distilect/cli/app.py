@@ -34,7 +34,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier ru
 Text = Annotated[list[str] | None, typer.Option(help="Text column; twice for pairs. Inferred from the names.")]
 Label = Annotated[str | None, typer.Option(help="Label column. Inferred from the names.")]
 DataDir = Annotated[str, typer.Option(help="Folder that relative data paths start from.")]
-MaxLength = Annotated[int, typer.Option(help="In tokens.")]
+MaxLength = Annotated[int | None, typer.Option(help="In tokens. [default: the checkpoint's]")]
 
 
 def main() -> None:
@@ -314,7 +314,7 @@ def evaluate(
     text: Text = None,
     label: Label = None,
     data_dir: DataDir = ".",
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
 ) -> None:
     """Score a checkpoint on a labelled table.
 
@@ -327,6 +327,8 @@ def evaluate(
     for name, value in found["scores"].items():
         typer.echo(f"{name:<12} {value:.4f}")
     typer.echo(f"{'rows':<12} {found['rows']}")
+    for line in found["report"]:
+        typer.echo(line, err=True)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from distilect.data.batches import (
     steps_per_epoch,
     token_budget_splits,
 )
-from distilect.data.encoding import Encoded, encode, pad_id
+from distilect.data.encoding import NOTABLE, Encoded, encode, pad_id
 from distilect.data.loading import Data, load_data, load_table, read_columns, read_texts
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
@@ -19,6 +19,7 @@ from distilect.data.table import Table, row_identity, row_keys
 from distilect.data.writers import check_suffix, write_columns
 
 __all__ = [
+    "NOTABLE",
     "Data",
     "Encoded",
     "EpochBatchSampler",

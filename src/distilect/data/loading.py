@@ -223,7 +223,7 @@ def load_table(
     """
     source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True)
     column = _read_labels(source, columns, "evaluation")
-    given = task_settings_of(like).model_copy(update={"metrics": list(metrics) if metrics else None})
+    given = task_settings_of(like, column.found()).model_copy(update={"metrics": list(metrics) if metrics else None})
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, given, glue, name)
     return _labelled_table(column, columns, task, "evaluation", "those of the model"), task
@@ -280,16 +280,24 @@ def read_columns(
     return identities(text_columns(rows, texts)), np.stack(values, axis=1)
 
 
-def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
-    """Kind and label names from a checkpoint's config.json; LABEL_0, LABEL_1, … are "0", "1", …"""
+def task_settings_of(checkpoint: str | Path | None, found: Sequence[str] = ()) -> TaskConfig:
+    """Kind and label names from a checkpoint's config.json, for a table with the labels `found`.
+
+    LABEL_0, LABEL_1, … are "0", "1", … unless the table calls them so too. A single output that is not declared as a score is the logit
+    of the second of two labels where the table has two.
+    """
     file = Path(checkpoint or "", "config.json")
     if checkpoint is None or not file.is_file():
         return TaskConfig()
     values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     names = {int(index): str(name) for index, name in (values.get("id2label") or {}).items()}
-    if values.get("problem_type") == "regression" or len(names) == 1:
+    if values.get("problem_type") == "regression":
         return TaskConfig(kind="regression")
-    labels = [names[index].removeprefix("LABEL_") for index in sorted(names)]
+    if len(names) == 1:
+        return TaskConfig(kind="classification" if len(found) == 2 else "regression")
+    labels = [names[index] for index in sorted(names)]
+    if not set(labels) & set(found):
+        labels = [label.removeprefix("LABEL_") for label in labels]
     return TaskConfig(kind="classification", labels=labels) if labels else TaskConfig()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from distilect import ranks
 from distilect.config import RunConfig, TeacherConfig, apply_override, parse_config, set_value
-from distilect.data import encode, load_table
+from distilect.data import load_table
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
@@ -124,13 +124,25 @@ def evaluate(
     text: list[str] | None = None,
     label: str | None = None,
     data_dir: str = ".",
-    max_length: int = 128,
+    max_length: int | None = None,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Scores of any classification or regression checkpoint on a labelled table."""
+    """Scores of any classification or regression checkpoint on a labelled table.
+
+    Args:
+        max_length: in tokens; default: the length that comes with the checkpoint.
+
+    Returns:
+        scores, rows, task; report: lines about rows that were cut and text that the tokenizer does not know.
+    """
     table, task = load_table(data, text=text, label=label, data_dir=Path(data_dir), like=Path(resolve_path(model)))
     teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
-    encoded = encode(table, teacher.tokenizer, teacher.max_length)
+    encoded = teacher.encode(table)
     logits = predict(teacher.model, encoded, precision=precision)
-    return {"scores": task.score(logits[:, teacher.order], table.labels), "rows": len(table), "task": task.to_dict()}
+    return {
+        "scores": task.score(logits[:, teacher.order], table.labels),
+        "rows": len(table),
+        "task": task.to_dict(),
+        "report": encoded.report(teacher.name, "evaluated"),
+    }

@@ -114,6 +114,8 @@ class Workbench:
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
         validation = self.signals(self.teachers, self.data.validation)
+        for line in validation.notes:
+            console.print(f"validation: {line}", markup=False)
         logits = _logits(validation, self.data.validation)
         pool, context = self.teachers, self._context(self.teachers, logits)
         if selector.narrows:  # a method that follows one teacher never asks the others
@@ -164,7 +166,10 @@ class Workbench:
 
     def outputs(self, teacher: Teacher, table: Table) -> NDArray[np.float32]:
         """[N, C] logits of one teacher, through the store: it runs once over a table, whatever the number of methods."""
-        return _logits(self.signals([teacher], table), table)[:, 0]
+        prepared = self.signals([teacher], table)
+        for line in prepared.notes:
+            console.print(line, markup=False)
+        return _logits(prepared, table)[:, 0]
 
     def _context(self, pool: list[Teacher], logits: NDArray[np.float32]) -> SelectionContext:
         """What selectors may learn before training: the validation split only, never dev.
