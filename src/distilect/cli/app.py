@@ -327,7 +327,7 @@ def evaluate(
     for name, value in found["scores"].items():
         typer.echo(f"{name:<12} {value:.4f}")
     typer.echo(f"{'rows':<12} {found['rows']}")
-    for line in found["report"]:
+    for line in found.get("report", ()):
         typer.echo(line, err=True)
 
 
