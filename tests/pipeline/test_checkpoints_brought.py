@@ -120,8 +120,7 @@ def test_a_teacher_without_tokenizer_stops_evaluate_and_run_in_one_line(tmp_path
     done = CliRunner().invoke(app, ["evaluate", job.teachers[0], str(job.dev)])
     assert done.exit_code == 1 and "no tokenizer in" in done.output and done.output.count("\n") == 1
     teachers = [{"path": job.teachers[0], "tokenizer": job.teachers[1]}]
-    student = {"init": "a[layers=1]", "tokenizer": job.teachers[1]}
-    result = run(job.config(teachers=teachers, student=student, method="kd"))[0]
+    result = run(job.config(teachers=teachers, student="a[layers=1]", method="kd"))[0]
     assert (result.folder / "student" / "tokenizer.json").is_file()
 
 

@@ -29,6 +29,11 @@ class Loaded:
     missing: list[str]
     width: int | None
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the head is the checkpoint's and not drawn at random."""
+        return self.width is None and all(key.startswith(f"{self.model.base_model_prefix}.") for key in self.missing)
+
 
 def load(loader: Any, path: str, error: type[DistilectError], config: Any) -> Loaded:
     """The model as `config` describes it; weights that do not fit are left at random.
@@ -144,10 +149,9 @@ def split_binary_head(model: Any) -> None:
         for new, old in zip(wide.parameters(), head.parameters(), strict=True):
             new.zero_()
             new[1] = old[0]
-    for module in model.modules():
-        for name, child in module.named_children():
-            if child is head:
-                setattr(module, name, wide)
+            new.requires_grad_(old.requires_grad)
+    parent, _, name = next(path for path, module in model.named_modules() if module is head).rpartition(".")
+    setattr(model.get_submodule(parent), name, wide)
     model.config.num_labels = 2
     model.num_labels = 2
 

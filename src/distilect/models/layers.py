@@ -37,7 +37,12 @@ def even_layer_map(student_layers: int, teacher_layers: int) -> list[int]:
 def core_config(model: Any) -> Any:
     """The part of a model's config that has its sizes; models of several inputs keep that of the text apart."""
     config = model.config
-    return config if hasattr(config, "num_hidden_layers") else config.get_text_config()
+    if hasattr(config, "num_hidden_layers"):
+        return config
+    try:
+        return config.get_text_config()
+    except ValueError:  # an encoder's and a decoder's, of different sizes
+        return config
 
 
 def depth_of(model: Any) -> int:

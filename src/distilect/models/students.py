@@ -130,7 +130,7 @@ def _pretrained(path: str, task: Task, report: list[str]) -> Any:
     if order is None:
         _label(config, task)
     loaded = load(AutoModelForSequenceClassification, path, StudentError, config)
-    model, whole = loaded.model, headed and loaded.width is None and not loaded.missing
+    model, whole = loaded.model, headed and loaded.has_head
     if order is None and whole and are_generic(own):  # its config did not say how many outputs the head has
         order = _known_order(path, model.config, [f"LABEL_{i}" for i in range(task.num_outputs)], task)
     if order is not None and whole:

@@ -115,12 +115,12 @@ class CheckpointTeacher(Teacher):
             raise error(f"{self.name}: {self.path} lacks {shown}: {remedy}")
         # in a list, so that a teacher kept on some module is never registered in it, put in train mode or saved
         self._model = [loaded.model.float().to(self.device).eval().requires_grad_(False)]
-        place = resolve_path(tokenizer) if tokenizer else None
-        self.tokenizer = load_tokenizer(place or self.path, error)
+        self.tokenizer_path = resolve_path(tokenizer) if tokenizer else None
+        self.tokenizer = load_tokenizer(self.tokenizer_path or self.path, error)
         longest = fit_tokenizer(self.model, self.tokenizer, self.name, error)
         self.max_length = usable_length(max_length, self.tokenizer, longest)
         self.parts = {
-            **fingerprint_parts(self.path, self.model.config, place),
+            **fingerprint_parts(self.path, self.model.config, self.tokenizer_path),
             "max_length": self.max_length,
             "precision": self.precision,
         }

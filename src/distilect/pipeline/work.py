@@ -16,7 +16,7 @@ from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, load_data
 from distilect.errors import MethodError
 from distilect.knowledge import Response
-from distilect.models import CheckpointTeacher, Student, Teacher, build_student
+from distilect.models import CheckpointTeacher, Student, Teacher, build_student, parse_spec
 from distilect.pipeline.assembly import assemble, layout_of, sampler_of, set_up
 from distilect.pipeline.metrics import teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
@@ -86,10 +86,14 @@ class Workbench:
         Args:
             seed: of weights that are initialised at random; default: the run's seed.
         """
-        config = self.config
-        paths = {t.name: str(t.path) for t in self.teachers if isinstance(t, CheckpointTeacher)}
+        config, spec = self.config, self.config.student
+        known = {t.name: t for t in self.teachers if isinstance(t, CheckpointTeacher)}
+        source = known.get(parse_spec(spec.init)[0])
+        if spec.tokenizer is None and source is not None and source.tokenizer_path is not None:
+            spec = spec.model_copy(update={"tokenizer": source.tokenizer_path})
+        paths = {name: str(teacher.path) for name, teacher in known.items()}
         seed = config.seed if seed is None else seed
-        return build_student(config.student, self.data.task, paths, seed, max_length=config.train.max_length)
+        return build_student(spec, self.data.task, paths, seed, max_length=config.train.max_length)
 
     def prepare(self, config: MethodConfig, student: Student) -> tuple[Method, Prepared]:
         """The method, set up for training, and the signals that it will ask for."""
