@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from distilect.cli import app
 from distilect.pipeline import evaluate, finetune, run
 from tests.pipeline.helpers import Job, write_table
-from tests.tiny import tiny_bert
+from tests.tiny import SENTENCES, tiny_bert
 
 FEW = ["train.epochs=1", "train.precision=fp32"]
 
@@ -25,7 +25,9 @@ def long_table(path: Path, rows: int, seed: int = 0) -> Path:
     lines = ["text,label"]
     for _ in range(rows):
         label = int(rng.integers(2))
-        lines.append(f"{' '.join(['the film was long'] * 10)} {('bad', 'good')[label]},{('no', 'yes')[label]}")
+        lines.append(
+            f"{' '.join(rng.choice(SENTENCES[0].split(), size=36))} {('bad', 'good')[label]},{('no', 'yes')[label]}"
+        )
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

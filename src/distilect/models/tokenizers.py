@@ -37,18 +37,18 @@ def load_tokenizer(path: str, error: type[DistilectError]) -> Any:
     if bare and any(folder.glob("*.model")) and importlib.util.find_spec("sentencepiece") is None:
         # transformers would ask for tiktoken, which does not help
         raise error(f"the tokenizer in {path} is a SentencePiece model: pip install sentencepiece protobuf")
+    if bare and (folder / "vocab.json").is_file() and not (folder / "merges.txt").is_file():
+        raise error(f"the tokenizer in {path} lacks merges.txt: copy it there")
     tokenizer = load_pretrained(AutoTokenizer, path, error)
     names = type(tokenizer).vocab_files_names
     if not names:  # bytes or characters: there is no vocabulary
         return tokenizer
-    found = {file.name for pattern in (*names.values(), *_VOCABULARIES) for file in folder.glob(pattern)}
+    found = any(file for pattern in (*names.values(), *_VOCABULARIES) for file in folder.glob(pattern))
     if (bare and not found) or not _has_words(tokenizer):
         raise error(
             f"no tokenizer in {path}: copy its files there (tokenizer.json, tokenizer_config.json), or set tokenizer: to a folder or "
             "hub id that has them"
         )
-    if bare and "vocab.json" in found and names.get("merges_file", "vocab.json") not in found:
-        raise error(f"the tokenizer in {path} lacks {names['merges_file']}: copy it there")
     return tokenizer
 
 
