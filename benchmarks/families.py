@@ -66,7 +66,9 @@ _SIZES: dict[str, Any] = {
     "decoder_start_token_id": 2,
     "type_vocab_size": 2,
     "word_embed_proj_dim": 16,
-    "summary_type": None,
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank", "q_lora_rank"), 8),
+    **dict.fromkeys(("n_group", "topk_group"), 1),
+    "rotary_dim": 4,
 }
 # What the sizes above do not make small, or do not make fit.
 _MORE: dict[str, dict[str, Any]] = {
@@ -80,6 +82,11 @@ _MORE: dict[str, dict[str, Any]] = {
         "lsh_attn_chunk_length": 8,
         "num_buckets": 4,
     },
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "layoutlmv3": {"coordinate_size": 3, "shape_size": 2, "visual_embed": False, "max_2d_position_embeddings": 64},
+    "lilt": {"hidden_size": 24, "channel_shrink_ratio": 2, "max_2d_position_embeddings": 64},
+    "t5": {"decoder_start_token_id": 0},
     "perceiver": {"num_latents": 4, "d_latents": 16, "num_self_attends_per_block": 2, "d_model": 16},
 }
 
@@ -120,7 +127,7 @@ def checkpoint(family: str, folder: Path) -> str:
 def students(path: str) -> dict[str, Student | str]:
     """`run`: the whole checkpoint as student; `cut`: half of its layers; each with what refused it."""
     found: dict[str, Student | str] = {}
-    for column, init in (("run", path), ("cut", f"{path}[layers=0,2]")):
+    for column, init in (("run", path), ("cut", f"{path}[layers=0,3]")):
         try:
             found[column] = build_student(StudentConfig(init=init), TASK, {}, 0, max_length=24)
         except DistilectError as error:
@@ -218,7 +225,7 @@ def page(results: dict[str, Any]) -> str:
             f"random weights and torch {results['torch']}. `python -m benchmarks.families` makes this page.",
             "",
             "- **run**: it teaches and is trained, and a row in a padded batch has the outputs of the row alone.",
-            "- **cut**: `NAME[layers=0,2]` of four layers; saved and loaded it is the same model.",
+            "- **cut**: `NAME[layers=0,3]` of four layers; saved and loaded it is the same model.",
             "- **pkd**: it gives hidden states by layer, for feature and relation knowledge.",
             "- **ONNX**, **int8**: `distilect export` writes a file; that of ONNX has the logits of PyTorch.",
             "",

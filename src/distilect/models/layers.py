@@ -85,36 +85,42 @@ def cut_layers(model: Any, kept: Sequence[int]) -> Any:
         key: value for key, value in vars(config).items() if isinstance(value, list | tuple) and len(value) == depth
     }
     named = {key for key in lists if "layer" in key}
+    found: list[tuple[bool, Any]] = []
     for per_layer in [set(lists), named] if named != set(lists) else [named]:  # a list may be as long by chance
         for key, value in lists.items():
             setattr(config, key, type(value)(value[i] for i in kept) if key in per_layer else value)
         config.num_hidden_layers = len(kept)
-        again = _made_again(model)
-        if again is not None:
-            return again
+        found += _made_again(model)
+        if found and found[-1][0]:
+            return found[-1][1]
+    if found:  # its layers compute something else at another place or depth, as MiniCPM3's do
+        return found[0][1]
     raise StudentError(
         f"{type(model).__name__} cannot be cut to these layers: a model with its configuration would be another one; "
         "keep layer 0 if it is a special one ([layers=0,…]), or take the whole checkpoint"
     )
 
 
-def _made_again(model: Any) -> Any:
-    """A model of the same class from the config as it would be saved, with the same weights; None where it differs."""
+def _made_again(model: Any) -> list[tuple[bool, Any]]:
+    """A model of the same class from the config as it would be saved, with the same weights; whether it has the same outputs.
+
+    Nothing where there is no such model.
+    """
+    row = _row(model)
     try:
         config = type(model.config).from_dict(model.config.to_dict())
         again = type(model)._from_config(config, dtype=next(model.parameters()).dtype)
         again.load_state_dict(model.state_dict())
-        again.eval()
         with torch.no_grad():
-            theirs = again(**_row(model)).logits
+            theirs = again.eval()(**row).logits
     except Exception:  # configs check themselves in many ways
-        return None
+        return []
     try:
         with torch.no_grad():
-            ours = model.eval()(**_row(model)).logits
+            ours = model.eval()(**row).logits
     except Exception:  # a model that counts its layers elsewhere cannot be run once it is cut
-        return again
-    return again if torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5, equal_nan=True) else None
+        return [(False, again)]
+    return [(torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5, equal_nan=True), again)]
 
 
 def _row(model: Any) -> dict[str, torch.Tensor]:

@@ -84,6 +84,8 @@ def fit_tokenizer(
             rows = encode(Table.from_texts(_ROWS), tokenizer, _TOKENS)
             alone, longest = _alone(model, rows)
             fitting = _fitting_padding(model, tokenizer, rows, alone, known, own)
+            if own:
+                _outputs(model.train(), rows.collate([0]))  # Reformer takes other lengths in training
     except Exception as fault:  # models of other inputs than text raise anything here
         reason = " ".join(str(fault).split())[:200]
         raise error(
