@@ -227,7 +227,7 @@ def page(results: dict[str, Any]) -> str:
             "- **run**: it teaches and is trained, and a row in a padded batch has the outputs of the row alone.",
             "- **cut**: `NAME[layers=0,3]` of four layers; saved and loaded it is the same model.",
             "- **pkd**: it gives hidden states by layer, for feature and relation knowledge.",
-            "- **ONNX**, **int8**: `distilect export` writes a file; that of ONNX has the logits of PyTorch.",
+            "- **ONNX**, **int8**: `distilect export` writes a file; that of ONNX has the logits of PyTorch. Empty: not tried yet.",
             "",
             f"Of {len(results['families'])}: " + ", ".join(f"{name} {n}" for name, n in count.items()) + ".",
             "",
@@ -246,18 +246,19 @@ def _escape(text: str) -> str:
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or list(FAMILIES)
-    known = json.loads(RESULTS.read_text(encoding="utf-8"))["families"] if sys.argv[1:] and RESULTS.exists() else {}
+    """Families as arguments, all by default; `--without-onnx` keeps what is known of their files."""
+    onnx = "--without-onnx" not in sys.argv
+    chosen = [name for name in sys.argv[1:] if not name.startswith("--")] or list(FAMILIES)
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))["families"] if RESULTS.exists() else {}
     for family in chosen:
         with tempfile.TemporaryDirectory() as folder:
-            known[family] = outcome(family, Path(folder), onnx=True)
+            found = outcome(family, Path(folder), onnx=onnx)
+        kept = {} if onnx else {name: text for name, text in known.get(family, {}).items() if name in ("onnx", "int8")}
+        known[family] = found | kept
         print(family, known[family], flush=True)
         ordered = {name: known[name] for name in FAMILIES if name in known}
-        results = {
-            "transformers": transformers.__version__,
-            "torch": torch.__version__.partition("+")[0],
-            "families": ordered,
-        }
+        version = torch.__version__.partition("+")[0]
+        results = {"transformers": transformers.__version__, "torch": version, "families": ordered}
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         PAGE.write_text(page(results), encoding="utf-8")
 

@@ -65,7 +65,7 @@ def fit_tokenizer(
 
     Token types that the model does not know are left out. Padding side and pad token become such that a row in a padded batch has the
     outputs of the same row alone, which is tried out: decoders look for the last token that is no padding, models with a table of
-    positions count from the left, XLNet reads the last place.
+    positions count from the left, XLNet reads the last place. Where nothing else helps, the pad token's vector becomes 0.
 
     Args:
         tokenizer: changed in place.
@@ -188,6 +188,14 @@ def _fitting_padding(
                     return pad, of_model, each
     finally:
         config.pad_token_id = kept
+    pad = tokenizer.pad_token_id
+    if kept == pad and known is not None and not (rows.columns["input_ids"] == pad).any():
+        vector = model.get_input_embeddings().weight[pad]
+        before = vector.clone()
+        vector.zero_()  # MobileBERT's tokens read their neighbours' vectors; at the end of a row alone these are zeros
+        if _same(model, rows, alone):
+            return pad, kept, side
+        vector.copy_(before)
     return None
 
 
