@@ -173,6 +173,7 @@ class TeacherConfig(Part):
     labels: list[str] | None = Field(
         None, description="label names in the order of its outputs, if its own config has none"
     )
+    tokenizer: str | None = Field(None, description="folder or hub id; default: that of the checkpoint")
     max_length: int | None = Field(
         None, ge=2, description="in tokens; default: `train.max_length`, at most what the model allows"
     )
@@ -182,6 +183,8 @@ class TeacherConfig(Part):
         given = [key for key in ("path", "table", "finetune") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"a teacher has exactly one of path, table, finetune; got {given or 'none'}")
+        if self.table is not None and self.tokenizer is not None:
+            raise ValueError("a table of outputs needs no tokenizer")
         return self
 
 
@@ -189,7 +192,7 @@ class StudentConfig(Part):
     """The student: the model that is trained and shipped."""
 
     init: str = Field(
-        description="a checkpoint or a teacher's name, as `NAME`, `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`"
+        description="a checkpoint or a teacher's name, as `NAME`, `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]` (its config with new weights; a folder needs none)"
     )
     tokenizer: str | None = Field(None, description="folder or hub id; default: that of `init`")
     max_length: int | None = Field(None, ge=2, description="in tokens; default: `train.max_length`")

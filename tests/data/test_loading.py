@@ -482,9 +482,13 @@ def test_one_table_is_read_with_the_labels_of_a_checkpoint(folder: Folder, tmp_p
 
 def test_one_table_of_scores_is_known_by_the_checkpoint(folder: Folder, tmp_path: Path) -> None:
     folder.write("t.csv", BINARY)
-    (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0"}}')
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0"}, "problem_type": "regression"}')
     table, task = load_table("t.csv", data_dir=tmp_path, like=str(tmp_path))
     assert task.kind == "regression" and table.labels.dtype == np.float32
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0"}}')  # a score, or one logit for two classes
+    assert load_table("t.csv", data_dir=tmp_path, like=str(tmp_path))[1].labels == ("0", "1")
+    folder.write("t.csv", {"text": TWENTY, "label": [1, 2, 3, 4] * 5})
+    assert load_table("t.csv", data_dir=tmp_path, like=str(tmp_path))[1].kind == "regression"
     assert load_table("t.csv", data_dir=tmp_path, like=None)[1].labels == ("0", "1")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 from distilect.augment.neighbours import CANDIDATES, WordTokens, in_the_case_of
 from distilect.augment.pieces import Chosen, Ints, Pieces, Vocabulary
@@ -16,7 +16,7 @@ from distilect.data import scoring_batches
 from distilect.errors import DataError
 from distilect.models import autocast, default_device, resolve_path, resolve_precision
 from distilect.models.checkpoints import check_checkpoint, load_pretrained
-from distilect.models.students import usable_length
+from distilect.models.tokenizers import load_tokenizer, longest_row, usable_length
 
 
 class MaskedFiller:
@@ -35,7 +35,7 @@ class MaskedFiller:
     def __init__(self, path: str, vocabulary: Vocabulary, max_length: int = 128) -> None:
         folder = resolve_path(path)
         check_checkpoint(folder, DataError)
-        self.tokenizer = load_pretrained(AutoTokenizer, folder, DataError)
+        self.tokenizer = load_tokenizer(folder, DataError)
         model, loaded = load_pretrained(
             AutoModelForMaskedLM, folder, DataError, use_safetensors=True, output_loading_info=True
         )
@@ -46,7 +46,7 @@ class MaskedFiller:
         self.device = default_device()
         self.model = model.float().to(self.device).eval()
         self.precision = resolve_precision("auto", self.device)
-        self.max_length = usable_length(max_length, self.tokenizer, model.config)
+        self.max_length = usable_length(max_length, self.tokenizer, longest_row(model, self.tokenizer))
         self.tokens = WordTokens(self.tokenizer, model.config.vocab_size)
         self.vocabulary = vocabulary
         self._number = self.tokens.find(vocabulary.pieces)  # [V], of each piece among the words

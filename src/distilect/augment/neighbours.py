@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from distilect.augment.pieces import Chosen, Ints, Pieces, Vocabulary
 from distilect.errors import DataError
 from distilect.models import resolve_path
 from distilect.models.checkpoints import check_checkpoint, load_pretrained
+from distilect.models.tokenizers import load_tokenizer
 
 CANDIDATES = 15  # replacements of a word, as in TinyBERT
 _CHUNK = 1024  # words whose similarities with the whole vocabulary are held at once: 1024 × 30,000 × 4 bytes
@@ -80,7 +81,7 @@ class Neighbours:
     def __init__(self, path: str, vocabulary: Vocabulary) -> None:
         folder = resolve_path(path)
         check_checkpoint(folder, DataError)
-        tokenizer = load_pretrained(AutoTokenizer, folder, DataError)
+        tokenizer = load_tokenizer(folder, DataError)
         model = load_pretrained(AutoModel, folder, DataError, use_safetensors=True)
         matrix = model.get_input_embeddings().weight.detach().float()
         self.tokens = WordTokens(tokenizer, len(matrix))

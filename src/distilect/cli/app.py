@@ -38,7 +38,7 @@ LabelColumns = Annotated[
     typer.Option("--label", help="Label column, inferred from the names; or one per label: multi-label."),
 ]
 DataDir = Annotated[str, typer.Option(help="Folder that relative data paths start from.")]
-MaxLength = Annotated[int, typer.Option(help="In tokens.")]
+MaxLength = Annotated[int | None, typer.Option(help="In tokens. [default: the checkpoint's]")]
 Kind = Annotated[str | None, typer.Option(help="classification or regression. Inferred from the labels.")]
 Labels = Annotated[
     list[str] | None, typer.Option(help="Label names in the order of the outputs: NO,YES, or once for each name.")
@@ -354,7 +354,7 @@ def evaluate(
     text: Text = None,
     label: LabelColumns = None,
     data_dir: DataDir = ".",
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
     kind: Kind = None,
     labels: Labels = None,
     metrics: Metrics = None,
@@ -382,6 +382,8 @@ def evaluate(
     for name, value in found["scores"].items():
         typer.echo(f"{name:<12} {value:.4f}")
     typer.echo(f"{'rows':<12} {found['rows']}")
+    for line in found.get("report", ()):
+        typer.echo(line, err=True)
 
 
 @app.command(cls=Verb)
@@ -391,7 +393,7 @@ def predict(
     output: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)],
     text: Text = None,
     data_dir: DataDir = ".",
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
     precision: Precision = "auto",
 ) -> None:
     """Write a checkpoint's labels and probabilities for texts.

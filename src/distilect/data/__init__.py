@@ -11,7 +11,7 @@ from distilect.data.batches import (
     token_budget_splits,
 )
 from distilect.data.columns import text_columns
-from distilect.data.encoding import Encoded, encode, pad_id
+from distilect.data.encoding import NOTABLE, Encoded, encode, pad_id
 from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_texts, task_settings_of
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
@@ -20,6 +20,7 @@ from distilect.data.table import Table, row_identity, row_keys
 from distilect.data.writers import check_suffix, table_writer, write_columns
 
 __all__ = [
+    "NOTABLE",
     "Data",
     "Encoded",
     "EpochBatchSampler",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 
 from distilect.data.on_disk import ColumnFiles, open_columns, write_once
 from distilect.data.table import Table
+from distilect.errors import DataError
 from distilect.progress import track
 
 CHUNK = 1000  # rows per tokenizer call
 LARGE = 20_000  # rows from which on tokenising takes long enough for a progress bar
+FEW = 50  # tokens or texts, below which nothing is said of a tokenizer
+MOST, NOTABLE = 0.5, 0.01  # shares of unknown tokens: refused above the first, reported from the second on
+_COUNTS = ("truncated", "tokens", "unknown", "texts", "empty")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,7 @@ class Encoded:
         left: whether rows are padded on the left.
         truncated: number of rows that were longer than the maximum length.
         max_length: in tokens.
+        unknown: share of the text's tokens that are the unknown token.
     """
 
     columns: dict[str, NDArray[np.int32]]
@@ -42,9 +48,19 @@ class Encoded:
     left: bool = False
     truncated: int = 0
     max_length: int = 0
+    unknown: float = 0.0
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def report(self, who: str, rows: str) -> list[str]:
+        """Lines for the user: rows that were cut, and text that `who` does not know."""
+        lines = []
+        if self.truncated:
+            lines.append(f"{who}: {self.truncated:,} of {len(self):,} {rows} rows are cut at {self.max_length} tokens")
+        if self.unknown >= NOTABLE:
+            lines.append(f"{who}: {100 * self.unknown:.1f} % of the tokens of {rows} are unknown to its tokenizer")
+        return lines
 
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> Encoded:
         """The tokens of `rows`, in their order."""
@@ -85,17 +101,23 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         tokenizer: a transformers tokenizer; one without a pad token is padded with its end token, or with 0.
         max_length: rows are cut to so many tokens, special tokens included (pairs: the longer text first).
         description: of the progress bar, shown for large tables only.
+
+    Raises:
+        DataError: the tokenizer turns most of the text into its unknown token, or into nothing.
     """
     typed = "token_type_ids" in (getattr(tokenizer, "model_input_names", None) or ())
     names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
     if table.folder is not None:
-        columns, truncated = _mapped_tokens(table, table.folder, tokenizer, max_length, names, description)
+        columns, counts = _mapped_tokens(table, table.folder, tokenizer, max_length, names, description)
     else:
         blocks = list(_blocks(table, tokenizer, max_length, names, description))
         none = np.empty(0, np.int32)
         columns = {name: np.concatenate([none, *(block[name] for block, _ in blocks)]) for name in [*names, "lengths"]}
         columns["offsets"] = _offsets(columns["lengths"])
-        truncated = sum(cut for _, cut in blocks)
+        counts = Counter[str]()
+        for _, found in blocks:
+            counts.update(found)
+    _check_text(counts, tokenizer)
     types = getattr(tokenizer, "pad_token_type_id", 0) or 0
     return Encoded(
         {name: columns[name] for name in names},
@@ -103,9 +125,25 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         columns["offsets"],
         padding={"input_ids": pad_id(tokenizer), "token_type_ids": types},
         left=getattr(tokenizer, "padding_side", "right") == "left",
-        truncated=truncated,
+        truncated=counts["truncated"],
         max_length=max_length,
+        unknown=counts["unknown"] / max(1, counts["tokens"]),
     )
+
+
+def _check_text(counts: Counter[str], tokenizer: Any) -> None:
+    """Refuse a tokenizer that does not read this text: not from a few rows, which may be of another language."""
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    remedy = "use the tokenizer that the model was trained with, or a model for this language"
+    if counts["tokens"] >= FEW and counts["unknown"] > MOST * counts["tokens"]:
+        share = counts["unknown"] / counts["tokens"]
+        raise DataError(
+            f"the tokenizer of {name} turns {100 * share:.0f} % of the text into {tokenizer.unk_token!r}: {remedy}"
+        )
+    if counts["texts"] >= FEW and counts["empty"] > MOST * counts["texts"]:
+        raise DataError(
+            f"the tokenizer of {name} makes no tokens of {counts['empty']:,} of {counts['texts']:,} texts: {remedy}"
+        )
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -120,29 +158,30 @@ def _offsets(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
 
 def _mapped_tokens(
     table: Table, parent: Path, tokenizer: Any, max_length: int, names: list[str], description: str
-) -> tuple[dict[str, NDArray[Any]], int]:
+) -> tuple[dict[str, NDArray[Any]], Counter[str]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     what = f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
     folder = parent / f"tokens-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
 
     def write() -> None:
-        files, truncated = ColumnFiles(folder, {**dict.fromkeys([*names, "lengths"], np.int32), "offsets": np.int64}), 0
-        for block, cut in _blocks(table, tokenizer, max_length, names, description):
+        files = ColumnFiles(folder, {**dict.fromkeys([*names, "lengths"], np.int32), "offsets": np.int64})
+        counts = Counter[str]()
+        for block, found in _blocks(table, tokenizer, max_length, names, description):
             for name, values in block.items():
                 files.add(name, values)
             files.add_offsets("offsets", block["lengths"])
-            truncated += cut
-        files.finish(truncated=truncated)
+            counts.update(found)
+        files.finish(**counts)
 
     write_once(folder, write, "tokenising")
     columns, about = open_columns(folder)
-    return columns, int(about["truncated"])
+    return columns, Counter({name: int(about.get(name, 0)) for name in _COUNTS})
 
 
 def _blocks(
     table: Table, tokenizer: Any, max_length: int, names: list[str], description: str
-) -> Iterator[tuple[dict[str, NDArray[np.int32]], int]]:
-    """Flat tokens by name and `lengths` of a thousand rows at a time, and how many of them were cut.
+) -> Iterator[tuple[dict[str, NDArray[np.int32]], dict[str, int]]]:
+    """Flat tokens by name and `lengths` of a thousand rows at a time, and what was counted in them (`_COUNTS`).
 
     Rows are first tokenised in full, to count those that are too long. Only these are tokenised again with truncation, because
     the tokenizer knows how to cut pairs and where special tokens go.
@@ -163,4 +202,17 @@ def _blocks(
                     rows[name][i] = values
         flat = {name: np.fromiter(chain.from_iterable(rows[name]), np.int32) for name in names}
         flat["lengths"] = np.fromiter(map(len, rows["input_ids"]), np.int32)
-        yield flat, len(long)
+        yield flat, {"truncated": len(long), **_known(block, flat, tokenizer)}
+
+
+def _known(block: Any, flat: dict[str, NDArray[np.int32]], tokenizer: Any) -> dict[str, int]:
+    """Tokens of the text itself and how many of them are unknown; rows with text and how many of them have no tokens."""
+    added = tokenizer.num_special_tokens_to_add(pair=len(block) == 2)
+    written = np.array([any(map(str.strip, texts)) for texts in zip(*block, strict=True)], dtype=bool)
+    unknown, others = tokenizer.unk_token_id, (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    return {
+        "tokens": max(0, len(flat["input_ids"]) - added * len(written)),
+        "unknown": 0 if unknown is None or unknown in others else int((flat["input_ids"] == unknown).sum()),
+        "texts": int(written.sum()),
+        "empty": int((written & (flat["lengths"] <= added)).sum()),
+    }

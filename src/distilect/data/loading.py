@@ -260,12 +260,19 @@ def load_table(
     Raises:
         DataError, ConfigError: as `load_data`.
     """
-    settings = task_settings_of(like).model_copy(update=given.model_dump(exclude_unset=True) if given else {})
+
+    def settings_for(found: Sequence[str]) -> TaskConfig:
+        of_model = task_settings_of(like, found)
+        return of_model.model_copy(update=given.model_dump(exclude_unset=True) if given else {})
+
+    settings = settings_for(())
     if settings.kind == "multi-label" and label is None:
         label = _columns_of_labels(spec, data_dir, settings.labels or ())
     dialect = {"delimiter": delimiter, "quoting": quoting}
     source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True, **dialect)
     column = _read_labels(source, columns, "evaluation", settings, label_delimiter)
+    if isinstance(column, LabelColumn):
+        settings = settings_for(column.found())
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, settings, glue, name)
     table = _labelled_table(column, columns, task, "evaluation", "those of the model")
@@ -339,18 +346,26 @@ def read_columns(
     return identities(text_columns(rows, texts)), np.stack(values, axis=1)
 
 
-def task_settings_of(checkpoint: str | Path | None) -> TaskConfig:
-    """Kind and label names from a checkpoint's config.json; LABEL_0, LABEL_1, … are "0", "1", …"""
+def task_settings_of(checkpoint: str | Path | None, found: Sequence[str] = ()) -> TaskConfig:
+    """Kind and label names from a checkpoint's config.json, for a table with the labels `found`.
+
+    LABEL_0, LABEL_1, … are "0", "1", … unless the table calls them so too. A single output that is not declared as a score is the logit
+    of the second of two labels where the table has two.
+    """
     file = Path(checkpoint or "", "config.json")
     if checkpoint is None or not file.is_file():
         return TaskConfig()
     values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     names = {int(index): str(name) for index, name in (values.get("id2label") or {}).items()}
-    labels = [names[index].removeprefix("LABEL_") for index in sorted(names)]
+    labels = [names[index] for index in sorted(names)]
+    if not set(labels) & set(found):
+        labels = [label.removeprefix("LABEL_") for label in labels]
     if values.get("problem_type") == "multi_label_classification":
         return TaskConfig(kind="multi-label", labels=labels)
-    if values.get("problem_type") == "regression" or len(names) == 1:
+    if values.get("problem_type") == "regression":
         return TaskConfig(kind="regression")
+    if len(names) == 1:
+        return TaskConfig(kind="classification" if len(found) == 2 else "regression")
     return TaskConfig(kind="classification", labels=labels) if labels else TaskConfig()
 
 

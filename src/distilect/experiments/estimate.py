@@ -154,7 +154,9 @@ def _unmade_teachers(plan: Plan, setup: Setup, clean: Data) -> list[tuple[Path, 
             exists = any(folder.parent.glob(f"{name}-*/{RECORD}"))
             share = 1 / setup.parts.count if setup.parts else 1.0
         else:
-            folder = teacher_folder(name, spec.finetune, for_teacher(clean, spec.learns, None, SPLIT_SEED), config)
+            folder = teacher_folder(
+                name, spec.finetune, for_teacher(clean, spec.learns, None, SPLIT_SEED), config, spec.tokenizer
+            )
             exists, share = (folder / RECORD).exists(), 1.0
         if not exists:
             found.append((folder, spec.model_copy(update={"name": name}), share))

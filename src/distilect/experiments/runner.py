@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distilect.config import MethodConfig, RunConfig, TeacherConfig, TrainConfig, dump_config, parse_part, set_value
-from distilect.data import Data, encode, load_data
+from distilect.data import Data, load_data
 from distilect.errors import ConfigError, DistilectError, MethodError, RunError
 from distilect.experiments.config import PoolTeacherConfig
 from distilect.experiments.methods import family, method_config
@@ -227,7 +227,7 @@ class Runner:
         init = config.student.init
         if init not in self.tokens:
             built = bench.new_student()
-            self.tokens[init] = int(encode(bench.data.distillation, built.tokenizer, built.max_length).lengths.sum())
+            self.tokens[init] = int(built.encode(bench.data.distillation).lengths.sum())
         rows = self.tokens[init]
         count = len(choices(trial.method, self.clean.task))
         trainings = count + 1 if count > 1 else 1
@@ -265,7 +265,7 @@ def _made(setup: Setup, config: RunConfig, clean: Data) -> list[TeacherConfig]:
         lock = locks / f"teacher-{name}-{data.train.fingerprint()}.lock"
         try:
             with locked(lock, RunError, f"another process is fine-tuning teacher {name}", wait=True):
-                folder = finetuned_teacher(name, spec.finetune, data, config)
+                folder = finetuned_teacher(name, spec.finetune, data, config, spec.tokenizer)
         except DistilectError as error:
             raise RunError(f"teacher {name}: {error}") from error
         found.append(TeacherConfig(name=name, path=str(folder), max_length=spec.max_length))

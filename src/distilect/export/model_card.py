@@ -166,6 +166,7 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         "method": _code(method),
         "teachers": ", ".join(teachers),
         "layers": part(metrics, "student", "source", "layers"),
+        "max_length": words.whole(n) if (n := number(part(metrics, "student", "max_length"))) else "",
         "seed": metrics.get("seed"),
         "versions": ", ".join(f"{name} {version}" for name, version in mapping(metrics.get("versions")).items()),
         "papers": citations(method, mapping(config.get("method")), bool(teachers)),

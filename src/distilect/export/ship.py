@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distilect.config import RunConfig, load_config
-from distilect.data import Encoded, Table, encode, load_data, load_table
+from distilect.data import Encoded, Table, load_data, load_table
 from distilect.errors import DataError, DistilectError, ExportError, RunError
 from distilect.evaluation import predict
 from distilect.export.hub import check_card, check_name, push
@@ -117,7 +117,7 @@ def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: st
     folder, task = root / "student", Task.from_dict(mapping(metrics.get("task")))
     student = _load("student", folder, task, config)
     rows = _rows_to_check(config, folder, dev)
-    encoded = encode(rows, student.tokenizer, student.max_length)
+    encoded = student.encode(rows)
     reference = predict(student.model, encoded, precision="fp32")
 
     def scores(logits: Any) -> dict[str, float]:
@@ -168,10 +168,10 @@ def _export_onnx(root: Path, metrics: dict[str, Any], config: RunConfig, dev: st
         files.append(check(paths["ONNX int8"]))
 
     timed = rows.take(np.arange(min(TIMED_ROWS, len(rows))))  # each model reads them in its own tokens
-    tokens = encode(timed, student.tokenizer, student.max_length)
+    tokens = student.encode(timed)
     models: dict[str, tuple[Start, Encoded]] = {}
     if teacher := _best_teacher(metrics, task, config):
-        own = encode(timed, teacher.tokenizer, teacher.max_length)
+        own = teacher.encode(timed)
         models[f"teacher {teacher.name}"] = (start_torch(teacher.model), own)
     models["student"] = (start_torch(student.model), tokens)
     models |= {name: (start_onnx(path), tokens) for name, path in paths.items()}
@@ -208,7 +208,10 @@ def _best_teacher(metrics: dict[str, Any], task: Task, config: RunConfig) -> Che
 def _load(name: str, path: str | Path, task: Task, config: RunConfig) -> CheckpointTeacher:
     """A model on the CPU, where the files run too: a GPU would not compare with them."""
     length = config.student.max_length or config.train.max_length
-    labels = next((teacher.labels for teacher in config.teachers if teacher.name == name), None)
-    model = CheckpointTeacher(name, str(path), task, max_length=length, precision="fp32", labels=labels)
+    spec = next((teacher for teacher in config.teachers if teacher.name == name), None)
+    labels, tokenizer = (spec.labels, spec.tokenizer) if spec else (None, None)
+    model = CheckpointTeacher(
+        name, str(path), task, max_length=length, precision="fp32", labels=labels, tokenizer=tokenizer
+    )
     model.model.cpu()
     return model

@@ -25,6 +25,9 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
+    "spm.model",
+    "sentencepiece.model",
+    "tekken.json",
 )
 # entries of a config that do not change the function that the model computes
 _IDLE_CONFIG = (
@@ -59,8 +62,11 @@ def resolve_path(path: str) -> str:
     return str(folder)
 
 
-def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> None:
+def check_checkpoint(path: str, error: type[DistilectError] = TeacherError, *, weights: bool = True) -> None:
     """Refuse a local folder that is no checkpoint, or one whose weights are pickles only. Hub ids pass.
+
+    Args:
+        weights: false where the config alone is read.
 
     Raises:
         error: names what was found and what to do.
@@ -70,8 +76,16 @@ def check_checkpoint(path: str, error: type[DistilectError] = TeacherError) -> N
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise error(f"no checkpoint at {path}: the folder does not exist")
         return
+    if (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors")):
+        raise error(
+            f"{path} is a PEFT adapter without its model: merge them once and give the new folder, to which the tokenizer belongs too: "
+            f"peft.AutoPeftModelForSequenceClassification.from_pretrained({path!r}, num_labels=…).merge_and_unload()"
+            ".save_pretrained(FOLDER)"
+        )
     if not folder.is_dir() or not (folder / "config.json").is_file():
         raise error(f"{path} is no checkpoint: expected a folder with config.json and model.safetensors")
+    if not weights:
+        return
     if any(folder.glob("*.safetensors")):
         _check_index(folder, error)
         return
@@ -123,23 +137,41 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def fingerprint_parts(path: str, config: Any = None) -> dict[str, str]:
+def head_remedy(path: str) -> str:
+    """What to do with a checkpoint whose classification head is missing, for messages."""
+    folder = Path(path)
+    if any((folder / name).exists() for name in ("config_setfit.json", "model_head.pkl")):
+        what = "SetFit keeps its head apart"
+    elif any((folder / name).is_file() for name in ("modules.json", "config_sentence_transformers.json")):
+        what = "a sentence-transformers encoder has no head"
+    else:
+        return "it was never fine-tuned for classification or regression; make a teacher of it with finetune:"
+    return (
+        f"{what}; give a function from texts to logits as teacher, distill(…, teachers=[function]) in Python, or fine-tune the encoder "
+        "with finetune:"
+    )
+
+
+def fingerprint_parts(path: str, config: Any = None, tokenizer_path: str | None = None) -> dict[str, str]:
     """What a checkpoint's outputs depend on, each as a short hash: weights, config, tokenizer.
 
     A local folder is read whole (about 1 GB per second); a hub id that is not a folder counts by its commit.
+
+    Args:
+        tokenizer_path: folder or hub id of the tokenizer, where it is not the checkpoint's own.
     """
     folder = Path(path)
     if not folder.is_dir():
         commit = str(getattr(config, "_commit_hash", None))
-        return {"weights": _hash(f"{path}@{commit}"), "config": "", "tokenizer": ""}
+        return {"weights": _hash(f"{path}@{commit}"), "config": "", "tokenizer": tokenizer_path or ""}
     weights = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         weights.update(file.name.encode())
         weights.update(bytes.fromhex(file_digest(file)))
-    tokenizer = hashlib.sha256()
+    tokenizer, place = hashlib.sha256((tokenizer_path or "").encode()), Path(tokenizer_path or path)
     for name in _TOKENIZER_FILES:
-        if (folder / name).is_file():
-            tokenizer.update(name.encode() + b"\0" + (folder / name).read_bytes())
+        if (place / name).is_file():
+            tokenizer.update(name.encode() + b"\0" + (place / name).read_bytes())
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     plain = {key: value for key, value in settings.items() if key not in _IDLE_CONFIG}
     return {

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from distilect.errors import MethodError
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
+from distilect.models.classifiers import load
 from distilect.models.precision import autocast
 from distilect.models.teachers import CheckpointTeacher, classification_positions, pool_tokens
 
@@ -26,8 +27,8 @@ class EncoderTeacher(CheckpointTeacher):
         self.path = resolve_path(path)
         self.name = f"encoder {path}"
         check_checkpoint(self.path, MethodError)
-        config = load_pretrained(AutoConfig, self.path, MethodError)
-        self._load(AutoModel, config, max_length, precision, MethodError, "give another encoder", unread=("pooler.",))
+        loaded = load(AutoModel, self.path, MethodError, load_pretrained(AutoConfig, self.path, MethodError))
+        self._keep(loaded, max_length, precision, MethodError, "give another encoder", unread=("pooler.",))
         self.pooling = self.parts["pooling"] = pooling
         self.order = list(range(self.hidden_size))
 

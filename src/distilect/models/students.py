@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distilect.config import StudentConfig
+from distilect.data import Encoded, Table, encode
 from distilect.errors import StudentError, TeacherError, did_you_mean
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
-from distilect.models.labels import MULTI_LABEL, align_labels, is_multi_label
-from distilect.models.layers import cut_layers, even_layers
+from distilect.models.classifiers import is_binary, label_names, load, output_layer, output_order, split_binary_head
+from distilect.models.labels import MULTI_LABEL, are_generic
+from distilect.models.layers import core_config, cut_layers, depth_of, even_layers
 from distilect.models.precision import default_device
+from distilect.models.tokenizers import fit_tokenizer, load_tokenizer, usable_length
 from distilect.tasks import Task
 
 _PROBLEM_TYPES = {
@@ -36,20 +39,26 @@ class Student:
         tokenizer: its own.
         max_length: in tokens.
         source: where it came from: path, layers.
+        report: lines for the user.
     """
 
     model: Any
     tokenizer: Any
     max_length: int
     source: dict[str, Any]
+    report: list[str] = field(default_factory=list)
 
     @property
     def num_layers(self) -> int:
-        return int(self.model.config.num_hidden_layers)
+        return depth_of(self.model)
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.config.hidden_size)
+        return int(core_config(self.model).hidden_size)
+
+    def encode(self, table: Table) -> Encoded:
+        """The table as the student's own tokens."""
+        return encode(table, self.tokenizer, self.max_length)
 
 
 def build_student(
@@ -70,28 +79,24 @@ def build_student(
     """
     name, layers, fresh = parse_spec(spec.init)
     path = teachers.get(name) or resolve_path(name)
-    check_checkpoint(path, StudentError)
+    check_checkpoint(path, StudentError, weights=not fresh)
+    report: list[str] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = _fresh(path, task) if fresh else _pretrained(path, task)
+            model = _fresh(path, task) if fresh else _pretrained(path, task, report)
         except StudentError as error:  # a short name that is no hub id may have been meant for a teacher
             raise StudentError(f"{error}{'' if '/' in path else did_you_mean(name, teachers)}") from None
-    kept = even_layers(layers, model.config.num_hidden_layers) if isinstance(layers, int) else layers
-    if kept is not None:
-        cut_layers(model, kept)
-        _check_cut(model)
+        kept = even_layers(layers, depth_of(model)) if isinstance(layers, int) else layers
+        if kept is not None:
+            model = cut_layers(model, kept)
     _label(model.config, task)
-    tokenizer = load_pretrained(AutoTokenizer, resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError)
-    _pad_token(tokenizer, model)
-    if len(tokenizer) > model.config.vocab_size:
-        raise StudentError(
-            f"student {spec.init!r}: its tokenizer has {len(tokenizer):,} tokens, the model knows {model.config.vocab_size:,}: "
-            "use the tokenizer that the model was trained with"
-        )
-    length = usable_length(spec.max_length or max_length, tokenizer, model.config)
+    tokenizer = load_tokenizer(resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError)
+    model = model.float().to(default_device())
+    longest = fit_tokenizer(model, tokenizer, f"student {spec.init!r}", StudentError, own=True)
+    length = usable_length(spec.max_length or max_length, tokenizer, longest)
     source = {"init": spec.init, "path": path, "layers": kept, "fresh": fresh}
-    return Student(model.float().to(default_device()), tokenizer, length, source)
+    return Student(model, tokenizer, length, source, report)
 
 
 def parse_spec(text: str) -> tuple[str, list[int] | int | None, bool]:
@@ -115,98 +120,59 @@ def parse_spec(text: str) -> tuple[str, list[int] | int | None, bool]:
         raise StudentError(f"student {text!r}: {expected}") from None
 
 
-def usable_length(wanted: int, tokenizer: Any, config: Any) -> int:
-    """`wanted` tokens, or fewer where tokenizer or position embeddings end before."""
-    limits = [wanted]
-    if isinstance(getattr(tokenizer, "model_max_length", None), int) and tokenizer.model_max_length < 1 << 20:
-        limits.append(tokenizer.model_max_length)
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        # these count positions from pad_token_id + 1, so that many rows of the table are no positions
-        offset = (config.pad_token_id or 0) + 1 if config.model_type in ROBERTA_POSITIONS else 0
-        limits.append(positions - offset)
-    return min(limits)
-
-
-# transformers computes the offset inside each model's embeddings; a config has no entry for it
-ROBERTA_POSITIONS = {
-    "camembert",
-    "data2vec-text",
-    "esm",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-}
-
-
-def _check_cut(model: Any) -> None:
-    """Refuse a cut that the config cannot express: the saved student would not be the trained one.
-
-    Raises:
-        StudentError: a model made from the config has other weights.
-    """
-    with torch.device("meta"):
-        again = AutoModelForSequenceClassification.from_config(model.config)
-    ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, again))
-    if ours != theirs:
-        raise StudentError(
-            f"{type(model).__name__} cannot be cut to these layers: a model with its configuration has other weights; "
-            "keep layer 0 if it is a special one ([layers=0,…]), or take the whole checkpoint"
-        )
-
-
 def _fresh(path: str, task: Task) -> Any:
     config = load_pretrained(AutoConfig, path, StudentError)
     _label(config, task)
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def _pretrained(path: str, task: Task) -> Any:
+def _pretrained(path: str, task: Task, report: list[str]) -> Any:
     """The whole model; its head is kept, in the task's order, if it was made for the task's labels; else it is new."""
     config = load_pretrained(AutoConfig, path, StudentError)
-    outputs, order = config.num_labels, _known_order(path, config, task)
+    headed = any("ForSequenceClassification" in str(name) for name in config.architectures or ())
+    own, outputs = label_names(config), config.num_labels
+    order = _known_order(path, config, own, task) if headed else None
     if order is None:
         _label(config, task)
-    options = {"use_safetensors": True, "ignore_mismatched_sizes": True}
-    model = load_pretrained(AutoModelForSequenceClassification, path, StudentError, config=config, **options)
-    with torch.no_grad():
-        if order is not None and order != list(range(len(order))):
-            for parameter in _head(model).parameters():
-                parameter.copy_(parameter[order].clone())
-        if order is None and outputs == task.num_outputs:  # transformers has kept a head that was made for other labels
-            head = _head(model)
-            nn.init.normal_(
-                head.weight, std=getattr(model.config, "initializer_range", None) or 0.02
-            )  # as transformers
-            if head.bias is not None:
-                nn.init.zeros_(head.bias)
+    loaded = load(AutoModelForSequenceClassification, path, StudentError, config)
+    model, whole = loaded.model, headed and loaded.has_head
+    if order is None and whole and are_generic(own):  # its config did not say how many outputs the head has
+        order = _known_order(path, model.config, [f"LABEL_{i}" for i in range(task.num_outputs)], task)
+    if order is not None and whole:
+        if is_binary(model.config, task):
+            split_binary_head(model)
+        _reorder(output_layer(model, StudentError), order)
+    elif order is None and (whole or outputs == task.num_outputs):  # transformers has kept a head made for other labels
+        _initialise(model)
+    if headed and (order is None or not whole):
+        had = f"{loaded.width or outputs} output(s): {', '.join(own[:8])}{', …' if len(own) > 8 else ''}"
+        report.append(
+            f"the head of {path} ({had}) is replaced by a new one for {', '.join(task.labels[:8]) or 'scores'}"
+        )
     return model
 
 
-def _known_order(path: str, config: Any, task: Task) -> list[int] | None:
-    """The order that brings the checkpoint's outputs into the task's; None where it has no head for these labels."""
-    if not any("ForSequenceClassification" in str(name) for name in config.architectures or ()):
-        return None
-    if task.kind == "regression":
-        return [0] if config.num_labels == 1 else None
-    if is_multi_label(config) != (task.kind == "multi-label"):
-        return None
+def _known_order(path: str, config: Any, own: list[str], task: Task) -> list[int] | None:
+    """The order that brings the checkpoint's outputs into the task's; None where its head was made for other labels."""
     try:
-        return align_labels([config.id2label[i] for i in range(config.num_labels)], task.labels, path)
+        return output_order(path, config, own, task)
     except TeacherError:
         return None
 
 
-def _head(model: Any) -> nn.Linear:
-    """The output layer: the last linear map with one output per label."""
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
-    if not heads:
-        raise StudentError(
-            f"{type(model).__name__} has no linear output layer that could be fitted to the task's labels"
-        )
-    return heads[-1]
+@torch.no_grad()
+def _reorder(head: nn.Linear, order: list[int]) -> None:
+    if order != list(range(len(order))):
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order].clone())
+
+
+def _initialise(model: Any) -> None:
+    """A new output layer, drawn as transformers does."""
+    head = output_layer(model, StudentError)
+    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", None) or 0.02)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
 
 
 def _label(config: Any, task: Task) -> None:
@@ -218,11 +184,3 @@ def _label(config: Any, task: Task) -> None:
     if getattr(config, "thresholds", None) is not None:
         config.thresholds = None  # those of another model
     config.problem_type = _PROBLEM_TYPES[task.kind]
-
-
-def _pad_token(tokenizer: Any, model: Any) -> None:
-    """Decoders often have no padding token; their classification heads need to know one."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from distilect.config import TeacherConfig
-from distilect.data import Encoded, Table, encode, pad_id, read_columns
+from distilect.data import Encoded, Table, encode, read_columns
 from distilect.errors import DataError, DistilectError, MethodError, TeacherError
 from distilect.models.attention import PARTS, attention_maps, captured
-from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, load_pretrained, resolve_path
-from distilect.models.labels import align_labels, is_multi_label
+from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, head_remedy, resolve_path
+from distilect.models.classifiers import Loaded, is_binary, load_classifier, output_order, split_binary_head
+from distilect.models.layers import core_config, depth_of
 from distilect.models.precision import autocast, default_device, resolve_precision
 from distilect.models.row_index import RowIndex
-from distilect.models.students import usable_length
+from distilect.models.tokenizers import fit_tokenizer, load_tokenizer, usable_length
 from distilect.tasks import Task
 
 FORMAT = 1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
@@ -58,11 +58,17 @@ class Teacher:
 class CheckpointTeacher(Teacher):
     """A fine-tuned `AutoModelForSequenceClassification` with its own tokenizer.
 
+    A single logit, as cross-encoders have it, is read as the outputs [0, logit] of two classes.
+
     Args:
         path: a folder or hub id.
-        max_length: in tokens.
+        max_length: in tokens; None: the length that comes with the checkpoint.
         precision: of the forward pass.
         labels: names of its outputs, where its config has none.
+        tokenizer: folder or hub id, where it is not the checkpoint's.
+
+    Raises:
+        TeacherError: it cannot be loaded, or it does not fit the task or its tokenizer.
     """
 
     def __init__(
@@ -71,30 +77,35 @@ class CheckpointTeacher(Teacher):
         path: str,
         task: Task,
         *,
-        max_length: int,
+        max_length: int | None,
         precision: str = "auto",
         labels: Sequence[str] | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         self.name, self.path = name, resolve_path(path)
         check_checkpoint(self.path)
-        config = load_pretrained(AutoConfig, self.path)
-        self.order = _order(name, config, task, labels)
+        loaded, own = load_classifier(self.path, TeacherError, labels)
+        self._keep(loaded, max_length, precision, TeacherError, head_remedy(self.path), tokenizer=tokenizer)
+        config = self.model.config
+        self.order = output_order(name, config, own, task, labels)
         if task.kind == "multi-label":
             self.thresholds = _thresholds(name, config, self.order)
-        remedy = "it was never fine-tuned for classification or regression; make a teacher of it with finetune:"
-        self._load(AutoModelForSequenceClassification, config, max_length, precision, TeacherError, remedy)
+        if is_binary(config, task):
+            split_binary_head(self.model)
+            self.parts["outputs"] = "0, logit"
 
-    def _load(
+    def _keep(
         self,
-        loader: Any,
-        config: Any,
-        max_length: int,
+        loaded: Loaded,
+        max_length: int | None,
         precision: str,
         error: type[DistilectError],
         remedy: str,
+        *,
         unread: tuple[str, ...] = (),
+        tokenizer: str | None = None,
     ) -> None:
-        """Load model and tokenizer from `self.path`.
+        """Freeze the model and load the tokenizer.
 
         Args:
             remedy: the end of the message about weights that the checkpoint lacks.
@@ -102,19 +113,18 @@ class CheckpointTeacher(Teacher):
         """
         self.device = default_device()
         self.precision = resolve_precision(precision, self.device)
-        model, loaded = load_pretrained(loader, self.path, error, use_safetensors=True, output_loading_info=True)
-        missing = sorted(key for key in loaded["missing_keys"] if not key.startswith(unread))
+        missing = [key for key in loaded.missing if not key.startswith(unread)]
         if missing:  # transformers has filled them with random numbers
             shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             raise error(f"{self.name}: {self.path} lacks {shown}: {remedy}")
         # in a list, so that a teacher kept on some module is never registered in it, put in train mode or saved
-        self._model = [model.float().to(self.device).eval().requires_grad_(False)]
-        self.tokenizer = load_pretrained(AutoTokenizer, self.path, error)
-        if model.config.pad_token_id is None:  # decoders find a row's last token by it
-            model.config.pad_token_id = pad_id(self.tokenizer)
-        self.max_length = usable_length(max_length, self.tokenizer, config)
+        self._model = [loaded.model.float().to(self.device).eval().requires_grad_(False)]
+        self.tokenizer_path = resolve_path(tokenizer) if tokenizer else None
+        self.tokenizer = load_tokenizer(self.tokenizer_path or self.path, error)
+        longest = fit_tokenizer(self.model, self.tokenizer, self.name, error)
+        self.max_length = usable_length(max_length, self.tokenizer, longest)
         self.parts = {
-            **fingerprint_parts(self.path, config),
+            **fingerprint_parts(self.path, self.model.config, self.tokenizer_path),
             "max_length": self.max_length,
             "precision": self.precision,
         }
@@ -125,11 +135,11 @@ class CheckpointTeacher(Teacher):
 
     @property
     def num_layers(self) -> int:
-        return int(self.model.config.num_hidden_layers)
+        return depth_of(self.model)
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.config.hidden_size)
+        return int(core_config(self.model).hidden_size)
 
     def encode(self, table: Table) -> Encoded:
         """The table as the teacher's own tokens."""
@@ -233,37 +243,6 @@ def pool_tokens(kind: str, hidden: Tensor, mask: Tensor, cls: Tensor) -> Tensor:
         weight = mask.unsqueeze(-1)
         return (hidden * weight).sum(1) / weight.sum(1).clamp_min(1)
     return hidden
-
-
-def _order(name: str, config: Any, task: Task, labels: Sequence[str] | None) -> list[int]:
-    check_outputs(name, config, task)
-    if task.kind == "regression":
-        if config.num_labels != 1:
-            raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, a regression task needs exactly 1")
-        return [0]
-    names = list(labels) if labels else [str(config.id2label[i]) for i in range(config.num_labels)]
-    if len(names) != config.num_labels:
-        raise TeacherError(f"teacher {name!r} has {config.num_labels} outputs, but labels: names {len(names)}")
-    return align_labels(names, task.labels, name)
-
-
-def check_outputs(name: str, config: Any, task: Task) -> None:
-    """Refuse a softmax where the task needs a sigmoid per label, and the other way round: the one cannot be read as the other.
-
-    Raises:
-        TeacherError: names both, and what to do.
-    """
-    kind, sigmoids = getattr(config, "problem_type", None), is_multi_label(config)
-    if sigmoids and task.kind != "multi-label":
-        raise TeacherError(
-            f"{name!r} is a multi-label model (problem_type {kind}): a sigmoid for each label, no choice of one; the task is "
-            f"{task.kind}: set task.kind: multi-label, or take a model of one label per text"
-        )
-    if not sigmoids and task.kind == "multi-label":
-        raise TeacherError(
-            f"{name!r} chooses one label per text (problem_type {kind}), the task is multi-label: take a model with problem_type "
-            "multi_label_classification; if it was trained with a sigmoid for each label, write that into its config.json"
-        )
 
 
 def _thresholds(name: str, config: Any, order: list[int]) -> list[float] | None:
@@ -391,9 +370,17 @@ def _code(code: Any) -> str:
 
 
 def load_teacher(
-    spec: TeacherConfig, task: Task, *, precision: str = "auto", max_length: int = 128, data_dir: Path = Path(".")
+    spec: TeacherConfig,
+    task: Task,
+    *,
+    precision: str = "auto",
+    max_length: int | None = 128,
+    data_dir: Path = Path("."),
 ) -> Teacher:
     """The teacher that a config names: a checkpoint or a table.
+
+    Args:
+        max_length: in tokens, of a checkpoint that has none in `spec`; None: the length that comes with it.
 
     Raises:
         TeacherError: it cannot be loaded, or its labels are not the task's.
@@ -405,5 +392,11 @@ def load_teacher(
         raise TeacherError(f"teacher {spec.name!r} is still to be fine-tuned: it has no path yet")
     name = spec.name or Path(spec.path).name
     return CheckpointTeacher(
-        name, spec.path, task, max_length=spec.max_length or max_length, precision=precision, labels=spec.labels
+        name,
+        spec.path,
+        task,
+        max_length=spec.max_length or max_length,
+        precision=precision,
+        labels=spec.labels,
+        tokenizer=spec.tokenizer,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from distilect import ranks
 from distilect.config import RunConfig, TaskConfig, TeacherConfig, apply_override, parse_config, parse_part, set_values
-from distilect.data import encode, load_table
+from distilect.data import load_table
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
@@ -147,7 +147,7 @@ def evaluate(
     text: list[str] | None = None,
     label: str | list[str] | None = None,
     data_dir: str | Path = ".",
-    max_length: int = 128,
+    max_length: int | None = None,
     kind: str | None = None,
     labels: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
@@ -157,8 +157,12 @@ def evaluate(
 
     Args:
         label: label column; or one column per label of a multi-label checkpoint.
+        max_length: in tokens; default: the length that comes with the checkpoint.
         kind, labels, metrics: as in `TaskConfig`; default: those of the checkpoint, and the metrics of such a task.
             `labels` are the names of the checkpoint's outputs, in their order.
+
+    Returns:
+        scores, rows, task; report: lines about rows that were cut and text that the tokenizer does not know.
     """
     given = {"kind": kind, "labels": labels, "metrics": metrics}
     settings = parse_part(TaskConfig, {key: value for key, value in given.items() if value is not None})
@@ -167,7 +171,11 @@ def evaluate(
     spec = TeacherConfig(path=str(model), labels=list(labels) if labels else None)
     teacher = load_teacher(spec, task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
-    encoded = encode(table, teacher.tokenizer, teacher.max_length)
+    encoded = teacher.encode(table)
     logits = predict(teacher.model, encoded, precision=precision)
-    scores = task.score(logits[:, teacher.order], table.labels, teacher.thresholds)
-    return {"scores": scores, "rows": len(table), "task": task.to_dict()}
+    return {
+        "scores": task.score(logits[:, teacher.order], table.labels, teacher.thresholds),
+        "rows": len(table),
+        "task": task.to_dict(),
+        "report": encoded.report(teacher.name, "evaluated"),
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from distilect.config import MethodConfig, TrainConfig
-from distilect.data import Table, encode, row_keys
+from distilect.data import Table, row_keys
 from distilect.errors import ConfigError, MethodError, did_you_mean
 from distilect.knowledge import Layout
 from distilect.models import CheckpointTeacher, Student, Teacher, same_tokens
@@ -103,12 +103,12 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
 
 
 def training_rows(student: Student, table: Table, validation: Table, task: Task) -> TrainingRows:
-    """Training and validation rows, tokenised for the student."""
+    """Training and validation rows, tokenised for the student. Says what is cut."""
     return TrainingRows(
         table=table,
-        encoded=encode(table, student.tokenizer, student.max_length),
+        encoded=student.encode(table),
         validation=validation,
-        validation_encoded=encode(validation, student.tokenizer, student.max_length),
+        validation_encoded=student.encode(validation),
         task=task,
         cls_token_id=student.tokenizer.cls_token_id,
     )

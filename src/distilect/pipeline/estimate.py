@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from distilect.config import RunConfig, StudentConfig, TeacherConfig
-from distilect.data import encode, load_data, open_source, scoring_batches, steps_per_epoch
+from distilect.data import load_data, open_source, scoring_batches, steps_per_epoch
 from distilect.errors import ConfigError, did_you_mean
 from distilect.evaluation import flops_per_token
 from distilect.models import CheckpointTeacher, build_student
@@ -250,7 +250,7 @@ class Pilot:
         scoring = dict(rates.scoring)
         for teacher in self._pool():
             if isinstance(teacher, CheckpointTeacher):
-                lengths = encode(table, teacher.tokenizer, teacher.max_length).lengths
+                lengths = teacher.encode(table).lengths
                 scoring[teacher.name] *= tokens_per_row(lengths, rows, most) / tokens_per_row(lengths, len(table), most)
         return replace(rates, scoring=scoring)
 
@@ -262,7 +262,7 @@ class Pilot:
         for teacher, wanted in zip(self._pool(), fields, strict=True):
             lengths: Any = np.ones(len(table), np.int64)
             if isinstance(teacher, CheckpointTeacher):
-                lengths = encode(table, teacher.tokenizer, teacher.max_length).lengths
+                lengths = teacher.encode(table).lengths
             self.bench.store = type(self.bench.store)(self.folder / f"timed-{teacher.name}")
             spent, tokens = 0.0, 0.0
             for number, part in enumerate(_parts(len(table), self.config.train.batch_size)):

@@ -126,9 +126,10 @@ def claim(folder: Path, config: RunConfig, overwrite: bool) -> None:
 
 
 def save_student(student: Student, folder: Path) -> None:
-    """A plain Hugging Face checkpoint with its tokenizer, whole or not at all."""
+    """A plain Hugging Face checkpoint with its tokenizer, which names the length in tokens; whole or not at all."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    student.tokenizer.model_max_length = student.max_length
     with quiet():
         student.model.save_pretrained(temporary)
         student.tokenizer.save_pretrained(temporary)

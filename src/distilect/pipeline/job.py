@@ -11,7 +11,6 @@ from typing import Any
 
 from distilect import ranks
 from distilect.config import RunConfig
-from distilect.data import encode
 from distilect.errors import RunError
 from distilect.export import write_model_card
 from distilect.files import atomic_write
@@ -100,11 +99,13 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
     # Student, method, and the signals of the teachers that the method asks.
     student = bench.new_student()
     method, prepared = bench.prepare(config.method, student)
-    for line in prepared.report:
-        console.print(line)
+    for line in [*student.report, *prepared.report]:
+        console.print(line, markup=False)
     # Only teachers can label the extra rows: a method without teachers trains on the labelled ones alone.
     table = data.distillation if method.teachers is not None else data.train
     rows = training_rows(student, table, data.validation, task)
+    for line in rows.report("student"):
+        console.print(line, markup=False)
 
     # Everything that can fail before training has worked, so an earlier run may be replaced now.
     ranks.on_main(claim, folder, config, overwrite)
@@ -130,7 +131,10 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
     split, reported = ("dev", data.dev) if data.dev is not None else ("validation", data.validation)
     outputs: dict[str, Any] = {}
     if len(reported):
-        outputs["student"] = trainer.predict_rows(encode(reported, student.tokenizer, student.max_length))
+        encoded = student.encode(reported)
+        for line in encoded.report("student", split) if split == "dev" else ():
+            console.print(line, markup=False)
+        outputs["student"] = trainer.predict_rows(encoded)
         if split == "dev" or asks_teachers(config.method):
             outputs |= {f"teacher/{t.name}": bench.outputs(t, reported) for t in bench.teachers}
     cuts = {"student": fitted.thresholds}  # of a multi-label task, from the validation split

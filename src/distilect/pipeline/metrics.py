@@ -65,6 +65,7 @@ def student_size(student: Student, folder: Path) -> dict[str, Any]:
         "parameters_without_embeddings": size.without_embeddings,
         "bytes": bytes_on_disk(folder),
         "layers": student.num_layers,
+        "max_length": student.max_length,
         "flops_per_token": flops_per_token(student.model),
         "source": student.source,
     }

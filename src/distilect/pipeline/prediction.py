@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilect.config import RunConfig, TeacherConfig, load_config
-from distilect.data import Source, Table, check_suffix, encode, open_texts, table_writer, task_settings_of, text_columns
+from distilect.data import Source, Table, check_suffix, open_texts, table_writer, task_settings_of, text_columns
 from distilect.errors import DataError, RunError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
@@ -30,7 +30,7 @@ def predict_file(
     *,
     text: list[str] | None = None,
     data_dir: str | Path = ".",
-    max_length: int = 128,
+    max_length: int | None = None,
     precision: str = "auto",
 ) -> list[str]:
     """Write a table's columns with the model's predictions beside them.
@@ -145,7 +145,7 @@ def _blocks(source: Source, description: str) -> Iterator[Any]:
 
 def _outputs(model: CheckpointTeacher, table: Table, precision: str) -> tuple[NDArray[np.float32], int]:
     """[b, C] in the task's order, and how many rows were cut."""
-    encoded = encode(table, model.tokenizer, model.max_length)
+    encoded = model.encode(table)
     return predict(model.model, encoded, precision=precision)[:, model.order], encoded.truncated
 
 
@@ -162,7 +162,9 @@ def _columns(
         found = {"prediction": pa.array(logits[:, 0])}
         return found | ({"teachers_mean": pa.array(np.mean(teachers, axis=0)[:, 0])} if teachers else {})
     if task.kind == "multi-label":
-        chosen = [margins(values.astype(np.float64), cut) > 0 for values, cut in zip([logits, *teachers], cuts, strict=True)]
+        chosen = [
+            margins(values.astype(np.float64), cut) > 0 for values, cut in zip([logits, *teachers], cuts, strict=True)
+        ]
         shares, own = 1 / (1 + np.exp(-logits)), chosen[0]
         found = {"prediction": pa.array([[task.labels[c] for c in np.flatnonzero(row)] for row in own])}
         agree = [(theirs == own).all(axis=1) for theirs in chosen[1:]]

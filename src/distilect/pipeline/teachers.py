@@ -45,7 +45,7 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
     for name, spec in named.items():
         spec = spec.model_copy(update={"name": name})
         if spec.finetune is not None:
-            folder = finetuned_teacher(name, spec.finetune, data, config)
+            folder = finetuned_teacher(name, spec.finetune, data, config, spec.tokenizer)
             spec = TeacherConfig(name=name, path=str(folder), max_length=spec.max_length)
         found.append(
             load_teacher(
@@ -96,24 +96,29 @@ def named_teachers(config: RunConfig) -> dict[str, TeacherConfig]:
     return named
 
 
-def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:
+def finetuned_teacher(
+    name: str, spec: FinetuneConfig, data: Data, config: RunConfig, tokenizer: str | None = None
+) -> Path:
     """The folder of a fine-tuned teacher; trained now unless the same one exists: same start, settings and training rows.
 
     A teacher never sees the validation split, so it can be used for rewards and choices. A training that was stopped goes on.
     """
-    folder = teacher_folder(name, spec, data, config)
+    folder = teacher_folder(name, spec, data, config, tokenizer)
     if ranks.from_main(int((folder / RECORD).exists())):
         console.print(f"teacher {name}: reused from {folder}")
         return folder
     work = folder.with_name(folder.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
     task, seed = data.task, spec.seed
-    student = build_student(StudentConfig(init=spec.init), task, {}, seed, max_length=config.train.max_length)
+    init = StudentConfig(init=spec.init, tokenizer=tokenizer)
+    student = build_student(init, task, {}, seed, max_length=config.train.max_length)
     train = _settings(spec, config.train)
     layout = layout_of(student, [], task, **label_options(train, data.train, task))
     method = assemble(MethodConfig(name="finetune"), layout, None, seed)
     set_up(SelectionContext(teachers=(), kinds=method.kinds, seed=seed), *method.selectors.values())
     rows = training_rows(student, data.train, data.validation, task)
+    for line in [*student.report, *rows.report(f"teacher {name}")]:
+        console.print(line, markup=False)
     dropout = {key: value for key, value in vars(student.model.config).items() if "dropout" in key}
     _, fitted = fit(student, rows, method, None, train, work, seed=seed, description=f"teacher {name}")
     vars(student.model.config).update(dropout)  # a student that is cut from it begins with the checkpoint's own
@@ -122,7 +127,7 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
         """The folder of the teacher, whole or not at all."""
         save_student(student, work / "model")
         record = {
-            "identity": _identity(spec, data, config),
+            "identity": _identity(spec, data, config, tokenizer),
             "validation": fitted.validation,
             "seconds": fitted.seconds,
             "versions": versions(),
@@ -137,14 +142,16 @@ def finetuned_teacher(name: str, spec: FinetuneConfig, data: Data, config: RunCo
     return folder
 
 
-def teacher_folder(name: str, spec: FinetuneConfig, data: Data, config: RunConfig) -> Path:
+def teacher_folder(
+    name: str, spec: FinetuneConfig, data: Data, config: RunConfig, tokenizer: str | None = None
+) -> Path:
     """Where `finetuned_teacher` keeps this teacher; it is complete once it holds its record."""
-    identity = json.dumps(_identity(spec, data, config), sort_keys=True)
+    identity = json.dumps(_identity(spec, data, config, tokenizer), sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return Path(config.output) / "teachers" / f"{name}-{digest}"
 
 
-def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, Any]:
+def _identity(spec: FinetuneConfig, data: Data, config: RunConfig, tokenizer: str | None) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
     return {
         "spec": spec.model_dump(exclude_defaults=True, exclude={"dropout"}),  # dropout is in `train`
@@ -154,6 +161,7 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig) -> dict[str, 
         # without defaults: a setting that is added later gives no teacher another name
         "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}, exclude_defaults=True),
         "format": 1,
+        **({"tokenizer": tokenizer} if tokenizer else {}),
     }
 
 

@@ -17,7 +17,7 @@ from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, load_data
 from distilect.errors import MethodError, TeacherError
 from distilect.knowledge import Layout, Response
-from distilect.models import CheckpointTeacher, Student, Teacher, build_student
+from distilect.models import CheckpointTeacher, Student, Teacher, build_student, parse_spec
 from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
 from distilect.pipeline.metrics import teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
@@ -88,10 +88,14 @@ class Workbench:
         Args:
             seed: of weights that are initialised at random; default: the run's seed.
         """
-        config = self.config
-        paths = {t.name: str(t.path) for t in self.teachers if isinstance(t, CheckpointTeacher)}
+        config, spec = self.config, self.config.student
+        known = {t.name: t for t in self.teachers if isinstance(t, CheckpointTeacher)}
+        source = known.get(parse_spec(spec.init)[0])
+        if spec.tokenizer is None and source is not None and source.tokenizer_path is not None:
+            spec = spec.model_copy(update={"tokenizer": source.tokenizer_path})
+        paths = {name: str(teacher.path) for name, teacher in known.items()}
         seed = config.seed if seed is None else seed
-        return build_student(config.student, self.data.task, paths, seed, max_length=config.train.max_length)
+        return build_student(spec, self.data.task, paths, seed, max_length=config.train.max_length)
 
     def prepare(self, config: MethodConfig, student: Student) -> tuple[Method, Prepared]:
         """The method, set up for training, and the signals that it will ask for."""
@@ -121,6 +125,8 @@ class Workbench:
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
         validation = self.signals(self.teachers, self.data.validation)
+        for line in validation.notes:
+            console.print(f"validation: {line}", markup=False)
         logits = _logits(validation, self.data.validation)
         pool, context = self.teachers, self._context(self.teachers, logits)
         if selector.narrows:  # a method that follows one teacher never asks the others
@@ -171,7 +177,10 @@ class Workbench:
 
     def outputs(self, teacher: Teacher, table: Table) -> NDArray[np.float32]:
         """[N, C] logits of one teacher, through the store: it runs once over a table, whatever the number of methods."""
-        return _logits(self.signals([teacher], table), table)[:, 0]
+        prepared = self.signals([teacher], table)
+        for line in prepared.notes:
+            console.print(line, markup=False)
+        return _logits(prepared, table)[:, 0]
 
     def thresholds(self, teacher: Teacher) -> tuple[float, ...] | None:
         """A teacher's thresholds, chosen on the validation split as the student's are; None unless the task is multi-label."""

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from distilect import ranks
-from distilect.data import Table
+from distilect.data import NOTABLE, Table
 from distilect.errors import MethodError, SignalError
 from distilect.files import locked
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
@@ -26,6 +26,7 @@ class Prepared:
     Attributes:
         source: None for methods without teachers.
         report: lines for the user, one per teacher and warning.
+        notes: those of them that say what was cut or not known to a tokenizer.
         seconds: wall time of scoring.
         forwards: rows that teachers were run on, summed over teachers.
         reused: rows that were in the store already, summed over teachers.
@@ -34,6 +35,7 @@ class Prepared:
 
     source: SignalSource | None
     report: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     forwards: int = 0
     reused: int = 0
@@ -120,15 +122,21 @@ def _scored(
             if ranks.is_main():
                 store.register(teacher.name, fingerprint, teacher.parts)
             scored = missing.total
-            if truncated := score_rows(teacher, missing, max_tokens):
+            truncated, unknown = score_rows(teacher, missing, max_tokens)
+            if truncated:
                 cut = f", {truncated:,} of them cut at {getattr(teacher, 'max_length', 0)} tokens"
+            if unknown >= NOTABLE:
+                cut += f", {100 * unknown:.1f} % of the tokens unknown to its tokenizer"
             for name in names:
                 store.field(fingerprint, name)
             ranks.barrier()
     reused = missing.different - scored
     found.forwards += scored
     found.reused += reused
-    found.report.append(f"teacher {teacher.name}: {scored:,} rows scored{cut}; {reused:,} reused from {store.root}")
+    line = f"teacher {teacher.name}: {scored:,} rows scored{cut}; {reused:,} reused from {store.root}"
+    found.report.append(line)
+    if cut:
+        found.notes.append(line)
     return StoredReader(teacher, missing.stores)
 
 

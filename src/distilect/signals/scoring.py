@@ -142,8 +142,11 @@ class Missing:
         return sum(int(part.lengths.sum(dtype="int64")) for part in encoded if part is not None)
 
 
-def score_rows(teacher: Teacher, missing: Missing, max_tokens: int) -> int:
-    """Run the teacher on all missing rows and add to each store what it lacks of them; returns how many rows were cut.
+def score_rows(teacher: Teacher, missing: Missing, max_tokens: int) -> tuple[int, float]:
+    """Run the teacher on all missing rows and add to each store what it lacks of them.
+
+    Returns:
+        how many rows were cut; the share of unknown tokens, of the block that has most of them.
 
     The rows of a block are sorted by length and cut into chunks, a shard per field each. With several processes each writes the
     chunks that are its own, and the store ends up as that of a single process. So does that of a run that goes on where one was
@@ -154,7 +157,7 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int) -> int:
     size = chunk_rows(teacher, fields)
     chunks = [-(-count // size) for count in missing.counts]
     whole_blocks = len(chunks) >= 4 * world  # else a block's chunks are shared out, and every rank tokenises it
-    first, cut = 0, 0
+    first, cut, unknown = 0, 0, 0.0
     with bar() as progress:
         task = progress.add_task(f"scoring by {teacher.name}", total=missing.total)
         for block, count in enumerate(chunks):
@@ -165,6 +168,7 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int) -> int:
             todo, encoded = missing.block(block)
             if encoded is not None and owners[0] == rank:
                 cut += encoded.truncated
+                unknown = max(unknown, encoded.unknown)
             order = np.arange(len(todo))
             if encoded is not None:
                 order = np.argsort(-encoded.lengths.astype(np.int64), kind="stable")
@@ -185,7 +189,7 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int) -> int:
                 )
                 for name, store in stores.items():
                     _add(store, todo.ids[chunk], outputs[name])
-    return int(ranks.total(cut))  # waits for all ranks
+    return int(ranks.total(cut)), unknown  # waits for all ranks
 
 
 def chunk_rows(teacher: Teacher, fields: Sequence[str]) -> int:

@@ -96,6 +96,10 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.table)
 
+    def report(self, who: str) -> list[str]:
+        """Lines for the user: rows that are cut, text that the tokenizer does not know."""
+        return [*self.encoded.report(who, "training"), *self.validation_encoded.report(who, "validation")]
+
     def take(self, positions: NDArray[np.int64]) -> TrainingRows:
         """Training on some of the rows only, int64 [n]; the same validation split."""
         return replace(self, table=self.table.take(positions), encoded=self.encoded.take(positions))
