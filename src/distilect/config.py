@@ -456,8 +456,8 @@ def set_values(raw: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 
 def _is_mark(text: str) -> bool:
-    """One character that YAML has another use for, such as `|`, `,` or a tab; but `~` is null."""
-    return len(text) == 1 and not text.isalnum() and text != "~"
+    """Signs alone, that YAML has another use for, such as `|`, `,` or a tab; but `~` is null."""
+    return bool(text) and text != "~" and not any(sign.isalnum() or sign in ("'", '"', "\\") for sign in text)
 
 
 # Where a plain word stands for a mapping with one key; `*` is an index.

@@ -39,7 +39,7 @@ LabelColumns = Annotated[
 ]
 DataDir = Annotated[str, typer.Option(help="Folder that relative data paths start from.")]
 MaxLength = Annotated[int | None, typer.Option(help="In tokens. [default: the checkpoint's]")]
-Kind = Annotated[str | None, typer.Option(help="classification or regression. Inferred from the labels.")]
+Kind = Annotated[str | None, typer.Option(help="classification, regression or multi-label. Inferred from the labels.")]
 Labels = Annotated[
     list[str] | None, typer.Option(help="Label names in the order of the outputs: NO,YES, or once for each name.")
 ]

@@ -29,6 +29,7 @@ PAIRS = (
     ("query", "document"),
 )
 SINGLES = ["text", "sentence", "content", "review", "comment", "tweet", "utterance", "question", "document", "body"]
+ROW_NUMBERS = ("id", "idx", "index", "row", "guid")
 LABELS = [
     "label",
     "labels",
@@ -73,13 +74,19 @@ class Columns:
 
 
 def choose_columns(
-    source: Source, text: str | Sequence[str] | None, label: str | Sequence[str] | None, *, labelled: bool = True
+    source: Source,
+    text: str | Sequence[str] | None,
+    label: str | Sequence[str] | None,
+    *,
+    labelled: bool = True,
+    texts_alone: bool = False,
 ) -> Columns:
     """The columns to read from `source`.
 
     Args:
         text, label: as the user gave them; None: inferred from usual names. Several label columns: one per label.
         labelled: whether a label column is needed; without it `label` stays None.
+        texts_alone: a table of texts (and row numbers) alone is taken as one without labels.
 
     Raises:
         DataError: a column is missing or cannot be inferred; lists the columns and the setting to give.
@@ -92,6 +99,8 @@ def choose_columns(
         raise DataError(f"data.label: expected different columns, got {listed(wanted)}")
     check_columns([*given, *(wanted if labelled else ())], source.columns, source.label)
     found = wanted or _infer_label(source.columns, given)
+    if texts_alone and not found and (only := _texts_alone(source, given)):
+        return Columns(only, None, inferred=not given)
     if labelled and not found and len(source.columns) == 1 and {".csv", ".tsv", ".txt"} & _suffixes(source):
         raise DataError(
             f"{source.label} has one column, {source.columns[0]!r}, expected texts and labels. If these are several columns, "
@@ -110,6 +119,13 @@ def choose_columns(
             f"{source.label}: column {both[0]!r} cannot be both text and label: set data.text and data.label"
         )
     return Columns(texts, found[0] if len(found) == 1 else found, inferred=not given or not wanted)
+
+
+def _texts_alone(source: Source, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The text columns of a table that holds nothing else but row numbers; () of other tables."""
+    rest = [name for name in source.columns if name.lower() not in ROW_NUMBERS]
+    texts = given or (choose_text_columns(source, [n for n in source.columns if n not in rest]) if rest else ())
+    return texts if set(rest) <= set(texts) else ()
 
 
 def choose_text_columns(source: Source, others: Sequence[str] = ()) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distilect.data.columns import is_string
 from distilect.data.source import Rows, listed
 from distilect.errors import DataError, did_you_mean
-from distilect.tasks import Kind, Task
+from distilect.tasks import NO_LABEL, Kind, Task
 from distilect.tasks.label_names import join_spellings, match_labels
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -148,6 +148,27 @@ class LabelColumn:
                 "Correct it, or set task.kind: classification if these are names"
             )
         return self.numbers.astype(np.float32)
+
+
+class Unlabelled:
+    """Rows without a label column, in the place of a `LabelColumn`."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.notes: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def require_all(self, role: str) -> None:
+        """No row has a label, and the user knows."""
+
+    def array(self, task: Task, role: str, origin: str) -> NDArray[Any]:
+        """As of a `LabelColumn`, with no label in any row."""
+        if task.kind == "regression":
+            return np.full(len(self), np.nan, np.float32)
+        shape = (len(self), len(task.labels)) if task.kind == "multi-label" else (len(self),)
+        return np.full(shape, NO_LABEL, np.int8 if task.kind == "multi-label" else np.int64)
 
 
 def replaced(names: pa.Array, old: pa.Array, new: Sequence[str]) -> pa.Array:

@@ -21,7 +21,7 @@ from distilect.data.columns import Columns, choose_columns, choose_text_columns,
 from distilect.data.decoding import COMPRESSED
 from distilect.data.glue import COLA, GlueTask, open_glue, recognise, recognise_folder
 from distilect.data.label_sets import LabelSets, from_column, from_columns, holds_lists, is_list
-from distilect.data.labels import LabelColumn
+from distilect.data.labels import LabelColumn, Unlabelled
 from distilect.data.readers import locate, open_source
 from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.data.splits import hold_out
@@ -33,7 +33,7 @@ from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics, named_
 from distilect.tasks.label_names import match_labels
 
 _PEEK = 100_000  # rows of a streamed table that its task is inferred from
-Labels = LabelColumn | LabelSets
+Labels = LabelColumn | LabelSets | Unlabelled
 LABEL_TYPES: dict[Kind, Any] = {"classification": np.int64, "regression": np.float32, "multi-label": np.int8}
 UNBALANCED = 2  # times as many rows in the larger class: two classes are unbalanced above it
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
@@ -48,6 +48,7 @@ class Data:
         validation: labelled rows that train lacks, for rewards, early stopping and checkpoint choice.
         dev: reported on only; None where the config names none.
         extra: unlabelled rows for distillation.
+        agreement: train has no labels; those of the validation rows are the teachers', so scores there are agreement with them.
         report: lines for the user: what was read, from which columns, how it was split.
     """
 
@@ -57,6 +58,7 @@ class Data:
     dev: Table | None = None
     extra: Table | None = None
     report: list[str] = field(default_factory=list)
+    agreement: bool = False
 
     @property
     def distillation(self) -> Table:
@@ -64,19 +66,22 @@ class Data:
         return self.train if self.extra is None else Table.concat([self.train, self.extra])
 
 
-def load_data(config: DataConfig, task: TaskConfig, seed: int, data_dir: Path = Path(".")) -> Data:
+def load_data(
+    config: DataConfig, task: TaskConfig, seed: int, data_dir: Path = Path("."), like: str | None = None
+) -> Data:
     """Read, check and split the tables of a run.
 
     Args:
         config: where the rows are; relative paths start at `data_dir`.
         task: kind, labels and metrics, each inferred where it is not given.
+        like: a teacher's checkpoint, which tells the task of a table without labels.
         seed: of the split; the same seed and texts give the same split, whatever the order of the rows.
 
     Raises:
         DataError: a file, column, row or label that cannot be used; one or two lines that name it.
         ConfigError: metrics or labels that do not fit.
     """
-    return _Loader(config, Path(data_dir)).load(task, seed)
+    return _Loader(config, Path(data_dir)).load(task, seed, like)
 
 
 class _Loader:
@@ -95,7 +100,7 @@ class _Loader:
         elif config.train is None:
             raise DataError("no training rows: set data.train to a table, or data.glue to a GLUE folder")
 
-    def load(self, settings: TaskConfig, seed: int) -> Data:
+    def load(self, settings: TaskConfig, seed: int, like: str | None) -> Data:
         """Train comes first: it defines the columns and the labels of all other tables."""
         config = self.config
         source = self._open("train")
@@ -104,7 +109,10 @@ class _Loader:
         if self.glue is not None and config.text is None and config.label is None:
             self.columns = self.glue.columns
         else:
-            self.columns = choose_columns(source, config.text, config.label)
+            self.columns = choose_columns(source, config.text, config.label, texts_alone=True)
+        if self.columns.label is None:
+            settings = _known_task(settings, like, source.label)
+            self.report.append("train: no labels; the student learns from the teachers alone")
         first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
         column = self._read(source, self.columns, "train", settings, first)
         name = self.glue.name if self.glue else _name(locate(config.train or "", self.data_dir)[0])
@@ -120,7 +128,9 @@ class _Loader:
         for role, table in (("validation", validation), ("dev", dev)):
             if table is not None and not streamed:
                 self._report_overlap(role, table, train)
-        return Data(self.task, train, validation, dev, extra, [_task_line(self.task), *self.report])
+        report = [_task_line(self.task), *self.report]
+        agreement = bool(len(validation)) and not validation.num_labelled
+        return Data(self.task, train, validation, dev, extra, report, agreement)
 
     def _read(
         self, source: Source, columns: Columns, role: str, settings: TaskConfig, limit: int | None = None
@@ -189,6 +199,8 @@ class _Loader:
         if source is None:
             return None
         columns = self._columns(source, labelled=True)
+        if columns.label is None:  # train has none; a validation or dev table may
+            columns = choose_columns(source, self.config.text, self.config.label, texts_alone=role == "validation")
         column = self._read(source, columns, role, self._settings)
         table = _labelled_table(column, columns, self.task, role, self.origin)
         self._report_rows(role, table, source.label)
@@ -373,6 +385,10 @@ def infer_task(column: Labels, columns: Columns, given: TaskConfig, glue: GlueTa
     """The task of a labelled table: as given, otherwise the GLUE task's, otherwise inferred from the labels."""
     metrics = tuple(given.metrics or (glue.metrics if glue else ()))
     kind: Kind
+    if isinstance(column, Unlabelled):
+        kind, labels = "classification" if given.kind == "auto" else given.kind, tuple(given.labels or ())
+        metrics = named_metrics(metrics or default_metrics(kind, len(labels)), kind, labels, given.positive)
+        return Task(name, kind, labels, metrics, len(columns.texts))
     if given.kind != "auto":
         kind = given.kind
     elif isinstance(column, LabelSets):
@@ -400,6 +416,23 @@ def infer_task(column: Labels, columns: Columns, given: TaskConfig, glue: GlueTa
         column.require_classes()
     metrics = metrics or default_metrics(kind, len(labels), column.largest_ratio() > UNBALANCED)
     return Task(name, kind, labels, named_metrics(metrics, kind, labels, given.positive), len(columns.texts))
+
+
+def _known_task(settings: TaskConfig, like: str | None, source: str) -> TaskConfig:
+    """The task of a table without labels: as given, or that of a teacher.
+
+    Raises:
+        DataError: neither is known.
+    """
+    if settings.labels or settings.kind == "regression":
+        return settings
+    of_teacher = task_settings_of(like)
+    if of_teacher.kind == "auto" or settings.kind not in ("auto", of_teacher.kind):
+        raise DataError(
+            f"{source} has texts alone, no labels: name the label column with data.label, or, to learn from the teachers alone, the "
+            "classes with task.labels (or set task.kind: regression)"
+        )
+    return settings.model_copy(update={"kind": of_teacher.kind, "labels": of_teacher.labels})
 
 
 def _open_any(
@@ -457,6 +490,8 @@ def _labels_of(rows: Rows, columns: Columns, settings: TaskConfig, delimiter: st
     Raises:
         DataError: several label columns, or a delimiter, of another kind of task; or both.
     """
+    if columns.label is None:
+        return Unlabelled(rows)
     several = isinstance(columns.label, tuple)
     name = str(columns.labels[0])
     if several and delimiter is not None:

@@ -172,6 +172,7 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
         "cost": costs(fitted, prepared, live_forwards, bench.finetune_seconds, selection),
         **({"selection": selection} if selection is not None else {}),
         "rows": row_counts(data, rows.encoded.truncated),
+        "validation_labels": "teachers" if data.agreement else "table",
         "class_weights": dict(zip(task.labels, bench.label_options["class_weights"], strict=False)),
         "signals": {"scored_rows": prepared.forwards, "reused_rows": prepared.reused, "live": config.signals.live},
         "versions": versions(),

@@ -103,6 +103,10 @@ def finetuned_teacher(
 
     A teacher never sees the validation split, so it can be used for rewards and choices. A training that was stopped goes on.
     """
+    if not data.train.num_labelled:
+        raise ConfigError(
+            f"teacher {name!r}: finetune needs labels, train has none: give a fine-tuned checkpoint as path:"
+        )
     folder = teacher_folder(name, spec, data, config, tokenizer)
     if ranks.from_main(int((folder / RECORD).exists())):
         console.print(f"teacher {name}: reused from {folder}")

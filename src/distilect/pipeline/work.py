@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, load_data
-from distilect.errors import MethodError, TeacherError
+from distilect.errors import DataError, MethodError, TeacherError
 from distilect.knowledge import Layout, Response
-from distilect.models import CheckpointTeacher, Student, Teacher, build_student, parse_spec
+from distilect.models import CheckpointTeacher, Student, Teacher, build_student, parse_spec, resolve_path
 from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
 from distilect.pipeline.metrics import teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
@@ -71,7 +72,8 @@ class Workbench:
     @classmethod
     def open(cls, config: RunConfig, functions: Mapping[str, Outputs] | None = None) -> Workbench:
         """Read the data, load or fine-tune the teachers, open the store."""
-        data = load_data(config.data, config.task, config.seed, Path(config.data_dir))
+        paths = [resolve_path(teacher.path) for teacher in config.teachers if teacher.path]
+        data = load_data(config.data, config.task, config.seed, Path(config.data_dir), paths[0] if paths else None)
         if config.data.augment is not None:
             data = enlarged(data, config)
         for line in data.report:
@@ -80,7 +82,29 @@ class Workbench:
         started = time.perf_counter()
         teachers = teachers_of(config, data, functions or {})
         store = SignalStore(Path(config.output) / config.signals.store)
-        return cls(config, data, teachers, time.perf_counter() - started, store)
+        bench = cls(config, data, teachers, time.perf_counter() - started, store)
+        if data.agreement:
+            bench.data = bench._labelled_by_teachers()
+        return bench
+
+    def _labelled_by_teachers(self) -> Data:
+        """The validation rows with the teachers' labels, for the choice of checkpoints in a run without any labels.
+
+        The label is the class of the teachers' mean probability, each label whose mean probability is above 1/2, or the mean score.
+        """
+        if not self.teachers:
+            raise DataError("train has no labels and the config names no teacher: there is nothing to learn from")
+        task, table = self.data.task, self.data.validation
+        outputs = [self.outputs(teacher, table).astype(np.float64) for teacher in self.teachers]
+        labels: NDArray[Any]
+        if task.kind == "regression":
+            labels = np.mean(outputs, axis=0)[:, 0].astype(np.float32)
+        elif task.kind == "multi-label":
+            labels = (np.mean([expit(logits) for logits in outputs], axis=0) > 0.5).astype(np.int8)
+        else:
+            labels = np.mean([softmax(logits, axis=1) for logits in outputs], axis=0).argmax(axis=1)
+        console.print("validation: scores there are agreement with the teachers' mean output")
+        return replace(self.data, validation=replace(table, labels=labels))
 
     def new_student(self, seed: int | None = None) -> Student:
         """The untrained student, the same for every method.
@@ -117,6 +141,10 @@ class Workbench:
     def plan(self, config: MethodConfig, student: Student) -> Planned:
         """Build the method and decide which teachers it asks; only the validation split is scored for that."""
         selector = build_teacher_selector(config)
+        if selector is None and not self.data.train.num_labelled:
+            raise MethodError(
+                f"method {config.name!r} learns from labels alone, train has none: take one with teachers"
+            )
         if selector is None:
             method = assemble(config, self._layout(student, []), None, self.config.seed)
             multi_label = self.data.task.kind == "multi-label"
@@ -136,6 +164,12 @@ class Workbench:
                 context = self._context(pool, logits[:, selector.kept])
         layout = self._layout(student, pool)
         method = assemble(config, layout, selector, self.config.seed)
+        if not self.data.distillation.num_labelled:
+            for learner in method.selectors.values():
+                if learner.needs.labels:
+                    raise MethodError(
+                        f"selector {learner.name!r} learns from labels, train has none: take another method"
+                    )
         encoders = {s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None}
         if len(encoders) > 1:
             raise MethodError(f"selectors want different encoders {sorted(map(str, encoders))}: give them the same one")
@@ -208,6 +242,8 @@ class Workbench:
             logits: [N, K, C], the pool on the validation split.
         """
         task, labels = self.data.task, self.data.validation.labels
+        if self.data.agreement:  # the teachers' own labels say nothing about which of them is right
+            labels = labels[:0]
         scores = []
         for k in range(len(pool)) if len(labels) else ():
             thresholds = task.thresholds(logits[:, k], labels)

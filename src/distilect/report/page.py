@@ -72,7 +72,7 @@ def build_report(run_folder: str | Path) -> Path:
         circumstances={
             "Cost": _listed(metrics, _COST) + (teachers_ran if isinstance(live, bool) else []),
             "Rows": _listed(metrics, _ROWS),
-            "Student on the validation split": [
+            _validation_heading(metrics): [
                 (name, words.score(number(score)))
                 for name, score in mapping(part(metrics, "student", "validation")).items()
             ],
@@ -82,6 +82,11 @@ def build_report(run_folder: str | Path) -> Path:
         },
         config=run.config,
     )
+
+
+def _validation_heading(metrics: Mapping[str, Any]) -> str:
+    by_teachers = metrics.get("validation_labels") == "teachers"
+    return "Student on the validation split" + (", agreement with the teachers" if by_teachers else "")
 
 
 def _verdict(metrics: Mapping[str, Any], result: Outcome) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Needs:
         step_losses: `Probe.step_losses`.
         encoder: row vectors of a frozen encoder, in the view.
         passes: logits without gradient, in the view.
+        labels: of some training rows; without any the selector would learn nothing.
     """
 
     pooled: bool = False
@@ -37,6 +38,7 @@ class Needs:
     step_losses: bool = False
     encoder: Encoder | None = None
     passes: Passes | None = None
+    labels: bool = False
 
 
 class Selector:

@@ -53,7 +53,7 @@ class GateTeachers(TeacherSelector):
             raise ValueError(
                 "encoder is 'student', but the gate is fitted before the student learns: expected a frozen encoder"
             )
-        self.needs = Needs(encoder=None if encoder is None else Encoder(encoder, self.options.pooling))
+        self.needs = Needs(encoder=None if encoder is None else Encoder(encoder, self.options.pooling), labels=True)
         self.builder = StateBuilder(encoder, joint=True)
         self.model: Any = None  # a classifier, or the number of the only teacher that is ever the best
 

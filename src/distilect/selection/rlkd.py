@@ -181,7 +181,7 @@ class ReinforcedTeachers(TeacherSelector):
         super().__init__(**options)
         encoder = self.options.encoder
         frozen = None if encoder in (None, "student") else Encoder(encoder, self.options.pooling)
-        self.needs = Needs(pooled=encoder == "student", encoder=frozen)
+        self.needs = Needs(pooled=encoder == "student", encoder=frozen, labels=True)
         self.builder = StateBuilder(encoder, joint=self.options.state == "joint", entropy=self.entropy)
         self.policy: Policy | None = None  # built when the state's width is known
         self.pending = Buffer(Decisions)  # of this step

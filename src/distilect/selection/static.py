@@ -128,7 +128,7 @@ class SingleTeacher(TeacherSelector):
         names, teacher = context.teachers, self.options.teacher
         if teacher == "best" and len(names) > 1 and not context.validation_scores:
             raise ValueError(
-                "needs a validation split to find the best teacher, or its name: teachers: {name: single, teacher: NAME}"
+                "needs a validation split with labels to find the best teacher, or its name: teachers: {name: single, teacher: NAME}"
             )
         if teacher == "best":
             return names[int(np.argmax(context.validation_scores))] if len(names) > 1 else names[0]
@@ -185,7 +185,9 @@ class FixedTeachers(TeacherSelector):
         values, names = self.options.values, context.teachers
         if values is None:
             if not context.validation_scores:
-                raise ValueError("needs a validation split to score teachers on, or values: one number per teacher")
+                raise ValueError(
+                    "needs a validation split with labels to score teachers on, or values: one number per teacher"
+                )
             scores = np.maximum(np.asarray(context.validation_scores, dtype=float), 0.0)
             if not scores.any():
                 raise ValueError(
@@ -221,7 +223,9 @@ class LogisticTeachers(FixedTeachers):
     def values(self, context: SelectionContext) -> np.ndarray:
         logits, labels = context.validation_logits, context.validation_labels
         if logits is None or labels is None or not len(labels):
-            raise ValueError("needs a validation split to fit its weights: set data.validation_size or data.validation")
+            raise ValueError(
+                "needs a validation split with labels to fit its weights: set data.validation_size or data.validation"
+            )
         known = has_label(labels)
         logits, labels = logits[known].astype(float), labels[known]
         if not len(labels):
@@ -280,6 +284,7 @@ class BestSingle(TeacherSelector):
     """
 
     name = "best-single"
+    needs = Needs(labels=True)
 
     def decide(self, view: StepView) -> Tensor:
         losses = teacher_losses(view)
