@@ -114,7 +114,8 @@ class ActorCriticWeights(LossWeights, EpisodicSelector):
             "labels", description="how losses are brought to one size (see `Balance`); none: they are not"
         )
         episodes: Annotated[int, Field(ge=2, strict=True)] = Field(
-            8, description="of stage A, at least 2, as rewards are compared between them; it costs about episodes × share trainings"
+            8,
+            description="of stage A, at least 2, as rewards are compared between them; it costs about episodes × share trainings",
         )
         share: Ratio = Field(
             0.25, description="of the rows of train that an episode is trained on, drawn anew for each"
