@@ -241,7 +241,7 @@ def test_a_temperature_that_has_no_effect_is_told(job: Job, capsys: pytest.Captu
     changes: dict[str, Any] = {"teachers": [teacher], "student": "t-score[layers=1]", "data": {"train": str(train)}}
     for name, method, told in (("scores-T", {"name": "kd", "temperature": 2}, True), ("scores-plain", "kd", False)):
         run(job.config(name=name, method=method, **changes))
-        assert ("temperature has no effect in a regression" in " ".join(capsys.readouterr().out.split())) == told
+        assert ("temperature has no effect in a regression" in " ".join(capsys.readouterr().err.split())) == told
 
 
 def test_teachers_are_finetuned_once_and_never_see_the_validation_rows(
