@@ -193,12 +193,8 @@ class Runner:
 
     def _search(self, trial: Trial, config: RunConfig, folder: Path) -> dict[str, Any]:
         """Train a student for each choice; the best one on the validation split is taken. A single choice needs no training."""
-<<<<<<< HEAD
-        found, tried = choices(trial.method, self.clean.task), list[dict[str, Any]]()
-=======
         found = choices(trial.method, self.clean.task)
         tried: list[dict[str, Any]] = []
->>>>>>> audit
         if len(found) == 1:
             return {"chosen": found[0], "tried": tried, "seconds": 0.0, "tokens": 0}
         for number, choice in enumerate(found):
