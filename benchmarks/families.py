@@ -87,6 +87,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "layoutlmv3": {"coordinate_size": 3, "shape_size": 2, "visual_embed": False, "max_2d_position_embeddings": 64},
     "lilt": {"hidden_size": 24, "channel_shrink_ratio": 2, "max_2d_position_embeddings": 64},
     "t5": {"decoder_start_token_id": 0},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "perceiver": {"num_latents": 4, "d_latents": 16, "num_self_attends_per_block": 2, "d_model": 16},
 }
 

@@ -487,8 +487,8 @@ def test_one_table_of_scores_is_known_by_the_checkpoint(folder: Folder, tmp_path
     assert task.kind == "regression" and table.labels.dtype == np.float32
     (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0"}}')  # a score, or one logit for two classes
     assert load_table("t.csv", data_dir=tmp_path, like=str(tmp_path))[1].labels == ("0", "1")
-    folder.write("t.csv", {"text": TWENTY, "label": [1, 2, 3, 4] * 5})
-    assert load_table("t.csv", data_dir=tmp_path, like=str(tmp_path))[1].kind == "regression"
+    folder.write("stars.csv", {"text": TWENTY, "label": [1, 2, 3, 4] * 5})
+    assert load_table("stars.csv", data_dir=tmp_path, like=str(tmp_path))[1].kind == "regression"
     assert load_table("t.csv", data_dir=tmp_path, like=None)[1].labels == ("0", "1")
 
 
