@@ -246,9 +246,8 @@ def test_numbers_and_dates_are_taken_as_text_as_they_are_written(written: str, t
     assert config.name == config.data.text == config.data.label == written
     assert config.task.labels == config.teachers[0].labels == [written, "b"]
     assert load_config(write(tmp_path, dump_config(config))) == config
-    assert (
-        load_config(file, ["name=x", "task.labels=[c, d]", f"name={written}", f"task.labels=[{written}, b]"]) == config
-    )
+    file.write_text(file.read_text().replace(f"name: {written}", "name: x"))
+    assert load_config(file, [f"name={written}", f"task.labels=[{written}, b]"]) == config
 
 
 def test_numbers_stay_numbers_where_numbers_are_expected(tmp_path: Path) -> None:
@@ -489,3 +488,35 @@ def test_a_tab_is_written_as_backslash_t_and_nothing_is_no_delimiter() -> None:
     assert parse_config(raw).data.label_delimiter is None
     with pytest.raises(ConfigError, match="expected what stands between two labels, in quotes"):
         parse_config({"data": {"train": "t.csv", "label_delimiter": ""}, "student": "s"})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seed: 1\nseed: 2\n", "the key 'seed' is given twice, in line 2 again"),
+        (
+            "train:\n  epochs: 1\n  learning_rate: 1e-4\n  epochs: 2\n",
+            "the key 'epochs' is given twice, in line 4 again",
+        ),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """YAML's own reader keeps the last one silently."""
+    file = tmp_path / "twice.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(file)
+
+
+def test_an_override_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "once.yaml"
+    file.write_text("data: {train: t.csv}\nstudent: a\n")
+    assert load_config(file, ["seed=1", "train.epochs=2"]).seed == 1
+    with pytest.raises(ConfigError, match="override 'seed=2': seed is given twice"):
+        load_config(file, ["seed=1", "train.epochs=2", "seed=2"])
+
+
+def test_merge_keys_of_yaml_may_be_set_again(tmp_path: Path) -> None:
+    file = tmp_path / "merged.yaml"
+    file.write_text("data: {train: t.csv}\nstudent: a\ntrain: {<<: {epochs: 1}, epochs: 3}\n")
+    assert load_config(file).train.epochs == 3

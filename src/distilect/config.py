@@ -347,7 +347,18 @@ class _Decimal(float):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers remember how they were written. Dates stay text, as no option is a date."""
+    """YAML whose numbers remember how they were written. Dates stay text, as no option is a date. A key that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} is given twice, in line {line} again"
+                )
+            seen.add(key.value if key.value != "<<" and isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
     def _whole(self, node: yaml.ScalarNode) -> _Whole:
         value = _Whole(self.construct_yaml_int(node))
@@ -392,8 +403,7 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected a mapping of settings, got {type(raw).__name__}")
-    for override in overrides or []:
-        apply_override(raw, override)
+    apply_overrides(raw, overrides or [])
     return raw
 
 
@@ -423,6 +433,19 @@ def dump_config(config: Part) -> str:
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     # Unescaped, U+0085 and U+2028 would be read back as line ends; such a text is escaped as a whole.
     return text if yaml.safe_load(text) == values else yaml.safe_dump(values, sort_keys=False)
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """`apply_override` for each of them.
+
+    Raises:
+        ConfigError: a key is given twice; or as `apply_override`.
+    """
+    keys = [override.partition("=")[0] for override in overrides]
+    for number, override in enumerate(overrides):
+        if keys[number] in keys[:number]:
+            raise ConfigError(f"override {override!r}: {keys[number]} is given twice")
+        apply_override(raw, override)
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -457,7 +480,9 @@ def set_values(raw: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 def _is_mark(text: str) -> bool:
     """Signs alone, that YAML has another use for, such as `|`, `,` or a tab; but `~` is null."""
-    return bool(text) and text != "~" and not any(sign.isalnum() or sign in ("'", '"', "\\") for sign in text)
+    if len(text) == 1:
+        return not text.isalnum() and text != "~"
+    return bool(text) and not any(sign.isalnum() or sign in ("'", '"', "\\") for sign in text)
 
 
 # Where a plain word stands for a mapping with one key; `*` is an index.

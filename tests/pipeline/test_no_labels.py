@@ -34,7 +34,10 @@ def test_the_student_comes_to_agree_with_its_teachers(job: Job) -> None:
     train = job.raw()["train"] | {"epochs": 8, "learning_rate": 3e-3}
     only = {"teachers": job.teachers[1:], "student": "b[fresh]"}
     metrics = alone(job, "agrees", {"name": "kd", "alpha": 1.0}, train=train, **only)
-    assert metrics["validation_labels"] == "teachers" and metrics["task"]["labels"] == ["yes", "no"]  # as its teacher has them
+    assert metrics["validation_labels"] == "teachers" and metrics["task"]["labels"] == [
+        "yes",
+        "no",
+    ]  # as its teacher has them
     assert metrics["student"]["validation"]["accuracy"] > 0.9  # of the validation rows as the teachers label them
     assert set(metrics["student"]["scores"]) == {"accuracy"}  # dev has labels: a score as always
     page = (job.folder / "runs" / "agrees" / "report.html").read_text(encoding="utf-8")

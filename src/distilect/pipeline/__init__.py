@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distilect import ranks
-from distilect.config import RunConfig, TaskConfig, TeacherConfig, apply_override, parse_config, parse_part, set_values
+from distilect.config import RunConfig, TaskConfig, TeacherConfig, apply_overrides, parse_config, parse_part, set_values
 from distilect.data import load_table
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
@@ -135,8 +135,7 @@ def finetune(
     }
     raw["data"] = {"train": table_path(train, "train", path.parent), "dev": table_path(dev, "dev", path.parent)}
     set_values(raw, {_SHORT.get(key, key): value for key, value in settings.items()})
-    for override in overrides:
-        apply_override(raw, override)
+    apply_overrides(raw, overrides)
     return run(parse_config(raw), overwrite=overwrite)[0].metrics
 
 
