@@ -96,6 +96,14 @@ def config_of(family: str) -> Any:
     """A tiny config of a family, with the labels of `TASK`."""
     cls = CONFIG_MAPPING[family]
     values = _values(cls) | _MORE.get(family, {})
+    if family == "modernvbert":  # its parts are configs of any class: 250 M parameters by default
+        values["text_config"] = CONFIG_MAPPING["modernbert"](**_values(CONFIG_MAPPING["modernbert"])).to_dict()
+        vision = _values(CONFIG_MAPPING["siglip_vision_model"]) | {
+            "image_size": 32,
+            "patch_size": 16,
+            "num_hidden_layers": 2,
+        }
+        values["vision_config"] = vision
     for name, part in (getattr(cls, "sub_configs", None) or {}).items():
         if dataclasses.is_dataclass(part) and name not in values:
             values[name] = _values(part) | _MORE.get(f"{family}.{name}", {})

@@ -27,7 +27,26 @@ def logits(student: Student, together: bool) -> np.ndarray:
     return np.concatenate([predict(student.model, encoded, rows=np.array([i]), precision="fp32") for i in rows])
 
 
-@pytest.mark.parametrize("family", BUILT)
+# One of each way to find a row's end, its positions, its token types and its layers; `make test-slow` runs all.
+QUICK = (
+    "albert",
+    "bart",
+    "bert",
+    "convbert",
+    "deberta-v2",
+    "electra",
+    "flaubert",
+    "gpt2",
+    "gpt_neox",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "t5",
+    "xlnet",
+)
+
+
+@pytest.mark.parametrize("family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in BUILT])
 def test_a_family_runs_and_can_be_cut_as_the_table_says(family: str, tmp_path: Path) -> None:
     path, said = checkpoint(family, tmp_path / "whole"), RESULTS[family]
     built = students(path)
