@@ -96,7 +96,7 @@ def config_of(family: str) -> Any:
     """A tiny config of a family, with the labels of `TASK`."""
     cls = CONFIG_MAPPING[family]
     values = _values(cls) | _MORE.get(family, {})
-    if family == "modernvbert":  # its parts are configs of any class: 250 M parameters by default
+    if family in ("modernvbert", "ultravbert"):  # their parts are configs of any class: 250 M parameters by default
         values["text_config"] = CONFIG_MAPPING["modernbert"](**_values(CONFIG_MAPPING["modernbert"])).to_dict()
         vision = _values(CONFIG_MAPPING["siglip_vision_model"]) | {
             "image_size": 32,

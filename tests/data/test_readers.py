@@ -156,9 +156,10 @@ def test_an_array_in_any_json_file_counts_its_rows(tmp_path: Path) -> None:
 def test_lists_of_names_are_read(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"a": ["x", "y"]}\n{"a": []}\n{}\n')
     assert values(tmp_path / "t.jsonl") == {"a": [["x", "y"], [], None]}
-    (tmp_path / "t.jsonl").write_text('{"a": ["x", 1]}\n')
-    assert "line 1: 'a' is of type list, expected a string or a number, or a list of strings" in fault(
-        tmp_path / "t.jsonl"
+    (tmp_path / "t.jsonl").write_text('{"a": ["x", 1.5]}\n')
+    assert (
+        "line 1: 'a' is of type list of other values, expected a string, a number, or a list of strings or integers"
+        in fault(tmp_path / "t.jsonl")
     )
 
 

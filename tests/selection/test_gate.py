@@ -151,5 +151,5 @@ def test_bad_options_say_what_was_expected(options, message):
 
 def test_it_keeps_all_teachers_and_asks_for_its_encoder():
     assert GateTeachers().kept is None and not GateTeachers().narrows
-    assert GateTeachers(pooling="mean").needs == Needs(encoder=Encoder("backbone", "mean"))
-    assert GateTeachers(encoder=None).needs == Needs()
+    assert GateTeachers(pooling="mean").needs == Needs(encoder=Encoder("backbone", "mean"), labels=True)
+    assert GateTeachers(encoder=None).needs == Needs(labels=True)

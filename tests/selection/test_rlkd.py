@@ -741,12 +741,12 @@ def test_bad_options_say_what_was_expected(options, message):
 
 
 def test_the_encoder_is_asked_for_by_name_or_is_the_student():
-    assert ReinforcedTeachers().needs == Needs(encoder=Encoder("backbone", "cls"))
+    assert ReinforcedTeachers().needs == Needs(encoder=Encoder("backbone", "cls"), labels=True)
     assert ReinforcedTeachers(encoder="some/model", pooling="mean").needs == Needs(
-        encoder=Encoder("some/model", "mean")
+        encoder=Encoder("some/model", "mean"), labels=True
     )
-    assert ReinforcedTeachers(encoder=None).needs == Needs()
-    assert ReinforcedTeachers(encoder="student").needs == Needs(pooled=True)
+    assert ReinforcedTeachers(encoder=None).needs == Needs(labels=True)
+    assert ReinforcedTeachers(encoder="student").needs == Needs(pooled=True, labels=True)
 
 
 @pytest.mark.parametrize("regression", [False, True])

@@ -124,6 +124,8 @@ def choose_columns(
 def _texts_alone(source: Source, given: tuple[str, ...]) -> tuple[str, ...]:
     """The text columns of a table that holds nothing else but row numbers; () of other tables."""
     rest = [name for name in source.columns if name.lower() not in ROW_NUMBERS]
+    if not given and len(rest) == 1 and rest[0].lower() not in SINGLES:
+        return ()  # several columns that were read as one, perhaps
     texts = given or (choose_text_columns(source, [n for n in source.columns if n not in rest]) if rest else ())
     return texts if set(rest) <= set(texts) else ()
 
