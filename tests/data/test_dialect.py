@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distilect.data import open_source
-from distilect.data.dialect import detect_quoting
+from distilect.data.dialect import detect_dialect
 from distilect.errors import DataError
 from tests.data.writing import write_csv
 
@@ -159,8 +159,22 @@ def test_the_quotes_of_excel_do_not_stay_in_the_texts(tmp_path: Path, kind: str,
 )
 def test_any_table_of_excel_is_read_back(texts: list[str]) -> None:
     columns = {"text": texts, "label": ["1"] * len(texts)}
+    widths = {line.count("\t") for line in excel(columns).splitlines() if line}
+    assume(len(widths) > 1 or not any("\t" in text and "\n" in text for text in texts))  # two readings: the next test
     with tempfile.TemporaryDirectory() as folder:
         assert read(written(Path(folder), "t.txt", excel(columns)))[0] == columns
+
+
+def test_a_table_that_may_also_have_literal_quotes_is_not_guessed_silently(tmp_path: Path) -> None:
+    """The cell holds a tab and a line end: each line has two fields, as in `" I like it⇥1`, `he said "⇥0`."""
+    columns = {"text": ["x\t\ny"], "label": ["1"]}
+    path = written(tmp_path, "t.tsv", excel(columns))
+    found, notes = read(path)
+    assert found["text"] == ['"x', 'y"']
+    assert notes == (
+        "t.tsv: double quotes are part of the texts (data.quoting: true takes them for marks around fields)",
+    )
+    assert read(path, quoting=True)[0] == columns
 
 
 @pytest.mark.parametrize(
@@ -186,7 +200,7 @@ def test_without_quotes_nothing_is_told_of_them(tmp_path: Path) -> None:
 
 
 def test_a_field_with_a_lone_carriage_return_has_a_reason_for_its_quotes(tmp_path: Path) -> None:
-    assert detect_quoting(written(tmp_path, "t.tsv", 'text\tlabel\n"a\rb"\t1\n'))
+    assert detect_dialect([written(tmp_path, "t.tsv", 'text\tlabel\n"a\rb"\t1\n')], ".tsv").quoting
 
 
 def test_quotes_of_several_files_are_judged_together(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilect.data import Rows, Source, arrow_files, open_source, text_files
-from distilect.data.dialect import detect_quoting
+from distilect.data.dialect import detect_dialect
 from distilect.errors import DataError
 from tests.data.writing import WRITERS, write_csv, write_jsonl, write_parquet, write_plain_tsv, write_tsv
 
@@ -83,7 +83,7 @@ def test_a_plain_tsv_is_read_back_with_quoting_off(pairs: list[tuple[str, str]])
 def test_quoting_of_a_tsv_is_detected(tmp_path: Path, lines: list[str], quoted: bool) -> None:
     path = tmp_path / "t.tsv"
     path.write_text("\n".join(lines) + "\n")
-    assert detect_quoting(path) is quoted
+    assert detect_dialect([path], ".tsv").quoting is quoted
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

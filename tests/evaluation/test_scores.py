@@ -119,6 +119,15 @@ def test_chance_in_a_regression_is_that_of_one_score_for_all_rows(metric: str, e
     assert found.limit == pytest.approx(expected + (0 if metric == "neg_mse" else 1.645 / 5**0.5))
 
 
+def test_chance_in_a_multi_label_task_is_that_of_one_set_of_labels_for_all_rows() -> None:
+    """a is on 8 of 10 rows, b on 6, c on 1: always {a, b} has 14 hits of 20, of 15 labels: F1 28 / 35; {a} alone 16 / 25."""
+    labels = np.zeros((11, 3), np.int8)
+    labels[:8, 0] = labels[2:8, 1] = labels[9:10, 2] = 1
+    labels[10] = -100
+    found = chance_of(Task("t", "multi-label", ("a", "b", "c"), ("micro_f1",), 1), labels)
+    assert found.score == pytest.approx(28 / 35)
+
+
 def test_a_share_above_chance() -> None:
     assert share_kept(0.6, 0.9) == pytest.approx(2 / 3) and share_kept(0.6, 0.9, 0.5) == pytest.approx(0.25)
     assert share_kept(0.4, 0.9, 0.5) == pytest.approx(-0.25)

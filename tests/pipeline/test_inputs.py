@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import datasets
@@ -97,6 +98,21 @@ def test_a_model_can_be_the_student(job: Job) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(job.teachers[1])
     found = distill(str(job.train), teachers=job.teachers[:1], **quick(job, "student", student=model))
     assert found.metrics["student"]["layers"] == model.config.num_hidden_layers
+
+
+def test_a_model_from_a_folder_without_tokenizer_is_not_given_an_empty_one(job: Job, tmp_path: Path) -> None:
+    """transformers makes a tokenizer of five special tokens where a folder has none."""
+    model = AutoModelForSequenceClassification.from_pretrained(job.teachers[0])
+    model.save_pretrained(tmp_path / "bare")
+    bare = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bare")
+    with pytest.raises(TeacherError, match=r"no tokenizer in .*give the two as a pair, \(model, tokenizer\)"):
+        distill(str(job.train), teachers=[bare], **quick(job, "bare"))
+
+
+def test_any_mapping_names_a_teacher(job: Job) -> None:
+    teacher = MappingProxyType({"name": "mine", "path": job.teachers[0]})
+    found = distill(str(job.train), teachers=[teacher], **quick(job, "mapped", student="mine[layers=1]"))
+    assert found.metrics["teachers"][0]["name"] == "mine"
 
 
 def test_objects_that_are_no_classifier_are_refused_in_a_line(job: Job) -> None:

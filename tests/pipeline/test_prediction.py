@@ -72,6 +72,17 @@ def test_a_run_s_student_is_shown_with_its_teachers(job: Job) -> None:
     assert [row["teachers_agree"] for row in found] == pytest.approx(agree)
 
 
+def test_a_length_that_is_given_goes_before_that_of_the_run(job: Job) -> None:
+    settings = {"train__epochs": 1, "train__max_length": 32, "method": "finetune", "student": job.teachers[0]}
+    result = distill(job.train, output=job.folder / "runs", name="short", **settings)
+    table = job.folder / "wide.csv"
+    table.write_text("text\n" + "good " * 60 + "\nbad\n")
+    kept = predict_file(result.folder, table, job.folder / "w.jsonl")
+    assert any("1 of them were cut to 32 tokens" in line for line in kept)
+    given = predict_file(result.folder, table, job.folder / "w.jsonl", max_length=8)
+    assert any("1 of them were cut to 8 tokens" in line for line in given)
+
+
 def one_sided(texts: list[str]) -> np.ndarray:
     return np.tile([1.0, 0.0], (len(texts), 1))
 

@@ -53,7 +53,7 @@ def detect_dialect(
     usual, csv_quotes = ("," if suffix == ".csv" else "\t"), (True if suffix == ".csv" else None)
     notes = []
     if delimiter is None:
-        delimiter = detect_delimiter(paths[0], usual, csv_quotes if quoting is None else quoting)
+        delimiter = _detect_delimiter(paths[0], usual, csv_quotes if quoting is None else quoting)
         if delimiter == ONE_COLUMN:
             notes.append("one column, commas are part of the texts")
         elif delimiter != usual:
@@ -74,7 +74,7 @@ def detect_dialect(
 # ---- delimiter ---------------------------------------------------------------------------------------------------
 
 
-def detect_delimiter(path: Path, usual: str, quoting: bool | None) -> str:
+def _detect_delimiter(path: Path, usual: str, quoting: bool | None) -> str:
     """The delimiter that Excel's line `sep=` names, otherwise the one that fits the header and the first lines best.
 
     Args:
@@ -147,11 +147,6 @@ def _shown(mark: str) -> str:
 
 
 # ---- quoting -----------------------------------------------------------------------------------------------------
-
-
-def detect_quoting(path: Path, delimiter: str = "\t") -> bool:
-    """Whether double quotes delimit the fields of a file; see `_quotes_delimit`."""
-    return bool(_quotes_delimit([path], delimiter))
 
 
 def _quotes_delimit(paths: Sequence[Path], delimiter: str) -> bool | None:

@@ -153,6 +153,8 @@ class LabelColumn:
 class Unlabelled:
     """Rows without a label column, in the place of a `LabelColumn`."""
 
+    class_names: list[str] | None = None
+
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.notes: list[str] = []
@@ -162,6 +164,12 @@ class Unlabelled:
 
     def require_all(self, role: str) -> None:
         """No row has a label, and the user knows."""
+
+    def kind(self) -> Kind:
+        return "classification"
+
+    def found(self) -> list[str]:
+        return []
 
     def array(self, task: Task, role: str, origin: str) -> NDArray[Any]:
         """As of a `LabelColumn`, with no label in any row."""

@@ -29,7 +29,7 @@ from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
 from distilect.errors import DataError
 from distilect.progress import console
-from distilect.tasks import Kind, Task, default_metrics, kind_of_metrics, named_metrics
+from distilect.tasks import PROBLEM_TYPES, Kind, Task, default_metrics, kind_of_metrics, named_metrics
 from distilect.tasks.label_names import match_labels
 
 _PEEK = 100_000  # rows of a streamed table that its task is inferred from
@@ -278,10 +278,9 @@ def load_table(
         return of_model.model_copy(update=given.model_dump(exclude_unset=True) if given else {})
 
     settings = settings_for(())
-    if settings.kind == "multi-label" and label is None:
-        label = _columns_of_labels(spec, data_dir, settings.labels or ())
+    named = settings.labels if settings.kind == "multi-label" else None
     dialect = {"delimiter": delimiter, "quoting": quoting}
-    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True, **dialect)
+    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True, named=named, **dialect)
     column = _read_labels(source, columns, "evaluation", settings, label_delimiter)
     if isinstance(column, LabelColumn):
         settings = settings_for(column.found())
@@ -372,9 +371,9 @@ def task_settings_of(checkpoint: str | Path | None, found: Sequence[str] = ()) -
     labels = [names[index] for index in sorted(names)]
     if not set(labels) & set(found):
         labels = [label.removeprefix("LABEL_") for label in labels]
-    if values.get("problem_type") == "multi_label_classification":
+    if values.get("problem_type") == PROBLEM_TYPES["multi-label"]:
         return TaskConfig(kind="multi-label", labels=labels)
-    if values.get("problem_type") == "regression":
+    if values.get("problem_type") == PROBLEM_TYPES["regression"]:
         return TaskConfig(kind="regression")
     if len(names) == 1:
         return TaskConfig(kind="classification" if len(found) == 2 else "regression")
@@ -382,40 +381,34 @@ def task_settings_of(checkpoint: str | Path | None, found: Sequence[str] = ()) -
 
 
 def infer_task(column: Labels, columns: Columns, given: TaskConfig, glue: GlueTask | None, name: str) -> Task:
-    """The task of a labelled table: as given, otherwise the GLUE task's, otherwise inferred from the labels."""
+    """The task of a table: as given, otherwise the GLUE task's, otherwise inferred from the labels."""
     metrics = tuple(given.metrics or (glue.metrics if glue else ()))
-    kind: Kind
-    if isinstance(column, Unlabelled):
-        kind, labels = "classification" if given.kind == "auto" else given.kind, tuple(given.labels or ())
-        metrics = named_metrics(metrics or default_metrics(kind, len(labels)), kind, labels, given.positive)
-        return Task(name, kind, labels, metrics, len(columns.texts))
-    if given.kind != "auto":
-        kind = given.kind
-    elif isinstance(column, LabelSets):
-        kind = "multi-label"
-    elif given.labels:
-        kind = "classification"
-    elif glue is not None:
-        kind = "regression" if glue.regression else "classification"
-    else:
-        kind = kind_of_metrics(metrics) or column.kind()
-    if kind == "regression":
-        metrics = named_metrics(metrics or default_metrics(kind, 0), kind, (), given.positive)
-        return Task(name, kind, (), metrics, len(columns.texts))
-    labels = tuple(given.labels or column.class_names or column.found())
-    if isinstance(column, LabelSets):
-        metrics = named_metrics(metrics or default_metrics(kind, len(labels)), kind, labels, given.positive)
-        return Task(name, kind, labels, metrics, len(columns.texts))
-    if given.kind == "auto" and not given.labels and len(labels) > max(MANY, len(column) // 2):
-        raise DataError(
-            f"{column.rows.label}: column {column.column!r} has {len(labels)} different labels "
-            f"in {len(column)} rows. "
-            "Set data.label to the label column, or task.kind: classification if it is the right one"
-        )
-    if len(labels) < 2:
-        column.require_classes()
-    metrics = metrics or default_metrics(kind, len(labels), column.largest_ratio() > UNBALANCED)
+    kind = _kind_of(column, given, glue, metrics)
+    labels = () if kind == "regression" else tuple(given.labels or column.class_names or column.found())
+    unbalanced = False
+    if kind == "classification" and isinstance(column, LabelColumn):
+        if given.kind == "auto" and not given.labels and len(labels) > max(MANY, len(column) // 2):
+            raise DataError(
+                f"{column.rows.label}: column {column.column!r} has {len(labels)} different labels in {len(column)} rows. "
+                "Set data.label to the label column, or task.kind: classification if it is the right one"
+            )
+        if len(labels) < 2:
+            column.require_classes()
+        unbalanced = column.largest_ratio() > UNBALANCED
+    metrics = metrics or default_metrics(kind, len(labels), unbalanced)
     return Task(name, kind, labels, named_metrics(metrics, kind, labels, given.positive), len(columns.texts))
+
+
+def _kind_of(column: Labels, given: TaskConfig, glue: GlueTask | None, metrics: Sequence[str]) -> Kind:
+    if given.kind != "auto":
+        return given.kind
+    if isinstance(column, LabelSets):
+        return "multi-label"
+    if given.labels:
+        return "classification"
+    if glue is not None:
+        return "regression" if glue.regression else "classification"
+    return kind_of_metrics(tuple(metrics)) or column.kind()
 
 
 def _known_task(settings: TaskConfig, like: str | None, source: str) -> TaskConfig:
@@ -442,9 +435,14 @@ def _open_any(
     text: str | Sequence[str] | None,
     label: str | Sequence[str] | None,
     labelled: bool,
+    named: Sequence[str] | None = None,
     **dialect: Any,
 ) -> tuple[Source, Columns, GlueTask | None]:
-    """A table, or the file for `role` in a GLUE folder."""
+    """A table, or the file for `role` in a GLUE folder.
+
+    Args:
+        named: labels of a multi-label task: columns that are called like all of them are its label columns, if none is given.
+    """
     path, _, _ = locate(spec, data_dir)
     if (path / "train.tsv").is_file():
         glue, train, dev = recognise_folder(path)
@@ -453,6 +451,8 @@ def _open_any(
         return open_glue(path, COLA), COLA.columns, COLA  # it has no header, so only its own columns fit
     source = open_source(spec, data_dir, role=role, **dialect)
     _say(source.notes)
+    if label is None and named and set(named) <= set(source.columns):
+        label = list(named)
     return source, choose_columns(source, text, label, labelled=labelled), None
 
 
@@ -460,14 +460,6 @@ def _say(lines: Iterable[str]) -> None:
     """Print what was detected, where no report takes it."""
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _columns_of_labels(spec: str, data_dir: Path, labels: Sequence[str]) -> list[str] | None:
-    """The columns of a table that are named like all the labels of a task; None where there are no such ones."""
-    path, _, _ = locate(spec, data_dir)
-    if (path / "train.tsv").is_file():  # a GLUE folder
-        return None
-    return list(labels) if set(labels) <= set(open_source(spec, data_dir, role="dev").columns) else None
 
 
 def _read_labels(

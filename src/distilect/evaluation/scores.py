@@ -105,8 +105,12 @@ def chance_of(task: Task, labels: NDArray[Any]) -> Chance:
         labels: [N] class indexes or scores, of rows of which some may have none.
     """
     known = labels[has_label(labels)]
-    regression = task.kind == "regression"
-    constants = [[float(known.mean())]] if regression else np.eye(len(task.labels)).tolist()
+    constants: list[Any] = np.eye(len(task.labels)).tolist()
+    if task.kind == "regression":
+        constants = [[float(known.mean())]]
+    elif task.kind == "multi-label":  # the most frequent label, the two most frequent ones, …
+        frequent = np.argsort(-(known == 1).sum(axis=0), kind="stable")
+        constants = [np.isin(np.arange(len(frequent)), frequent[: k + 1]) * 1.0 for k in range(len(frequent))]
     score = max(task.score(np.tile(np.array(one), (len(known), 1)), known)[task.primary] for one in constants)
     variance = 1.0 if task.primary in ("matthews", "pearson", "spearman") else max(0.0, score * (1 - score))
     return Chance(score, score + 1.645 * math.sqrt(variance / len(known)))

@@ -50,6 +50,8 @@ class Attention(Knowledge):
     summary = "how tokens relate in queries, keys and values of the last layer: KL (MiniLMv2)"
 
     class Options(Part):
+        """Of `knowledge: {attention: {…}}`."""
+
         heads: Count | None = Field(
             None,
             description="relation heads, a divisor of all widths; default: as many as leave 16 numbers each, or the nearest smaller "

@@ -34,6 +34,8 @@ class Feature(Knowledge):
     summary = "hidden states of mapped layers: MSE over tokens, or of the classification token"
 
     class Options(Part):
+        """Of `knowledge: {feature: {…}}`."""
+
         tokens: Literal["all", "cls", "mean"] = Field(
             "all",
             description="all real tokens (the teacher needs the student's tokenizer), the classification token (cls; Patient KD), "

@@ -27,6 +27,8 @@ class Pooled(Knowledge):
     summary = "the direction of the last layer's pooled vector: 1 - cosine"
 
     class Options(Part):
+        """Of `knowledge: {pooled: {…}}`."""
+
         pooling: Literal["cls", "mean"] = Field(
             "cls", description="the classification token, or the mean over real tokens"
         )

@@ -37,6 +37,8 @@ class Relation(Knowledge):
     summary = "flow between neighbouring layers: MSE of FSP matrices"
 
     class Options(Part):
+        """Of `knowledge: {relation: {…}}`."""
+
         dim: Count | None = Field(
             64,
             description="width that one fixed random map projects both models to, so that a matrix has dim² entries; null keeps "

@@ -72,6 +72,8 @@ class Response(Knowledge):
     summary = "teachers' outputs: T²·KL of softened probabilities, or MSE of logits"
 
     class Options(Part):
+        """Of `knowledge: {response: {…}}`."""
+
         temperature: AboveZero = Field(
             4.0, description="T of both sides; without effect on `mse`, so in any regression"
         )

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from distilect.errors import TeacherError
+from distilect.tasks import PROBLEM_TYPES
 from distilect.tasks.label_names import same_label_key
 
-MULTI_LABEL = "multi_label_classification"  # as `problem_type` of a config
 _GENERIC = re.compile(r"label_(\d+)", re.IGNORECASE)
 
 
 def is_multi_label(config: Any) -> bool:
     """Whether a checkpoint's outputs are a sigmoid for each label."""
-    return getattr(config, "problem_type", None) == MULTI_LABEL
+    return getattr(config, "problem_type", None) == PROBLEM_TYPES["multi-label"]
 
 
 def align_labels(model_labels: Sequence[str], task_labels: Sequence[str], name: str = "teacher") -> list[int]:

@@ -16,17 +16,12 @@ from distilect.data import Encoded, Table, encode
 from distilect.errors import StudentError, TeacherError, did_you_mean
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
 from distilect.models.classifiers import is_binary, label_names, load, output_layer, output_order, split_binary_head
-from distilect.models.labels import MULTI_LABEL, are_generic
+from distilect.models.labels import are_generic
 from distilect.models.layers import core_config, cut_layers, depth_of, even_layers
 from distilect.models.precision import default_device
 from distilect.models.tokenizers import fit_tokenizer, load_tokenizer, usable_length
-from distilect.tasks import Task
+from distilect.tasks import PROBLEM_TYPES, Task
 
-_PROBLEM_TYPES = {
-    "classification": "single_label_classification",
-    "regression": "regression",
-    "multi-label": MULTI_LABEL,
-}
 _SPEC = re.compile(r"(?P<name>[^\[\]]+)(\[\s*((?P<fresh>fresh)|layers=(?P<layers>[\d\s,]+))?\s*\])?")
 
 
@@ -183,4 +178,4 @@ def _label(config: Any, task: Task) -> None:
     config.num_labels = len(names)
     if getattr(config, "thresholds", None) is not None:
         config.thresholds = None  # those of another model
-    config.problem_type = _PROBLEM_TYPES[task.kind]
+    config.problem_type = PROBLEM_TYPES[task.kind]

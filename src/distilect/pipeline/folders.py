@@ -130,9 +130,8 @@ def save_student(student: Student, folder: Path) -> None:
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     student.tokenizer.model_max_length = student.max_length
-    student.tokenizer.init_kwargs["padding_side"] = (
-        student.tokenizer.padding_side
-    )  # transformers saves the one it was loaded with
+    # transformers saves the padding side that the tokenizer was loaded with
+    student.tokenizer.init_kwargs["padding_side"] = student.tokenizer.padding_side
     with quiet():
         student.model.save_pretrained(temporary)
         student.tokenizer.save_pretrained(temporary)

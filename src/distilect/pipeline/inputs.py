@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import pyarrow.parquet as pq
 
 from distilect.errors import ConfigError, DataError, StudentError, TeacherError
 from distilect.files import file_digest
-from distilect.models import checkpoint_fingerprint, quiet
-from distilect.models.checkpoints import load_pretrained
+from distilect.models import checkpoint_fingerprint, quiet, resolve_path
+from distilect.models.tokenizers import load_tokenizer
 
 FOLDER = "inputs"
 
@@ -59,7 +60,7 @@ def _arrow(given: Any, role: str) -> pa.Table:
     except (pa.ArrowException, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{role}: this {kind} cannot be written as a table: {reason}") from None
-    if isinstance(given, dict):
+    if isinstance(given, Mapping):
         raise DataError(f"{role}: got a {kind} of {', '.join(map(str, list(given)[:5]))}: give one of its parts")
     raise DataError(f"{role}: got a {kind}, expected a path, a pandas DataFrame or a datasets.Dataset")
 
@@ -113,7 +114,7 @@ def teacher_settings(given: Any, output: Path) -> dict[str, Any]:
     if is_model(given):
         name, path = checkpoint_path(given, output)
         return {"name": name, "path": path}
-    if not isinstance(given, dict):
+    if not isinstance(given, Mapping):
         raise ConfigError(
             f"teachers: got a {type(given).__name__}, expected a path, a mapping, a model, a pipeline or a function"
         )
@@ -133,12 +134,10 @@ def _model_of(given: Any) -> tuple[Any, Any]:
 
 
 def _tokenizer_of(name: str, source: str) -> Any:
-    from transformers import AutoTokenizer
-
     remedy = f"give the two as a pair, (model, tokenizer), for {name}"
     if not source:
         raise TeacherError(f"a model that was not loaded from a checkpoint has no tokenizer: {remedy}")
     try:
-        return load_pretrained(AutoTokenizer, source)
+        return load_tokenizer(resolve_path(source), TeacherError)
     except TeacherError as error:
         raise TeacherError(f"{error}; {remedy}") from None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from distilect.config import RunConfig, TeacherConfig, load_config
 from distilect.data import Source, Table, check_suffix, open_texts, table_writer, task_settings_of, text_columns
@@ -36,13 +37,14 @@ def predict_file(
     """Write a table's columns with the model's predictions beside them.
 
     New columns: `prediction` (a label; a list of labels in a multi-label task; a score in regression), `probability`, that of a predicted
-    class, and `probability_NAME` of each label. Where `model` is a run's folder, its checkpoint teachers are run too: `teachers_agree` is the share of
-    them with the same label, `teachers_mean` in regression their mean score.
+    class, and `probability_NAME` of each label. Where `model` is a run's folder, its checkpoint teachers are run too: `teachers_agree` is
+    the share of them with the same label, `teachers_mean` in regression their mean score.
 
     Args:
         model: a checkpoint, or the folder of a run, which means its student.
         data: as `data.train`; labels are not needed.
         output: .csv, .tsv, .jsonl or .parquet; written whole or not at all.
+        max_length: in tokens; default: the length that comes with a checkpoint.
 
     Returns:
         lines for the user.
@@ -55,35 +57,34 @@ def predict_file(
     run = _Run(Path(model)) if (Path(model) / "metrics.json").is_file() else None
     checkpoint = str(run.student if run else model)
     source, columns = open_texts(str(data), text=text or (run.text if run else None), data_dir=Path(data_dir))
-    settings = task_settings_of(Path(resolve_path(checkpoint)))
-    kind: Kind = "classification" if settings.kind == "auto" else settings.kind
-    labels = tuple(settings.labels or ())
-    task = Task("predict", kind, labels, default_metrics(kind, len(labels)), len(columns))
+    task = _task_of(checkpoint, len(columns))
     options = {"precision": precision, "max_length": max_length}
-    student = run.load(task, options) if run else _load(checkpoint, task, options)
-    teachers = run.teachers(task, options) if run else []
-    cuts: list[Sequence[float] | None] = [student.thresholds]
-    cuts += [run.thresholds(teacher) for teacher in teachers] if run else []
+    student = load_teacher(TeacherConfig(path=checkpoint), task, **options)
+    assert isinstance(student, CheckpointTeacher)
+    models = [student, *(run.teachers(task, options) if run else [])]
+    cuts = [student.thresholds, *(run.thresholds(teacher) for teacher in models[1:])] if run else [student.thresholds]
 
     rows = cut = 0
     with table_writer(output) as write:
         for block in _blocks(source, output.name):
             table = Table.from_columns(text_columns(block, columns))
-            logits, long = _outputs(student, table, precision)
-            added = _columns(task, logits, [_outputs(teacher, table, precision)[0] for teacher in teachers], cuts)
-            for name in added:
-                if name in source.columns:
-                    raise DataError(
-                        f"{source.label} has a column {name!r} already, which predict would write: rename it"
-                    )
-            found = block.table
-            for name, values in added.items():
-                found = found.append_column(name, values)
-            write(found)
-            rows, cut = rows + len(table), cut + long
+            encoded = [each.encode(table) for each in models]
+            logits = [
+                predict(each.model, tokens, precision=precision)[:, each.order]
+                for each, tokens in zip(models, encoded, strict=True)
+            ]
+            write(_with_columns(block.table, _columns(task, logits, cuts), source.label))
+            rows, cut = rows + len(table), cut + encoded[0].truncated
     lines = [f"{rows:,} rows of {source.label} → {output}"]
     lines += [f"{cut:,} of them were cut to {student.max_length} tokens: give a higher --max-length"] if cut else []
     return lines + ([f"not asked, as they are no checkpoints: {', '.join(run.others)}"] if run and run.others else [])
+
+
+def _task_of(checkpoint: str, num_texts: int) -> Task:
+    settings = task_settings_of(Path(resolve_path(checkpoint)))
+    kind: Kind = "classification" if settings.kind == "auto" else settings.kind
+    labels = tuple(settings.labels or ())
+    return Task("predict", kind, labels, default_metrics(kind, len(labels)), num_texts)
 
 
 class _Run:
@@ -106,32 +107,21 @@ class _Run:
         text = self.config.data.text
         return [text] if isinstance(text, str) else text
 
-    def load(self, task: Task, options: dict[str, Any]) -> CheckpointTeacher:
-        length = self.config.student.max_length or self.config.train.max_length
-        return _load(str(self.student), task, options | {"max_length": length})
-
     def teachers(self, task: Task, options: dict[str, Any]) -> list[CheckpointTeacher]:
         specs = named_teachers(self.config)
         found = []
         for teacher in self.named:
             if path := teacher.get("path"):
-                spec = specs[teacher["name"]].model_copy(
-                    update={"name": teacher["name"], "path": path, "finetune": None}
-                )
-                length = spec.max_length or self.config.train.max_length
-                found.append(load_teacher(spec, task, **options | {"max_length": length}))
+                spec = specs[teacher["name"]]
+                length = options["max_length"] or spec.max_length or self.config.train.max_length
+                changes = {"name": teacher["name"], "path": path, "finetune": None, "max_length": length}
+                found.append(load_teacher(spec.model_copy(update=changes), task, **options))
         return [teacher for teacher in found if isinstance(teacher, CheckpointTeacher)]
 
     def thresholds(self, teacher: CheckpointTeacher) -> Sequence[float] | None:
         """Those that the run has chosen for a teacher on its validation split."""
         found = next((entry.get("thresholds") for entry in self.named if entry["name"] == teacher.name), None)
         return list(found.values()) if found else teacher.thresholds
-
-
-def _load(path: str, task: Task, options: dict[str, Any]) -> CheckpointTeacher:
-    loaded = load_teacher(TeacherConfig(path=path), task, **options)
-    assert isinstance(loaded, CheckpointTeacher)
-    return loaded
 
 
 def _blocks(source: Source, description: str) -> Iterator[Any]:
@@ -143,37 +133,37 @@ def _blocks(source: Source, description: str) -> Iterator[Any]:
     return track(blocks, f"predicting {description}", total=total)
 
 
-def _outputs(model: CheckpointTeacher, table: Table, precision: str) -> tuple[NDArray[np.float32], int]:
-    """[b, C] in the task's order, and how many rows were cut."""
-    encoded = model.encode(table)
-    return predict(model.model, encoded, precision=precision)[:, model.order], encoded.truncated
+def _with_columns(table: pa.Table, added: dict[str, pa.Array], label: str) -> pa.Table:
+    for name, values in added.items():
+        if name in table.column_names:
+            raise DataError(f"{label} has a column {name!r} already, which predict would write: rename it")
+        table = table.append_column(name, values)
+    return table
 
 
 def _columns(
-    task: Task, logits: NDArray[np.float32], teachers: list[NDArray[np.float32]], cuts: list[Sequence[float] | None]
+    task: Task, outputs: Sequence[NDArray[np.float32]], cuts: Sequence[Sequence[float] | None]
 ) -> dict[str, pa.Array]:
     """The new columns of some rows.
 
     Args:
-        logits: of the student, [b, C]; teachers: the same of each teacher.
-        cuts: thresholds of a multi-label task, of the student and of each teacher.
+        outputs: of the student and then of each teacher, [b, C] in the task's order.
+        cuts: their thresholds in a multi-label task.
     """
+    logits, teachers = outputs[0], outputs[1:]
     if task.kind == "regression":
         found = {"prediction": pa.array(logits[:, 0])}
         return found | ({"teachers_mean": pa.array(np.mean(teachers, axis=0)[:, 0])} if teachers else {})
     if task.kind == "multi-label":
-        chosen = [
-            margins(values.astype(np.float64), cut) > 0 for values, cut in zip([logits, *teachers], cuts, strict=True)
-        ]
-        shares, own = 1 / (1 + np.exp(-logits)), chosen[0]
-        found = {"prediction": pa.array([[task.labels[c] for c in np.flatnonzero(row)] for row in own])}
-        agree = [(theirs == own).all(axis=1) for theirs in chosen[1:]]
+        chosen = [margins(values.astype(np.float64), cut) > 0 for values, cut in zip(outputs, cuts, strict=True)]
+        shares = expit(logits)
+        found = {"prediction": pa.array([[task.labels[c] for c in np.flatnonzero(row)] for row in chosen[0]])}
+        agree = [(theirs == chosen[0]).all(axis=1) for theirs in chosen[1:]]
     else:
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares, best = powers / powers.sum(axis=1, keepdims=True), logits.argmax(axis=1)
+        shares, best = softmax(logits, axis=1), logits.argmax(axis=1)
         found = {"prediction": pa.array([task.labels[index] for index in best])}
         found["probability"] = pa.array(shares.max(axis=1))
-        agree = [outputs.argmax(axis=1) == best for outputs in teachers]
+        agree = [theirs.argmax(axis=1) == best for theirs in teachers]
     found |= {f"probability_{label}": pa.array(shares[:, index]) for index, label in enumerate(task.labels)}
     if agree:
         found["teachers_agree"] = pa.array(np.mean(agree, axis=0).astype(np.float32))

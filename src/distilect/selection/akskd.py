@@ -95,6 +95,8 @@ class ActorCriticWeights(LossWeights, EpisodicSelector):
     name = "actor-critic"
 
     class Options(Part):
+        """Of `loss_weights: {name: actor-critic, …}`."""
+
         action: Literal["soft", "hard"] = Field(
             "soft", description="soft: a weight in [0, 1] for each kind; hard: 0 or 1"
         )

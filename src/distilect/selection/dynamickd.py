@@ -126,6 +126,8 @@ class UncertainTeachers(TeacherSelector):
     name = "dynamic"
 
     class Options(Part):
+        """Of `teachers: {name: dynamic, …}`."""
+
         mode: Literal["hard", "soft", "soft-instance"] = Field(
             "hard", description="one teacher per row; or two that share it, by the mean uncertainty or by the row's own"
         )
@@ -246,9 +248,14 @@ def uncertainty(score: str, logits: Tensor, multi_label: bool = False) -> Tensor
     return SCORES[score](two_classes(logits[0])).mean(-1) if multi_label else SCORES[score](logits[0])
 
 
+def number_of(ratio: float, rows: int) -> int:
+    """max(1, ⌊r·B⌋)."""
+    return max(1, int(ratio * rows + 1e-9))  # 0.29 · 100 is 28.999…
+
+
 def top(keys: Tensor, scores: Tensor, ratio: float, seed: int, epoch: int) -> Tensor:
     """bool [B]: the max(1, ⌊r·B⌋) rows with the highest scores."""
-    count = max(1, int(ratio * len(scores) + 1e-9))  # 0.29 · 100 is 28.999…
+    count = number_of(ratio, len(scores))
     chosen = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     chosen[ranked(keys, scores, seed, epoch)[:count]] = True
     return chosen
@@ -265,6 +272,8 @@ class UncertainRows(RowSelector):
     name = "uncertainty"
 
     class Options(Part):
+        """Of `rows: {name: uncertainty, …}`."""
+
         ratio: Ratio = Field(0.5, description="share of the rows; never less than one row of a batch or plan")
         score: Literal["entropy", "margin", "confidence", "spread", "random"] | None = Field(
             None,
@@ -292,7 +301,7 @@ class UncertainRows(RowSelector):
         scores = self.scores(view)
         chosen = top(view.keys, scores, self.options.ratio, view.seed, view.epoch)
         if self.trains_rest:
-            self.asked_share = float(chosen.double().mean())
+            self.asked_share = number_of(self.options.ratio, len(chosen)) / len(chosen)
         self.averages.add("uncertainty/score", scores.sum(), len(scores))
         self.averages.add("uncertainty/score_selected", (scores * chosen).sum(), chosen.sum())
         self.averages.add("rows/selected", chosen.sum(), len(scores))
@@ -332,6 +341,8 @@ class UncertainWeights(LossWeights):
     name = "uncertainty"
 
     class Options(Part):
+        """Of `loss_weights: {name: uncertainty, …}`."""
+
         strategy: Literal["uncertainty", "uncertainty-r", "none"] = Field(
             "uncertainty",
             description="uncertainty-r: u and 1 - u swapped (control); none: the same for all rows (control)",

@@ -56,6 +56,8 @@ class UncertainRowsPlan(PlannedRows):
     name = "uncertainty-plan"
 
     class Options(UncertainRows.Options):
+        """Of `rows: {name: uncertainty-plan, …}`."""
+
         refresh: Count | Literal["epoch"] = Field(
             "epoch", description="epoch, or the number of optimiser steps after which the next rows are planned"
         )

@@ -35,6 +35,8 @@ class GateTeachers(TeacherSelector):
     name = "gate"
 
     class Options(Part):
+        """Of `teachers: {name: gate, …}`."""
+
         encoder: str | None = Field(
             "backbone",
             description="whose vector of the row is in the state: backbone (the pre-trained model that the student was cut from), a "

@@ -135,6 +135,8 @@ class ReinforcedTeachers(TeacherSelector):
     learns_ahead = False  # from rewards, before it acts
 
     class Options(Part):
+        """Of `teachers: {name: reinforced, …}`."""
+
         state: Literal["per_teacher", "joint"] = Field(
             "per_teacher",
             description="what the policy sees for one teacher: its own blocks, or those of all (both reconstructions)",

@@ -6,6 +6,7 @@ logits alone take the step that its teachers ask for. The effect of the choice t
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ ENTROPY_BONUS = 0.1  # weight of the policy's entropy in its objective; without 
 LEAST_WEIGHT = 1e-6  # of a teacher, before scaling: where all σ(z) vanish, teachers weigh equally
 
 
+@functools.cache  # it is asked in every step
 def curvature(response: Response, outputs: int) -> float:
     """The largest second derivative L of a response loss along a unit direction of the logits.
 
@@ -99,6 +101,8 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
     weight_decay = 0.1
 
     class Options(ReinforcedTeachers.Options):
+        """Of `teachers: {name: reinforced-virtual, …}`."""
+
         reward: Literal[1, 2] = Field(
             1, description="1: -CE; 2: -CE - mean KD loss; the score of reward 3 would be the same for every action"
         )

@@ -44,6 +44,8 @@ class RandomRows(RowSelector):
     name = "random"
 
     class Options(Part):
+        """Of `rows: {name: random, …}`."""
+
         ratio: Ratio = Field(0.5, description="share of the rows")
 
     options: Options
@@ -69,6 +71,8 @@ class RandomRowsPlan(PlannedRows):
     name = "random-plan"
 
     class Options(Part):
+        """Of `rows: {name: random-plan, …}`."""
+
         ratio: Ratio = Field(0.5, description="share of the rows: max(1, round(ratio · N)) of them")
 
     options: Options
@@ -110,6 +114,8 @@ class SingleTeacher(TeacherSelector):
     narrows = True
 
     class Options(Part):
+        """Of `teachers: {name: single, …}`."""
+
         teacher: str | int = Field(
             "best",
             description="its name, its number from 0, or best: the highest primary metric on the validation split",
@@ -164,6 +170,8 @@ class FixedTeachers(TeacherSelector):
     name = "weighted"
 
     class Options(Part):
+        """Of `teachers: {name: weighted, …}`."""
+
         values: list[float] | dict[str, float] | None = Field(
             None,
             description="one number per teacher, or teacher name → number, scaled to sum 1; default: proportional to the primary "
@@ -218,7 +226,7 @@ class LogisticTeachers(FixedTeachers):
     name = "logistic"
 
     class Options(Part):
-        pass
+        """Of `teachers: {name: logistic, …}`."""
 
     def values(self, context: SelectionContext) -> np.ndarray:
         logits, labels = context.validation_logits, context.validation_labels
@@ -318,6 +326,8 @@ class Entropy(TeacherSelector):
     name = "entropy"
 
     class Options(Part):
+        """Of `teachers: {name: entropy, …}`."""
+
         temperature: ZeroOrMore = Field(0.1, description="τ; 0 gives all weight to the most certain teacher")
 
     options: Options
@@ -390,6 +400,8 @@ class FixedWeights(BalancedWeights):
     name = "fixed"
 
     class Options(BalancedWeights.Options):
+        """Of `loss_weights: {name: fixed, …}`."""
+
         weights: dict[str, float] = Field({}, description="kind of knowledge → weight; a kind that is not named gets 1")
 
     options: Options

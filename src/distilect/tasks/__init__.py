@@ -16,6 +16,7 @@ from distilect.tasks.metrics import (
 )
 from distilect.tasks.task import (
     NO_LABEL,
+    PROBLEM_TYPES,
     Kind,
     Task,
     class_margin,
@@ -30,6 +31,7 @@ from distilect.tasks.thresholds import margins
 
 __all__ = [
     "NO_LABEL",
+    "PROBLEM_TYPES",
     "RANKING",
     "Kind",
     "Task",

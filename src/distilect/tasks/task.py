@@ -17,6 +17,11 @@ from distilect.tasks.thresholds import choose_thresholds, margins
 Kind = Literal["classification", "regression", "multi-label"]
 KINDS: tuple[Kind, ...] = ("classification", "regression", "multi-label")
 
+PROBLEM_TYPES: dict[Kind, str] = {  # as transformers' configs call them
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi-label": "multi_label_classification",
+}
 NO_LABEL = -100  # the class index of a row without a label; regression uses NaN
 _FITTING: dict[Kind, tuple[str, ...]] = {
     "classification": (*CLASSIFICATION, *OF_A_CLASS, *RANKING),

@@ -115,11 +115,8 @@ class ResumableTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Scores on the validation split, in a multi-label task with the thresholds that suit it now; the student's mode is restored."""
-        logits, labels, task = (
-            self.predict_rows(self.rows.validation_encoded),
-            self.rows.validation.labels,
-            self.rows.task,
-        )
+        logits = self.predict_rows(self.rows.validation_encoded)
+        labels, task = self.rows.validation.labels, self.rows.task
         scores = task.score(logits, labels, task.thresholds(logits, labels))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)

@@ -173,7 +173,8 @@ class DistillationTrainer(ResumableTrainer):
             if left_out is not None:
                 self.records.leave_out(left_out.to(self.args.device), self.sampler.epoch)
         rows, tokens = sum(map(len, batches)), sum(batch.tokens for batch in batches)
-        labelled = sum(int(has_label(batch.labels).sum()) for batch in batches)
+        # of the table, not of the batch: its labels are on the device, which would be waited for
+        labelled = sum(int(has_label(self.rows.table.labels[batch.positions]).sum()) for batch in batches)
         if several:
             asked = self.preemption is not None and self.preemption.asked
             rows, tokens, labelled, stop = distributed.sum_over_ranks(rows, tokens, labelled, int(asked))
