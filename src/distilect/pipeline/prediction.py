@@ -58,7 +58,7 @@ def predict_file(
     checkpoint = str(run.student if run else model)
     source, columns = open_texts(str(data), text=text or (run.text if run else None), data_dir=Path(data_dir))
     task = _task_of(checkpoint, len(columns))
-    options = {"precision": precision, "max_length": max_length}
+    options: dict[str, Any] = {"precision": precision, "max_length": max_length}
     student = load_teacher(TeacherConfig(path=checkpoint), task, **options)
     assert isinstance(student, CheckpointTeacher)
     models = [student, *(run.teachers(task, options) if run else [])]
