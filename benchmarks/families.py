@@ -175,7 +175,7 @@ def train_step(student: Student) -> float:
     loss.backward()
     optimizer.step()
     student.model.eval()
-    return float(loss)
+    return loss.item()
 
 
 def hidden_states(path: str) -> str:

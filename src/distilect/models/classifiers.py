@@ -44,7 +44,7 @@ def load(loader: Any, path: str, error: type[DistilectError], config: Any) -> Lo
     options = {"config": config, "use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     model, info = load_pretrained(loader, path, error, **options)
     widths = set()
-    for name, theirs, ours in info["mismatched_keys"]:
+    for name, theirs, ours in sorted(info["mismatched_keys"]):  # a set: the message names the first by name
         if not ours or ours[0] != config.num_labels or theirs[1:] != ours[1:]:
             raise error(
                 f"{path}: {name} has shape {list(theirs)}, its config.json says {list(ours)}: the two do not belong together"
