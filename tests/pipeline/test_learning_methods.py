@@ -31,7 +31,7 @@ def reinforced(**options: Any) -> dict[str, Any]:
 
 
 METHODS = {
-    "rlkd": "rlkd",
+    "rlkd": {"name": "rlkd", "teachers": {"policy_updates": 200}},
     "virtual": {"name": "rlkd", "teachers": {"state": "joint", "policy_updates": 20, "batch_size": 8}},
     "published": reinforced(),
     "third": reinforced(reward=3, warmup_epochs=0, update_every=1),

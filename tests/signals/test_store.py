@@ -5,21 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from distilect.data import Table
 from distilect.errors import MethodError, SignalError, TeacherError
-from distilect.models import CallableTeacher
+from distilect.models import CallableTeacher, CheckpointTeacher
 from distilect.models.row_index import RowIndex, unique_rows
 from distilect.signals import Prepared, SignalStore, prepare_signals, scoring
 from distilect.signals import store as store_module
+from tests.launch import fork, wait
 from tests.signals.helpers import TASK, files, load, shards, table
 from tests.tiny import tiny_bert
 
@@ -154,42 +154,28 @@ def test_a_store_that_is_a_file_is_one_clear_line(bert: str, tmp_path: Path) -> 
         score(bert, table(3), tmp_path / "signals")
 
 
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from distilect.models import CheckpointTeacher
-from distilect.signals import SignalStore, prepare_signals, scoring
-from tests.signals.helpers import load, table
-scoring.CHUNK = 8
-forward = CheckpointTeacher.forward
-def slow(self, *given):
-    time.sleep(0.15)
-    return forward(self, *given)
-CheckpointTeacher.forward = slow
-print("ready", flush=True)
-prepare_signals([load(sys.argv[1])], table(100), SignalStore(Path(sys.argv[2])), [["cls.1", "hidden.2"]], max_tokens=64)
-"""
+def score_slowly(bert: str, folder: Path) -> None:
+    """What the killed process does: 0.15 s a batch, so that a kill falls within it."""
+    forward = CheckpointTeacher.forward
+
+    def slow(self: CheckpointTeacher, *given: Any) -> Any:
+        time.sleep(0.15)
+        return forward(self, *given)
+
+    with mock.patch.object(CheckpointTeacher, "forward", slow):
+        prepare_signals([load(bert)], table(100), SignalStore(folder), [["cls.1", "hidden.2"]], max_tokens=64)
 
 
 def test_kill_9_at_any_moment_keeps_the_finished_part_and_gives_the_same_bytes(bert: str, tmp_path: Path) -> None:
     fields = ("cls.1", "hidden.2")
     score(bert, table(100), tmp_path / "whole", fields, max_tokens=64)
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
     for attempt in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, bert, str(tmp_path / "killed")],
-            cwd=root,
-            env=environment,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
+        child = fork(lambda: score_slowly(bert, tmp_path / "killed"), tmp_path / "log")
         deadline = time.time() + 60
         while len(shards(tmp_path / "killed")) < 4 + 5 * attempt and time.time() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(child, signal.SIGKILL)
+        assert wait([child]) == [-signal.SIGKILL]
     partial = files(tmp_path / "killed")
     kept = len([name for name in partial if "hidden.2" in name])
     resumed = score(bert, table(100), tmp_path / "killed", fields, max_tokens=64)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import TrainerCallback
 
 from distilect.config import MethodConfig, StudentConfig, TeacherConfig, TrainConfig
 from distilect.data import Table, encode
@@ -18,6 +22,7 @@ from distilect.signals import LiveSignals, Prepared, SignalSource
 from distilect.tasks import Task
 from distilect.training import DistillationTrainer, TrainingRows
 from distilect.training.callbacks import Preemption
+from distilect.training.checkpoints import last_checkpoint
 from tests.tiny import SENTENCES, tiny_bert
 
 TASK = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
@@ -155,3 +160,40 @@ def _with_response(context: SelectionContext, method: Method) -> SelectionContex
 
 def weights(trainer: DistillationTrainer) -> dict[str, np.ndarray]:
     return {name: p.detach().numpy().copy() for name, p in trainer.model.named_parameters()}
+
+
+class Kept(TrainerCallback):
+    """Copies a training's folder as it is after each step of `steps`: what a kill right there would leave behind."""
+
+    def __init__(self, folder: Path, steps: tuple[int, ...]) -> None:
+        self.folder = folder
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save |= state.global_step in self.steps
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in self.steps:
+            shutil.copytree(args.output_dir, self.folder / f"at-{state.global_step}")
+
+
+def whole_and_resumed(
+    build: Callable[..., DistillationTrainer], folder: Path, *at: int
+) -> tuple[DistillationTrainer, list[DistillationTrainer]]:
+    """An uninterrupted training in `folder/whole`, and one in `folder/at-N` for each step N of `at` that goes on from there.
+
+    Args:
+        build: (folder, *callbacks) -> a trainer of that folder
+    """
+    whole = build(folder / "whole", Kept(folder, at))
+    whole.train()
+    resumed = []
+    for step in at:
+        torch.manual_seed(99 + step)  # a new process starts with another random state
+        trainer = build(folder / f"at-{step}")
+        checkpoint = last_checkpoint(folder / f"at-{step}")
+        assert checkpoint is not None and checkpoint.name == f"checkpoint-{step}"
+        trainer.load_extra_state(checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        resumed.append(trainer)
+    return whole, resumed

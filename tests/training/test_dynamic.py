@@ -18,8 +18,7 @@ from distilect.selection import Passes, row_uniform
 from distilect.selection.dynamickd import entropy
 from distilect.selection.dynamickd_rows import rows_of_window
 from distilect.training import Batch, DistillationTrainer
-from distilect.training.checkpoints import last_checkpoint
-from tests.training.helpers import Bench, weights
+from tests.training.helpers import Bench, weights, whole_and_resumed
 from tests.training.test_trainer import assert_same, first_gradient
 
 Spec = dict[str, Any]
@@ -321,29 +320,18 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("at", [1, 3])
-def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, at: int, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, tmp_path: Path) -> None:
     """Steps 1 and 3 of 3 (plans, the last step of an epoch) or 5: step 1 lies within a window of two."""
     settings: Spec = {"epochs": 2, "load_best_model_at_end": False, "evaluations": 5, "batch_size": 8}
-    whole = bench.trainer(RESUMED[name], name=str(tmp_path / "whole"), **settings)
-    whole.train()
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_save = True
-            control.should_training_stop = state.global_step == at
+    def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:
+        return bench.trainer(RESUMED[name], name=str(folder), callbacks=list(callbacks), **settings)
 
-    cut = bench.trainer(RESUMED[name], name=str(tmp_path / "cut"), callbacks=[Stop()], **settings)
-    cut.train()
-    torch.manual_seed(99)  # a new process starts with another random state
-    resumed = bench.trainer(RESUMED[name], name=str(tmp_path / "cut"), **settings)
-    checkpoint = last_checkpoint(tmp_path / "cut")
-    assert checkpoint is not None and checkpoint.name == f"checkpoint-{at}"
-    resumed.load_extra_state(checkpoint)
-    resumed.train(resume_from_checkpoint=str(checkpoint))
-    assert_same(weights(whole), weights(resumed))
-    assert whole.records.recorder.table().equals(resumed.records.recorder.table())
-    assert whole.counts == resumed.counts
+    whole, others = whole_and_resumed(build, tmp_path, 1, 3)
+    for resumed in others:
+        assert_same(weights(whole), weights(resumed))
+        assert whole.records.recorder.table().equals(resumed.records.recorder.table())
+        assert whole.counts == resumed.counts
 
 
 # ---- everything with everything ------------------------------------------------------------------------------------
@@ -356,8 +344,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, at:
         {"name": "dynamic-objective", "teachers": "dynamic", "rows": {"name": "uncertainty", "ratio": 0.5}},
         {"name": "dynamic-objective", "rows": {"name": "random-skip", "ratio": 0.5}, "teachers": "uniform"},
         {"name": "dynamic-teacher", "rows": {"name": "random-plan", "ratio": 0.5}, "loss_weights": "all-ones"},
-        {"name": "rlkd", "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
-        {"name": "rlkd", "rows": {"name": "uncertainty-plan", "ratio": 0.5, "refresh": 2}},
+        {"name": "rlkd", "teachers": {"policy_updates": 20}, "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
+        {
+            "name": "rlkd",
+            "teachers": {"policy_updates": 20},
+            "rows": {"name": "uncertainty-plan", "ratio": 0.5, "refresh": 2},
+        },
         {**data(ratio=0.5), "teachers": "confidence"},
         {"name": "finetune", "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
     ],

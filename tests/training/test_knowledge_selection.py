@@ -18,10 +18,9 @@ from distilect.selection import Episodes, actor_critic
 from distilect.selection import akskd as akskd_module
 from distilect.selection.akskd import ActorCriticWeights
 from distilect.training import run_episodes
-from distilect.training.checkpoints import last_checkpoint
 from distilect.training.episodes import episode_rows
 from distilect.training.trainer import DistillationTrainer
-from tests.training.helpers import TASK, Bench, weights
+from tests.training.helpers import TASK, Bench, weights, whole_and_resumed
 
 KINDS = ("labels", "response", "feature", "relation")
 
@@ -177,25 +176,11 @@ def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: An
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, tmp_path: Path, options: Any, at: int) -> None:
     """PITFALLS 33: within a phase; optimisers, memory, sizes and the reward that is still to come are in the checkpoint."""
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_save = True
-            control.should_training_stop = state.global_step == at
+    def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:
+        settings: dict[str, Any] = {"load_best_model_at_end": False, "callbacks": list(callbacks)}
+        return bench.trainer(akskd(**options), name=str(folder), **settings)
 
-    def build(name: str, *callbacks: TrainerCallback) -> DistillationTrainer:
-        return bench.trainer(
-            akskd(**options), name=str(tmp_path / name), load_best_model_at_end=False, callbacks=list(callbacks)
-        )
-
-    whole = build("whole")
-    whole.train()
-    build("cut", Stop()).train()
-    torch.manual_seed(123)
-    resumed = build("cut")
-    checkpoint = last_checkpoint(tmp_path / "cut")
-    assert checkpoint is not None and checkpoint.name == f"checkpoint-{at}"
-    resumed.load_extra_state(checkpoint)
-    resumed.train(resume_from_checkpoint=str(checkpoint))
+    whole, (resumed,) = whole_and_resumed(build, tmp_path, at)
     assert_same(weights(whole), weights(resumed))
     assert whole.records.recorder.table().equals(resumed.records.recorder.table())
     assert whole.counts.extra == resumed.counts.extra

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from distilect.training.callbacks import History
 from distilect.training.checkpoints import last_checkpoint
 from distilect.training.trainer import DistillationTrainer
 from tests.tiny import SENTENCES
-from tests.training.helpers import TASK, Bench, weights
+from tests.training.helpers import TASK, Bench, weights, whole_and_resumed
 
 
 @pytest.fixture(scope="module")
@@ -288,76 +286,35 @@ RESUMED = {
 }
 
 
-SAVE: dict[str, Any] = {"epochs": 3, "evaluations": 2, "load_best_model_at_end": False}  # 5 steps per epoch
-
-
-@pytest.fixture(scope="module")
-def whole_runs(half_labelled: Bench, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Uninterrupted runs, each trained once: the trainer and its history."""
-
-    @cache
-    def whole(method: str) -> tuple[DistillationTrainer, Path]:
-        folder = tmp_path_factory.mktemp(method)
-        trainer = half_labelled.trainer(
-            RESUMED[method], name=str(folder / "out"), **SAVE, callbacks=[History(folder / "history.jsonl")]
-        )
-        trainer.train()
-        return trainer, folder / "history.jsonl"
-
-    return whole
-
-
 @pytest.mark.parametrize(
     ("method", "at"),
-    [
-        ("epoch", 3),
-        ("epoch", 5),
-        ("epoch", 8),
-        ("steps", 4),
-        ("virtual", 3),
-        ("student", 8),
-        ("gate", 3),
-        ("entropy", 3),
-    ],
+    [("epoch", (3, 5, 8)), ("steps", (4,)), ("virtual", (3,)), ("student", (8,)), ("gate", (3,)), ("entropy", (3,))],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(
-    half_labelled: Bench, whole_runs: Callable[[str], Any], method: str, at: int, tmp_path: Path
+    half_labelled: Bench, method: str, at: tuple[int, ...], tmp_path: Path
 ) -> None:
     """PITFALLS 33, invariance 3: within an epoch, at its end, and with a history that was not yet learned from."""
-    whole, whole_history = whole_runs(method)
+    settings: dict[str, Any] = {"epochs": 3, "evaluations": 2, "load_best_model_at_end": False}  # 5 steps per epoch
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_save = True
-            control.should_training_stop = state.global_step == at
+    def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:
+        history = History(folder / "history.jsonl")
+        return half_labelled.trainer(RESUMED[method], name=str(folder), **settings, callbacks=[*callbacks, history])
 
-    def build(*callbacks: TrainerCallback) -> DistillationTrainer:
-        history = History(tmp_path / "history.jsonl")
-        return half_labelled.trainer(
-            RESUMED[method], name=str(tmp_path / "out"), **SAVE, callbacks=[*callbacks, history]
-        )
+    def lines(trainer: DistillationTrainer) -> list[dict[str, Any]]:
+        text = Path(trainer.args.output_dir, "history.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
 
-    build(Stop()).train()
-    torch.manual_seed(123)  # a new process starts with another random state
-    resumed = build()
-    checkpoint = last_checkpoint(tmp_path / "out")
-    assert checkpoint is not None and checkpoint.name == f"checkpoint-{at}"
-    resumed.load_extra_state(checkpoint)
-    resumed.train(resume_from_checkpoint=str(checkpoint))
-
-    assert_same(weights(whole), weights(resumed))
-    assert whole.records.recorder.table().equals(resumed.records.recorder.table())
-    assert whole.counts.extra == resumed.counts.extra
-    if method not in ("gate", "entropy"):
-        assert policy_of(whole)["weight"].any()
-        assert_same(policy_of(whole), policy_of(resumed))
-        assert selector_of(whole).moments.state_dict() == selector_of(resumed).moments.state_dict()
-    lines = [
-        [json.loads(line) for line in path.read_text().splitlines()]
-        for path in (whole_history, tmp_path / "history.jsonl")
-    ]
-    for one, two in zip(*lines, strict=True):
-        assert one == pytest.approx(two, nan_ok=True)
+    whole, others = whole_and_resumed(build, tmp_path, *at)
+    for resumed in others:
+        assert_same(weights(whole), weights(resumed))
+        assert whole.records.recorder.table().equals(resumed.records.recorder.table())
+        assert whole.counts.extra == resumed.counts.extra
+        if method not in ("gate", "entropy"):
+            assert policy_of(whole)["weight"].any()
+            assert_same(policy_of(whole), policy_of(resumed))
+            assert selector_of(whole).moments.state_dict() == selector_of(resumed).moments.state_dict()
+        for one, other in zip(lines(whole), lines(resumed), strict=True):
+            assert one == pytest.approx(other, nan_ok=True)
 
 
 # ---- what it is for ------------------------------------------------------------------------------------------------
