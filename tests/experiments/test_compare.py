@@ -27,6 +27,7 @@ from distilect.experiments.results import Result, Results
 from distilect.experiments.runner import Runner
 from distilect.pipeline.work import Workbench
 from tests.experiments.helpers import Toy
+from tests.launch import fork, wait
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine may take ten times as long as a free one
 
@@ -179,24 +180,17 @@ def test_a_killed_comparison_goes_on_where_it_was(toy: Toy) -> None:
         methods=["finetune", "kd", "uniform", "weighted"],
         train={"epochs": 4, "batch_size": 4, "max_length": 32, "precision": "fp32", "logging_steps": 5},
     )
-    file = toy.folder / "killed.yaml"
-    file.write_text(dump_config(config), encoding="utf-8")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "distilect", "compare", str(file)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    child = fork(lambda: compare(config), toy.folder / "killed.log")
     trials = config.folder / "trials"
 
     def in_the_second_trial() -> bool:
         return len(results_of(config)) >= 1 and any(trials.glob("*.kd.*/checkpoints/checkpoint-*/complete.json"))
 
     deadline = time.monotonic() + 600
-    while not in_the_second_trial() and process.poll() is None and time.monotonic() < deadline:
+    while not in_the_second_trial() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(child, signal.SIGKILL)
+    assert wait([child]) == [-signal.SIGKILL]
     before = results_of(config)
     assert 1 <= len(before) < 4, "the kill came too late to test anything"
     found = compare(config)

@@ -285,8 +285,8 @@ def own_logits(path: str, max_length: int = 64) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("pad", [None, 1, 2, 3, 0, 70, -1], ids=str)
-@pytest.mark.parametrize("kind", ["ends", "plain", "eos-pads", "no-pad"])
+@pytest.mark.parametrize("pad", [None, 1, 2, pytest.param(3, marks=pytest.mark.slow), 0, 70, -1], ids=str)
+@pytest.mark.parametrize("kind", ["ends", "plain", pytest.param("eos-pads", marks=pytest.mark.slow), "no-pad"])
 def test_a_decoders_rows_do_not_depend_on_the_rows_beside_them(
     kind: str, pad: int | None, side: str, tmp_path: Path
 ) -> None:

@@ -114,7 +114,7 @@ def test_live_teachers_and_a_live_encoder_choose_the_same(job: Job) -> None:
         assert one == pytest.approx(two, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["virtual", "published"])
+@pytest.mark.parametrize("name", ["virtual", pytest.param("published", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(
     job: Job, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def learned_alike(alone: Path, both: Path) -> None:
         torch.testing.assert_close(others[name].float(), value.float(), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(akskd, "RANDOM", 0.0)  # the actor acts at once
     for name, value in {"HIDDEN": 16, "WIDTH": 8, "UPDATES": 2}.items():

@@ -73,6 +73,7 @@ def whole_way(folder: Path, count: int) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.slow
 def test_ten_times_the_rows_need_no_more_memory(tmp_path: Path) -> None:
     few, many = 10_000, 100_000
     for count in (few, many):

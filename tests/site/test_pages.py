@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +26,13 @@ from distilect.knowledge import Layout
 from distilect.selection import build_method, build_teacher_selector
 from distilect.selection.registry import TEACHERS
 from tests.export.runs import finished_run
+from tests.launch import fork, wait
 from tests.pipeline.helpers import write_table
 from tests.report.run_files import write_answers
 from tests.site.blocks import DOCS, LANGUAGES, MARKS, Block, blocks, inline_commands, pages
 from tests.tiny import tiny_bert
 
-SLOW = {"tutorial/demo.md"}  # fine-tunes three teachers, if tiny ones
+SLOW = {"tutorial/demo.md", "tutorial/ship.md"}  # fine-tunes three teachers, if tiny ones; exports
 QUICKER = {"rlkd.md": ["method.teachers.policy_updates=20"]}  # two thousand take twenty seconds
 REVIEWS = next(block for block in blocks("tutorial/own-data.md") if block.title == "reviews.yaml")
 CODE = [page for page in pages() if any(b.language in ("bash", "python", "yaml") for b in blocks(page))]
@@ -121,7 +122,7 @@ def test_the_code_of_a_page_runs(page: str, workshop: Path, monkeypatch: pytest.
 
 
 def run(command: str, block: Block) -> None:
-    """Run a line of a shell block; our own verbs in this process, which has loaded torch already."""
+    """Run a line of a shell block; our own verbs in this process, which has loaded torch already, and modules in a fork of it."""
     words = shlex.split(command)
     if words[0] == "distilect":
         more = QUICKER.get(block.page, []) if words[1] == "run" else []
@@ -129,8 +130,17 @@ def run(command: str, block: Block) -> None:
         assert result.exit_code == 0, f"{block.place}: {command}\n{result.output}\n{result.exception!r}"
         return
     assert words[0] == "python", f"{block.place}: {words[0]} is neither distilect nor python: mark the block"
-    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, f"{block.place}: {command}\n{done.stdout}\n{done.stderr}"
+    module, log = words[words.index("-m") + 1], Path("python.log")
+
+    def work() -> Any:
+        sys.argv = words[words.index("-m") + 1 :]
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            return end.code
+
+    code = wait([fork(work, log)])
+    assert code == [0], f"{block.place}: {command}\n{log.read_text(encoding='utf-8')}"
 
 
 def check(command: str, block: Block) -> None:

@@ -319,7 +319,9 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("hard", "labels", "windows") else n for n in RESUMED]
+)
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, tmp_path: Path) -> None:
     """Steps 1 and 3 of 3 (plans, the last step of an epoch) or 5: step 1 lies within a window of two."""
     settings: Spec = {"epochs": 2, "load_best_model_at_end": False, "evaluations": 5, "batch_size": 8}

@@ -155,7 +155,7 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
 # ---- invariance, resuming, regression ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"action": "hard"}])
+@pytest.mark.parametrize("options", [{}, pytest.param({"action": "hard"}, marks=pytest.mark.slow)])
 def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: Any) -> None:
     found = []
     for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from distilect.data import Table
-from distilect.selection import presets
 from distilect.training import fit
+from tests.presets import each_preset
 from tests.tiny import SENTENCES
 from tests.training.helpers import TOPICS, Bench, weights
 
@@ -36,7 +36,7 @@ def half_labelled(bench: Bench) -> Table:
     return Table(bench.table.texts, labels, bench.table.ids)
 
 
-@pytest.mark.parametrize("name", sorted(presets()))
+@pytest.mark.parametrize("name", each_preset())
 def test_every_preset_trains(bench: Bench, name: str) -> None:
     trainer = bench.trainer({"name": name, **EAGER.get(name, {})}, name=f"preset-{name}", max_length=32)
     before = weights(trainer)

@@ -31,17 +31,33 @@ def numbers(line: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in line.items() if isinstance(value, int | float)}
 
 
+STATIC = (
+    "random-single",
+    "random-soft",
+    "random-hard",
+    "best-single",
+    "confidence",
+    "entropy",
+    "weighted",
+    "kd",
+    "pkd",
+)
+METHODS = [pytest.param(name, marks=pytest.mark.slow) if name in STATIC else name for name in methods()]
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
-    """One process, rank 0 of two, rank 1 of two: all methods in one start."""
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    """One process, rank 0 of two, rank 1 of two: the methods of all tests that were collected in one start."""
     folder = tmp_path_factory.mktemp("ranks")
+    here = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    names = sorted({item.callspec.params["name"] for item in here})
     narrow_student(Bench(folder, rows=ROWS))
-    main(folder, [])
-    run_ranks(2, lambda: main(folder, []), folder)
+    main(folder, names)
+    run_ranks(2, lambda: main(folder, names), folder)
     return [json.loads((folder / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")]
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", METHODS)
 def test_two_ranks_train_as_one(trained: list[Found], name: str) -> None:
     """PITFALLS 5, 30 and invariance 1: same selections, losses within fp32 rounding, gradients really synchronised."""
     one, first, second = (found[name] for found in trained)
@@ -64,7 +80,7 @@ def test_two_ranks_train_as_one(trained: list[Found], name: str) -> None:
     assert second["spent"] == one["spent"]
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", METHODS)
 def test_selectors_are_the_same_on_both_ranks_and_their_health_is_that_of_all_rows(
     trained: list[Found], name: str
 ) -> None:
