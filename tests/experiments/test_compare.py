@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from distilect.experiments.runner import Runner
 from distilect.pipeline.work import Workbench
 from tests.experiments.helpers import Toy
 from tests.launch import fork, wait
+from tests.tiny import tiny_bert
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine may take ten times as long as a free one
 
@@ -169,6 +171,28 @@ def test_results_of_other_settings_are_left_out_and_their_trials_run_again(finis
     plan = Plan(other)
     assert len(open_trials(plan, plan.trials)) == len(plan.trials)
     assert publish(other) is None
+
+
+def test_a_multi_label_task_is_compared_up_to_its_tables(toy: Toy) -> None:
+    """Predictions and labels are kept flat: chance and resamples must see one column per label again."""
+    sets = [["a"], ["b", "c"], [], ["a", "c"]] * 6
+    for name in ("train", "dev"):
+        lines = [
+            json.dumps({"text": f"{i} {' '.join(labels)} text", "labels": labels}) for i, labels in enumerate(sets)
+        ]
+        (toy.folder / f"sets-{name}.jsonl").write_text("\n".join(lines) + "\n")
+    data = {name: str(toy.folder / f"sets-{name}.jsonl") for name in ("train", "dev")}
+    topics = tiny_bert(toy.folder / "topics", ["a", "b", "c"], 5, problem_type="multi_label_classification")
+    tasks = [{"name": "sets", "data": data, "task": {"kind": "multi-label"}, "teachers": [topics]}]
+    config = toy.config(
+        name="sets", tasks=tasks, students=["topics[layers=1]"], methods=["finetune", "kd"], seeds=[0, 1]
+    )
+    found = compare(config)
+    assert found.done == 4 and not found.failed
+    page = (config.folder / "comparison.md").read_text(encoding="utf-8")
+    assert "| sets, micro_f1 |" in page
+    assert re.search(r"chance \(one prediction for all rows\): sets \d", page)
+    assert re.search(r"kd minus finetune: .+ points \[.+\], p = |finetune minus kd: .+ points \[.+\], p = ", page)
 
 
 # ---- kills and locks -------------------------------------------------------------------------------------------------

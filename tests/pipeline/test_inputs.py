@@ -129,6 +129,17 @@ def test_objects_that_are_no_classifier_are_refused_in_a_line(job: Job) -> None:
         distill(str(job.train), teachers=[3], **quick(job, "no"))
 
 
+def test_a_peft_model_is_told_how_to_become_a_whole_one(job: Job) -> None:
+    """Saved as it is, it would be its adapter alone; called as a function, it would fail in the middle of a run."""
+
+    class PeftModel:
+        def merge_and_unload(self) -> None: ...
+
+    message = r"got a PeftModel: give the whole model with its tokenizer, \(model.merge_and_unload\(\), tokenizer\)"
+    with pytest.raises(TeacherError, match=message):
+        distill(train=str(job.train), teachers=[PeftModel()], student="a", output=str(job.folder / "peft"))
+
+
 def test_finetune_and_evaluate_take_paths_and_short_names(job: Job) -> None:
     raw = Path(tiny_bert(job.folder / "raw", 2, 5))
     options = {"epochs": 2, "learning_rate": 5e-3, "batch_size": 8, "max_length": 24, "metrics": ["macro_f1"]}

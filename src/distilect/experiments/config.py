@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from distilect.config import (
     DataConfig,
@@ -56,6 +56,9 @@ class PartsConfig(Part):
     count: int = Field(3, ge=2, description="parts")
 
 
+Pool = Annotated[list[PoolTeacherConfig], BeforeValidator(lambda value: from_strings(value, "path"))]
+
+
 class ScenarioConfig(Part):
     """What is done to the data and to the teachers. Draws depend on a seed and on a row's text only."""
 
@@ -67,7 +70,7 @@ class ScenarioConfig(Part):
         1.0, gt=0.0, le=1.0, description="share of the rows whose label the student sees; the others stay as text"
     )
     parts: PartsConfig | None = Field(None, description="how train is divided for teachers with `learns.part`")
-    teachers: list[PoolTeacherConfig] | None = Field(
+    teachers: Pool | None = Field(
         None, description="the pool of this scenario, in place of the task's or the comparison's"
     )
 
@@ -78,7 +81,7 @@ class ComparisonTaskConfig(Part):
     name: str = Field(description="in results and tables", pattern=r"^[\w+-]+$")
     data: DataConfig
     task: TaskConfig = TaskConfig()
-    teachers: list[PoolTeacherConfig] | None = Field(None, description="its pool, in place of the comparison's")
+    teachers: Pool | None = Field(None, description="its pool, in place of the comparison's")
     parts: PartsConfig | None = Field(None, description="how it is divided, in place of the scenario's `parts`")
     train: Options | None = Field(None, description="settings that replace the comparison's for this task")
 
@@ -121,7 +124,7 @@ class CompareConfig(Part):
     scenarios: list[ScenarioConfig] = Field(
         [], description="what is done to rows and teachers; default: nothing, called `ordinary`"
     )
-    teachers: list[PoolTeacherConfig] = Field(default_factory=list)
+    teachers: Pool = Field(default_factory=list)
     students: list[StudentConfig] = Field(min_length=1)
     methods: list[ComparedMethodConfig] = Field(min_length=1)
     seeds: list[int] = Field(
@@ -166,11 +169,6 @@ class CompareConfig(Part):
     @classmethod
     def _methods_from_strings(cls, value: Any) -> Any:
         return from_strings(value, "name")
-
-    @field_validator("teachers", mode="before")
-    @classmethod
-    def _teachers_from_strings(cls, value: Any) -> Any:
-        return from_strings(value, "path")
 
     @field_validator("students", mode="before")
     @classmethod

@@ -112,6 +112,14 @@ def expand_predictions(task: Task, values: NDArray[np.float32]) -> NDArray[np.fl
     return found
 
 
+def expand_labels(task: Task, values: NDArray[Any]) -> NDArray[Any]:
+    """[N] classes or scores, or [N, C] of a multi-label task: dev labels as they were before they were kept."""
+    if task.kind == "regression":
+        return values
+    labels = values.astype(np.int64)
+    return labels.reshape(-1, len(task.labels)) if task.kind == "multi-label" else labels
+
+
 def prediction_key(result: Result) -> str:
     """The name of a result's predictions in the files of predictions."""
     return f"{result['trial']} {result['settings']}"

@@ -26,7 +26,7 @@ from distilect.evaluation import (
     row_draws,
     share_kept,
 )
-from distilect.experiments.results import Result, expand_predictions, labels_key, prediction_key
+from distilect.experiments.results import Result, expand_labels, expand_predictions, labels_key, prediction_key
 from distilect.tasks import Task, has_label
 
 Floats = NDArray[np.float64]
@@ -221,8 +221,7 @@ class PairedTests:
             labels = self.predictions.get(_rows_of(result))
             if result["task_name"] not in found and labels is not None:
                 task = Task.from_dict(result["task"])
-                labels = labels if task.kind == "regression" else labels.astype(np.int64)
-                found[result["task_name"]] = chance_of(task, labels)
+                found[result["task_name"]] = chance_of(task, expand_labels(task, labels))
         return found
 
     def _average(self, group: Group, first: str, second: str) -> Estimate | None:
@@ -256,8 +255,7 @@ class PairedTests:
         if labels is None or values is None or len(labels) != len(values):
             return None
         task = Task.from_dict(result["task"])
-        labels = labels if task.kind == "regression" else labels.astype(np.int64)
-        labels = labels.reshape(-1, len(task.labels)) if task.kind == "multi-label" else labels
+        labels = expand_labels(task, labels)
         known = has_label(labels)
         if rows not in self._draws:
             seed = _seed_for(rows.replace("labels", "rows", 1))

@@ -123,11 +123,19 @@ def teacher_settings(given: Any, output: Path) -> dict[str, Any]:
 
 
 def _model_of(given: Any) -> tuple[Any, Any]:
-    """(model, tokenizer), either None where there is none."""
+    """(model, tokenizer), either None where there is none.
+
+    Raises:
+        TeacherError: it is a PEFT model, which saves its adapter alone.
+    """
     from transformers import PreTrainedModel
 
     if isinstance(given, PreTrainedModel):
         return given, None
+    if hasattr(given, "merge_and_unload"):
+        raise TeacherError(
+            f"got a {type(given).__name__}: give the whole model with its tokenizer, (model.merge_and_unload(), tokenizer)"
+        )
     pair = given if isinstance(given, tuple) and len(given) == 2 else (getattr(given, "model", None), None)
     model, tokenizer = pair[0], pair[1] or getattr(given, "tokenizer", None)
     return (model, tokenizer) if isinstance(model, PreTrainedModel) and tokenizer is not None else (None, None)
