@@ -185,14 +185,14 @@ def test_a_multi_label_task_is_compared_up_to_its_tables(toy: Toy) -> None:
     topics = tiny_bert(toy.folder / "topics", ["a", "b", "c"], 5, problem_type="multi_label_classification")
     tasks = [{"name": "sets", "data": data, "task": {"kind": "multi-label"}, "teachers": [topics]}]
     config = toy.config(
-        name="sets", tasks=tasks, students=["topics[layers=1]"], methods=["finetune", "kd"], seeds=[0, 1]
+        name="sets", tasks=tasks, students=["topics[layers=1]"], methods=["finetune", "dynamic-data"], seeds=[0, 1]
     )
     found = compare(config)
     assert found.done == 4 and not found.failed
     page = (config.folder / "comparison.md").read_text(encoding="utf-8")
     assert "| sets, micro_f1 |" in page
     assert re.search(r"chance \(one prediction for all rows\): sets \d", page)
-    assert re.search(r"kd minus finetune: .+ points \[.+\], p = |finetune minus kd: .+ points \[.+\], p = ", page)
+    assert re.search(r"dynamic-data minus finetune: .+ points \[.+\], p = ", page)
 
 
 # ---- kills and locks -------------------------------------------------------------------------------------------------
