@@ -7,8 +7,8 @@ from typing import Any
 
 from distilect import config
 from distilect.experiments import config as experiments
-from distilect.experiments.schema import METHOD_PARTS
 from distilect.options import expected
+from distilect.selection.methods import METHOD_PARTS
 
 RUN_PARTS = (
     config.RunConfig,

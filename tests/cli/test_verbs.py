@@ -385,8 +385,8 @@ def test_a_method_is_shown_with_every_option_of_its_parts() -> None:
 
 
 def test_every_method_and_every_part_can_be_shown() -> None:
-    from distilect.experiments.schema import METHOD_PARTS
     from distilect.selection import presets
+    from distilect.selection.methods import METHOD_PARTS
 
     for name in [*presets(), *(part for classes in METHOD_PARTS.values() for part in classes)]:
         assert call("methods", name).exit_code == 0, name

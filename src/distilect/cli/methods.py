@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distilect.errors import MethodError, did_you_mean
-from distilect.experiments.schema import METHOD_PARTS
 from distilect.options import expected
 from distilect.selection import Preset, presets
+from distilect.selection.methods import METHOD_PARTS
 
 
 def overview() -> Iterator[str]:

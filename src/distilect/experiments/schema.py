@@ -7,17 +7,9 @@ from typing import Any
 
 from distilect.config import Part, RunConfig
 from distilect.experiments.config import CompareConfig
-from distilect.knowledge.registry import KNOWLEDGE
-from distilect.selection.registry import LOSS_WEIGHTS, ROWS, TEACHERS
+from distilect.selection.methods import METHOD_PARTS
 
 ROOTS: dict[str, type[Part]] = {"run": RunConfig, "compare": CompareConfig}
-# key of a method in a config → classes by name
-METHOD_PARTS: dict[str, Mapping[str, Any]] = {
-    "rows": ROWS,
-    "teachers": TEACHERS,
-    "loss_weights": LOSS_WEIGHTS,
-    "knowledge": KNOWLEDGE,
-}
 
 
 def schema(of: str) -> dict[str, Any]:

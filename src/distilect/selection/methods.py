@@ -9,9 +9,18 @@ from typing import Any
 from distilect.config import MethodConfig
 from distilect.errors import MethodError, did_you_mean
 from distilect.knowledge import Knowledge, Layout, build_knowledge
+from distilect.knowledge.registry import KNOWLEDGE
 from distilect.options import construct
 from distilect.selection.base import LossWeights, RowSelector, Selector, TeacherSelector
 from distilect.selection.registry import LOSS_WEIGHTS, ROWS, TEACHERS
+
+# key of a method in a config → classes by name
+METHOD_PARTS: dict[str, Mapping[str, Any]] = {
+    "rows": ROWS,
+    "teachers": TEACHERS,
+    "loss_weights": LOSS_WEIGHTS,
+    "knowledge": KNOWLEDGE,
+}
 
 Spec = Mapping[str, Any] | str
 
