@@ -212,12 +212,26 @@ def test_the_actor_does_not_move_before_two_random_episodes_are_over() -> None:
     """In the first one it would follow the critic's random start to the corners, and never come back."""
     selector = made(phases=4, episodes=5)
     start = {name: value.clone() for name, value in selector.learner.module.state_dict().items()}
-    moved = []
+    moved, within = [], []
+
+    def parts_that_moved() -> set[str]:
+        now = selector.learner.module.state_dict()
+        return {name.split(".")[0] for name, value in now.items() if not torch.equal(value, start[name])}
+
+    def gain(action: Tensor) -> float:
+        within[-1].add("actor" in parts_that_moved())
+        return 0.1 * float(action[0])
+
     for episode in range(3):
         selector.begin_episode(episode)
-        Pretended(selector, 8, lambda action: 0.1 * float(action[0])).train()
-        now = selector.learner.module.state_dict()
-        moved.append({name.split(".")[0] for name, value in now.items() if not torch.equal(value, start[name])})
+        within.append(set())
+        Pretended(selector, 8, gain).train()
+        moved.append(parts_that_moved())
+    assert within == [
+        {False},
+        {False},
+        {True},
+    ]  # also in the second one, whose first rewards the critic has already seen
     assert moved == [set(), {"features", "critic", "actor"}, {"features", "critic", "actor"}]
     assert [line["critic_loss"] is None for line in selector.journal] == [False] * 4
     assert selector.memory.join().actions[:8].std() > 0.2  # uniform on [0, 1]: .29
