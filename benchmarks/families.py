@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ FAMILIES = tuple(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 TASK = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
 TABLE = Table.from_texts([*SENTENCES, "a", "the sea"])
 COLUMNS = ("run", "cut", "pkd", "onnx", "int8")
+EXPORT_SECONDS = 240  # most take twenty; loops over positions are unrolled, and some of those take no end
 
 # Sizes by the names that configs give them; each config takes those that it has.
 _SIZES: dict[str, Any] = {
@@ -202,7 +206,8 @@ def exported(student: Student, folder: Path) -> dict[str, str]:
     )
     target = folder / "onnx" / "model.onnx"
     try:
-        export_onnx(student.model.cpu(), encoded.collate([0, 10]), target)
+        with limited(EXPORT_SECONDS):
+            export_onnx(student.model.cpu(), encoded.collate([0, 10]), target)
         logits = OnnxModel(target).predict(encoded)
     except Exception as error:
         return dict.fromkeys(("onnx", "int8"), " ".join(str(error).split())[:160])
@@ -214,6 +219,22 @@ def exported(student: Student, folder: Path) -> dict[str, str]:
     except Exception as error:
         found["int8"] = " ".join(str(error).split())[:160]
     return found
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raises TimeoutError in the main thread after so many seconds."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not exported within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def page(results: dict[str, Any]) -> str:
