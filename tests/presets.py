@@ -1,4 +1,4 @@
-"""The presets as parameters of tests that train each: those that learn or look at the student always, the others in the slow tests."""
+"""Parameters of tests that train once for each: some always, the others in the slow tests only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from distilect.experiments.methods import family
 from distilect.selection import presets
 
 
+def slow(*values: Any) -> list[Any]:
+    """Further parameters, for the slow tests only; a tuple is a value for each of several parameters."""
+    return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
+
+
 def each_preset() -> list[Any]:
-    """Names in alphabetical order; static ones are marked slow, but for `kd`."""
-    return [
-        name
-        if name == "kd" or family(ComparedMethodConfig(name=name)) != "static"
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name in sorted(presets())
-    ]
+    """The names of all presets; static ones are for the slow tests, but for `kd`."""
+    static = [name for name in presets() if name != "kd" and family(ComparedMethodConfig(name=name)) == "static"]
+    return [*(name for name in presets() if name not in static), *slow(*static)]

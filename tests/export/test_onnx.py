@@ -119,6 +119,7 @@ def test_a_later_export_without_onnx_keeps_what_was_measured_and_given(run: Path
     assert "`onnx/model.onnx`:" in (run / "student" / "README.md").read_text()
 
 
+@pytest.mark.slow  # exports a second time
 def test_a_file_with_other_logits_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(tmp_path)
     real = ship.export_onnx

@@ -25,6 +25,7 @@ from distilect.models import CheckpointTeacher, EncoderTeacher, build_student, l
 from distilect.models.tokenizers import load_tokenizer, usable_length
 from distilect.signals import LiveSignals
 from distilect.tasks import Task
+from tests.presets import slow
 from tests.tiny import (
     FAMILIES,
     SENTENCES,
@@ -285,8 +286,8 @@ def own_logits(path: str, max_length: int = 64) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("pad", [None, 1, 2, pytest.param(3, marks=pytest.mark.slow), 0, 70, -1], ids=str)
-@pytest.mark.parametrize("kind", ["ends", "plain", pytest.param("eos-pads", marks=pytest.mark.slow), "no-pad"])
+@pytest.mark.parametrize("pad", [None, 1, 2, 0, 70, -1, *slow(3)], ids=str)
+@pytest.mark.parametrize("kind", ["ends", "plain", "no-pad", *slow("eos-pads")])
 def test_a_decoders_rows_do_not_depend_on_the_rows_beside_them(
     kind: str, pad: int | None, side: str, tmp_path: Path
 ) -> None:

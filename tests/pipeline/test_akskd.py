@@ -16,6 +16,7 @@ from distilect.pipeline import run
 from distilect.selection import actor_critic
 from distilect.training.trainer import DistillationTrainer
 from tests.pipeline.helpers import Job, write_scores, write_table
+from tests.presets import slow
 from tests.tiny import tiny_bert
 
 SMALL = {"episodes": 2, "share": 0.5, "phases": 2}
@@ -98,7 +99,7 @@ def test_the_artefact_serves_another_depth_and_another_task(job: Job, learned: A
     assert task.metrics["selection"]["fingerprint"] == learned.metrics["selection"]["fingerprint"]
 
 
-@pytest.mark.parametrize("where", ["stage A", "stage B"])
+@pytest.mark.parametrize("where", ["stage A", *slow("stage B")])
 def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(
     job: Job, learned: Any, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from distilect.errors import DistilectError, MethodError
 from distilect.pipeline import run
 from distilect.training.trainer import DistillationTrainer
 from tests.pipeline.helpers import Job, write_scores, write_table
+from tests.presets import slow
 from tests.tiny import tiny_bert
 
 
@@ -41,7 +42,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "virtual"])
+@pytest.mark.parametrize("name", ["rlkd", "third", "gate", *slow("published", "student", "entropy")])
 def test_rows_without_labels_are_taught_by_teachers_that_were_chosen_for_them(job: Job, name: str) -> None:
     result = run(job.config(name=f"extra-{name}", data=with_extra(job), method=METHODS[name]))[0]
     table = pq.read_table(result.folder / "selection.parquet").to_pylist()
@@ -114,7 +115,7 @@ def test_live_teachers_and_a_live_encoder_choose_the_same(job: Job) -> None:
         assert one == pytest.approx(two, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["virtual", pytest.param("published", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["virtual", *slow("published")])
 def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(
     job: Job, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

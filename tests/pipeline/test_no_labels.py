@@ -12,6 +12,7 @@ from distilect.config import parse_config
 from distilect.errors import DistilectError
 from distilect.pipeline import run
 from tests.pipeline.helpers import Job
+from tests.presets import slow
 from tests.tiny import tiny_bert
 
 ONE_TEACHER = ("pkd", "dynamic-data", "dynamic-objective")  # of several they would have to find the best one
@@ -50,7 +51,7 @@ def test_the_labels_of_the_task_go_before_those_of_a_teacher(job: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["entropy", "confidence", "pkd", "dynamic-teacher", "dynamic-data", "dynamic-objective"]
+    "method", ["pkd", "dynamic-teacher", "dynamic-data", *slow("entropy", "confidence", "dynamic-objective")]
 )
 def test_methods_that_need_no_label_train(job: Job, method: str) -> None:
     single = {"teachers": job.teachers[:1]} if method in ONE_TEACHER else {}

@@ -43,9 +43,8 @@ def page(browser: Browser, folder: Path) -> Browser:
 def test_there_is_no_console_error_and_no_call_to_the_network(browser: Browser, folder: Path) -> None:
     browser.errors.clear()
     for path in (folder / "one" / "report.html", folder / "summary.html"):
-        for width in (1280, 390):
-            for dark in (False, True):
-                browser.open(path, width=width, dark=dark)
+        for width, dark in ((1280, False), (390, True)):
+            browser.open(path, width=width, dark=dark)
     assert browser.errors == []
 
 

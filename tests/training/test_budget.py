@@ -13,6 +13,7 @@ from distilect.selection import EpisodicSelector, SelectionContext
 from distilect.selection.static import AllOnes
 from distilect.training.checkpoints import last_checkpoint
 from distilect.training.fit import _train
+from tests.presets import slow
 from tests.training.helpers import Bench, weights
 
 
@@ -35,7 +36,9 @@ METHODS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["a probe after each step", "a look before each step", *slow("finetune", "uniform", "half of the rows")]
+)
 def test_every_method_stops_within_a_step_of_the_budget(bench: Bench, method: str) -> None:
     trainer = bench.trainer(METHODS[method], name=method, token_budget=1500, evaluations=2)
     trainer.train()

@@ -18,6 +18,7 @@ from distilect.selection import Passes, row_uniform
 from distilect.selection.dynamickd import entropy
 from distilect.selection.dynamickd_rows import rows_of_window
 from distilect.training import Batch, DistillationTrainer
+from tests.presets import slow
 from tests.training.helpers import Bench, weights, whole_and_resumed
 from tests.training.test_trainer import assert_same, first_gradient
 
@@ -259,7 +260,15 @@ INVARIANT = {
 }
 
 
-@pytest.mark.parametrize("name", INVARIANT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows by spread",
+        "plan",
+        "soft teachers",
+        *slow(*sorted(set(INVARIANT) - {"rows by spread", "plan", "soft teachers"})),
+    ],
+)
 def test_neither_accumulation_nor_the_token_budget_changes_loss_gradient_or_choice(bench: Bench, name: str) -> None:
     """PITFALLS 19 and 30. With dropout in the scoring passes its masks, hence scores, do follow the token budget."""
     drop = 0.1 if "spread" in name else 0.0
@@ -320,7 +329,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("hard", "labels", "windows") else n for n in RESUMED]
+    "name", ["soft", "skip", "dropout", "plan", "windows of three arms", *slow("hard", "labels", "windows")]
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, tmp_path: Path) -> None:
     """Steps 1 and 3 of 3 (plans, the last step of an epoch) or 5: step 1 lies within a window of two."""

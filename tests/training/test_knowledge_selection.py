@@ -20,6 +20,7 @@ from distilect.selection.akskd import ActorCriticWeights
 from distilect.training import run_episodes
 from distilect.training.episodes import episode_rows
 from distilect.training.trainer import DistillationTrainer
+from tests.presets import slow
 from tests.training.helpers import TASK, Bench, weights, whole_and_resumed
 
 KINDS = ("labels", "response", "feature", "relation")
@@ -155,7 +156,7 @@ def test_losses_are_told_once_per_step_as_sums_over_its_rows(bench: Bench) -> No
 # ---- invariance, resuming, regression ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param({"action": "hard"}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", [{}, *slow({"action": "hard"})])
 def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: Any) -> None:
     found = []
     for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):

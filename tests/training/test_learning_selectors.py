@@ -19,6 +19,7 @@ from distilect.selection.rlkd import Policy, ReinforcedTeachers, reward_1
 from distilect.training.callbacks import History
 from distilect.training.checkpoints import last_checkpoint
 from distilect.training.trainer import DistillationTrainer
+from tests.presets import slow
 from tests.tiny import SENTENCES
 from tests.training.helpers import TASK, Bench, weights, whole_and_resumed
 
@@ -255,7 +256,7 @@ def test_a_frozen_encoders_vectors_follow_their_rows(bench: Bench) -> None:
 # ---- invariance and resuming ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [rlkd(), virtual(update_every="epoch")])
+@pytest.mark.parametrize("method", [rlkd(), *slow(virtual(update_every="epoch"))])
 def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half_labelled: Bench, method: Any) -> None:
     """DESIGN, invariance 1."""
     found = []
@@ -288,7 +289,12 @@ RESUMED = {
 
 @pytest.mark.parametrize(
     ("method", "at"),
-    [("epoch", (3, 5, 8)), ("steps", (4,)), ("virtual", (3,)), ("student", (8,)), ("gate", (3,)), ("entropy", (3,))],
+    [
+        ("epoch", (3, 5, 8)),
+        ("virtual", (3,)),
+        ("gate", (3,)),
+        *slow(("steps", (4,)), ("student", (8,)), ("entropy", (3,))),
+    ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(
     half_labelled: Bench, method: str, at: tuple[int, ...], tmp_path: Path

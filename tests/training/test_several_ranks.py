@@ -18,6 +18,7 @@ from distilect.training import callbacks
 from distilect.training.callbacks import Preemption
 from distilect.training.checkpoints import last_checkpoint
 from tests.launch import run_ranks
+from tests.presets import slow
 from tests.training.helpers import Bench
 from tests.training.several import ROWS, main, methods, narrow_student
 
@@ -31,7 +32,8 @@ def numbers(line: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in line.items() if isinstance(value, int | float)}
 
 
-STATIC = (
+# What others here do as well: their selectors are static, or differ from another's in a setting.
+COVERED = {
     "random-single",
     "random-soft",
     "random-hard",
@@ -41,8 +43,16 @@ STATIC = (
     "weighted",
     "kd",
     "pkd",
-)
-METHODS = [pytest.param(name, marks=pytest.mark.slow) if name in STATIC else name for name in methods()]
+}
+COVERED |= {
+    "akskd-hard",
+    "all-ones",
+    "dynamic-teacher, soft",
+    "random rows skipped",
+    "rows skipped",
+    "rlkd, real steps",
+}
+METHODS = [*(name for name in methods() if name not in COVERED), *slow(*sorted(COVERED))]
 
 
 @pytest.fixture(scope="module")

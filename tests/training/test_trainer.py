@@ -16,6 +16,7 @@ from distilect.errors import RunError
 from distilect.training import Batch, DistillationTrainer
 from distilect.training.callbacks import History
 from distilect.training.checkpoints import last_checkpoint
+from tests.presets import slow
 from tests.training.helpers import Bench, weights, whole_and_resumed
 
 
@@ -47,7 +48,7 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolera
         np.testing.assert_allclose(one[name], other[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("method", ["finetune", "uniform", "pkd", "all-ones"])
+@pytest.mark.parametrize("method", ["pkd", "all-ones", *slow("finetune", "uniform")])
 def test_accumulation_and_batch_split_change_neither_loss_nor_gradient(bench: Bench, method: str) -> None:
     """PITFALLS 19: a mean of means weighs rows of small parts more."""
     off = {"dropout": 0.0, "epochs": 1, "batch_size": 12, "load_best_model_at_end": False}
@@ -65,9 +66,7 @@ def test_accumulation_and_batch_split_change_neither_loss_nor_gradient(bench: Be
         assert_same(grads, other, tolerance=2e-5)
 
 
-@pytest.mark.parametrize(
-    "method", ["uniform", "pkd", *(pytest.param(m, marks=pytest.mark.slow) for m in ("finetune", "random-single"))]
-)
+@pytest.mark.parametrize("method", ["uniform", "pkd", *slow("finetune", "random-single")])
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, method: str, tmp_path: Path) -> None:
     """Invariance 3: weights, history and records; with dropout, so that random state counts. Step 5 ends an epoch."""
     # 40 rows, 8 per step: 5 steps per epoch, each is saved
