@@ -418,6 +418,7 @@ def test_an_estimate_leaves_out_what_another_machine_made(finished: Any, monkeyp
     assert any("timed steps" in line for line in found.basis)
 
 
+@pytest.mark.slow
 def test_every_method_gets_the_same_tokens_where_that_is_asked(toy: Toy) -> None:
     methods: list[Any] = [
         "finetune",
