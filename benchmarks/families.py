@@ -257,7 +257,7 @@ def page(results: dict[str, Any]) -> str:
             "- **run**: it teaches and is trained, and a row in a padded batch has the outputs of the row alone.",
             "- **cut**: `NAME[layers=0,3]` of four layers; saved and loaded it is the same model.",
             "- **pkd**: it gives hidden states by layer, for feature and relation knowledge.",
-            "- **ONNX**, **int8**: `distilect export` writes a file; that of ONNX has the logits of PyTorch. Empty: not tried yet.",
+            "- **ONNX**, **int8**: `distilect export` writes a file; that of ONNX has the logits of PyTorch. Empty: it does not run.",
             "",
             f"Of {len(results['families'])}: " + ", ".join(f"{name} {n}" for name, n in count.items()) + ".",
             "",

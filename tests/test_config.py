@@ -206,7 +206,7 @@ def test_an_override_of_anything_applies_or_is_a_config_error(override: str) -> 
         assert str(error)
 
 
-@pytest.mark.parametrize("content", ["[" * 2000, "a: " + "{" * 2000, "&a [*a]", "data: &a {train: *a}\nstudent: s"])
+@pytest.mark.parametrize("content", ["[" * 5000, "a: " + "{" * 5000, "&a [*a]", "data: &a {train: *a}\nstudent: s"])
 def test_nesting_without_an_end_is_a_config_error(content: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         load_config(write(tmp_path, content))

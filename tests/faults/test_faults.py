@@ -79,10 +79,10 @@ def test_a_flipped_bit_in_a_store_is_found_or_harmless(scene: Scene, tmp_path: P
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_found_or_harmless(scene: Scene, tmp_path: Path) -> None:
-    found = flipped_checkpoint(scene, tmp_path, 30, random.Random(0))
-    assert found["wrong"] == 0 and found["detected"] > 20
+    found = flipped_checkpoint(scene, tmp_path, 60, random.Random(0))
+    assert found["wrong"] == 0 and found["detected"] > 40
 
 
 def test_a_flipped_bit_in_a_selector_is_found_or_harmless(scene: Scene, tmp_path: Path) -> None:
-    found = flipped_selector(scene, tmp_path, 30, random.Random(0))
-    assert found["wrong"] == 0 and found["detected"] > 24
+    found = flipped_selector(scene, tmp_path, 60, random.Random(0))
+    assert found["wrong"] == 0 and found["detected"] > 50

@@ -149,6 +149,13 @@ def test_every_preset_runs(job: Job, method: str) -> None:
     assert result.metrics["method"] == method
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rlkd", "akskd", "akskd-hard"])
+def test_presets_that_learn_before_the_student_does_run_with_their_own_settings(job: Job, method: str) -> None:
+    result = run(job.config(name=f"whole-{method}", method={"name": method}, teachers=job.teachers))[0]
+    assert np.isfinite(list(result.metrics["student"]["scores"].values())).all()
+
+
 def test_stored_and_live_teachers_train_the_same_student(job: Job) -> None:
     """Invariance 2."""
     results = [

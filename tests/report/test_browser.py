@@ -9,6 +9,7 @@ import pytest
 
 from distilect.report import build_report, build_summary
 from tests.browser import Browser, need, started
+from tests.presets import slow
 from tests.report.run_files import metrics, write_answers, write_rows, write_run
 
 EVIL = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> row {row}"
@@ -40,11 +41,13 @@ def page(browser: Browser, folder: Path) -> Browser:
     return browser
 
 
-def test_there_is_no_console_error_and_no_call_to_the_network(browser: Browser, folder: Path) -> None:
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True), *slow((1280, True), (390, False))])
+def test_there_is_no_console_error_and_no_call_to_the_network(
+    browser: Browser, folder: Path, width: int, dark: bool
+) -> None:
     browser.errors.clear()
     for path in (folder / "one" / "report.html", folder / "summary.html"):
-        for width, dark in ((1280, False), (390, True)):
-            browser.open(path, width=width, dark=dark)
+        browser.open(path, width=width, dark=dark)
     assert browser.errors == []
 
 

@@ -23,6 +23,7 @@ from distilect.selection.actor_critic import (
     learned_rewards,
 )
 from distilect.selection.akskd import ActorCriticWeights, hard_novelty, observation, soft_novelty, validation_loss
+from tests.presets import slow
 from tests.selection.views import keys, make_context, make_view
 
 KINDS = ("labels", "response", "feature", "relation")
@@ -100,7 +101,7 @@ def learn_environment(seed: int, hard: bool = False, shuffled: bool = False) -> 
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, 1, *slow(2, 3, 4)])
 def test_the_critic_fits_and_the_actor_reaches_the_best_action_of_every_state(seed: int) -> None:
     fit, distance, constant = learn_environment(seed)
     assert fit > 0.6 and distance < constant / 4
@@ -227,11 +228,8 @@ def test_the_actor_does_not_move_before_two_random_episodes_are_over() -> None:
         within.append(set())
         Pretended(selector, 8, gain).train()
         moved.append(parts_that_moved())
-    assert within == [
-        {False},
-        {False},
-        {True},
-    ]  # also in the second one, whose first rewards the critic has already seen
+    # not within the second one either, where the critic learns already
+    assert within == [{False}, {False}, {True}]
     assert moved == [set(), {"features", "critic", "actor"}, {"features", "critic", "actor"}]
     assert [line["critic_loss"] is None for line in selector.journal] == [False] * 4
     assert selector.memory.join().actions[:8].std() > 0.2  # uniform on [0, 1]: .29

@@ -129,13 +129,13 @@ def run(command: str, block: Block) -> None:
         result = CliRunner().invoke(app, [*words[1:], *more], prog_name="distilect")
         assert result.exit_code == 0, f"{block.place}: {command}\n{result.output}\n{result.exception!r}"
         return
-    assert words[0] == "python", f"{block.place}: {words[0]} is neither distilect nor python: mark the block"
-    module, log = words[words.index("-m") + 1], Path("python.log")
+    assert words[:2] == ["python", "-m"], f"{block.place}: neither distilect nor python -m: mark the block: {command}"
+    log = Path("python.log")
 
     def work() -> Any:
-        sys.argv = words[words.index("-m") + 1 :]
+        sys.argv = words[2:]
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
         except SystemExit as end:
             return end.code
 

@@ -350,6 +350,8 @@ class BalancedWeights(LossWeights):
     """Base of weights that are the same for all rows of an optimiser step, each times its kind's factor of size (`Balance`)."""
 
     class Options(Part):
+        """Of loss weights that are the same for all rows."""
+
         balance: BalanceMode = Field(
             "none",
             description="none: weights of the losses as they are; labels or unit: of losses brought to one size (see `Balance`)",
