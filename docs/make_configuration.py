@@ -19,6 +19,7 @@ RUN_PARTS = (
     config.FinetuneConfig,
     config.StudentConfig,
     config.MethodConfig,
+    config.StageConfig,
     config.TrainConfig,
     config.SignalConfig,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import reprlib
 import types
 import typing
@@ -18,6 +19,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from distilect.errors import ConfigError
+
+_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|sec|s)", re.IGNORECASE)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -212,6 +216,37 @@ class MethodConfig(Part):
         None, description="kinds of knowledge and their options; added to the preset's, `KIND: false` removes one"
     )
     loss_weights: Options | str | None = Field(None, description="weights of the kinds of knowledge")
+    stages: Options | None = Field(
+        None,
+        description="trained one after the other: name → StageConfig; merged with the preset's, `STAGE: false` removes one",
+    )
+
+
+class StageConfig(Part):
+    """A stage of a method: what it copies, for how long, from which rows. It starts from the weights that the stage before it gave."""
+
+    method: MethodConfig = Field(
+        description="merged with the run's method; another name replaces it, a string is a preset. Without stages of its own"
+    )
+    train: Options = Field({}, description="settings that replace those of `train` in this stage")
+    share: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        None,
+        description="of `train.epochs` and of `train.token_budget`, unless the stage sets its own; default: what the "
+        "other stages leave, in equal parts",
+    )
+    data: Literal["all", "train"] = Field("all", description="all: train and `data.extra`; train: without `data.extra`")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("method")
+    @classmethod
+    def _no_stages_within(cls, value: MethodConfig) -> MethodConfig:
+        if value.stages is not None:
+            raise ValueError("a stage has no stages of its own: list them one after the other")
+        return value
 
 
 class TrainConfig(Part):
@@ -252,7 +287,10 @@ class TrainConfig(Part):
         description="false: checkpoints hold weights only and a stopped training starts anew; faster for short trainings",
     )
     logging_steps: int = Field(10, ge=1, description="optimiser steps between two lines of history")
-    dropout: Fraction | None = Field(None, description="dropout of the student; default: that of its config")
+    dropout: Fraction | None = Field(
+        0.0,
+        description="dropout of the student; null: that of its config. A small student under-fits: dropout costs it points",
+    )
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0.0)]] | None = Field(
         None,
         description="weights of the classes in label knowledge, by label (others: 1); balanced: inversely to their rows in train",
@@ -276,6 +314,18 @@ class SignalConfig(Part):
     max_tokens: int = Field(16384, ge=16, description="padded tokens per batch of the teachers")
 
 
+def seconds_of(budget: str) -> float:
+    """`30min`, `1h30min`, `90s` in seconds.
+
+    Raises:
+        ValueError: it is no time, or none at all.
+    """
+    total = sum(float(count) * _UNITS[unit.lower()] for count, unit in _TIME.findall(budget))
+    if _TIME.sub("", budget).strip() or not total:
+        raise ValueError("expected a time such as 30min, 2h or 1h30min; a budget of tokens is train.token_budget")
+    return total
+
+
 def from_strings(value: Any, key: str) -> Any:
     """The list `value` with each string s replaced by `{key: s}`."""
     return [{key: v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
@@ -296,8 +346,20 @@ class RunConfig(Part):
     )
     train: TrainConfig = Field(TrainConfig(), description="how the student is trained")
     signals: SignalConfig = Field(SignalConfig(), description="where teacher outputs are stored")
+    budget: str | None = Field(
+        None,
+        description="time for the whole run, such as 30min or 2h: the student is trained for as many epochs as fit, in place of "
+        "`train.epochs`, at most 100 in a stage",
+    )
     seed: int = Field(0, description="seed of data order, dropout, new weights and every draw")
     output: str = Field("runs", description="folder that holds the run's folder")
+
+    @field_validator("budget")
+    @classmethod
+    def _time(cls, value: str | None) -> str | None:
+        if value is not None:
+            seconds_of(value)
+        return value
 
     @field_validator("name")
     @classmethod

@@ -167,7 +167,7 @@ def test_run_with_baselines_sets_the_students_side_by_side(
 
 
 def test_a_dry_run_prints_the_whole_config_as_it_would_be_run(config: str, tmp_path: Path, stand_in: Any) -> None:
-    stand_in("distilect.selection", get_preset=lambda name: None)
+    stand_in("distilect.selection", likely_stages=lambda method, train: [])
     stand_in("distilect.pipeline", run=lambda *a, **k: pytest.fail("a dry run ran"))
     result = call("run", config, "--dry-run", "seed=7")
     assert result.exit_code == 0, result.output

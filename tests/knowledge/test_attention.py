@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import MPNetConfig, MPNetForSequenceClassification
 
 from distilect.config import TeacherConfig
 from distilect.data import Table
@@ -16,7 +17,7 @@ from distilect.errors import MethodError
 from distilect.knowledge import StudentOutputs, build_knowledge
 from distilect.knowledge.attention import PARTS, Attention
 from distilect.knowledge.pooled import Pooled
-from distilect.models import attention_maps, captured, load_teacher
+from distilect.models import attention_maps, captured, keeps_attention, load_teacher
 from distilect.signals import LiveSignals, SignalStore, TeacherSignals, prepare_signals
 from distilect.tasks import Task
 from tests.knowledge.making import agreeing, layout, no_labels, randn, student_outputs, teacher_signals
@@ -44,6 +45,19 @@ def signals(width: int = 8, seed: int = 7) -> TeacherSignals:
         for row, n in enumerate(LENGTHS):
             values[row, :n] = randn(n, width, seed=seed + 31 * number + row)
     return replace(plain, fields=[fields])
+
+
+def test_mpnet_keeps_its_attention_apart():
+    config = MPNetConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+    )
+    model = MPNetForSequenceClassification(config).eval()
+    assert keeps_attention(model)
+    with captured(model, [1, 3]) as found:
+        model(torch.randint(4, 50, (2, 7)))
+    assert {name: tuple(values.shape) for name, values in found.items()} == {
+        f"{part}.{layer}": (2, 7, 16) for part in PARTS for layer in (1, 3)
+    }
 
 
 def naive(student: torch.Tensor, teacher: torch.Tensor, heads: int) -> float:

@@ -42,6 +42,19 @@ def test_all_tokens_is_the_mean_over_real_tokens_width_and_layers():
         assert got[row, 0].item() == pytest.approx(sum(terms) / 3, rel=1e-5)
 
 
+def test_embeddings_are_one_more_pair_of_layers():
+    student, teachers = student_outputs(LENGTHS), teacher_signals(LENGTHS)
+    embeddings = randn(3, 5, 8, seed=77) * student.token_mask().unsqueeze(-1)
+    fields = [{**teachers.fields[0], "hidden.0": embeddings}]
+    kind = Feature(layout(), embeddings=True)
+    assert kind.teacher_fields(0) == ["hidden.0", "hidden.2", "hidden.4", "hidden.6"]
+    got = kind(student, replace(teachers, fields=fields), no_labels(3))
+    without = Feature(layout())(student, teachers, no_labels(3))
+    for row, length in enumerate(LENGTHS):
+        own = naive_mse(student.hidden[0][row], embeddings[row], length)
+        assert got[row, 0].item() == pytest.approx((own + 3 * without[row, 0].item()) / 4, rel=1e-5)
+
+
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("padding", [{"left": True}, {"padded": 11}, {"left": True, "padded": 9}, {"junk": -77.0}])

@@ -167,3 +167,14 @@ def test_mse_compares_raw_logits_and_takes_their_mean():
 def test_options_that_would_train_nonsense_are_refused(options):
     with pytest.raises(MethodError, match=f"response.*{next(iter(options))} is"):
         build_knowledge({"response": options}, layout())
+
+
+def test_an_annealed_temperature_goes_from_the_first_to_the_last(pair):
+    teachers = TeacherSignals(pair[1].unsqueeze(1), [{}])
+    student = StudentOutputs(pair[0], torch.ones(6, 1, dtype=torch.bool), torch.zeros(6, dtype=torch.int64))
+    options = {"response": {"temperature": 4.0, "final_temperature": 1.0}}
+    (kind,) = build_knowledge(options, layout())
+    for progress, temperature in ((0.0, 4.0), (0.5, 2.5), (1.0, 1.0)):
+        kind.begin_step(progress)
+        found = kind(student, teachers, no_labels(6))
+        torch.testing.assert_close(found, response_kl(pair[0], pair[1].unsqueeze(1), temperature))

@@ -54,7 +54,14 @@ class Job:
             "teachers": list(self.teachers),
             "student": "a[layers=1,3]",
             "method": "uniform",
-            "train": {"epochs": 2, "batch_size": 16, "max_length": 32, "precision": "fp32", "logging_steps": 1},
+            "train": {
+                "epochs": 2,
+                "batch_size": 16,
+                "max_length": 32,
+                "precision": "fp32",
+                "logging_steps": 1,
+                "dropout": None,
+            },
             "signals": {"precision": "fp32"},
         } | changes
 

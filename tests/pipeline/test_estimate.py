@@ -10,7 +10,7 @@ import pytest
 
 from distilect.errors import ConfigError
 from distilect.pipeline import estimate as pilots
-from distilect.pipeline import run
+from distilect.pipeline import pace, run
 from distilect.pipeline.estimate import (
     GPUS,
     Estimate,
@@ -42,6 +42,17 @@ def test_bytes_and_steps_are_those_of_the_run(job: Job) -> None:
     assert said.steps == metrics["cost"]["steps"]
     assert said.signal_bytes == pytest.approx(stored, rel=0.25)
     assert said.scoring_seconds > 0 and said.training_seconds > 0
+
+
+def test_stages_are_added_up(job: Job) -> None:
+    train = job.raw()["train"] | {"epochs": 3}
+    config = job.config(
+        name="staged", method={"name": "keep", "stages": {"body": {"train": {"epochs": 1}}}}, train=train
+    )
+    said = estimate(config)[0]
+    metrics = run(config)[0].metrics
+    body, outputs = metrics["stages"]
+    assert said.steps == body["steps"] + outputs["steps"] == 4 * body["steps"]
 
 
 def test_costs_grow_with_rows_epochs_and_teachers(job: Job) -> None:
@@ -98,17 +109,17 @@ def test_a_table_of_few_rows_is_estimated_too(tmp_path: Path, job: Job) -> None:
 
 def test_a_pilot_ends_when_it_has_seen_enough(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     clocks: list[Any] = []
-    plain = pilots._Clock.__init__
+    plain = pace._Clock.__init__
 
     def kept(self: Any) -> None:
         plain(self)
         clocks.append(self)
 
-    monkeypatch.setattr(pilots._Clock, "__init__", kept)
-    monkeypatch.setattr(pilots, "_SECONDS", 0.0)
+    monkeypatch.setattr(pace._Clock, "__init__", kept)
+    monkeypatch.setattr(pace, "SECONDS", 0.0)
     estimate(job.config(train={"epochs": 1, "batch_size": 8}), [400])
     (clock,) = clocks
-    assert len(clock.spent) == pilots._WARM + pilots._FEWEST
+    assert len(clock.spent) == pace.WARM + pace.FEWEST
     clock.spent, clock.tokens = [9.0, 9.0, 9.0, 1.0, 3.0], [5, 10, 15, 25, 35]
     assert clock.per_token() == pytest.approx(0.2)
 

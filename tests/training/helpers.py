@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from distilect.config import MethodConfig, StudentConfig, TeacherConfig, TrainConfig
 from distilect.data import Table, encode
 from distilect.knowledge import Response
-from distilect.models import EncoderTeacher, Student, Teacher, build_student, load_teacher
+from distilect.models import EncoderTeacher, Student, Teacher, build_student, load_teacher, set_dropout
 from distilect.pipeline.assembly import layout_of, sampler_of
 from distilect.selection import Method, SelectionContext, build_method, build_teacher_selector
 from distilect.signals import LiveSignals, Prepared, SignalSource
@@ -85,6 +85,7 @@ class Bench:
             "precision": "fp32",
             "logging_steps": 1,
             "learning_rate": 1e-3,
+            "dropout": None,
         }
         config = TrainConfig(**(settings | train))
         spec = MethodConfig.model_validate({"name": method} if isinstance(method, str) else method)
@@ -92,8 +93,6 @@ class Bench:
         selector = build_teacher_selector(spec)
         pool = self.teachers if selector is not None else []
         if config.dropout is not None:
-            from distilect.training.fit import set_dropout
-
             set_dropout(student.model, config.dropout)
         layout = layout_of(student, pool, self.task)
         built = build_method(spec, layout, selector)

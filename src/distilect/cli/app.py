@@ -194,10 +194,10 @@ def run(
 
     settings = load_config(config, overrides)
     if dry_run:
-        from distilect.selection import get_preset
+        from distilect.selection import likely_stages
 
         for method in (settings.method, *settings.baselines):
-            get_preset(method.name)
+            likely_stages(method, settings.train)
         typer.echo(dump_config(settings), nl=False)
         return
 

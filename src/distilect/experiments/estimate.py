@@ -29,7 +29,7 @@ from distilect.pipeline.estimate import Pilot, Rates, total, validation
 from distilect.pipeline.metrics import machine
 from distilect.pipeline.teachers import RECORD, named_teachers, teacher_folder
 from distilect.report.words import duration, megabytes
-from distilect.selection import asks_teachers, get_preset
+from distilect.selection import asks_teachers, get_preset, likely_stages
 from distilect.tasks import Task
 
 OVERHEAD_SECONDS = 10.0  # of a trial beside its training: building, scoring on dev, files
@@ -125,7 +125,12 @@ def _add_setup(
         for trial in trials:
             if seconds[trial.key] is None:
                 seen = rows if asks_teachers(trial.method) else round(trial.setup.scenario.labelled * rows)
-                trained = total(plan.run_config(setup, trial), seen, rates, min(held, seen)).training_seconds
+                single = plan.run_config(setup, trial)
+                stages = [
+                    single.model_copy(update={"train": stage.train})
+                    for stage in likely_stages(single.method, single.train)
+                ]
+                trained = sum(total(stage, seen, rates, min(held, seen)).training_seconds for stage in stages)
                 seconds[trial.key] = trained + OVERHEAD_SECONDS
     if any(history.seconds(trial) is not None for trial in trials):
         found.basis.append(f"finished trials of {setup.task.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from distilect.config import MethodConfig
@@ -23,6 +24,8 @@ def label_of(method: ComparedMethodConfig) -> str:
     if method.label is not None:
         plain = not replaced or method.label.startswith("mix-") or _is_oracle(method)
         return method.label if plain else f"mix-{method.label}"
+    if method.stages is not None:
+        return f"{method.name}-stages"
     if replaced:
         return "-".join(["mix", method.name, *(word for word in replaced if word != method.name)])
     changed = {k: v for k, v in (("alpha", method.alpha), ("T", method.temperature)) if v is not None}
@@ -34,7 +37,15 @@ def family(method: ComparedMethodConfig) -> str:
     if _is_oracle(method):
         return "oracle"
     known: dict[str, Any] = {"rows": ROWS, "teachers": TEACHERS, "loss_weights": LOSS_WEIGHTS}
-    modules = [getattr(known[axis].get(name), "__module__", "") for axis, (name, _) in _selectors(method).items()]
+    methods: list[MethodConfig] = [method]
+    for stage in (method.stages or {}).values():
+        own = stage.get("method") if isinstance(stage, Mapping) else None
+        methods += [MethodConfig.model_validate({"name": own} if isinstance(own, str) else own)] if own else []
+    modules = [
+        getattr(known[axis].get(name), "__module__", "")
+        for each in methods
+        for axis, (name, _) in _selectors(each).items()
+    ]
     return "static" if all(module == _STATIC for module in modules) else "adaptive"
 
 
@@ -52,7 +63,7 @@ def _replaced_parts(method: ComparedMethodConfig) -> list[str]:
     return found
 
 
-def _selectors(method: ComparedMethodConfig) -> dict[str, tuple[str, str]]:
+def _selectors(method: MethodConfig) -> dict[str, tuple[str, str]]:
     """Axis → (name of the method's selector, name of its preset's); an axis without a selector is left out."""
     preset = get_preset(method.name)
     found = {}

@@ -22,7 +22,7 @@ from distilect.experiments.config import (
     ScenarioConfig,
 )
 from distilect.experiments.methods import label_of, method_config
-from distilect.selection import asks_teachers, get_preset
+from distilect.selection import asks_teachers, likely_stages
 from distilect.tasks import Task
 
 SPLIT_SEED = 0  # of the validation split: one for all trials, so that teachers are too
@@ -163,7 +163,7 @@ class Plan:
     def _check(self) -> None:
         """Everything that can be known to be wrong before any work."""
         for label, method in zip(self.labels, self.config.methods, strict=True):
-            get_preset(method.name)
+            likely_stages(method_config(method), self.config.train)
             for name in method.tasks or ():
                 _known("task", name, [task.name for task in self.config.tasks])
             for setup in self.setups.values():

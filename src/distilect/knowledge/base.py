@@ -84,6 +84,7 @@ class Layout:
         teacher_layers, teacher_widths: L and H per teacher; 0 where a teacher has no hidden states (a table, a
             callable).
         same_tokens: per teacher, whether it cuts a text into exactly the student's tokens.
+        attention: per teacher, whether it and the student keep queries, keys and values in linear maps of their own.
         class_weights: of label knowledge, C of them; (): all 1.
         label_smoothing: of label knowledge.
     """
@@ -95,6 +96,7 @@ class Layout:
     teacher_layers: tuple[int, ...] = ()
     teacher_widths: tuple[int, ...] = ()
     same_tokens: tuple[bool, ...] = ()
+    attention: tuple[bool, ...] = ()
     multi_label: bool = False
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
@@ -135,6 +137,9 @@ class Knowledge(nn.Module):
     def attention_layers(self) -> Sequence[int]:
         """Layers of the student whose queries, keys and values are wanted, counted from 1."""
         return ()
+
+    def begin_step(self, progress: float) -> None:
+        """Called before each optimiser step; `progress` is the share of training that is done."""
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
         """float32 [B] or [B, K]; `labels` int64 [B] (-100: none), float32 [B] (NaN: none), or int8 [B, C] (-100: none)."""

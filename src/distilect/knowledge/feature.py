@@ -46,6 +46,7 @@ class Feature(Knowledge):
             description="scale each vector to length 1 and sum over the width instead of averaging (Patient KD): the distance "
             "lies in [0, 4] whatever the width",
         )
+        embeddings: bool = Field(False, description="the embeddings too, as a pair of layers (TinyBERT)")
         layers: list[list[int]] | None = Field(
             None, description="[student, teacher] pairs, counted from 1; default: evenly spaced, last to last"
         )
@@ -55,7 +56,8 @@ class Feature(Knowledge):
     def __init__(self, layout: Layout, **options: Any) -> None:
         super().__init__(layout, **options)
         tokens, layers = self.options.tokens, self.options.layers
-        self.pairs = [mapped_layers(layout, k, layers) for k in range(layout.num_teachers)]
+        first = [(0, 0)] if self.options.embeddings else []
+        self.pairs = [first + mapped_layers(layout, k, layers) for k in range(layout.num_teachers)]
         if tokens == "all":
             check_same_tokens(layout, "feature", "set tokens: cls or tokens: mean")
         self.prefix = {"all": "hidden", "cls": "cls", "mean": "mean"}[tokens]

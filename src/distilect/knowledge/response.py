@@ -65,7 +65,8 @@ class Response(Knowledge):
     """T² · KL between softened outputs, the mean of the labels' binary KLs in a multi-label task; squared difference of logits as
     an option, and always in regression.
 
-    Example: `knowledge: {response: {temperature: 4}}`.
+    Annealed (Annealing-KD; Jafari et al., 2021, arXiv 2104.07163) the target is soft at first and sharp in the end.
+    Example: `knowledge: {response: {temperature: 4}}`, `{temperature: 4, final_temperature: 1}`.
     """
 
     name = "response"
@@ -77,6 +78,10 @@ class Response(Knowledge):
         temperature: AboveZero = Field(
             4.0, description="T of both sides; without effect on `mse`, so in any regression"
         )
+        final_temperature: AboveZero | None = Field(
+            None,
+            description="T moves from `temperature` to this one, linearly over training (Annealing-KD); default: it stays",
+        )
         distance: Literal["kl", "mse"] = Field(
             "kl", description="mse: of raw logits, the default of DynamicKD's released code; always mse in regression"
         )
@@ -86,6 +91,12 @@ class Response(Knowledge):
     def __init__(self, layout: Layout, **options: Any) -> None:
         super().__init__(layout, **options)
         self.distance = "mse" if layout.regression else self.options.distance
+        self.temperature = self.options.temperature
+
+    def begin_step(self, progress: float) -> None:
+        first, last = self.options.temperature, self.options.final_temperature
+        if last is not None:
+            self.temperature = first + (last - first) * progress
 
     def forward(self, student: StudentOutputs, teachers: TeacherSignals | None, labels: Tensor) -> Tensor:
         assert teachers is not None
@@ -96,5 +107,5 @@ class Response(Knowledge):
         if self.distance == "mse":
             return response_mse(student, teachers)
         if self.layout.multi_label:
-            return response_binary_kl(student, teachers, self.options.temperature)
-        return response_kl(student, teachers, self.options.temperature)
+            return response_binary_kl(student, teachers, self.temperature)
+        return response_kl(student, teachers, self.temperature)

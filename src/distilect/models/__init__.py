@@ -1,7 +1,8 @@
 """Teachers loaded and frozen, students built, label spaces aligned."""
 
-from distilect.models.attention import attention_maps, captured
+from distilect.models.attention import attention_maps, captured, keeps_attention
 from distilect.models.checkpoints import checkpoint_fingerprint, quiet, resolve_path
+from distilect.models.dropout import sampling, set_dropout
 from distilect.models.encoders import EncoderTeacher
 from distilect.models.labels import align_labels
 from distilect.models.layers import cut_layers, even_layer_map, even_layers
@@ -36,6 +37,7 @@ __all__ = [
     "default_device",
     "even_layer_map",
     "even_layers",
+    "keeps_attention",
     "load_teacher",
     "parse_spec",
     "per_token",
@@ -43,4 +45,6 @@ __all__ = [
     "resolve_path",
     "resolve_precision",
     "same_tokens",
+    "sampling",
+    "set_dropout",
 ]

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from distilect.errors import MethodError
-from distilect.models.layers import layer_stack
+from distilect.models.layers import depth_of, layer_stack
 
 PARTS = ("query", "key", "value")
-# names of the three linear maps of a layer in BERT's family, in DistilBERT, in most decoders
+# names of the three linear maps of a layer in BERT's family, in DistilBERT, in most decoders, in MPNet
 _NAMES = {
-    "query": ("query", "q_lin", "q_proj"),
-    "key": ("key", "k_lin", "k_proj"),
-    "value": ("value", "v_lin", "v_proj"),
+    "query": ("query", "q_lin", "q_proj", "q"),
+    "key": ("key", "k_lin", "k_proj", "k"),
+    "value": ("value", "v_lin", "v_proj", "v"),
 }
 
 
@@ -37,6 +37,14 @@ def attention_maps(model: Any, layer: int) -> dict[str, nn.Module]:
         f"{type(model).__name__} keeps queries, keys and values of layer {layer} in no linear maps of their own: "
         "leave out attention knowledge"
     )
+
+
+def keeps_attention(model: Any) -> bool:
+    """Whether its last layer has `attention_maps`."""
+    try:
+        return bool(attention_maps(model, depth_of(model)))
+    except MethodError:
+        return False
 
 
 @contextmanager

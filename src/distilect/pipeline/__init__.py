@@ -132,6 +132,7 @@ def finetune(
         "output": str(path.parent),
         "student": student_name(init, path.parent),
         "method": "finetune",
+        "train": {"dropout": None},  # a teacher's own
     }
     raw["data"] = {"train": table_path(train, "train", path.parent), "dev": table_path(dev, "dev", path.parent)}
     set_values(raw, {_SHORT.get(key, key): value for key, value in settings.items()})

@@ -12,7 +12,7 @@ from distilect.config import MethodConfig, TrainConfig
 from distilect.data import Table, row_keys
 from distilect.errors import ConfigError, MethodError, did_you_mean
 from distilect.knowledge import Layout
-from distilect.models import CheckpointTeacher, Student, Teacher, same_tokens
+from distilect.models import CheckpointTeacher, Student, Teacher, keeps_attention, same_tokens
 from distilect.selection import Method, SelectionContext, TeacherSelector, TrainingSample, build_method, row_uniform
 from distilect.signals import Prepared
 from distilect.tasks import Task
@@ -22,6 +22,7 @@ from distilect.training import TrainingRows
 def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowledge: Any) -> Layout:
     """What kinds of knowledge need to know of the models; `label_knowledge` is what `label_options` returns."""
     checkpoints = [t if isinstance(t, CheckpointTeacher) else None for t in pool]
+    attention = keeps_attention(student.model)
     return Layout(
         regression=task.kind == "regression",
         multi_label=task.kind == "multi-label",
@@ -31,6 +32,7 @@ def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowled
         teacher_layers=tuple(t.num_layers if t else 0 for t in checkpoints),
         teacher_widths=tuple(t.hidden_size if t else 0 for t in checkpoints),
         same_tokens=tuple(t is not None and same_tokens(student, t) for t in checkpoints),
+        attention=tuple(attention and t is not None and keeps_attention(t.model) for t in checkpoints),
         **label_knowledge,
     )
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,26 +23,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import TrainerCallback
 
 from distilect.config import RunConfig, StudentConfig, TeacherConfig
 from distilect.data import load_data, open_source, scoring_batches, steps_per_epoch
 from distilect.errors import ConfigError, did_you_mean
 from distilect.evaluation import flops_per_token
 from distilect.models import CheckpointTeacher, build_student
+from distilect.pipeline import pace
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.folders import save_student
 from distilect.pipeline.work import Workbench
 from distilect.selection import PlannedRows, SelectionContext
-from distilect.training import Counts, DistillationTrainer
 
 # peak of dense 16-bit matrix products, FLOP/s, from the makers' data sheets
 GPUS = {"t4": 65e12, "v100": 125e12, "l4": 121e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
 FORWARD, TRAINING = 0.4, 0.35  # shares of the peak; assumptions
-_WARM = 3  # first steps, which allocate and import
 _STEPS = 32  # of training at most
-_SECONDS = 6.0  # of training, and of each teacher's scoring, after which a pilot stops
-_FEWEST = 8  # steps that it takes however slow they are
 _LIKE = 50_000  # lengths that stand for those of a larger table: its batches hold hardly any padding
 
 
@@ -98,20 +93,42 @@ def estimate(config: RunConfig, rows: Sequence[int] = (), gpu: str | None = None
     if gpu is not None and gpu.lower() not in GPUS:
         raise ConfigError(f"no data sheet of {gpu!r} is known: {', '.join(GPUS)}.{did_you_mean(gpu, GPUS)}")
     counts = list(rows) or [count_rows(config)]
+    stages = list[list[Estimate]]()
     with tempfile.TemporaryDirectory() as folder:
-        pilot = Pilot(config, Path(folder))
-        rates = pilot.rates() if gpu is None else pilot.rates_on(GPUS[gpu.lower()])
-        given = len(pilot.bench.data.validation)
-        return [
-            total(
-                config,
-                count,
-                pilot.padded(rates, count) if gpu is None else rates,
-                validation(config, count, given),
-                pilot.method.rows.planned if isinstance(pilot.method.rows, PlannedRows) else lambda rows: None,
-            )
-            for count in counts
-        ]
+        number, of_all = 0, 1
+        while number < of_all:
+            pilot = Pilot(config, Path(folder) / str(number), number)
+            stages.append(_of_stage(pilot, counts, gpu))
+            number, of_all = number + 1, pilot.stages
+    return [_together(of_each) for of_each in zip(*stages, strict=True)]
+
+
+def _of_stage(pilot: Pilot, counts: Sequence[int], gpu: str | None) -> list[Estimate]:
+    """One stage, over each number of rows."""
+    rates = pilot.rates() if gpu is None else pilot.rates_on(GPUS[gpu.lower()])
+    given = len(pilot.bench.data.validation)
+    return [
+        total(
+            pilot.stage,
+            count,
+            pilot.padded(rates, count) if gpu is None else rates,
+            validation(pilot.stage, count, given),
+            pilot.method.rows.planned if isinstance(pilot.method.rows, PlannedRows) else lambda rows: None,
+        )
+        for count in counts
+    ]
+
+
+def _together(stages: Sequence[Estimate]) -> Estimate:
+    """All stages of a run: teachers run once, so that the stage that wants most of them pays."""
+    return Estimate(
+        rows=stages[0].rows,
+        scoring_seconds=max(stage.scoring_seconds for stage in stages),
+        training_seconds=sum(stage.training_seconds for stage in stages),
+        signal_bytes=max(stage.signal_bytes for stage in stages),
+        table_bytes=max(stage.table_bytes for stage in stages),
+        steps=sum(stage.steps for stage in stages),
+    )
 
 
 def by_operations(
@@ -195,10 +212,15 @@ class Pilot:
     """The config's models and method over the first rows of its table, in a folder that is thrown away.
 
     An untrained model stands in for a teacher that is still to be fine-tuned: it costs the same.
+
+    Attributes:
+        stages: how many the method has.
+        stage: the config of the one that is measured, with its own training settings.
     """
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        wanted = (_STEPS + _WARM) * config.train.batch_size
+    def __init__(self, config: RunConfig, folder: Path, number: int = 0) -> None:
+        folder.mkdir(exist_ok=True)
+        wanted = (_STEPS + pace.WARM) * config.train.batch_size
         rows = {
             "max_train_rows": _before_split(config, wanted),
             "dev": None,
@@ -206,16 +228,17 @@ class Pilot:
             "augment": None,
             "cache": None,
         }
-        once: dict[str, Any] = {"epochs": 1.0, "evaluations": 1, "load_best_model_at_end": False}
-        once |= {"early_stopping_patience": None, "token_budget": None}
-        data, train = config.data.model_copy(update=rows), config.train.model_copy(update=once)
-        config = config.model_copy(update={"data": data, "train": train, "output": str(folder), "baselines": []})
-        teachers = [_stand_in(spec, number, config, folder) for number, spec in enumerate(config.teachers, start=1)]
-        self.config = config.model_copy(update={"teachers": teachers})
-        self.folder = folder
-        self.bench = _PilotBench.open(self.config, {})
-        self.student = self.bench.new_student()
-        self.method, self.prepared = self.bench.prepare(self.config.method, self.student)
+        small = {"data": config.data.model_copy(update=rows), "output": str(folder), "baselines": []}
+        pilot = config.model_copy(update=small)
+        teachers = [_stand_in(spec, place, pilot, folder) for place, spec in enumerate(config.teachers, start=1)]
+        bench = _PilotBench.open(pilot.model_copy(update={"teachers": teachers}), {})
+        self.folder, self.student = folder, bench.new_student()
+        stages = bench.stages(config.method, self.student)
+        stage, self.stages = stages[number], len(stages)
+        self.stage = config.model_copy(update={"method": stage.method, "train": stage.train})
+        self.bench = bench.at(stage)
+        self.config = self.bench.config
+        self.method, self.prepared = self.bench.prepare(stage.method, self.student)
 
     def rates(self) -> Rates:
         """Measured now; scoring over tables as large as the pilot's own, see `padded`."""
@@ -270,33 +293,18 @@ class Pilot:
                 if number or len(part) == len(table):  # the first part of several warms up
                     spent += seconds
                     tokens += tokens_per_row(lengths[part], len(part), most) * len(part)
-                if spent > _SECONDS:
+                if spent > pace.SECONDS:
                     break
             found[teacher.name] = spent / tokens * tokens_per_row(lengths, len(table), most)
         return found
 
     def _training(self) -> tuple[float, float, float]:
         """Seconds per step and per evaluated row; tokens per row."""
-        data = self.bench.data
+        data, train = self.bench.data, self.config.train
         rows = training_rows(self.student, data.train, data.validation, data.task)
-        clock = _Clock()
-        trainer = DistillationTrainer(
-            self.student.model,
-            rows,
-            self.method,
-            self.prepared.source,
-            self.config.train,
-            self.folder / "checkpoints",
-            self.config.seed,
-            callbacks=[clock],
-            vectors=self.prepared.vectors,
-        )
-        clock.counts = trainer.counts
-        trainer.train()
-        started, tokens = time.perf_counter(), float(rows.encoded.lengths.mean())
-        trainer.predict_rows(rows.encoded)
-        evaluation = (time.perf_counter() - started) / len(rows.encoded)
-        return clock.per_token() * tokens * self.config.train.batch_size, evaluation, tokens
+        folder = self.folder / "checkpoints"
+        found = pace.measure_pace(self.student, rows, self.method, self.prepared, train, folder, self.config.seed)
+        return found.token * found.row * train.batch_size, found.evaluation, found.row
 
     def _signal_bytes(self) -> float:
         scored = len(self.bench.data.train) + len(self.bench.data.validation)
@@ -309,34 +317,6 @@ class Pilot:
         text = sum(len(part.encode()) for row in table.text(np.arange(len(table))) for part in row) / len(table)
         columns = 2 if "token_type_ids" in (self.student.tokenizer.model_input_names or ()) else 1
         return text + 24 + 8 * table.num_texts + tokens * 4 * columns + 12
-
-
-class _Clock(TrainerCallback):
-    """When each step ended and how many tokens it had; ends the training when it has seen enough."""
-
-    def __init__(self) -> None:
-        self.spent: list[float] = []
-        self.tokens: list[int] = []
-        self.started = 0.0
-        self.counts = Counts()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not self.started:
-            self.started = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        now = time.perf_counter()
-        self.spent.append(now - self.started)
-        self.tokens.append(self.counts.tokens)
-        self.started = now
-        enough = sum(self.spent[_WARM:]) > _SECONDS and len(self.spent) >= _WARM + _FEWEST
-        control.should_training_stop = control.should_training_stop or enough
-
-    def per_token(self) -> float:
-        """Seconds, after the first steps."""
-        kept = min(_WARM, len(self.spent) - 1)
-        before = self.tokens[kept - 1] if kept else 0
-        return sum(self.spent[kept:]) / (self.tokens[-1] - before)
 
 
 def tokens_per_row(lengths: Any, rows: int, max_tokens: int) -> float:
@@ -352,7 +332,7 @@ def tokens_per_row(lengths: Any, rows: int, max_tokens: int) -> float:
 
 def _parts(rows: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
     """A first part to warm up, then parts twice as large each, until all rows are in one."""
-    start, size = 0, min(_WARM * batch_size, max(1, rows // 2))
+    start, size = 0, min(pace.WARM * batch_size, max(1, rows // 2))
     while start < rows:
         yield np.arange(start, min(rows, start + size))
         start, size = start + size, 2 * size

@@ -16,8 +16,10 @@ from distilect.files import atomic_write, locked
 from distilect.models import Student, quiet
 from distilect.pipeline.inputs import FOLDER as INPUTS
 from distilect.progress import console
+from distilect.selection import artefact, has_stages
 from distilect.training import episodes_begun
 
+STAGES = "stages"  # of a run's folder, while it is trained in stages
 OVERWRITE = "overwrite=True (--overwrite on the command line)"
 
 
@@ -61,16 +63,26 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
     if overwrite or fewer_epochs(folder, config) is not None:
         return
     if (folder / "metrics.json").exists():
+        if has_stages(config.method) or config.budget:  # their lengths are divided anew, or planned
+            raise RunError(f"output folder {folder} holds a finished run: use {OVERWRITE}, or another name=")
         raise RunError(
             f"output folder {folder} holds a finished run: give it more train.epochs to go on, use {OVERWRITE}, or another name="
         )
     # Only training is worth keeping: a run that stopped before it (at a missing file, say) may change its settings.
-    begun = any((folder / "checkpoints").glob("checkpoint-*")) or episodes_begun(folder)
-    if begun and recorded.read_text(encoding="utf-8") != dump_config(config):
+    if _begun(folder) and recorded.read_text(encoding="utf-8") != dump_config(config):
         raise RunError(
             f"output folder {folder} holds an unfinished run with other settings: use {OVERWRITE}, or another name= "
             f"(to go on with it: distilect run {recorded})"
         )
+
+
+def _begun(folder: Path) -> bool:
+    """Whether anything was trained there."""
+    stages = list((folder / STAGES).glob("*"))
+    kept = [path for place in [folder, *stages] for path in (place / "checkpoints").glob("checkpoint-*")]
+    finished = [path for stage in stages for path in stage.glob("stage.json")]
+    learned = [*folder.glob(f"{artefact.FOLDER}*"), *(place for place in stages if episodes_begun(place))]
+    return bool(kept or finished or learned) or episodes_begun(folder)
 
 
 def fewer_epochs(folder: Path, config: RunConfig) -> float | None:

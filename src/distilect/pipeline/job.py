@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from distilect import ranks
-from distilect.config import RunConfig
-from distilect.errors import RunError
+from distilect.config import RunConfig, dump_config, parse_config, set_value
 from distilect.export import write_model_card
 from distilect.files import atomic_write
-from distilect.pipeline.assembly import training_rows
+from distilect.pipeline.budget import Deadline
 from distilect.pipeline.folders import check_free, claim, owned, plan_folders, save_student
 from distilect.pipeline.metrics import (
     costs,
@@ -29,13 +29,12 @@ from distilect.pipeline.metrics import (
     versions,
 )
 from distilect.pipeline.predictions import PREDICTIONS, write_predictions
+from distilect.pipeline.stages import Trained, drop_stages, prepare_stages, train_stages
 from distilect.pipeline.teachers import Outputs
 from distilect.pipeline.work import Workbench
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import EpisodicSelector, Method, artefact, asks_teachers, get_preset
-from distilect.signals import Prepared
-from distilect.training import TrainingRows, drop_episodes, fit, run_episodes
+from distilect.selection import asks_teachers, likely_stages
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,10 @@ def run(
     Raises:
         DistilectError: before anything is trained, where possible.
     """
+    deadline = Deadline.of(config.budget, time.perf_counter()) if config.budget else None
     plans = plan_folders(config)
     for _, single in plans:
-        get_preset(single.method.name)  # a misspelt method must not wait for the ones before it
+        likely_stages(single.method, single.train)  # a misspelt method must not wait for the ones before it
     ranks.start()
     with owned([folder for folder, _ in plans]):
         if ranks.is_main():
@@ -79,51 +79,54 @@ def run(
                 check_free(folder, single, overwrite)
         bench = Workbench.open(config, functions)  # data and teachers
         results = []
-        for folder, single in plans:
-            results.append(distil(bench, folder, single, overwrite))
+        for number, (folder, single) in enumerate(plans):
+            own = None if deadline is None else replace(deadline, students=len(plans) - number)
+            results.append(distil(bench, folder, single, overwrite, deadline=own))
             student = results[-1].metrics["student"]
             shown = score_text(student["scores"] or student["validation"])
             console.print(f"[green]done[/green] {single.name}: {shown} → {folder}")
         return results
 
 
-def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *, report: bool = True) -> RunResult:
+def distil(
+    bench: Workbench,
+    folder: Path,
+    config: RunConfig,
+    overwrite: bool,
+    *,
+    report: bool = True,
+    deadline: Deadline | None = None,
+) -> RunResult:
     """Train one student by one method and write the run's folder; `metrics.json` marks it as finished.
 
     Args:
         report: write the run's page; a comparison has one page for all of its runs.
+        deadline: when this student and those after it have to be done.
     """
     started = datetime.now(timezone.utc)
+    bench = replace(bench, config=config)
     task, data = bench.data.task, bench.data
 
-    # Student, method, and the signals of the teachers that the method asks.
+    # The student, and every stage's method with the signals of its teachers: what can fail before training fails now.
     student = bench.new_student()
-    method, prepared = bench.prepare(config.method, student)
-    for line in [*student.report, *prepared.report]:
-        console.print(line, markup=False)
-    # Only teachers can label the extra rows: a method without teachers trains on the labelled ones alone.
-    table = data.distillation if method.teachers is not None else data.train
-    rows = training_rows(student, table, data.validation, task)
-    for line in rows.report("student"):
+    stages = prepare_stages(bench, student)
+    lines = [line for ready in stages for line in [*ready.prepared.report, *ready.rows.report("student")]]
+    for line in dict.fromkeys([*student.report, *lines]):
         console.print(line, markup=False)
 
     # Everything that can fail before training has worked, so an earlier run may be replaced now.
     ranks.on_main(claim, folder, config, overwrite)
-
-    # Stage A, where the loss-weight selector has one; then the training itself.
-    selection = learn_selection(bench, config, method, prepared, rows, folder)
-    trainer, fitted = fit(
-        student,
-        rows,
-        method,
-        prepared.source,
-        config.train,
-        folder,
-        seed=config.seed,
-        description=config.name,
-        vectors=prepared.vectors,
-    )
-    live_forwards = int(ranks.total(prepared.source.forwards if prepared.source else 0))
+    speed = {}
+    if bench.speeds is not None and ranks.is_main():
+        shape = f"{student.source['init']} {student.num_layers}"
+        if shape not in bench.speeds:
+            bench.speeds[shape] = speeds(student, bench.teachers, data)
+        speed = bench.speeds[shape]
+    if deadline is not None and data.dev is not None:  # what the report needs of the teachers is no surprise at the end
+        for teacher in bench.teachers:
+            bench.outputs(teacher, data.dev)
+    trained = train_stages(student, stages, folder, deadline, len(data.dev) if data.dev is not None else 0)
+    trainer, fitted, selection = trained.trainer, trained.fitted, trained.selection
     ranks.on_main(save_student, student, folder / "student")
 
     # Outputs of the student and the teachers on dev. Without dev on the validation split, where only the teachers
@@ -142,13 +145,6 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
     scores = {
         name: task.score(logits, reported.labels, cuts[name]) for name, logits in outputs.items() if split == "dev"
     }
-    speed = {}
-    if bench.speeds is not None and ranks.is_main():
-        shape = f"{student.source['init']} {student.num_layers}"
-        if shape not in bench.speeds:
-            bench.speeds[shape] = speeds(student, bench.teachers, data)
-        speed = bench.speeds[shape]
-
     metrics = {
         "name": config.name,
         "task": task.to_dict(),
@@ -169,12 +165,17 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
             | speed.get(f"teacher/{teacher.name}", {})
             for teacher in bench.teachers
         ],
-        "cost": costs(fitted, prepared, live_forwards, bench.finetune_seconds, selection),
+        "cost": costs(fitted, trained.signals, trained.live_forwards, bench.finetune_seconds, selection),
         **({"selection": selection} if selection is not None else {}),
-        "rows": row_counts(data, rows.encoded.truncated),
+        **({"stages": trained.by_stage} if trained.by_stage else {}),
+        "rows": row_counts(data, max(ready.rows.encoded.truncated for ready in stages)),
         "validation_labels": "teachers" if data.agreement else "table",
         "class_weights": dict(zip(task.labels, bench.label_options["class_weights"], strict=False)),
-        "signals": {"scored_rows": prepared.forwards, "reused_rows": prepared.reused, "live": config.signals.live},
+        "signals": {
+            "scored_rows": trained.signals.forwards,
+            "reused_rows": trained.signals.reused,
+            "live": config.signals.live,
+        },
         "versions": versions(),
         "machine": machine(),
         "data_fingerprint": data_fingerprint(data),
@@ -187,58 +188,18 @@ def distil(bench: Workbench, folder: Path, config: RunConfig, overwrite: bool, *
     if outputs:
         write_predictions(folder / PREDICTIONS, split, reported, task, outputs)
     write_model_card(folder / "student", metrics, config)
+    if deadline is not None:  # from now on config.yaml repeats the run, whatever a machine makes of its budget
+        atomic_write(folder / "config.yaml", dump_config(settled(config, trained)))
     atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    drop_stages(folder)
     return RunResult(folder, metrics, build_report(folder) if report else None)
 
 
-def learn_selection(
-    bench: Workbench, config: RunConfig, method: Method, prepared: Prepared, rows: TrainingRows, folder: Path
-) -> dict[str, Any] | None:
-    """Stage A of a loss-weight selector that learns in episodes; its artefact is kept in the run's folder.
-
-    Returns:
-        where the artefact is, its fingerprint, and what learning it cost; None for a selector without artefact.
-    """
-    selector = method.loss_weights
-    if not isinstance(selector, EpisodicSelector):
-        return None
-    if selector.episodes is None:
-        return selector.origin()
-    place = folder / artefact.FOLDER
-    if ranks.from_main(int((place / artefact.DESCRIPTION).exists())):  # this run was stopped in stage B
-        try:
-            selector.adopt(place)
-        except ValueError as error:
-            raise RunError(f"{error}, or remove {place} to learn it again in this run") from None
-    else:
-        learned = run_episodes(
-            bench.new_student,
-            rows,
-            method,
-            prepared.source,
-            config.train,
-            folder,
-            seed=config.seed,
-            description=config.name,
-            vectors=prepared.vectors,
-        )
-        description = {
-            "task": bench.data.task.to_dict(),
-            "data_fingerprint": data_fingerprint(bench.data),
-            "seed": config.seed,
-            "student": config.student.init,
-            "teachers": [teacher.name for teacher in bench.teachers],
-            "method": config.method.model_dump(exclude_none=True),
-            "train": config.train.model_dump(exclude_defaults=True),
-            **learned.to_dict(),
-            "versions": versions(),
-        }
-        ranks.on_main(selector.save, place, description)
-        selector.freeze()
-    ranks.on_main(drop_episodes, folder)
-    about = artefact.described(place)["about"]
-    selector.spent_tokens = about["student_tokens"]
-    console.print(
-        f"stage A: {about['episodes']} episodes, {about['steps']:,} steps, {about['seconds']:.0f} s → {place}"
-    )
-    return {"selector": str(place), "fingerprint": artefact.fingerprint(place), "learned": "in this run"} | about
+def settled(config: RunConfig, trained: Trained) -> RunConfig:
+    """The config with the epochs that its budget came to, in place of the budget."""
+    raw = config.model_dump(mode="json")
+    for stage, epochs in zip(trained.by_stage, trained.epochs, strict=False):
+        set_value(raw, ["method", "stages", stage["name"], "train", "epochs"], epochs, "budget")
+    if not trained.by_stage:
+        raw["train"] |= {"epochs": trained.epochs[0], "token_budget": None}
+    return parse_config(raw | {"budget": None})

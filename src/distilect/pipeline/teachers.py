@@ -157,13 +157,15 @@ def teacher_folder(
 
 def _identity(spec: FinetuneConfig, data: Data, config: RunConfig, tokenizer: str | None) -> dict[str, Any]:
     """Everything that the teacher's weights depend on."""
+    settings = _settings(spec, config.train).model_dump(exclude={"token_budget", "dropout"}, exclude_defaults=True)
+    dropout = {} if spec.dropout is None else {"dropout": spec.dropout}
     return {
         "spec": spec.model_dump(exclude_defaults=True, exclude={"dropout"}),  # dropout is in `train`
         "init": checkpoint_fingerprint(resolve_path(parse_spec(spec.init)[0])),
         "rows": [data.train.fingerprint(), data.validation.fingerprint()],
         "task": data.task.to_dict(),
         # without defaults: a setting that is added later gives no teacher another name
-        "train": _settings(spec, config.train).model_dump(exclude={"token_budget"}, exclude_defaults=True),
+        "train": settings | dropout,
         "format": 1,
         **({"tokenizer": tokenizer} if tokenizer else {}),
     }

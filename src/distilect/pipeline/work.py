@@ -23,7 +23,7 @@ from distilect.pipeline.assembly import assemble, label_options, layout_of, samp
 from distilect.pipeline.metrics import teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
-from distilect.selection import Encoder, Method, SelectionContext, build_teacher_selector
+from distilect.selection import Encoder, Method, SelectionContext, Stage, build_teacher_selector, has_stages, stages_of
 from distilect.signals import Prepared, SignalStore, prepare_signals
 
 
@@ -120,6 +120,17 @@ class Workbench:
         paths = {name: str(teacher.path) for name, teacher in known.items()}
         seed = config.seed if seed is None else seed
         return build_student(spec, self.data.task, paths, seed, max_length=config.train.max_length)
+
+    def stages(self, config: MethodConfig, student: Student) -> list[Stage]:
+        """The stages of a method, suited to these models; a single one for a method without stages."""
+        pool = self.teachers if has_stages(config) else []
+        return stages_of(config, self.config.train, layout_of(student, pool, self.data.task))
+
+    def at(self, stage: Stage) -> Workbench:
+        """The same with the settings and rows of a stage."""
+        config = self.config.model_copy(update={"method": stage.method, "train": stage.train})
+        data = self.data if stage.extra else replace(self.data, extra=None)
+        return replace(self, config=config, data=data)
 
     def prepare(self, config: MethodConfig, student: Student) -> tuple[Method, Prepared]:
         """The method, set up for training, and the signals that it will ask for."""

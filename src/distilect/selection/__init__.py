@@ -21,6 +21,7 @@ from distilect.selection.methods import (
     get_preset,
     presets,
 )
+from distilect.selection.stages import Stage, has_stages, likely_stages, stages_of
 from distilect.selection.view import (
     Encoder,
     Look,
@@ -50,6 +51,7 @@ __all__ = [
     "RowSelector",
     "SelectionContext",
     "Selector",
+    "Stage",
     "StepView",
     "TeacherSelector",
     "TrainingSample",
@@ -58,8 +60,11 @@ __all__ = [
     "build_teacher_selector",
     "draw_rows",
     "get_preset",
+    "has_stages",
+    "likely_stages",
     "normalised_entropy",
     "presets",
     "row_uniform",
+    "stages_of",
     "step_uniform",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from distilect.knowledge import Knowledge, Layout, build_knowledge
 from distilect.knowledge.registry import KNOWLEDGE
 from distilect.options import construct
 from distilect.selection.base import LossWeights, RowSelector, Selector, TeacherSelector
+from distilect.selection.keep import stages as keep_stages
 from distilect.selection.registry import LOSS_WEIGHTS, ROWS, TEACHERS
 
 # key of a method in a config → classes by name
@@ -30,10 +31,10 @@ _LABELS_AND_RESPONSE: dict[str, Any] = {"labels": {}, "response": {}}
 
 @dataclass(frozen=True)
 class Preset:
-    """A method: a named choice of the three selectors and of the kinds of knowledge, nothing more.
+    """A method: a named choice of the three selectors and of the kinds of knowledge, nothing more; or a sequence of such choices.
 
     `teachers` is None where no teacher is asked. By default labels weigh 1 - alpha, the response alpha,
-    and every other kind 1.
+    and every other kind 1. `stages` suits the stages to the models: layout → name → `StageConfig`, as plain values.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Preset:
     knowledge: Mapping[str, Any] = field(default_factory=lambda: dict(_LABELS_AND_RESPONSE))
     loss_weights: Spec = "fixed"
     alpha: float = 0.5
+    stages: Callable[[Layout], Mapping[str, Any]] | None = None
 
 
 _PRESETS = (
@@ -152,6 +154,7 @@ _PRESETS = (
         knowledge=_ALL_KINDS,
         loss_weights={"name": "random-hard", "balance": "labels"},
     ),
+    Preset("keep", "hidden states and attention first, then outputs and labels", "", stages=keep_stages),
 )
 
 

@@ -27,7 +27,7 @@ class Passes:
     Attributes:
         count: how many.
         dropout: on, as in training. Its masks are a function of (seed, step) and the token budget, not of accumulation, and the
-            training's own draws are left alone.
+            training's own draws are left alone. Several passes differ by it alone: a student that trains without dropout has 0.1 then.
     """
 
     count: int = 1

@@ -6,6 +6,7 @@ from distilect.training.fit import Fitted, fit
 from distilect.training.rows import Batch, TrainingRows
 from distilect.training.step import StepResult, distillation_loss
 from distilect.training.trainer import DistillationTrainer
+from distilect.training.weights import load_weights
 
 __all__ = [
     "Batch",
@@ -19,5 +20,6 @@ __all__ = [
     "drop_episodes",
     "episodes_begun",
     "fit",
+    "load_weights",
     "run_episodes",
 ]

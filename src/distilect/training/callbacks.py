@@ -49,31 +49,40 @@ class History(TrainerCallback):
     """`history.jsonl` and TensorBoard, with the same names.
 
     A resumed run drops the lines that were written after its checkpoint, so that no step stands twice.
+
+    Args:
+        stage: of a run in stages, in each of its lines.
+        steps, epochs: of earlier stages; this one's are counted on from there.
     """
 
-    def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, tensorboard: Path | None = None, stage: str = "", steps: int = 0, epochs: float = 0.0
+    ) -> None:
         self.path = path
         self.tensorboard = tensorboard
+        self.stage, self.steps, self.epochs = stage, steps, epochs
         self.writer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        kept = [line for line in self.read() if line["step"] <= state.global_step] if state.global_step else []
+        step = self.steps + state.global_step
+        kept = [line for line in self.read() if line["step"] <= step] if step else []
         atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if self.tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter  # imports for 2 s; nobody else needs it
 
-            self.writer = SummaryWriter(str(self.tensorboard), purge_step=state.global_step + 1)
+            self.writer = SummaryWriter(str(self.tensorboard), purge_step=step + 1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         values = stable_names(logs or {})
         if not values:
             return
-        line = {"step": state.global_step, "epoch": round(float(state.epoch or 0.0), 6), **values}
+        step, epoch = self.steps + state.global_step, self.epochs + float(state.epoch or 0.0)
+        line = {"step": step, "epoch": round(epoch, 6), **({"stage": self.stage} if self.stage else {}), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.writer is not None:
             for name, value in values.items():
-                self.writer.add_scalar(name, value, state.global_step)
+                self.writer.add_scalar(name, value, step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.writer is not None:

@@ -19,12 +19,11 @@ from distilect import progress, ranks
 from distilect.config import TrainConfig
 from distilect.errors import RunError
 from distilect.files import atomic_write
-from distilect.models import Student, quiet
+from distilect.models import Student, quiet, set_dropout
 from distilect.selection import Episodes, EpisodicSelector, Method, artefact, draw_rows
 from distilect.signals import SignalSource
 from distilect.training import distributed
 from distilect.training.callbacks import Hooks
-from distilect.training.fit import set_dropout
 from distilect.training.rows import TrainingRows
 from distilect.training.state import load_state, save_state
 from distilect.training.trainer import DistillationTrainer

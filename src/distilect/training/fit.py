@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from distilect import ranks
 from distilect.config import TrainConfig
 from distilect.errors import RunError
-from distilect.models import Student, quiet
+from distilect.models import Student, quiet, set_dropout
 from distilect.selection import Method
 from distilect.signals import SignalSource
 from distilect.training.callbacks import Bar, Clock, History, Preemption
@@ -35,6 +33,7 @@ class Fitted:
         stage_tokens: student tokens that selectors were trained on before this training.
         student_tokens: all of these as training tokens; a pass without gradient counts a third.
         resumed: the step that this process went on from; 0 for a fresh start.
+        epochs, planned_epochs: passes over the training rows, as they were and as the schedule was made for.
     """
 
     validation: dict[str, float]
@@ -48,6 +47,23 @@ class Fitted:
     stage_tokens: int
     student_tokens: int
     resumed: int
+    epochs: float
+    planned_epochs: float
+
+    def after(self, earlier: Fitted) -> Fitted:
+        """This training and the one before it, of the same student: costs added up, scores of this one."""
+        sums = (
+            "seconds",
+            "steps",
+            "tokens",
+            "asked",
+            "probed",
+            "forward_tokens",
+            "stage_tokens",
+            "student_tokens",
+            "epochs",
+        )
+        return replace(self, **{name: getattr(earlier, name) + getattr(self, name) for name in sums})
 
 
 def fit(
@@ -61,18 +77,28 @@ def fit(
     seed: int,
     description: str,
     vectors: SignalSource | None = None,
+    log: Path | None = None,
+    stage: str = "",
+    before: Fitted | None = None,
 ) -> tuple[DistillationTrainer, Fitted]:
     """Train `student.model` in place; goes on from the last complete checkpoint in `folder`.
 
     With several processes all of them call it with the same arguments; rank 0 writes, and holds the sums of `Fitted`.
 
     Writes `history.jsonl`, `tensorboard/`, `selection.parquet`, `rows.parquet` and `checkpoints/` into `folder`.
+
+    Args:
+        log: folder of the history, where it is another one.
+        stage, before: of a run in stages, this one's name and what the earlier ones gave: their steps come first in the history.
     """
     if config.dropout is not None:
         set_dropout(student.model, config.dropout)
     ranks.start()
     bar = Bar(description, config.token_budget)
-    written = [History(folder / "history.jsonl", folder / "tensorboard"), bar] if ranks.is_main() else []
+    written: list[Any] = []
+    if ranks.is_main():
+        place, earlier = log or folder, (before.steps, before.epochs) if before else (0, 0.0)
+        written = [History(place / "history.jsonl", place / "tensorboard", stage, *earlier), bar]
     preemption = Preemption()
     trainer = DistillationTrainer(
         student.model,
@@ -119,6 +145,8 @@ def fit(
         stage_tokens=round(trainer.stage_tokens),
         student_tokens=round(trainer.spent_tokens),
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+        epochs=round(float(trainer.state.epoch or 0.0), 6),
+        planned_epochs=config.epochs,
     )
     return trainer, fitted
 
@@ -140,13 +168,3 @@ def _train(trainer: DistillationTrainer, checkpoint: Path | None) -> None:
             f"{trainer.config.token_budget:,}: nothing is left for the student"
         )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
-def set_dropout(model: Any, probability: float) -> None:
-    """Set every dropout of the model, in its modules and its config."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = probability
-    for key, value in vars(model.config).items():
-        if "dropout" in key and isinstance(value, float):
-            setattr(model.config, key, probability)

@@ -17,7 +17,7 @@ from distilect.data import row_keys, scoring_batches
 from distilect.evaluation import predict
 from distilect.evaluation.modes import eval_mode
 from distilect.knowledge import StudentOutputs
-from distilect.models import autocast
+from distilect.models import autocast, sampling
 from distilect.selection import Look, Method, Passes
 from distilect.signals import SignalSource, TeacherSignals
 from distilect.tasks import has_label
@@ -99,7 +99,9 @@ class StudentProbe:
     def run_positions(self, positions: NDArray[np.int64], passes: Passes) -> Tensor:
         """float32 [P, n, C] on rows of the training table, int64 [n]; on the CPU."""
         self.count(self.rows.encoded.lengths[positions], passes.count)
-        with self._own_draws() if passes.dropout else nullcontext():
+        model = self.student.model
+        differ = passes.dropout and passes.count > 1
+        with self._own_draws() if passes.dropout else nullcontext(), sampling(model) if differ else nullcontext():
             found = [self._pass(number, positions, passes.dropout) for number in range(passes.count)]
         return torch.from_numpy(np.stack(found))
 

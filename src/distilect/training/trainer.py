@@ -332,6 +332,8 @@ class DistillationTrainer(ResumableTrainer):
 
     def _begin_step(self, state: Any, control: Any) -> None:
         self.projections.begin_step()
+        for kind in self.method.knowledge:
+            kind.begin_step(self.progress)
 
     def _count_probe(self, lengths: NDArray[np.integer], passes: int) -> None:
         """Count passes without gradient over rows of so many tokens, of all ranks together: each of them says the same."""
