@@ -21,6 +21,8 @@ from distilect.config import load_config
 VERBS = (
     "demo",
     "finetune",
+    "pretrain",
+    "distill",
     "score",
     "run",
     "compare",
@@ -221,6 +223,60 @@ def test_finetune_passes_nothing_that_was_not_given(stand_in: Any, fake_report: 
     stand_in("distilect.pipeline", finetune=lambda train, **options: seen.update(options) or {"method": "finetune"})
     assert call("finetune", "t.csv", "--init", "bert", "--output", "runs/a").exit_code == 0
     assert set(seen) == {"init", "output", "dev", "overrides", "overwrite", "data_dir"}
+
+
+def test_distill_passes_all_its_options(stand_in: Any, fake_report: list[Any]) -> None:
+    seen: dict[str, Any] = {}
+
+    def distill(*tables: Any, **options: Any) -> Any:
+        seen.update(options, tables=tables)
+        return SimpleNamespace(folder=Path("runs/a"), metrics={"method": "keep"}, report=Path("runs/a/report.html"))
+
+    stand_in("distilect.pipeline", distill=distill)
+    words = "train.csv train.max_length=64 --teacher a --teacher b --output runs/a --dev dev.csv --layers 6 --budget 1h"
+    result = call(
+        "distill", *words.split(), *["--extra", "more.csv", "--text", "t", "--label", "y", "--seed", "3", "--overwrite"]
+    )
+    assert result.exit_code == 0, result.output
+    for line in ("student: runs/a/student", "report: runs/a/report.html", "repeat: distilect run runs/a/config.yaml"):
+        assert line in result.output
+    assert seen == {
+        "tables": ("train.csv", "dev.csv"),
+        "teachers": ["a", "b"],
+        "student": None,
+        "layers": 6,
+        "method": "keep",
+        "budget": "1h",
+        "name": "a",
+        "output": Path("runs"),
+        "overwrite": True,
+        "overrides": ["train.max_length=64"],
+        "data_dir": ".",
+        "seed": 3,
+        "data": {"text": ["t"], "label": ["y"], "extra": "more.csv"},
+    }
+
+
+def test_pretrain_passes_all_its_options(stand_in: Any) -> None:
+    seen: dict[str, Any] = {}
+    stand_in(
+        "distilect.pipeline",
+        pretrain=lambda texts, **options: seen.update(options, texts=texts) or {"losses": {"feature": 0.25}},
+    )
+    words = "bert train.batch_size=64 --text a.csv --text b.csv --layers 6 --output runs/six --budget 2h --seed 1"
+    result = call("pretrain", *words.split())
+    assert result.exit_code == 0 and result.output.split() == ["feature", "0.2500", "model:", "runs/six/student"]
+    assert seen == {
+        "texts": ["a.csv", "b.csv"],
+        "init": "bert",
+        "output": "runs/six",
+        "layers": 6,
+        "budget": "2h",
+        "overrides": ["train.batch_size=64"],
+        "overwrite": False,
+        "data_dir": ".",
+        "seed": 1,
+    }
 
 
 def test_evaluate_passes_only_what_the_library_s_function_takes() -> None:

@@ -75,7 +75,7 @@ def options(
     \b
     Start here:  distilect demo
     Your data:   distilect finetune train.csv --init bert-base-uncased --output runs/teacher
-                 distilect run CONFIG
+                 distilect distill train.csv --teacher runs/teacher/student --output runs/small
     """
 
 
@@ -152,6 +152,109 @@ def finetune(
     )
     _print_table([found])
     typer.echo(f"model: {Path(output) / 'student'}")
+
+
+@app.command(cls=Verb)
+def pretrain(
+    init: Annotated[
+        str, typer.Argument(metavar="BACKBONE", help="Pre-trained model: folder or hub id.", show_default=False)
+    ],
+    texts: Annotated[
+        list[str], typer.Option("--text", help="Table of texts, no labels needed; may be repeated.", show_default=False)
+    ],
+    output: Annotated[str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)],
+    layers: Annotated[int | None, typer.Option(help="The student's. [default: half of the backbone's]")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for all of it, such as 30min or 2h. [default: one epoch]")
+    ] = None,
+    data_dir: DataDir = ".",
+    seed: int = 0,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Distil a pre-trained model into fewer layers, on any text.
+
+    The result is a start for students of every task.
+
+    \b
+    Example: distilect pretrain bert-base-uncased --layers 6 --text texts.jsonl --output runs/six-layers
+             distilect distill train.csv --teacher runs/teacher/student --student runs/six-layers/student --output runs/small
+    """
+    from distilect import pipeline
+
+    found = pipeline.pretrain(
+        texts,
+        init=init,
+        output=output,
+        layers=layers,
+        budget=budget,
+        overrides=overrides or (),
+        overwrite=overwrite,
+        data_dir=data_dir,
+        seed=seed,
+    )
+    for name, value in found["losses"].items():
+        typer.echo(f"{name:<12} {value:.4f}")
+    typer.echo(f"model: {Path(output) / 'student'}")
+
+
+@app.command(cls=Verb)
+def distill(
+    train: Annotated[str, typer.Argument(help="Table: .csv .tsv .jsonl .parquet", show_default=False)],
+    teacher: Annotated[
+        list[str], typer.Option(help="Fine-tuned checkpoint: folder or hub id; may be repeated.", show_default=False)
+    ],
+    output: Annotated[str, typer.Option(help="Folder of the run; the model is in its student/.", show_default=False)],
+    dev: Annotated[str | None, typer.Option(help="Table to report on.")] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="The student's, taken from the first teacher. [default: half of them]")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="Another checkpoint to start from, in place of --layers.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for all of it, such as 30min or 2h. [default: 10 epochs]")
+    ] = None,
+    method: Annotated[str, typer.Option(help="A preset; `distilect methods` lists them.")] = "keep",
+    extra: Annotated[str | None, typer.Option(help="Table of further texts, which the teachers label.")] = None,
+    text: Text = None,
+    label: LabelColumns = None,
+    data_dir: DataDir = ".",
+    seed: int = 0,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Distil teachers into a small student, without a config file.
+
+    Task, columns and stages are inferred and printed. The run's config.yaml repeats it.
+
+    \b
+    Example: distilect distill train.csv --dev dev.csv --teacher runs/teacher-a/student --layers 6 --budget 1h --output runs/small
+    """
+    from distilect import pipeline, ranks
+
+    path = Path(output)
+    columns = {"text": text, "label": label, "extra": extra}
+    result = pipeline.distill(
+        train,
+        dev,
+        teachers=teacher,
+        student=student,
+        layers=layers,
+        method=method,
+        budget=budget,
+        name=path.name,
+        output=path.parent,
+        overwrite=overwrite,
+        overrides=overrides or (),
+        data_dir=data_dir,
+        seed=seed,
+        data={key: value for key, value in columns.items() if value is not None},
+    )
+    if not ranks.is_main():
+        return
+    _print_table([result.metrics])
+    typer.echo(f"student: {result.folder / 'student'}")
+    typer.echo(f"report: {result.report}")
+    typer.echo(f"repeat: distilect run {result.folder / 'config.yaml'} name=again")
 
 
 @app.command(cls=Verb)

@@ -7,7 +7,7 @@ from distilect.models.encoders import EncoderTeacher
 from distilect.models.labels import align_labels
 from distilect.models.layers import cut_layers, even_layer_map, even_layers
 from distilect.models.precision import autocast, default_device, resolve_precision
-from distilect.models.students import Student, build_student, parse_spec
+from distilect.models.students import Student, build_student, checkpoint_depth, parse_spec
 from distilect.models.teachers import (
     CallableTeacher,
     CheckpointTeacher,
@@ -31,6 +31,7 @@ __all__ = [
     "autocast",
     "build_student",
     "captured",
+    "checkpoint_depth",
     "checkpoint_fingerprint",
     "classification_positions",
     "cut_layers",

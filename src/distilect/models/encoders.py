@@ -1,22 +1,20 @@
-"""Frozen encoders: one vector per row, for selectors whose state includes the text."""
+"""Frozen encoders: a vector per row for selectors whose state includes the text, hidden states for a student without a task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from distilect.errors import MethodError
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
 from distilect.models.classifiers import load
-from distilect.models.precision import autocast
-from distilect.models.teachers import CheckpointTeacher, classification_positions, pool_tokens
+from distilect.models.teachers import CheckpointTeacher, pool_tokens
 
 
 class EncoderTeacher(CheckpointTeacher):
-    """A checkpoint without a head whose "logits" are the pooled last layer: scored once and stored like any teacher's.
+    """A checkpoint without a head whose "logits" are the pooled last layer; all else is as of any teacher.
 
     Args:
         path: a folder, hub id or `package:…`; a classification head in it is left out.
@@ -32,15 +30,6 @@ class EncoderTeacher(CheckpointTeacher):
         self.pooling = self.parts["pooling"] = pooling
         self.order = list(range(self.hidden_size))
 
-    def can(self, field: str) -> bool:
-        return field == "logits"
-
-    @torch.no_grad()
-    def forward(self, inputs: Mapping[str, Tensor], fields: Sequence[str]) -> dict[str, Tensor]:
-        """`logits`: float32 [B, H], the last layer at the classification token or its mean over real tokens."""
-        inputs = {key: value.to(self.device) for key, value in inputs.items()}
-        mask = inputs["attention_mask"].bool()
-        with autocast(self.precision, self.device):
-            hidden = self.model(**inputs).last_hidden_state.float()
-        cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)
-        return {"logits": pool_tokens(self.pooling, hidden, mask, cls)}
+    def _logits(self, outputs: Any, mask: Tensor, cls: Tensor) -> Tensor:
+        """float32 [B, H]: the last layer at the classification token, or its mean over real tokens."""
+        return pool_tokens(self.pooling, outputs.last_hidden_state.float(), mask, cls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -92,6 +93,18 @@ def build_student(
     length = usable_length(spec.max_length or max_length, tokenizer, longest)
     source = {"init": spec.init, "path": path, "layers": kept, "fresh": fresh}
     return Student(model, tokenizer, length, source, report)
+
+
+def checkpoint_depth(path: str) -> int:
+    """The number of a checkpoint's layers, from its config alone.
+
+    Raises:
+        StudentError: it has no config, or one that does not say.
+    """
+    depth = depth_of(SimpleNamespace(config=load_pretrained(AutoConfig, path, StudentError)))
+    if not depth:
+        raise StudentError(f"the config of {path} does not say how many layers it has: name the student")
+    return depth
 
 
 def parse_spec(text: str) -> tuple[str, list[int] | int | None, bool]:

@@ -176,14 +176,18 @@ class CheckpointTeacher(Teacher):
         layers = sorted({int(field.partition(".")[2]) for field in inner})
         with autocast(self.precision, self.device), captured(self.model, layers) as attention:
             outputs = self.model(**inputs, output_hidden_states=bool(wanted))
-        found = {"logits": outputs.logits.float(), **{field: attention[field].float() for field in inner}}
-        if wanted:
-            mask = inputs["attention_mask"].bool()
-            cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)
-            for field in wanted:
-                kind, _, layer = field.partition(".")
-                found[field] = pool_tokens(kind, self._hidden(outputs, int(layer), mask), mask, cls)
+        mask = inputs["attention_mask"].bool()
+        cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)
+        found = {"logits": self._logits(outputs, mask, cls), **{field: attention[field].float() for field in inner}}
+        for field in wanted:
+            kind, _, layer = field.partition(".")
+            found[field] = pool_tokens(kind, self._hidden(outputs, int(layer), mask), mask, cls)
         return found
+
+    def _logits(self, outputs: Any, mask: Tensor, cls: Tensor) -> Tensor:
+        """float32 [B, C] of a forward pass; `mask` bool [B, T], `cls` int64 [B]."""
+        logits: Tensor = outputs.logits.float()
+        return logits
 
     def _hidden(self, outputs: Any, layer: int, mask: Tensor) -> Tensor:
         """float32 [B, T, H]; encoder-decoders and models that shorten the sequence have no such states."""

@@ -12,14 +12,18 @@ from distilect.data import load_table
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
-from distilect.pipeline.inputs import is_model, student_name, table_path, teacher_settings
+from distilect.pipeline.inputs import is_model, smaller, student_name, table_path, teacher_settings
 from distilect.pipeline.job import RunResult, run
 from distilect.pipeline.metrics import versions
+from distilect.pipeline.pretrain import pretrain
 from distilect.pipeline.teachers import Outputs
 from distilect.pipeline.work import Workbench
 from distilect.selection import asks_teachers
 
-__all__ = ["RunResult", "distill", "evaluate", "finetune", "run", "score", "versions"]
+__all__ = ["RunResult", "distill", "evaluate", "finetune", "pretrain", "run", "score", "versions"]
+
+
+KEEP_EPOCHS = 10  # of the recipe in a call that says nothing of its length
 
 
 def distill(
@@ -27,14 +31,20 @@ def distill(
     dev: Any = None,
     *,
     teachers: Sequence[Any] = (),
-    student: Any,
-    method: str | Mapping[str, Any] = "kd",
+    student: Any = None,
+    layers: int | None = None,
+    method: str | Mapping[str, Any] = "keep",
+    budget: str | None = None,
     name: str = "run",
     output: str | Path = "runs",
     overwrite: bool = False,
+    overrides: Sequence[str] = (),
     **settings: Any,
 ) -> RunResult:
     """Distil `teachers` into a small student in one call.
+
+    By default the student is half of the first teacher's layers and learns by the recipe `keep`, for as long as the budget allows; without
+    one for 10 epochs.
 
     Args:
         train, dev: tables: paths (.csv .tsv .jsonl .parquet, a `datasets` folder, a hub id), pandas `DataFrame`s or
@@ -42,30 +52,39 @@ def distill(
         teachers: fine-tuned checkpoints (folders or hub ids), `TeacherConfig` mappings, transformers models or pipelines, or functions
             texts → array [N, C] of logits (named after the function).
         student: a checkpoint or a teacher's name or path, as `NAME[layers=1,3,5]`, `NAME[layers=3]` or `NAME[fresh]`; or a model.
+        layers: of the first teacher, evenly spaced, where no student is given.
         method: a preset's name, or a `MethodConfig` mapping.
+        budget: time for the whole run, such as `30min`.
         overwrite: replace an earlier run of this name.
+        overrides: further settings as `key.sub=value`, such as `train.warmup_ratio=0.06`.
         settings: any other key of the configuration, nested or dotted with `__`: `train__epochs=5`, `seed=1`.
 
     Raises:
         DistilectError: something does not fit; the message says what, and what to do.
 
     Example:
-        >>> result = distill("train.csv", "dev.csv", teachers=["bert-a", "bert-b"],
-        ...                  student="bert-a[layers=1,3,5]", method="uniform")      # doctest: +SKIP
+        >>> result = distill("train.csv", "dev.csv", teachers=["bert-a"], layers=6, budget="1h")    # doctest: +SKIP
     """
     folder = Path(output)
     functions = {_name_of(t): t for t in teachers if _is_function(t)}
     if len(functions) < sum(map(_is_function, teachers)):
         raise ConfigError("two teachers are functions of one name: give them different names (def, not lambda)")
+    found = [teacher_settings(t, folder) for t in teachers if not _is_function(t)]
     raw: dict[str, Any] = {
         "name": name,
         "output": str(output),
         "data": {"train": train, "dev": dev},
-        "teachers": [teacher_settings(t, folder) for t in teachers if not _is_function(t)],
-        "student": student_name(student, folder),
+        "teachers": found,
+        "student": smaller(found, layers) if student is None else student_name(student, folder),
         "method": method if isinstance(method, str) else dict(method),
+        "budget": budget,
     }
+    if student is not None and layers is not None:
+        raise ConfigError(f"got both student={student!r} and layers={layers}: write {student}[layers={layers}]")
     set_values(raw, settings)
+    apply_overrides(raw, overrides)
+    if raw["method"] in ("keep", {"name": "keep"}) and budget is None:
+        raw["train"] = {"epochs": KEEP_EPOCHS} | dict(raw.get("train") or {})
     raw["data"] |= {
         role: table_path(raw["data"].get(role), role, folder) for role in ("train", "dev", "validation", "extra")
     }

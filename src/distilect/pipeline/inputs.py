@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from distilect.errors import ConfigError, DataError, StudentError, TeacherError
 from distilect.files import file_digest
-from distilect.models import checkpoint_fingerprint, quiet, resolve_path
+from distilect.models import checkpoint_depth, checkpoint_fingerprint, parse_spec, quiet, resolve_path
 from distilect.models.tokenizers import load_tokenizer
 
 FOLDER = "inputs"
@@ -105,6 +105,25 @@ def student_name(given: Any, output: Path) -> str:
     if not is_model(given):
         raise StudentError(f"student: got a {type(given).__name__}, expected a path, a teacher's name or a model")
     return checkpoint_path(given, output)[1]
+
+
+def smaller(teachers: Sequence[Mapping[str, Any]], layers: int | None) -> str:
+    """A student of some layers of the first teacher that is a checkpoint, half of them where `layers` is None.
+
+    Raises:
+        ConfigError: no teacher has layers that a student could take.
+    """
+    for teacher in teachers:
+        path = teacher.get("path")
+        if path is None and isinstance(teacher.get("finetune"), Mapping):
+            path = parse_spec(str(teacher["finetune"]["init"]))[0]
+        if path is not None:
+            depth = checkpoint_depth(resolve_path(str(path)))
+            name = teacher.get("name") if "finetune" in teacher else teacher["path"]
+            return f"{name}[layers={layers or max(1, depth // 2)}]"
+    raise ConfigError(
+        "no student is given, and no teacher is a checkpoint whose layers it could take: set student to a checkpoint"
+    )
 
 
 def teacher_settings(given: Any, output: Path) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def distil(
     student = bench.new_student()
     stages = prepare_stages(bench, student)
     lines = [line for ready in stages for line in [*ready.prepared.report, *ready.rows.report("student")]]
+    lines += [ready.plan(deadline is not None) for ready in stages if ready.of_run]
     for line in dict.fromkeys([*student.report, *lines]):
         console.print(line, markup=False)
 

@@ -63,6 +63,20 @@ class Ready:
         name = self.bench.config.name
         return f"{name} · {self.stage.name} ({self.of_run})" if self.of_run else name
 
+    def plan(self, timed: bool) -> str:
+        """What will be done in it, for the user; `timed`: its length is still to be planned."""
+        method, train = self.method, self.stage.train
+        asked = self.prepared.source.names if self.prepared.source is not None else ()
+        how = f" from {', '.join(asked)} ({method.teachers.name})" if asked and method.teachers is not None else ""
+        length = f"{train.epochs:g} epochs" if train.token_budget is None else f"{train.token_budget:,} tokens"
+        if timed and self.stage.share:
+            length = f"{self.stage.share:.0%} of the time"
+        kinds = ", ".join(method.kinds)
+        return (
+            f"stage {self.stage.name} ({self.of_run}): {kinds}{how}; {method.loss_weights.name} weights, {length}, "
+            f"{len(self.rows.table):,} rows, learning rate {train.learning_rate:g}"
+        )
+
     def folder(self, run: Path) -> Path:
         """Where it is trained."""
         return run / STAGES / self.stage.name if self.of_run else run

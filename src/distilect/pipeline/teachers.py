@@ -85,11 +85,12 @@ def backbone_path(config: RunConfig) -> str:
 
 
 def named_teachers(config: RunConfig) -> dict[str, TeacherConfig]:
-    """Teachers by name; one without a name takes the last part of its path."""
+    """Teachers by name; one without a name takes the last part of its path, the student of a run that of the run."""
     named: dict[str, TeacherConfig] = {}
     for number, spec in enumerate(config.teachers, start=1):
-        guess = Path(spec.table).stem if spec.table else Path(spec.path or f"teacher-{number}").name
-        name = spec.name or guess
+        path = Path(spec.path or f"teacher-{number}")
+        last = path.parent.name if path.name == "student" and path.parent.name else path.name
+        name = spec.name or (Path(spec.table).stem if spec.table else last)
         if name in named:
             raise ConfigError(f"two teachers are called {name!r}: set a different name: on each")
         named[name] = spec

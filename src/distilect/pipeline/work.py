@@ -114,7 +114,8 @@ class Workbench:
         """
         config, spec = self.config, self.config.student
         known = {t.name: t for t in self.teachers if isinstance(t, CheckpointTeacher)}
-        source = known.get(parse_spec(spec.init)[0])
+        init = parse_spec(spec.init)[0]
+        source = known.get(init) or next((t for t in known.values() if t.path == resolve_path(init)), None)
         if spec.tokenizer is None and source is not None and source.tokenizer_path is not None:
             spec = spec.model_copy(update={"tokenizer": source.tokenizer_path})
         paths = {name: str(teacher.path) for name, teacher in known.items()}
