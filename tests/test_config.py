@@ -365,7 +365,7 @@ def test_each_fault_is_one_line_with_place_and_remedy(raw: dict[str, Any], line:
 
 def test_a_key_like_no_other_is_told_all_that_there_are() -> None:
     assert told({**MINIMAL, "zzz": 1})[0].startswith(
-        "unknown key 'zzz': known: baselines, budget, data, data_dir, method, name"
+        "unknown key 'zzz': known: backbone, baselines, budget, data, data_dir, method, name"
     )
 
 
@@ -520,3 +520,17 @@ def test_merge_keys_of_yaml_may_be_set_again(tmp_path: Path) -> None:
     file = tmp_path / "merged.yaml"
     file.write_text("data: {train: t.csv}\nstudent: a\ntrain: {<<: {epochs: 1}, epochs: 3}\n")
     assert load_config(file).train.epochs == 3
+
+
+def test_the_backbone_is_named_once() -> None:
+    raw = MINIMAL | {
+        "backbone": "org/base",
+        "teachers": [{"name": "a", "finetune": {"init": "backbone"}}, {"name": "b", "finetune": {"init": "backbone[layers=4]"}}],
+        "student": "backbone[layers=3]",
+    }
+    config = parse_config(raw)
+    assert [t.finetune and t.finetune.init for t in config.teachers] == ["org/base", "org/base[layers=4]"]
+    assert config.student.init == "org/base[layers=3]" and config.backbone is None
+    assert parse_config(raw | {"student": {"init": "backbones"}}).student.init == "backbones"
+    (line,) = told(MINIMAL | {"backbone": "org/base"})
+    assert "no teacher or student starts from `backbone`, so org/base would not be used" in line

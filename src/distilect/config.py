@@ -331,6 +331,31 @@ def from_strings(value: Any, key: str) -> Any:
     return [{key: v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
 
 
+def with_backbone(raw: Any) -> Any:
+    """The raw config with its `backbone` in the place of that word: where teachers and students start from.
+
+    Raises:
+        ValueError: one is named, but nothing starts from it.
+    """
+    model = raw.get("backbone") if isinstance(raw, Mapping) else None
+    if not isinstance(model, str):
+        return raw
+    found = _replace_backbone({key: value for key, value in raw.items() if key != "backbone"}, model)
+    if found == {key: value for key, value in raw.items() if key != "backbone"}:
+        raise ValueError(f"no teacher or student starts from `backbone`, so {model} would not be used")
+    return found
+
+
+def _replace_backbone(node: Any, model: str, key: str = "") -> Any:
+    if isinstance(node, Mapping):
+        return {name: _replace_backbone(value, model, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_replace_backbone(value, model, key) for value in node]
+    if key in ("init", "student", "students") and isinstance(node, str):
+        return re.sub(r"^backbone(?=\[|$)", lambda _: model, node)
+    return node
+
+
 class RunConfig(Part):
     """A run, as `distilect run FILE key=value …` reads it."""
 
@@ -338,6 +363,10 @@ class RunConfig(Part):
     data_dir: str = Field(".", description="folder that relative data paths start from")
     task: TaskConfig = Field(TaskConfig(), description="what is learned")
     data: DataConfig = Field(description="where the rows come from")
+    backbone: str | None = Field(
+        None,
+        description="pre-trained model: in the `init` of teachers and student the word `backbone` stands for it",
+    )
     teachers: list[TeacherConfig] = Field(default_factory=list, description="see TeacherConfig; a string is a path")
     student: StudentConfig = Field(description="the model that is trained; a string is its `init`")
     method: MethodConfig = Field(MethodConfig(), description="how it learns; a string is a preset")
@@ -353,6 +382,8 @@ class RunConfig(Part):
     )
     seed: int = Field(0, description="seed of data order, dropout, new weights and every draw")
     output: str = Field("runs", description="folder that holds the run's folder")
+
+    _backbone = model_validator(mode="before")(staticmethod(with_backbone))
 
     @field_validator("budget")
     @classmethod

@@ -59,6 +59,7 @@ def test_students_share_the_time_that_is_left() -> None:
     assert Deadline(now + 60, students=3).left() == pytest.approx(20, abs=1)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_to_its_budget_and_its_config_repeats_it(job: Job, quick: None, capsys: Any) -> None:
     started = time.perf_counter()
     config = job.config(name="timed", method="keep", budget="30s", train=job.raw()["train"] | {"dropout": 0.0})
@@ -77,7 +78,8 @@ def test_a_run_keeps_to_its_budget_and_its_config_repeats_it(job: Job, quick: No
 def test_a_stopped_run_goes_on_with_the_plan_that_it_made(
     job: Job, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = job.config(name="stopped", method="kd", budget="15s")
+    monkeypatch.setattr(budget, "MOST_EPOCHS", 4)
+    config = job.config(name="stopped", method="kd", budget="1min")
     save, saved = DistillationTrainer._save_checkpoint, []
 
     def stop(self: Any, model: Any, trial: Any) -> None:
@@ -96,6 +98,15 @@ def test_a_stopped_run_goes_on_with_the_plan_that_it_made(
     assert result.metrics["cost"]["resumed_at_step"] == 5
     assert result.metrics["cost"]["steps"] == 5 * plan["epochs"]
     assert not (result.folder / "plan.json").exists()
+
+
+def test_the_config_of_a_timed_run_holds_its_epochs(job: Job, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MOST_EPOCHS", 3)
+    result = run(job.config(name="settled", method="keep", budget="2min"))[0]
+    repeated = load_config(result.folder / "config.yaml")
+    assert repeated.budget is None and repeated.method.stages == {
+        name: {"train": {"epochs": 3.0}} for name in ("body", "outputs")
+    }
 
 
 def test_a_budget_that_the_teachers_have_used_up_is_an_error(job: Job) -> None:

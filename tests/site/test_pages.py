@@ -23,6 +23,7 @@ from distilect.config import parse_config, parse_part
 from distilect.data import load_table
 from distilect.experiments.config import CompareConfig
 from distilect.knowledge import Layout
+from distilect.pipeline import budget
 from distilect.selection import build_method, build_teacher_selector
 from distilect.selection.registry import TEACHERS
 from tests.export.runs import finished_run
@@ -54,6 +55,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for seed, name in enumerate(("teacher-a", "teacher-b", "backbone")):
         tiny_bert(tmp_path / name, ["no", "yes"], seed, layers=6)
     (tmp_path / "reviews.yaml").write_text(REVIEWS.text.replace("runs/teacher-a/student", "teacher-a"))
+    monkeypatch.setattr(budget, "MOST_EPOCHS", 3)  # a hundred epochs of tiny models take half a minute
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)

@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, field_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from distilect.config import (
     DataConfig,
@@ -22,6 +22,7 @@ from distilect.config import (
     from_strings,
     parse_part,
     read_yaml,
+    with_backbone,
 )
 from distilect.errors import ConfigError
 
@@ -124,6 +125,10 @@ class CompareConfig(Part):
     scenarios: list[ScenarioConfig] = Field(
         [], description="what is done to rows and teachers; default: nothing, called `ordinary`"
     )
+    backbone: str | None = Field(
+        None,
+        description="pre-trained model: in the `init` of teachers and students the word `backbone` stands for it",
+    )
     teachers: Pool = Field(default_factory=list)
     students: list[StudentConfig] = Field(min_length=1)
     methods: list[ComparedMethodConfig] = Field(min_length=1)
@@ -152,6 +157,8 @@ class CompareConfig(Part):
     threads: int | None = Field(
         None, ge=1, description="of each worker; default: 1 with several workers, else torch's choice"
     )
+
+    _backbone = model_validator(mode="before")(staticmethod(with_backbone))
 
     @field_validator("name")
     @classmethod
