@@ -21,6 +21,7 @@ RUN_PARTS = (
     config.MethodConfig,
     config.StageConfig,
     config.TrainConfig,
+    config.SearchConfig,
     config.SignalConfig,
 )
 COMPARISON_PARTS = (

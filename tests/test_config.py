@@ -525,7 +525,10 @@ def test_merge_keys_of_yaml_may_be_set_again(tmp_path: Path) -> None:
 def test_the_backbone_is_named_once() -> None:
     raw = MINIMAL | {
         "backbone": "org/base",
-        "teachers": [{"name": "a", "finetune": {"init": "backbone"}}, {"name": "b", "finetune": {"init": "backbone[layers=4]"}}],
+        "teachers": [
+            {"name": "a", "finetune": {"init": "backbone"}},
+            {"name": "b", "finetune": {"init": "backbone[layers=4]"}},
+        ],
         "student": "backbone[layers=3]",
     }
     config = parse_config(raw)

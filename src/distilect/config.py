@@ -28,7 +28,9 @@ Positive = Annotated[float, Field(gt=0.0)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 if typing.TYPE_CHECKING:
     Options = dict[str, Any]
+    Grid = dict[str, list[Any]]
 else:
+    Grid = dict[str, list[JsonValue]]
     Options = dict[str, JsonValue]  # plain values only, so that a written config reads back as the same run
 
 
@@ -326,6 +328,31 @@ def seconds_of(budget: str) -> float:
     return total
 
 
+class SearchConfig(Part):
+    """Settings that the validation split chooses before the run, by successive halving."""
+
+    budget: str = Field(description="time for the search, such as 30min or 2h")
+    tune: Grid | None = Field(
+        None,
+        description="settings to try, such as train.learning_rate: [5.0e-5, 1.0e-4] or alpha: [0.5, 0.9]; default: the learning rate "
+        "times 0.5, 1, 2 and 4",
+    )
+
+    @field_validator("budget")
+    @classmethod
+    def _time(cls, value: str) -> str:
+        seconds_of(value)
+        return value
+
+    @field_validator("tune")
+    @classmethod
+    def _values(cls, value: dict[str, list[Any]] | None) -> dict[str, list[Any]] | None:
+        for key, values in (value or {}).items():
+            if not values:
+                raise ValueError(f"{key} lists no value to try")
+        return value
+
+
 def from_strings(value: Any, key: str) -> Any:
     """The list `value` with each string s replaced by `{key: s}`."""
     return [{key: v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
@@ -364,8 +391,7 @@ class RunConfig(Part):
     task: TaskConfig = Field(TaskConfig(), description="what is learned")
     data: DataConfig = Field(description="where the rows come from")
     backbone: str | None = Field(
-        None,
-        description="pre-trained model: in the `init` of teachers and student the word `backbone` stands for it",
+        None, description="pre-trained model: in the `init` of teachers and student the word `backbone` stands for it"
     )
     teachers: list[TeacherConfig] = Field(default_factory=list, description="see TeacherConfig; a string is a path")
     student: StudentConfig = Field(description="the model that is trained; a string is its `init`")
@@ -378,8 +404,9 @@ class RunConfig(Part):
     budget: str | None = Field(
         None,
         description="time for the whole run, such as 30min or 2h: the student is trained for as many epochs as fit, in place of "
-        "`train.epochs`, at most 100 in a stage",
+        "`train.epochs`, at most 100 in a stage; a search is not counted",
     )
+    search: SearchConfig | None = Field(None, description="choose settings on the validation split first")
     seed: int = Field(0, description="seed of data order, dropout, new weights and every draw")
     output: str = Field("runs", description="folder that holds the run's folder")
 

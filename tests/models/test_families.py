@@ -70,8 +70,14 @@ def test_a_family_runs_and_can_be_cut_as_the_table_says(family: str, tmp_path: P
     np.testing.assert_allclose(found.numpy(), logits(student, True), atol=1e-4, rtol=1e-3)
 
 
+def exportable() -> list[str]:
+    """Families whose export ends; those that do not would take four minutes each to say so."""
+    known = {family: RESULTS.get(family, {}).get("onnx") for family in BUILT}
+    return [family for family, found in known.items() if found and "not exported within" not in found]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [family for family in BUILT if RESULTS.get(family, {}).get("onnx")])
+@pytest.mark.parametrize("family", exportable())
 def test_a_family_is_exported_as_the_table_says(family: str, tmp_path: Path) -> None:
     student = students(checkpoint(family, tmp_path / "whole"))["run"]
     assert isinstance(student, Student)

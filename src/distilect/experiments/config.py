@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from distilect.config import (
     DataConfig,
     Fraction,
+    Grid,
     MethodConfig,
     Options,
     Part,
@@ -25,11 +25,6 @@ from distilect.config import (
     with_backbone,
 )
 from distilect.errors import ConfigError
-
-if typing.TYPE_CHECKING:
-    Grid = dict[str, list[Any]]
-else:
-    Grid = dict[str, list[JsonValue]]
 
 
 class LearnsConfig(Part):
@@ -126,8 +121,7 @@ class CompareConfig(Part):
         [], description="what is done to rows and teachers; default: nothing, called `ordinary`"
     )
     backbone: str | None = Field(
-        None,
-        description="pre-trained model: in the `init` of teachers and students the word `backbone` stands for it",
+        None, description="pre-trained model: in the `init` of teachers and students the word `backbone` stands for it"
     )
     teachers: Pool = Field(default_factory=list)
     students: list[StudentConfig] = Field(min_length=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distilect.config import MethodConfig, RunConfig, TeacherConfig, TrainConfig, dump_config, parse_part, set_value
+from distilect.config import RunConfig, TeacherConfig, dump_config
 from distilect.data import Data, load_data
 from distilect.errors import ConfigError, DistilectError, MethodError, RunError
 from distilect.experiments.config import PoolTeacherConfig
@@ -32,6 +32,7 @@ from distilect.models import Student, Teacher
 from distilect.pipeline.job import distil
 from distilect.pipeline.predictions import PREDICTIONS as RUN_PREDICTIONS
 from distilect.pipeline.predictions import read_predictions as read_run_predictions
+from distilect.pipeline.search import with_choice
 from distilect.pipeline.teachers import finetuned_teacher, named_teachers, teachers_of
 from distilect.pipeline.work import Workbench, enlarged
 from distilect.selection import asks_teachers
@@ -114,7 +115,7 @@ class Runner:
         with oracle_knows(self.truth):
             tuned = self._tuned(trial, config) if trial.method.tune else None
             if tuned is not None:
-                config = _with_choice(config, tuned["chosen"])
+                config = with_choice(config, tuned["chosen"])
             bench = self.workbench(config, trial.seed)
             bench.config = self._with_budget(bench, trial)
             metrics = _trained(bench, self.plan.config.folder / TRIALS / trial.key)
@@ -199,7 +200,7 @@ class Runner:
             return {"chosen": found[0], "tried": tried, "seconds": 0.0, "tokens": 0}
         for number, choice in enumerate(found):
             point = folder / str(number)
-            single = _with_choice(config, choice).model_copy(update={"name": f"try-{number}"})
+            single = with_choice(config, choice).model_copy(update={"name": f"try-{number}"})
             bench = self.workbench(single, trial.seed)
             if not len(bench.data.validation):
                 raise ConfigError("tune: there is no validation split to choose by: set data.validation_size")
@@ -281,13 +282,3 @@ def _trained(bench: Workbench, folder: Path) -> dict[str, Any]:
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     return distil(bench, folder, bench.config, False, report=False).metrics
-
-
-def _with_choice(config: RunConfig, choice: dict[str, Any]) -> RunConfig:
-    """The config with some settings of its method, or of `train.`, replaced; keys may have dots."""
-    raw: dict[str, Any] = {"method": config.method.model_dump(exclude_none=True), "train": config.train.model_dump()}
-    for key, value in choice.items():
-        path = key.split(".")
-        set_value(raw, path if path[0] == "train" else ["method", *path], value, f"tune.{key}={value!r}")
-    method, train = MethodConfig.model_validate(raw["method"]), parse_part(TrainConfig, raw["train"])
-    return config.model_copy(update={"method": method, "train": train})

@@ -22,6 +22,7 @@ from distilect.experiments.config import (
     ScenarioConfig,
 )
 from distilect.experiments.methods import label_of, method_config
+from distilect.pipeline.search import choices as combinations
 from distilect.selection import asks_teachers, likely_stages
 from distilect.tasks import Task
 
@@ -206,12 +207,8 @@ class Plan:
 
 
 def choices(method: ComparedMethodConfig, task: Task | None = None) -> list[dict[str, Any]]:
-    """All combinations of the values that `tune` lists; in a regression without temperatures, which have no effect there."""
-    found: list[dict[str, Any]] = [{}]
-    for key, values in (method.tune or {}).items():
-        if task is None or task.kind != "regression" or key.rpartition(".")[2] != "temperature":
-            found = [{**choice, key: value} for choice in found for value in values]
-    return found
+    """What a method's `tune` tries on a task."""
+    return combinations(method.tune or {}, task)
 
 
 def _merged(train: TrainConfig, changes: dict[str, Any] | None, where: str) -> TrainConfig:

@@ -13,9 +13,10 @@ from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
 from distilect.pipeline.inputs import is_model, smaller, student_name, table_path, teacher_settings
-from distilect.pipeline.job import RunResult, run
+from distilect.pipeline.job import RunResult
 from distilect.pipeline.metrics import versions
 from distilect.pipeline.pretrain import pretrain
+from distilect.pipeline.runs import run
 from distilect.pipeline.teachers import Outputs
 from distilect.pipeline.work import Workbench
 from distilect.selection import asks_teachers

@@ -19,6 +19,7 @@ from distilect.progress import console
 from distilect.selection import artefact, has_stages
 from distilect.training import episodes_begun
 
+SEARCH = "search"  # of the output folder: what searches found
 STAGES = "stages"  # of a run's folder, while it is trained in stages
 OVERWRITE = "overwrite=True (--overwrite on the command line)"
 
@@ -26,7 +27,7 @@ OVERWRITE = "overwrite=True (--overwrite on the command line)"
 def plan_folders(config: RunConfig) -> list[tuple[Path, RunConfig]]:
     """(folder, config) for the method and for each baseline; repeated names get a number."""
     store = Path(config.signals.store).parts[0]
-    plans, seen = [], {"teachers", INPUTS, store}
+    plans, seen = [], {"teachers", INPUTS, SEARCH, store}
     if config.name in seen:
         raise ConfigError(f"name: {config.name!r} is kept for the folder of that name beside the runs: choose another")
     for number, method in enumerate((config.method, *config.baselines)):

@@ -1,10 +1,8 @@
-"""A whole job from top to bottom: `run` opens what its methods share, `distil` makes one student."""
+"""One student from top to bottom: stages, training, scores, files."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,13 +13,12 @@ from distilect.config import RunConfig, dump_config, parse_config, set_value
 from distilect.export import write_model_card
 from distilect.files import atomic_write
 from distilect.pipeline.budget import Deadline
-from distilect.pipeline.folders import check_free, claim, owned, plan_folders, save_student
+from distilect.pipeline.folders import claim, save_student
 from distilect.pipeline.metrics import (
     costs,
     data_fingerprint,
     machine,
     row_counts,
-    score_text,
     speeds,
     student_size,
     teacher_size,
@@ -30,11 +27,10 @@ from distilect.pipeline.metrics import (
 )
 from distilect.pipeline.predictions import PREDICTIONS, write_predictions
 from distilect.pipeline.stages import Trained, drop_stages, prepare_stages, train_stages
-from distilect.pipeline.teachers import Outputs
 from distilect.pipeline.work import Workbench
 from distilect.progress import console
 from distilect.report import build_report
-from distilect.selection import asks_teachers, likely_stages
+from distilect.selection import asks_teachers
 
 
 @dataclass(frozen=True)
@@ -52,42 +48,6 @@ class RunResult:
     report: Path | None
 
 
-def run(
-    config: RunConfig, *, overwrite: bool = False, functions: Mapping[str, Outputs] | None = None
-) -> list[RunResult]:
-    """Do all that `config` asks for: data, teachers, signals, the method's student and one for each baseline.
-
-    A run that was stopped goes on from its last checkpoint, and a finished one for more epochs where the config differs in nothing
-    else; teachers and signals that exist are reused. With several processes
-    (`torchrun`, `accelerate launch`) all of them call this and train the student jointly; rank 0 writes.
-
-    Args:
-        overwrite: replace earlier runs with these names; each is kept until its successor is about to be trained.
-        functions: further teachers, name → function.
-
-    Raises:
-        DistilectError: before anything is trained, where possible.
-    """
-    deadline = Deadline.of(config.budget, time.perf_counter()) if config.budget else None
-    plans = plan_folders(config)
-    for _, single in plans:
-        likely_stages(single.method, single.train)  # a misspelt method must not wait for the ones before it
-    ranks.start()
-    with owned([folder for folder, _ in plans]):
-        if ranks.is_main():
-            for folder, single in plans:
-                check_free(folder, single, overwrite)
-        bench = Workbench.open(config, functions)  # data and teachers
-        results = []
-        for number, (folder, single) in enumerate(plans):
-            own = None if deadline is None else replace(deadline, students=len(plans) - number)
-            results.append(distil(bench, folder, single, overwrite, deadline=own))
-            student = results[-1].metrics["student"]
-            shown = score_text(student["scores"] or student["validation"])
-            console.print(f"[green]done[/green] {single.name}: {shown} → {folder}")
-        return results
-
-
 def distil(
     bench: Workbench,
     folder: Path,
@@ -96,12 +56,14 @@ def distil(
     *,
     report: bool = True,
     deadline: Deadline | None = None,
+    asked: RunConfig | None = None,
 ) -> RunResult:
     """Train one student by one method and write the run's folder; `metrics.json` marks it as finished.
 
     Args:
         report: write the run's page; a comparison has one page for all of its runs.
         deadline: when this student and those after it have to be done.
+        asked: what the user's config was before a search changed it; an unfinished run is known by it.
     """
     started = datetime.now(timezone.utc)
     bench = replace(bench, config=config)
@@ -116,7 +78,7 @@ def distil(
         console.print(line, markup=False)
 
     # Everything that can fail before training has worked, so an earlier run may be replaced now.
-    ranks.on_main(claim, folder, config, overwrite)
+    ranks.on_main(claim, folder, asked or config, overwrite)
     speed = {}
     if bench.speeds is not None and ranks.is_main():
         shape = f"{student.source['init']} {student.num_layers}"
@@ -189,7 +151,7 @@ def distil(
     if outputs:
         write_predictions(folder / PREDICTIONS, split, reported, task, outputs)
     write_model_card(folder / "student", metrics, config)
-    if deadline is not None:  # from now on config.yaml repeats the run, whatever a machine makes of its budget
+    if deadline is not None or asked is not None:  # from now on config.yaml repeats the run without budget and search
         atomic_write(folder / "config.yaml", dump_config(settled(config, trained)))
     atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     drop_stages(folder)
@@ -198,6 +160,8 @@ def distil(
 
 def settled(config: RunConfig, trained: Trained) -> RunConfig:
     """The config with the epochs that its budget came to, in place of the budget."""
+    if config.budget is None:
+        return config
     raw = config.model_dump(mode="json")
     for stage, epochs in zip(trained.by_stage, trained.epochs, strict=False):
         set_value(raw, ["method", "stages", stage["name"], "train", "epochs"], epochs, "budget")
