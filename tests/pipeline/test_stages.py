@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from distilect.errors import RunError
@@ -16,6 +17,7 @@ from distilect.pipeline import run
 from distilect.pipeline import stages as pipeline_stages
 from distilect.selection import actor_critic
 from distilect.training.trainer import DistillationTrainer
+from tests.launch import run_ranks
 from tests.pipeline.helpers import Job
 from tests.presets import slow
 
@@ -137,7 +139,7 @@ def small() -> Iterator[None]:
 
 
 LEARNED: dict[str, Any] = {
-    "rlkd": {"name": "rlkd", "teachers": {"warmup_updates": 2}},
+    "rlkd": {"name": "rlkd", "teachers": {"policy_updates": 2}},
     "akskd": {"name": "akskd", "loss_weights": {"episodes": 2, "share": 0.5, "phases": 2}},
     "dynamic-objective": {"name": "dynamic-objective"},
     "dynamic-data": {"name": "dynamic-data"},
@@ -167,3 +169,17 @@ def test_keep_runs_and_is_told_in_stages(job: Job) -> None:
     result = run(job.config(name="keep", method="keep"))[0]
     assert [stage["name"] for stage in result.metrics["stages"]] == ["body", "outputs"]
     assert {"train/loss_feature", "train/loss_attention"} <= set(history(result.folder)[0])
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_stages_of_one(job: Job, tmp_path: Path) -> None:
+    train = job.raw()["train"] | {"dropout": 0.0}
+    alone = run(job.config(name="alone", method=TWO, train=train))[0]
+    run_ranks(2, lambda: run(job.config(name="both", method=TWO, train=train)) and None, tmp_path)
+    folder = alone.folder.with_name("both")
+    assert {p.name for p in folder.iterdir()} == {p.name for p in alone.folder.iterdir()}
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for one, other in zip(alone.metrics["stages"], metrics["stages"], strict=True):
+        assert (one["steps"], one["tokens"]) == (other["steps"], other["tokens"])
+    one, two = weights(alone.folder), weights(folder)
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
