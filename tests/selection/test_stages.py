@@ -83,6 +83,12 @@ def test_keep_copies_what_the_teachers_have(models: Any, teacher: Any, tokens: s
     assert body.knowledge["feature"].get("tokens", "all") == tokens and ("attention" in body.knowledge) == attention
 
 
+def test_without_labels_the_largest_teacher_stands_for_the_best():
+    models = layout(teacher_layers=(2, 4))
+    body = stages_of(MethodConfig(name="keep"), TrainConfig(), models, labelled=False)[0].method
+    assert body.teachers == {"teacher": "b"}
+
+
 def test_keep_has_no_first_stage_where_no_teacher_has_hidden_states():
     assert [s.name for s in stages({"name": "keep"}, teacher_layers=(0, 0))] == ["outputs"]
 
@@ -93,6 +99,7 @@ def test_keep_has_no_first_stage_where_no_teacher_has_hidden_states():
         ({"name": "keep", "alpha": 0.5}, r"set alpha in one of them, as method\.stages\.STAGE\.method\.alpha="),
         ({"name": "keep", "stages": {"body": False, "outputs": False}}, "no stage is left"),
         ({"name": "keep", "stages": {"output": False}}, "no stage 'output' to leave out.*'outputs'"),
+        ({"stages": {"../../a": {}}}, r"got the name '\.\./\.\./a', expected letters"),
         ({"name": "keep", "stages": {"outputs": 3}}, "outputs is 3, expected its settings"),
         (
             {"name": "keep", "stages": {"outputs": {"trian": {}}}},

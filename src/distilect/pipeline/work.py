@@ -125,7 +125,8 @@ class Workbench:
     def stages(self, config: MethodConfig, student: Student) -> list[Stage]:
         """The stages of a method, suited to these models; a single one for a method without stages."""
         pool = self.teachers if has_stages(config) else []
-        return stages_of(config, self.config.train, layout_of(student, pool, self.data.task))
+        labelled = bool(self.data.validation.num_labelled) and not self.data.agreement
+        return stages_of(config, self.config.train, layout_of(student, pool, self.data.task), labelled)
 
     def at(self, stage: Stage) -> Workbench:
         """The same with the settings and rows of a stage."""

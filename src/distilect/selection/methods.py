@@ -34,7 +34,8 @@ class Preset:
     """A method: a named choice of the three selectors and of the kinds of knowledge, nothing more; or a sequence of such choices.
 
     `teachers` is None where no teacher is asked. By default labels weigh 1 - alpha, the response alpha,
-    and every other kind 1. `stages` suits the stages to the models: layout → name → `StageConfig`, as plain values.
+    and every other kind 1. `stages` suits the stages to the models: (layout, whether the
+    validation split has labels) → name → `StageConfig`, as plain values.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Preset:
     knowledge: Mapping[str, Any] = field(default_factory=lambda: dict(_LABELS_AND_RESPONSE))
     loss_weights: Spec = "fixed"
     alpha: float = 0.5
-    stages: Callable[[Layout], Mapping[str, Any]] | None = None
+    stages: Callable[[Layout, bool], Mapping[str, Any]] | None = None
 
 
 _PRESETS = (

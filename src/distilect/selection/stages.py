@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from distilect.config import MethodConfig, StageConfig, TrainConfig, parse_part
 from distilect.errors import ConfigError, MethodError, did_you_mean
 from distilect.knowledge import Layout
 from distilect.selection.methods import get_preset
+
+_NAME = re.compile(r"[\w+-]+")
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,14 @@ def likely_stages(config: MethodConfig, train: TrainConfig) -> list[Stage]:
     return stages_of(config, train, Layout(False, 1, 1, **one, same_tokens=(True,), attention=(True,)))
 
 
-def stages_of(config: MethodConfig, train: TrainConfig, layout: Layout) -> list[Stage]:
+def stages_of(config: MethodConfig, train: TrainConfig, layout: Layout, labelled: bool = True) -> list[Stage]:
     """The stages of a method for models of that layout, in order.
 
     A stage's method is merged with the one that has the stages. A stage without `share` has an equal part of what the others leave. Its
     `epochs` and `token_budget` are its share of the run's, unless it sets its own.
+
+    Args:
+        labelled: the validation split has labels of its own.
 
     Raises:
         ConfigError: a stage is not as `StageConfig` says, or the shares add up to more than 1.
@@ -66,7 +72,7 @@ def stages_of(config: MethodConfig, train: TrainConfig, layout: Layout) -> list[
             f"method {config.name!r} is a sequence of stages: set {key} in one of them, as method.stages.STAGE.method.{key}=…"
         )
     else:
-        found = _merged(preset.stages(layout), config.stages or {}, {})
+        found = _merged(preset.stages(layout, labelled), config.stages or {}, {})
     if not found:
         raise MethodError(f"method {config.name!r}: no stage is left: name one as stages: {{outputs: {{method: kd}}}}")
     return [
@@ -79,6 +85,10 @@ def _merged(preset: Mapping[str, Any], given: Mapping[str, Any], method: Mapping
     """The preset's stages with the config's changes in them; a stage that is new comes after them, and starts from `method`."""
     found: dict[str, Any] = {name: dict(stage) for name, stage in preset.items()}
     for name, changes in given.items():
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"stages: got the name {name!r}, expected letters, digits, _, + and -: it becomes that of a folder"
+            )
         if changes is False:
             if name not in found:
                 raise MethodError(f"stages: there is no stage {name!r} to leave out.{did_you_mean(name, found)}")
