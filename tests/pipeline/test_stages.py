@@ -60,7 +60,7 @@ def test_one_history_one_selection_and_costs_of_all_stages(finished: Any) -> Non
     assert of_all[1]["teacher/b"] == pytest.approx(0.5)
     assert {row["stage"] for row in pq.read_table(folder / "rows.parquet").to_pylist()} == {"first", "second"}
     assert not (folder / "stages").exists()
-    assert "second" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "uniform, 1 epochs, 5 steps" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_stage_begins_with_the_weights_of_the_one_before(job: Job) -> None:

@@ -72,6 +72,7 @@ def build_report(run_folder: str | Path) -> Path:
         circumstances={
             "Cost": _listed(metrics, _COST) + (teachers_ran if isinstance(live, bool) else []),
             "Rows": _listed(metrics, _ROWS),
+            "Stages": [_stage(stage, result.primary) for stage in records(metrics.get("stages"))],
             _validation_heading(metrics): [
                 (name, words.score(number(score)))
                 for name, score in mapping(part(metrics, "student", "validation")).items()
@@ -82,6 +83,14 @@ def build_report(run_folder: str | Path) -> Path:
         },
         config=run.config,
     )
+
+
+def _stage(stage: Mapping[str, Any], primary: str | None) -> tuple[str, str]:
+    """One stage of a run: its name, and what it did."""
+    score = words.score(number(part(stage, "validation", primary or "")))
+    length = f"{number(stage.get('epochs')) or 0:g} epochs, {words.whole(number(stage.get('steps')))} steps"
+    seconds = words.duration(number(stage.get("seconds")))
+    return str(stage.get("name")), f"{stage.get('method')}, {length}, {seconds}; {score} on the validation split"
 
 
 def _validation_heading(metrics: Mapping[str, Any]) -> str:
