@@ -99,7 +99,7 @@ def test_labels_called_label_0_go_all_the_way(tmp_path: Path) -> None:
     result = run(job.config(teachers=[teacher], student="t[layers=1]", method="kd"))[0]
     scores = evaluate(str(result.folder / "student"), str(job.dev), precision="fp32")["scores"]
     assert scores == pytest.approx(result.metrics["student"]["scores"])
-    run(job.config(teachers=[str(result.folder / "student")], student="student", method="kd", name="again"))
+    run(job.config(teachers=[str(result.folder / "student")], student="toy", method="kd", name="again"))
     relabel(job.dev, {"LABEL_0": "0", "LABEL_1": "1"})
     numbered = evaluate(str(result.folder / "student"), str(job.dev), precision="fp32")["scores"]
     assert list(numbered.values()) == pytest.approx(list(scores.values()))

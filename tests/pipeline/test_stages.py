@@ -31,7 +31,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="module")
 def finished(job: Job) -> Any:
-    return run(job.config(name="two", method=TWO))[0]
+    return run(job.config(name="two", method=TWO, train=job.raw()["train"] | {"evaluations": 5}))[0]
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -88,7 +88,6 @@ def test_a_killed_run_goes_on_in_its_stage_and_ends_as_the_uninterrupted_one(
 ) -> None:
     """Killed in a step of the first stage (4), between the stages (5), in a step of the second (6)."""
     config = job.config(name=f"killed-{where}", method=TWO, train=job.raw()["train"] | {"evaluations": 5})
-    whole = run(config.model_copy(update={"name": f"whole-{where}"}))[0]
     step, seen = DistillationTrainer._after_step, []
 
     def kill(self: Any, state: Any, control: Any) -> None:
@@ -119,14 +118,14 @@ def test_a_killed_run_goes_on_in_its_stage_and_ends_as_the_uninterrupted_one(
     monkeypatch.setattr(DistillationTrainer, "train", counted)
     result = run(config)[0]
     assert len(trained) == (2 if where == 4 else 1)
-    assert history(result.folder) == history(whole.folder)
-    one, two = weights(result.folder), weights(whole.folder)
+    assert history(result.folder) == history(finished.folder)
+    one, two = weights(result.folder), weights(finished.folder)
     assert all(one[name].equal(two[name]) for name in one)
 
 
 def test_a_finished_run_in_stages_is_not_lengthened(job: Job, finished: Any) -> None:
     with pytest.raises(RunError, match="holds a finished run: use overwrite"):
-        run(job.config(name="two", method=TWO, train=job.raw()["train"] | {"epochs": 3}))
+        run(job.config(name="two", method=TWO, train=job.raw()["train"] | {"evaluations": 5, "epochs": 3}))
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ import pytest
 from distilect.config import RunConfig, load_config
 from distilect.data import load_data
 from distilect.experiments import Plan, Trial, compare, load_compare
-from distilect.experiments.runner import _with_choice
 from distilect.experiments.trials import choices
 from distilect.models import parse_spec
 from distilect.pipeline import run
 from distilect.pipeline.folders import plan_folders
+from distilect.pipeline.search import with_choice
 from distilect.selection import build_teacher_selector, get_preset
 from tests.tiny import SENTENCES, tiny_albert, tiny_bert, tiny_roberta, tiny_xlnet
 
@@ -264,7 +264,7 @@ def grid_commands() -> list[list[str]]:
 def tried(trial: Trial) -> list[RunConfig]:
     """The config of every choice that the trial's search tries."""
     config = Plan(load_compare(GRID)).run_config(trial.setup, trial)
-    return [_with_choice(config, choice) for choice in choices(trial.method)]
+    return [with_choice(config, choice) for choice in choices(trial.method)]
 
 
 def test_the_grid_is_the_papers_for_every_method() -> None:

@@ -34,7 +34,8 @@ from tests.site.blocks import DOCS, LANGUAGES, MARKS, Block, blocks, inline_comm
 from tests.tiny import tiny_bert
 
 SLOW = {"tutorial/demo.md", "tutorial/ship.md"}  # fine-tunes three teachers, if tiny ones; exports
-QUICKER = {"rlkd.md": ["method.teachers.policy_updates=20"]}  # two thousand take twenty seconds
+# two thousand updates of a policy take twenty seconds
+QUICKER = {"rlkd.md": ["method.teachers.policy_updates=20"], "keep.md": ["train.epochs=1"]}
 REVIEWS = next(block for block in blocks("tutorial/own-data.md") if block.title == "reviews.yaml")
 CODE = [page for page in pages() if any(b.language in ("bash", "python", "yaml") for b in blocks(page))]
 
@@ -127,7 +128,7 @@ def run(command: str, block: Block) -> None:
     """Run a line of a shell block; our own verbs in this process, which has loaded torch already, and modules in a fork of it."""
     words = shlex.split(command)
     if words[0] == "distilect":
-        more = QUICKER.get(block.page, []) if words[1] == "run" else []
+        more = QUICKER.get(block.page, []) if words[1] in ("run", "distill", "pretrain") else []
         result = CliRunner().invoke(app, [*words[1:], *more], prog_name="distilect")
         assert result.exit_code == 0, f"{block.place}: {command}\n{result.output}\n{result.exception!r}"
         return
