@@ -167,7 +167,7 @@ def test_ten_million_rows_open_in_constant_time_and_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_streamed_table_of_many_rows_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "LARGE", 1 << 16)
     monkeypatch.setattr(store, "_SMALL", 1 << 20)
