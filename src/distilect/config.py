@@ -289,10 +289,7 @@ class TrainConfig(Part):
         description="false: checkpoints hold weights only and a stopped training starts anew; faster for short trainings",
     )
     logging_steps: int = Field(10, ge=1, description="optimiser steps between two lines of history")
-    dropout: Fraction | None = Field(
-        0.0,
-        description="dropout of the student; null: that of its config. A small student under-fits: dropout costs it points",
-    )
+    dropout: Fraction | None = Field(0.0, description="dropout of the student; null: that of its config")
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0.0)]] | None = Field(
         None,
         description="weights of the classes in label knowledge, by label (others: 1); balanced: inversely to their rows in train",

@@ -45,6 +45,12 @@ def test_by_default_half_of_the_first_teacher_learns_by_keep(job: Job, capsys: p
     assert "stage outputs (2 of 2): labels, response from a (uniform); fixed weights, 5 epochs" in plan
 
 
+def test_a_keep_with_changes_is_as_long(job: Job) -> None:
+    method = {"name": "keep", "stages": {"body": False}}
+    result = told(job, "changed", job.teachers[:1], method=method)
+    assert load_config(result.folder / "config.yaml").train.epochs == 10
+
+
 def test_layers_and_settings_are_as_they_are_given(job: Job) -> None:
     result = told(job, "three", job.teachers[:1], layers=3, method="kd", overrides=["train.epochs=1"])
     assert result.metrics["student"]["layers"] == 3 and result.metrics["cost"]["steps"] == 3

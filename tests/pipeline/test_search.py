@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,9 +61,12 @@ def test_the_better_rate_is_chosen_and_dev_is_not_seen(job: Job, monkeypatch: py
     monkeypatch.setattr(search, "distil", watched)
     # labels of the validation split that the trained student gets right and the untrained one does not are not left to chance
     scores = iter([{"accuracy": 0.4}, {"accuracy": 0.9}])
-    monkeypatch.setattr(
-        search, "_trained", lambda *args: watched(*args[:1], args[1], args[2], False, report=False) and next(scores)
-    )
+
+    def scored(bench: Any, folder: Path) -> Any:
+        watched(bench, folder, bench.config, False, report=False)
+        return {"student": {"validation": next(scores)}}
+
+    monkeypatch.setattr(search, "trained", scored)
     result = run(settings(job, "rates"))[0]
     assert seen == [(None, 1e-9), (None, 3e-3)]
     config = load_config(result.folder / "config.yaml")
@@ -83,6 +87,23 @@ def test_a_search_is_made_once_and_a_stopped_run_goes_on(job: Job, monkeypatch: 
     assert [path.name for path in found.iterdir()] == ["found.json"]
     monkeypatch.setattr(search, "_halving", None)  # a second search would need it
     assert run(config)[0].folder.name == "once"
+
+
+def test_a_stopped_search_goes_on_with_its_lengths(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, distil, seen = settings(job, "stopped"), search.distil, []
+
+    def stop(bench: Any, folder: Path, *args: Any, **options: Any) -> Any:
+        seen.append(folder.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return distil(bench, folder, *args, **options)
+
+    monkeypatch.setattr(search, "distil", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(search, "measure_pace", None)  # measured again, the lengths would be others
+    run(config)
+    assert seen == ["round-1-0", "round-1-1", "round-1-1"]
 
 
 def test_what_cannot_be_searched_is_an_error(job: Job) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distilect.config import RunConfig, TeacherConfig, dump_config
+from distilect.config import RunConfig, TeacherConfig
 from distilect.data import Data, load_data
 from distilect.errors import ConfigError, DistilectError, MethodError, RunError
 from distilect.experiments.config import PoolTeacherConfig
@@ -29,10 +29,9 @@ from distilect.experiments.scenarios import for_student, for_teacher, parts_of, 
 from distilect.experiments.trials import SPLIT_SEED, Plan, Setup, Trial, choices
 from distilect.files import atomic_write, locked
 from distilect.models import Student, Teacher
-from distilect.pipeline.job import distil
 from distilect.pipeline.predictions import PREDICTIONS as RUN_PREDICTIONS
 from distilect.pipeline.predictions import read_predictions as read_run_predictions
-from distilect.pipeline.search import with_choice
+from distilect.pipeline.search import trained, with_choice
 from distilect.pipeline.teachers import finetuned_teacher, named_teachers, teachers_of
 from distilect.pipeline.work import Workbench, enlarged
 from distilect.selection import asks_teachers
@@ -118,7 +117,7 @@ class Runner:
                 config = with_choice(config, tuned["chosen"])
             bench = self.workbench(config, trial.seed)
             bench.config = self._with_budget(bench, trial)
-            metrics = _trained(bench, self.plan.config.folder / TRIALS / trial.key)
+            metrics = trained(bench, self.plan.config.folder / TRIALS / trial.key)
         return self._result(trial, metrics, tuned, bench.data, time.perf_counter() - started)
 
     def keep(self, trial: Trial, result: Result) -> None:
@@ -205,7 +204,7 @@ class Runner:
             if not len(bench.data.validation):
                 raise ConfigError("tune: there is no validation split to choose by: set data.validation_size")
             bench.config = self._with_budget(bench, trial)
-            metrics = _trained(bench, point)
+            metrics = trained(bench, point)
             for heavy in ("student", "checkpoints", "tensorboard"):
                 shutil.rmtree(point / heavy, ignore_errors=True)
             tried.append(
@@ -272,13 +271,3 @@ def _made(setup: Setup, config: RunConfig, clean: Data) -> list[TeacherConfig]:
             raise RunError(f"teacher {name}: {error}") from error
         found.append(TeacherConfig(name=name, path=str(folder), max_length=spec.max_length))
     return found
-
-
-def _trained(bench: Workbench, folder: Path) -> dict[str, Any]:
-    """Metrics of the bench's student; goes on where an earlier attempt was stopped, even after its last file was written."""
-    recorded, done = folder / "config.yaml", folder / "metrics.json"
-    if recorded.exists() and recorded.read_text(encoding="utf-8") != dump_config(bench.config):
-        shutil.rmtree(folder)  # begun with other settings
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
-    return distil(bench, folder, bench.config, False, report=False).metrics

@@ -84,7 +84,8 @@ def distill(
         raise ConfigError(f"got both student={student!r} and layers={layers}: write {student}[layers={layers}]")
     set_values(raw, settings)
     apply_overrides(raw, overrides)
-    if raw["method"] in ("keep", {"name": "keep"}) and budget is None:
+    named = raw["method"] if isinstance(raw["method"], str) else raw["method"].get("name")
+    if named == "keep" and raw["budget"] is None:
         raw["train"] = {"epochs": KEEP_EPOCHS} | dict(raw.get("train") or {})
     raw["data"] |= {
         role: table_path(raw["data"].get(role), role, folder) for role in ("train", "dev", "validation", "extra")

@@ -7,12 +7,10 @@ stopped goes on with it.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from distilect import ranks
@@ -79,9 +77,7 @@ def plan_epochs(
     """
     file = folder / PLAN
     if not ranks.from_main(int(file.exists())):
-        with tempfile.TemporaryDirectory() as scratch:
-            trial = replace(student, model=copy.deepcopy(student.model))
-            pace = measure_pace(trial, rows, copy.deepcopy(method), prepared, train, Path(scratch), seed, _EVALUATED)
+        pace = measure_pace(student, rows, method, prepared, train, seed, _EVALUATED)
         seconds = share * _KEPT * (deadline.left() - _END - reported * pace.evaluation)
         epochs = epochs_for(seconds, pace, train, len(rows.validation))
         if ranks.is_main():

@@ -302,8 +302,7 @@ class Pilot:
         """Seconds per step and per evaluated row; tokens per row."""
         data, train = self.bench.data, self.config.train
         rows = training_rows(self.student, data.train, data.validation, data.task)
-        folder = self.folder / "checkpoints"
-        found = pace.measure_pace(self.student, rows, self.method, self.prepared, train, folder, self.config.seed)
+        found = pace.measure_pace(self.student, rows, self.method, self.prepared, train, self.config.seed)
         return found.token * found.row * train.batch_size, found.evaluation, found.row
 
     def _signal_bytes(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,20 +47,34 @@ def measure_pace(
     method: Method,
     prepared: Prepared,
     config: TrainConfig,
-    folder: Path,
     seed: int,
     evaluated: int | None = None,
 ) -> Pace:
-    """Train for some seconds; student and method are changed by it.
+    """Train copies of student and method for some seconds, and write a checkpoint of them.
 
     Args:
-        folder: for a checkpoint, which is only timed.
         evaluated: so many rows of train are run without gradient at most; None: all.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        return _measured(
+            copy.deepcopy(student.model), rows, copy.deepcopy(method), prepared, config, Path(folder), seed, evaluated
+        )
+
+
+def _measured(
+    model: Any,
+    rows: TrainingRows,
+    method: Method,
+    prepared: Prepared,
+    config: TrainConfig,
+    folder: Path,
+    seed: int,
+    evaluated: int | None,
+) -> Pace:
     once = {"epochs": 1.0, "evaluations": 1, "early_stopping_patience": None, "token_budget": None}
     clock = _Clock()
     trainer = DistillationTrainer(
-        student.model,
+        model,
         rows,
         method,
         prepared.source,

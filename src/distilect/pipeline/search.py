@@ -6,22 +6,20 @@ All choices are trained for a short time; the better third of them again, from t
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distilect import ranks
-from distilect.config import MethodConfig, RunConfig, TrainConfig, parse_part, seconds_of, set_value
+from distilect.config import MethodConfig, RunConfig, TrainConfig, dump_config, parse_part, seconds_of, set_value
 from distilect.errors import ConfigError
 from distilect.files import atomic_write
-from distilect.pipeline.budget import epoch_seconds
+from distilect.pipeline.budget import PLAN, epoch_seconds
 from distilect.pipeline.folders import SEARCH
 from distilect.pipeline.job import distil
 from distilect.pipeline.metrics import score_text
@@ -86,6 +84,7 @@ def searched(config: RunConfig, bench: Workbench) -> RunConfig:
             atomic_write(file, json.dumps({"chosen": tried[-1]["choice"], "tried": tried}, indent=1) + "\n")
             for path in folder.glob("round-*"):
                 shutil.rmtree(path, ignore_errors=True)
+            (folder / PLAN).unlink(missing_ok=True)
         ranks.barrier()
     chosen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["chosen"]
     console.print(f"search: {_text(chosen)} → {file}", markup=False)
@@ -97,7 +96,14 @@ def _halving(config: RunConfig, bench: Workbench, found: list[dict[str, Any]], f
     assert config.search is not None
     primary = bench.data.task.primary
     counts, tried = rounds(len(found)), list[dict[str, Any]]()
-    lengths = _lengths(config, bench, counts)
+    plan = folder / PLAN  # of a search that was stopped: measured again, the lengths would be others
+    if not ranks.from_main(int(plan.exists())):
+        measured = _lengths(config, bench, counts)
+        if ranks.is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(plan, json.dumps(measured))
+        ranks.barrier()
+    lengths = json.loads(plan.read_text(encoding="utf-8"))
     for number, (count, epochs) in enumerate(zip(counts, lengths, strict=True), start=1):
         of_round = list[dict[str, Any]]()
         for place, choice in enumerate(found[:count]):
@@ -105,7 +111,7 @@ def _halving(config: RunConfig, bench: Workbench, found: list[dict[str, Any]], f
             single = with_choice(config, choice).model_copy(update={"name": name, "search": None, "budget": None})
             train = single.train.model_copy(update={"epochs": epochs, "token_budget": None})
             single = single.model_copy(update={"train": train, "baselines": []})
-            validation = _trained(bench, folder / name, single)
+            validation = trained(replace(bench, config=single), folder / name)["student"]["validation"]
             console.print(f"search, round {number}: {_text(choice)}: {score_text(validation)}", markup=False)
             of_round.append({"choice": choice, "epochs": epochs, "validation": validation})
         of_round.sort(key=lambda one: -float(one["validation"][primary]))  # stable: of equals the first
@@ -114,17 +120,14 @@ def _halving(config: RunConfig, bench: Workbench, found: list[dict[str, Any]], f
     return tried
 
 
-def _trained(bench: Workbench, folder: Path, config: RunConfig) -> dict[str, float]:
-    """Scores on the validation split; goes on where it was stopped."""
-    done = folder / "metrics.json"
+def trained(bench: Workbench, folder: Path) -> dict[str, Any]:
+    """Metrics of the bench's student; goes on where an earlier attempt was stopped, even after its last file was written."""
+    recorded, done = folder / "config.yaml", folder / "metrics.json"
+    if ranks.is_main() and recorded.exists() and recorded.read_text(encoding="utf-8") != dump_config(bench.config):
+        shutil.rmtree(folder)  # begun with other settings
     if not ranks.from_main(int(done.exists())):
-        distil(bench, folder, config, False, report=False)
-        if ranks.is_main():
-            for heavy in ("student", "checkpoints", "tensorboard"):
-                shutil.rmtree(folder / heavy, ignore_errors=True)
-        ranks.barrier()
-    scores: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))["student"]["validation"]
-    return scores
+        return distil(bench, folder, bench.config, False, report=False).metrics
+    return dict(json.loads(done.read_text(encoding="utf-8")))
 
 
 def _lengths(config: RunConfig, bench: Workbench, counts: Sequence[int]) -> list[float]:
@@ -134,10 +137,7 @@ def _lengths(config: RunConfig, bench: Workbench, counts: Sequence[int]) -> list
     held = len(bench.data.validation)
     for ready in prepare_stages(replace(bench, config=config), student):
         train = ready.stage.train
-        with tempfile.TemporaryDirectory() as scratch:
-            trial = replace(student, model=copy.deepcopy(student.model))
-            method = copy.deepcopy(ready.method)
-            pace = measure_pace(trial, ready.rows, method, ready.prepared, train, Path(scratch), config.seed, held)
+        pace = measure_pace(student, ready.rows, ready.method, ready.prepared, train, config.seed, held)
         cost = epoch_seconds(pace, train, held)
         fixed += 0.0 if ready.stage.share else train.epochs * cost
         epoch += ready.stage.share * cost

@@ -41,8 +41,10 @@ class Projections:
             if self._loaded is not None:
                 self.optimizer.load_state_dict(self._loaded)
 
-    def begin_step(self) -> None:
-        """Forget the gradients of the step before."""
+    def begin_step(self, progress: float) -> None:
+        """Forget the gradients of the step before; the kinds of knowledge learn how far training is."""
+        for kind in self.modules:
+            kind.begin_step(progress)  # type: ignore[operator]
         for parameter in self.parameters:
             parameter.grad = None
 

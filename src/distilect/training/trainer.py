@@ -331,9 +331,7 @@ class DistillationTrainer(ResumableTrainer):
             selector.begin_epoch(self.probe, epoch)
 
     def _begin_step(self, state: Any, control: Any) -> None:
-        self.projections.begin_step()
-        for kind in self.method.knowledge:
-            kind.begin_step(self.progress)
+        self.projections.begin_step(self.progress)
 
     def _count_probe(self, lengths: NDArray[np.integer], passes: int) -> None:
         """Count passes without gradient over rows of so many tokens, of all ranks together: each of them says the same."""
