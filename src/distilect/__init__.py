@@ -11,6 +11,8 @@ Example:
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from distilect.pipeline import RunResult, distill, run
 
 __all__ = ["DistilectError", "RunConfig", "RunResult", "__version__", "distill", "load_config", "run"]
+
+# OpenMP's threads spin while they wait. On a busy machine they then take the cores from the threads that they wait for: training is 7 ×
+# slower beside four busy processes. A short spin is as fast on a quiet machine (benchmarks/threads.py). OpenMP reads this when torch is loaded.
+if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 _HOMES = {
     "DistilectError": "distilect.errors",
