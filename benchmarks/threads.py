@@ -71,7 +71,13 @@ def tokens_per_second(seconds: float) -> float:
     from distilect.models import build_student
     from distilect.tasks import Task
 
-    student = build_student(StudentConfig(init=BACKBONE), Task("speed", "classification", ("0", "1"), ("accuracy",), 1), {}, 0, max_length=LENGTH)
+    student = build_student(
+        StudentConfig(init=BACKBONE),
+        Task("speed", "classification", ("0", "1"), ("accuracy",), 1),
+        {},
+        0,
+        max_length=LENGTH,
+    )
     model = student.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     inputs = {"input_ids": torch.randint(1000, 20_000, (BATCH, LENGTH)), "labels": torch.randint(0, 2, (BATCH,))}

@@ -10,7 +10,7 @@ import pytest
 
 from distilect.config import TrainConfig, load_config, parse_config, seconds_of
 from distilect.errors import ConfigError, RunError
-from distilect.pipeline import budget, pace, run
+from distilect.pipeline import budget, pace, run, stages
 from distilect.pipeline.budget import Deadline, epoch_seconds, epochs_for
 from distilect.pipeline.pace import Pace
 from distilect.training.trainer import DistillationTrainer
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_with_the_plan_that_it_made(
         with pytest.raises(KeyboardInterrupt):
             run(config)
     plan = json.loads((job.folder / "runs" / "stopped" / "plan.json").read_text())
-    monkeypatch.setattr(budget, "measure_pace", None)  # a second plan would need it
+    monkeypatch.setattr(stages, "measure_pace", None)  # a second plan would need it
     result = run(config)[0]
     assert result.metrics["cost"]["resumed_at_step"] == 5
     assert result.metrics["cost"]["steps"] == 5 * plan["epochs"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,9 @@ from distilect import ranks
 from distilect.config import TrainConfig, seconds_of
 from distilect.errors import RunError
 from distilect.files import atomic_write
-from distilect.models import Student
-from distilect.pipeline.pace import Pace, measure_pace
+from distilect.pipeline.pace import Pace
 from distilect.progress import console
 from distilect.report.words import duration
-from distilect.selection import Method
-from distilect.signals import Prepared
-from distilect.training import TrainingRows
 
 PLAN = "plan.json"  # the epochs of a stage, while it is trained
 MOST_EPOCHS = 100  # what small tasks are trained for in CoFi (Xia et al., 2022)
@@ -57,32 +54,30 @@ class Deadline:
 def plan_epochs(
     deadline: Deadline,
     share: float,
-    student: Student,
-    rows: TrainingRows,
-    method: Method,
-    prepared: Prepared,
+    pace_of: Callable[[int], Pace],
     train: TrainConfig,
     folder: Path,
-    seed: int,
+    held: int,
     reported: int,
 ) -> TrainConfig:
     """The stage's settings with as many epochs as its time allows; the plan that was made before, where it was stopped.
 
     Args:
         share: of the time that is left.
-        reported: rows of dev, which the student is run on in the end.
+        pace_of: measures what the stage's steps cost; its argument is the number of rows to evaluate on.
+        held, reported: rows of the validation split, and of dev, which the student is run on in the end.
 
     Raises:
         RunError: there is not enough time for a single step.
     """
     file = folder / PLAN
     if not ranks.from_main(int(file.exists())):
-        pace = measure_pace(student, rows, method, prepared, train, seed, _EVALUATED)
+        pace = pace_of(_EVALUATED)
         seconds = share * _KEPT * (deadline.left() - _END - reported * pace.evaluation)
-        epochs = epochs_for(seconds, pace, train, len(rows.validation))
+        epochs = epochs_for(seconds, pace, train, held)
         if ranks.is_main():
             atomic_write(file, json.dumps({"epochs": epochs}))
-        cost = epochs * (epoch_seconds(pace, train, len(rows.validation)))
+        cost = epochs * (epoch_seconds(pace, train, held))
         console.print(f"planned: {epochs:g} epochs, {duration(cost)} at {1 / pace.token:,.0f} tokens/s")
         ranks.barrier()
     epochs = float(json.loads(file.read_text(encoding="utf-8"))["epochs"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 from distilect import ranks
 from distilect.config import RunConfig, dump_config, parse_config, set_value
+from distilect.data import Table
 from distilect.export import write_model_card
 from distilect.files import atomic_write
+from distilect.models import Student
 from distilect.pipeline.budget import Deadline
 from distilect.pipeline.folders import claim, save_student
 from distilect.pipeline.metrics import (
@@ -26,11 +29,12 @@ from distilect.pipeline.metrics import (
     versions,
 )
 from distilect.pipeline.predictions import PREDICTIONS, write_predictions
-from distilect.pipeline.stages import Trained, drop_stages, prepare_stages, train_stages
+from distilect.pipeline.stages import Ready, Trained, drop_stages, prepare_stages, train_stages
 from distilect.pipeline.work import Workbench
 from distilect.progress import console
 from distilect.report import build_report
 from distilect.selection import asks_teachers
+from distilect.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -67,71 +71,129 @@ def distil(
     """
     started = datetime.now(timezone.utc)
     bench = replace(bench, config=config)
-    task, data = bench.data.task, bench.data
 
     # The student, and every stage's method with the signals of its teachers: what can fail before training fails now.
     student = bench.new_student()
     stages = prepare_stages(bench, student)
-    lines = [line for ready in stages for line in [*ready.prepared.report, *ready.rows.report("student")]]
-    lines += [ready.plan(deadline is not None) for ready in stages if ready.of_run]
-    for line in dict.fromkeys([*student.report, *lines]):
-        console.print(line, markup=False)
+    _announce(student, stages, timed=deadline is not None)
 
     # Everything that can fail before training has worked, so an earlier run may be replaced now.
     ranks.on_main(claim, folder, asked or config, overwrite)
-    speed = {}
-    if bench.speeds is not None and ranks.is_main():
-        shape = f"{student.source['init']} {student.num_layers}"
-        if shape not in bench.speeds:
-            bench.speeds[shape] = speeds(student, bench.teachers, data)
-        speed = bench.speeds[shape]
-    if deadline is not None and data.dev is not None:  # what the report needs of the teachers is no surprise at the end
+    speed = _speeds(bench, student)
+    dev = bench.data.dev
+    if deadline is not None and dev is not None:  # what the report needs of the teachers is no surprise at the end
         for teacher in bench.teachers:
-            bench.outputs(teacher, data.dev)
-    trained = train_stages(student, stages, folder, deadline, len(data.dev) if data.dev is not None else 0)
-    trainer, fitted, selection = trained.trainer, trained.fitted, trained.selection
+            bench.outputs(teacher, dev)
+    trained = train_stages(student, stages, folder, deadline, len(dev) if dev is not None else 0)
     ranks.on_main(save_student, student, folder / "student")
 
-    # Outputs of the student and the teachers on dev. Without dev on the validation split, where only the teachers
-    # that the method asks have been run; it has chosen the checkpoint, so it gives no score to report.
-    split, reported = ("dev", data.dev) if data.dev is not None else ("validation", data.validation)
+    reported = _report_outputs(bench, student, trained)
+    metrics = {
+        **_result(bench, student, folder, trained, reported, speed),
+        "rows": row_counts(bench.data, max(ready.rows.encoded.truncated for ready in stages)),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if not ranks.is_main():
+        return RunResult(folder, metrics, None)
+
+    if reported.outputs:
+        write_predictions(folder / PREDICTIONS, reported.split, reported.table, bench.data.task, reported.outputs)
+    write_model_card(folder / "student", metrics, config)
+    if deadline is not None or asked is not None:  # from now on config.yaml repeats the run without budget and search
+        atomic_write(folder / "config.yaml", dump_config(settled(config, trained)))
+    atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    drop_stages(folder)
+    return RunResult(folder, metrics, build_report(folder) if report else None)
+
+
+def _announce(student: Student, stages: Sequence[Ready], timed: bool) -> None:
+    """Print what was decided and what was cut, each line once."""
+    lines = [line for ready in stages for line in [*ready.prepared.report, *ready.rows.report("student")]]
+    lines += [ready.plan(timed) for ready in stages if ready.of_run]
+    for line in dict.fromkeys([*student.report, *lines]):
+        console.print(line, markup=False)
+
+
+def _speeds(bench: Workbench, student: Student) -> dict[str, Any]:
+    """Speed of the student and of its teachers, timed once per shape of student; nothing where it is not asked for."""
+    if bench.speeds is None or not ranks.is_main():
+        return {}
+    shape = f"{student.source['init']} {student.num_layers}"
+    if shape not in bench.speeds:
+        bench.speeds[shape] = speeds(student, bench.teachers, bench.data)
+    return bench.speeds[shape]
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """Outputs of the student and of the teachers on the rows that the report is about.
+
+    Attributes:
+        split, table: dev; without it the validation split, which has chosen the checkpoint and so gives no scores.
+        outputs: logits by `student` or `teacher/NAME`.
+        thresholds: of a multi-label task, by the same names, chosen on the validation split.
+    """
+
+    split: str
+    table: Table
+    outputs: dict[str, Any]
+    thresholds: dict[str, Any]
+
+    def scores(self, task: Task, name: str) -> dict[str, float]:
+        """The scores of one model on dev."""
+        if self.split != "dev" or name not in self.outputs:
+            return {}
+        return task.score(self.outputs[name], self.table.labels, self.thresholds[name])
+
+
+def _report_outputs(bench: Workbench, student: Student, trained: Trained) -> _Reported:
+    """Run the student on the reported rows; of the teachers on the validation split only those that the method asks."""
+    dev = bench.data.dev
+    split, table = ("dev", dev) if dev is not None else ("validation", bench.data.validation)
     outputs: dict[str, Any] = {}
-    if len(reported):
-        encoded = student.encode(reported)
+    if len(table):
+        encoded = student.encode(table)
         for line in encoded.report("student", split) if split == "dev" else ():
             console.print(line, markup=False)
-        outputs["student"] = trainer.predict_rows(encoded)
-        if split == "dev" or asks_teachers(config.method):
-            outputs |= {f"teacher/{t.name}": bench.outputs(t, reported) for t in bench.teachers}
-    cuts = {"student": fitted.thresholds}  # of a multi-label task, from the validation split
+        outputs["student"] = trained.trainer.predict_rows(encoded)
+        if split == "dev" or asks_teachers(bench.config.method):
+            outputs |= {f"teacher/{t.name}": bench.outputs(t, table) for t in bench.teachers}
+    cuts = {"student": trained.fitted.thresholds}
     cuts |= {f"teacher/{t.name}": bench.thresholds(t) for t in bench.teachers if f"teacher/{t.name}" in outputs}
-    scores = {
-        name: task.score(logits, reported.labels, cuts[name]) for name, logits in outputs.items() if split == "dev"
-    }
-    metrics = {
+    return _Reported(split, table, outputs, cuts)
+
+
+def _result(
+    bench: Workbench, student: Student, folder: Path, trained: Trained, reported: _Reported, speed: dict[str, Any]
+) -> dict[str, Any]:
+    """What `metrics.json` says of models, cost and origin."""
+    config, data, task = bench.config, bench.data, bench.data.task
+    return {
         "name": config.name,
         "task": task.to_dict(),
         "method": config.method.name,
         "seed": config.seed,
         "primary": task.primary,
         "student": {
-            "scores": scores.get("student", {}),
-            "validation": fitted.validation,
-            **thresholds_by_label(task, cuts["student"]),
+            "scores": reported.scores(task, "student"),
+            "validation": trained.fitted.validation,
+            **thresholds_by_label(task, reported.thresholds["student"]),
             **student_size(student, folder / "student"),
             **speed.get("student", {}),
         },
         "teachers": [
-            {"name": teacher.name, "scores": scores.get(f"teacher/{teacher.name}", {})}
-            | thresholds_by_label(task, cuts.get(f"teacher/{teacher.name}"))
+            {"name": teacher.name, "scores": reported.scores(task, f"teacher/{teacher.name}")}
+            | thresholds_by_label(task, reported.thresholds.get(f"teacher/{teacher.name}"))
             | teacher_size(teacher)
             | speed.get(f"teacher/{teacher.name}", {})
             for teacher in bench.teachers
         ],
-        "cost": costs(fitted, trained.signals, trained.live_forwards, bench.finetune_seconds, selection),
-        **({"selection": selection} if selection is not None else {}),
+        "cost": costs(
+            trained.fitted, trained.signals, trained.live_forwards, bench.finetune_seconds, trained.selection
+        ),
+        **({"selection": trained.selection} if trained.selection is not None else {}),
         **({"stages": trained.by_stage} if trained.by_stage else {}),
-        "rows": row_counts(data, max(ready.rows.encoded.truncated for ready in stages)),
         "validation_labels": "teachers" if data.agreement else "table",
         "class_weights": dict(zip(task.labels, bench.label_options["class_weights"], strict=False)),
         "signals": {
@@ -142,20 +204,7 @@ def distil(
         "versions": versions(),
         "machine": machine(),
         "data_fingerprint": data_fingerprint(data),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    if not ranks.is_main():
-        return RunResult(folder, metrics, None)
-
-    if outputs:
-        write_predictions(folder / PREDICTIONS, split, reported, task, outputs)
-    write_model_card(folder / "student", metrics, config)
-    if deadline is not None or asked is not None:  # from now on config.yaml repeats the run without budget and search
-        atomic_write(folder / "config.yaml", dump_config(settled(config, trained)))
-    atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    drop_stages(folder)
-    return RunResult(folder, metrics, build_report(folder) if report else None)
 
 
 def settled(config: RunConfig, trained: Trained) -> RunConfig:

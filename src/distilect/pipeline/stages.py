@@ -13,6 +13,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.budget import PLAN, Deadline, plan_epochs
 from distilect.pipeline.folders import STAGES, save_student
 from distilect.pipeline.metrics import data_fingerprint, score_text, versions
+from distilect.pipeline.pace import measure_pace
 from distilect.pipeline.work import Workbench
 from distilect.progress import console
 from distilect.selection import EpisodicSelector, Method, Stage, artefact
@@ -148,8 +150,8 @@ def train_stages(
             train, seed = ready.stage.train, _seed(ready.bench.config.seed, number)
             if deadline is not None and ready.stage.share:
                 share = ready.stage.share / sum(later.stage.share for later in stages[number:])
-                planned = (student, ready.rows, ready.method, ready.prepared, train, folder, seed, reported)
-                train = plan_epochs(deadline, share, *planned)
+                pace_of = partial(measure_pace, student, ready.rows, ready.method, ready.prepared, train, seed)
+                train = plan_epochs(deadline, share, pace_of, train, folder, len(ready.rows.validation), reported)
             trainer, fitted = fit(
                 student,
                 ready.rows,

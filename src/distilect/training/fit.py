@@ -128,12 +128,18 @@ def fit(
         trainer.records.recorder.write(folder / "selection.parquet")
         trainer.records.sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
     student.model = trainer.whole_model()
+    return trainer, _fitted(trainer, student, checkpoint)
+
+
+def _fitted(trainer: DistillationTrainer, student: Student, checkpoint: Path | None) -> Fitted:
+    """Scores of the trained weights on the validation split, and what the training took."""
+    rows = trainer.rows
     logits = trainer.predict_rows(rows.validation_encoded)
     thresholds = rows.task.thresholds(logits, rows.validation.labels)
     validation = rows.task.score(logits, rows.validation.labels, thresholds) if len(logits) else {}
     if thresholds is not None:
         student.model.config.thresholds = list(thresholds)
-    fitted = Fitted(
+    return Fitted(
         validation=validation,
         thresholds=thresholds,
         seconds=trainer.counts.extra["seconds"],
@@ -146,9 +152,8 @@ def fit(
         student_tokens=round(trainer.spent_tokens),
         resumed=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
         epochs=round(float(trainer.state.epoch or 0.0), 6),
-        planned_epochs=config.epochs,
+        planned_epochs=trainer.config.epochs,
     )
-    return trainer, fitted
 
 
 def _checkpoint_for_all(folder: Path) -> Path | None:
