@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from benchmarks.common import BACKBONE, build_trainer, in_turns, open_bench, table, timed_training, write_result
+from benchmarks.common import build_trainer, in_turns, open_bench, table, timed_training, write_result
 from distilect.models import CheckpointTeacher
 from distilect.pipeline.work import Workbench
 
