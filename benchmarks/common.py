@@ -61,7 +61,7 @@ def open_bench(
         "data_dir": data_dir,
         "student": f"{BACKBONE}[layers=3]",
         "output": str(folder),
-        "train": {"load_best_model_at_end": False, "max_length": 128, "logging_steps": 10, **train},
+        "train": {"final_weights": "last", "max_length": 128, "logging_steps": 10, **train},
         "signals": {"live": live},
     }
     return Workbench.open(parse_config(raw | {"teachers": untrained_teachers(raw, [BACKBONE] * teachers, folder)}))

@@ -53,6 +53,6 @@ def test_a_batch_goes_the_way_of_the_figure(tmp_path: Path) -> None:
     figure = hops()
     assert len(figure) <= 10
     trainer = Bench(tmp_path).trainer(
-        {"name": "rlkd", "teachers": {"policy_updates": 20}}, epochs=1, batch_size=40, load_best_model_at_end=False
+        {"name": "rlkd", "teachers": {"policy_updates": 20}}, epochs=1, batch_size=40, final_weights="last"
     )
     assert traced(trainer.train, set(figure)) == figure

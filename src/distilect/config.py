@@ -275,8 +275,10 @@ class TrainConfig(Part):
     max_length: int = Field(128, ge=2, description="in tokens, for all models without their own max_length")
     precision: Precision = Field("auto", description="auto: bf16 if the processor supports it")
     group_by_length: bool = Field(True, description="batches have rows of similar length, with less padding")
-    load_best_model_at_end: bool = Field(
-        True, description="end with the weights of the best validation score, not with the last ones"
+    final_weights: Literal["best", "lowest-loss", "last", "average"] = Field(
+        "best",
+        description="those of the best score or of the lowest loss on the validation split; the last ones; or the mean over the last fifth of "
+        "the steps (Izmailov et al., 2018)",
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="training ends after this many evaluations without a better score"
@@ -297,6 +299,14 @@ class TrainConfig(Part):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of a gold label that is spread evenly over the classes"
     )
+
+    @model_validator(mode="after")
+    def _average_of_a_whole_schedule(self) -> TrainConfig:
+        if self.final_weights == "average" and self.early_stopping_patience is not None:
+            raise ValueError(
+                "final_weights: average is made at the end of the schedule: leave out early_stopping_patience, or use best"
+            )
+        return self
 
 
 class SignalConfig(Part):

@@ -107,12 +107,7 @@ def test_the_settings_are_those_of_the_released_scripts(arm: str, batch: int, wa
     config = load_config(RECIPES[arm])
     train = config.train
     assert (train.learning_rate, train.epochs, train.batch_size, train.warmup_ratio) == (2e-5, 3, batch, warmup)
-    assert (train.max_length, train.load_best_model_at_end, train.weight_decay, train.max_grad_norm) == (
-        128,
-        False,
-        0,
-        1,
-    )
+    assert (train.max_length, train.final_weights, train.weight_decay, train.max_grad_norm) == (128, "last", 0, 1)
     assert config.seed == seed and config.student.init.endswith("bert-base-uncased[layers=0,1,2,3,4,5]")
     for teacher in config.teachers:
         assert teacher.finetune is not None

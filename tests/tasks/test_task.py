@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from distilect.errors import ConfigError, DataError
 from distilect.tasks import Task, default_metrics, kind_of_metrics, named_metrics
@@ -270,3 +271,17 @@ def test_thresholds_are_chosen_where_there_is_something_to_choose_by() -> None:
     assert TOPICS.thresholds(np.zeros((0, 3)), np.zeros((0, 3), np.int8)) is None
     assert TOPICS.thresholds(np.zeros((4, 3)), np.full((4, 3), -100, np.int8)) is None
     assert TOPICS.thresholds(np.zeros((4, 3)), np.zeros((4, 3), np.int8)) == (0.5, 0.5, 0.5)
+
+
+def test_the_loss_is_torchs_own_on_the_labelled_rows() -> None:
+    logits = np.array([[2.0, 1.0, -1.0], [0.0, 3.0, 0.5], [1.0, 1.0, 1.0]])
+    rows = torch.tensor(logits[:2])
+    classes = Task("t", "classification", ("a", "b", "c"), ("accuracy",), 1)
+    expected = torch.nn.functional.cross_entropy(rows, torch.tensor([0, 2]))
+    assert classes.loss(logits, np.array([0, 2, -100])) == pytest.approx(expected.item())
+    several = Task("t", "multi-label", ("a", "b", "c"), ("micro_f1",), 1)
+    labels = np.array([[1, 0, 1], [0, 0, 0], [-100] * 3], np.int8)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(rows, torch.tensor(labels[:2], dtype=torch.float64))
+    assert several.loss(logits, labels) == pytest.approx(expected.item())
+    scores = Task("t", "regression", (), ("pearson",), 1)
+    assert scores.loss(np.array([[1.0], [2.0], [9.0]]), np.array([0.0, 4.0, np.nan])) == pytest.approx(2.5)

@@ -59,13 +59,13 @@ def test_the_learning_rate_rises_and_falls_with_the_tokens(bench: Bench) -> None
 
 
 def test_a_resumed_training_ends_where_the_uninterrupted_one_does(bench: Bench) -> None:
-    whole = bench.trainer("kd", name="whole", token_budget=1600, load_best_model_at_end=False)
+    whole = bench.trainer("kd", name="whole", token_budget=1600, final_weights="last")
     whole.train()
-    first = bench.trainer("kd", name="parts", token_budget=1600, load_best_model_at_end=False)
+    first = bench.trainer("kd", name="parts", token_budget=1600, final_weights="last")
     first.add_callback(_stop_at(7))
     with pytest.raises(KeyboardInterrupt):
         first.train()
-    again = bench.trainer("kd", name="parts", token_budget=1600, load_best_model_at_end=False)
+    again = bench.trainer("kd", name="parts", token_budget=1600, final_weights="last")
     checkpoint = last_checkpoint(bench.folder / "parts")
     assert checkpoint is not None
     again.load_extra_state(checkpoint)

@@ -89,7 +89,7 @@ def trained(trainer: DistillationTrainer) -> list[set[int]]:
 def test_ratio_1_is_kd_bit_for_bit(bench: Bench, rows: Spec) -> None:
     """With dropout: a selector that looks at rows must not draw from the training's random state."""
     runs = [
-        bench.trainer(spec, name=name, epochs=1, load_best_model_at_end=False)
+        bench.trainer(spec, name=name, epochs=1, final_weights="last")
         for name, spec in (("kd", "kd"), ("all", data(ratio=1.0, **rows)))
     ]
     for trainer in runs:
@@ -107,7 +107,7 @@ def test_with_two_equal_teachers_every_mode_is_kd(bench: Bench, teachers: Spec) 
     try:
         bench.teachers = [pool[0], pool[0]]
         runs = [
-            bench.trainer(spec, name="equal", epochs=1, load_best_model_at_end=False)
+            bench.trainer(spec, name="equal", epochs=1, final_weights="last")
             for spec in ("kd", {"name": "dynamic-teacher", "teachers": {"name": "dynamic", **teachers}})
         ]
     finally:
@@ -153,7 +153,7 @@ def test_teachers_are_asked_on_the_selected_rows_only(bench: Bench) -> None:
         ({"name": "uncertainty-plan", "ratio": 0.3}, 12),
         ({"ratio": 0.25, "score": "random"}, 5 * 2),
     ):
-        trainer = bench.trainer(data(**rows), name="asked", epochs=1, load_best_model_at_end=False)
+        trainer = bench.trainer(data(**rows), name="asked", epochs=1, final_weights="last")
         before = trainer.source.forwards
         trainer.train()
         # both teachers are live and in the pool here; the pipeline narrows it to the one that is believed
@@ -162,7 +162,7 @@ def test_teachers_are_asked_on_the_selected_rows_only(bench: Bench) -> None:
 
 
 def test_skipped_rows_are_scored_without_gradient_and_never_trained_on(bench: Bench) -> None:
-    trainer = bench.trainer(skip(ratio=0.25), name="skip", epochs=1, load_best_model_at_end=False)
+    trainer = bench.trainer(skip(ratio=0.25), name="skip", epochs=1, final_weights="last")
     with watched(trainer) as seen:
         trainer.train()
     assert [len(rows) for rows in seen["train"]] == [2] * 5  # not 8: the backward pass costs what is kept
@@ -174,7 +174,7 @@ def test_skipped_rows_are_scored_without_gradient_and_never_trained_on(bench: Be
 
 
 def test_the_rows_that_stay_are_the_most_uncertain_of_their_batch(bench: Bench) -> None:
-    trainer = bench.trainer(skip(ratio=0.25), name="top", epochs=1, load_best_model_at_end=False, learning_rate=1e-12)
+    trainer = bench.trainer(skip(ratio=0.25), name="top", epochs=1, final_weights="last", learning_rate=1e-12)
     trainer.sampler.set_epoch(0)
     batches = [sorted(batch) for batch in trainer.sampler]
     u = entropy(torch.from_numpy(predict(trainer.model, trainer.rows.encoded, precision="fp32")))
@@ -184,7 +184,7 @@ def test_the_rows_that_stay_are_the_most_uncertain_of_their_batch(bench: Bench) 
 
 def test_random_rows_that_are_skipped_cost_no_pass_at_all(bench: Bench) -> None:
     spec = {"name": "kd", "rows": {"name": "random-skip", "ratio": 0.4}}
-    trainer = bench.trainer(spec, name="random", epochs=1, load_best_model_at_end=False)
+    trainer = bench.trainer(spec, name="random", epochs=1, final_weights="last")
     chosen = set((row_uniform(trainer.rows.keys, 0, 0, "rows") < 0.4).nonzero().flatten().tolist())
     seen = trained(trainer)
     assert set().union(*seen) == chosen and 0 < len(chosen) < 40
@@ -194,7 +194,7 @@ def test_random_rows_that_are_skipped_cost_no_pass_at_all(bench: Bench) -> None:
 def test_a_step_of_which_no_row_is_chosen_changes_nothing_and_gives_no_nan(bench: Bench) -> None:
     spec = {"name": "kd", "rows": {"name": "random-skip", "ratio": 1e-9}}
     for change in ({}, {"gradient_accumulation_steps": 2}):
-        trainer = bench.trainer(spec, name="none", epochs=1, load_best_model_at_end=False, weight_decay=0.0, **change)
+        trainer = bench.trainer(spec, name="none", epochs=1, final_weights="last", weight_decay=0.0, **change)
         before = weights(trainer)
         trainer.train()
         assert_same(before, weights(trainer))
@@ -203,7 +203,7 @@ def test_a_step_of_which_no_row_is_chosen_changes_nothing_and_gives_no_nan(bench
 
 
 def test_rows_outside_a_plan_are_never_loaded(bench: Bench) -> None:
-    trainer = bench.trainer(plan(ratio=0.25), name="plan", epochs=2, load_best_model_at_end=False)
+    trainer = bench.trainer(plan(ratio=0.25), name="plan", epochs=2, final_weights="last")
     loaded: list[set[int]] = []
     collate = trainer.rows.encoded.collate
     keep = {id(trainer.rows.encoded)}
@@ -226,9 +226,7 @@ def test_rows_outside_a_plan_are_never_loaded(bench: Bench) -> None:
 def test_a_plan_ranks_by_the_student_at_the_beginning_of_its_window(bench: Bench) -> None:
     """Two windows of one step: the second is planned with the weights after the first step, not one step before."""
     spec = plan(ratio=0.4, refresh=1)
-    trainer = bench.trainer(
-        spec, name="window", epochs=1, load_best_model_at_end=False, learning_rate=0.05, warmup_ratio=0.0
-    )
+    trainer = bench.trainer(spec, name="window", epochs=1, final_weights="last", learning_rate=0.05, warmup_ratio=0.0)
     scores: list[torch.Tensor] = []
 
     class Score(TrainerCallback):
@@ -275,7 +273,7 @@ def test_neither_accumulation_nor_the_token_budget_changes_loss_gradient_or_choi
         {"gradient_accumulation_steps": 2, "max_tokens": 30},
     ]
     for number, change in enumerate(changes[:2] if drop else changes):
-        options: Spec = {"epochs": 1, "batch_size": 12, "load_best_model_at_end": False, **change}
+        options: Spec = {"epochs": 1, "batch_size": 12, "final_weights": "last", **change}
         if drop == 0.0:
             options["dropout"] = 0.0
         trainer = bench.trainer(INVARIANT[name], name=f"cut-{number}", **options)
@@ -298,7 +296,7 @@ def test_neither_accumulation_nor_the_token_budget_changes_loss_gradient_or_choi
 
 def test_the_loss_of_a_step_is_a_mean_over_the_rows_that_stay(bench: Bench) -> None:
     """And so it is that of a whole batch of those rows: a tenth of the rows must not mean a tenth of the gradient."""
-    options: Spec = {"dropout": 0.0, "epochs": 1, "load_best_model_at_end": False, "batch_size": 40}
+    options: Spec = {"dropout": 0.0, "epochs": 1, "final_weights": "last", "batch_size": 40}
     loss, grads = first_gradient(bench.trainer(skip(ratio=0.2), name="mean", **options))
     plan_loss, plan_grads = first_gradient(bench.trainer(plan(ratio=0.2), name="mean-plan", **options))
     assert loss == pytest.approx(plan_loss, rel=1e-5)
@@ -328,7 +326,7 @@ RESUMED = {
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, tmp_path: Path) -> None:
     """Steps 1 and 3 of 3 (plans, the last step of an epoch) or 5: step 1 lies within a window of two."""
-    settings: Spec = {"epochs": 2, "load_best_model_at_end": False, "evaluations": 5, "batch_size": 8}
+    settings: Spec = {"epochs": 2, "final_weights": "last", "evaluations": 5, "batch_size": 8}
 
     def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:
         return bench.trainer(RESUMED[name], name=str(folder), callbacks=list(callbacks), **settings)
@@ -362,7 +360,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, tmp
     ids=lambda spec: "-".join(str(v) for v in spec.values())[:60],
 )
 def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(bench: Bench, spec: Spec) -> None:
-    trainer = bench.trainer(spec, name="both", load_best_model_at_end=False)
+    trainer = bench.trainer(spec, name="both", final_weights="last")
     before = weights(trainer)
     trainer.train()
     assert any((before[name] != value).any() for name, value in weights(trainer).items())
@@ -387,7 +385,7 @@ def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(ben
 )
 def test_every_arm_has_a_counterpart_in_regression(tmp_path_factory: Any, spec: Spec) -> None:
     bench = _regression(tmp_path_factory)
-    trainer = bench.trainer(spec, name="scores", load_best_model_at_end=False)
+    trainer = bench.trainer(spec, name="scores", final_weights="last")
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses and np.isfinite(losses).all()
@@ -406,13 +404,7 @@ def test_bf16_trains_and_chooses_nearly_the_same_rows(bench: Bench) -> None:
     for precision in ("fp32", "bf16"):
         spec = skip(ratio=0.5)
         trainer = bench.trainer(
-            spec,
-            name=precision,
-            precision=precision,
-            dropout=0.0,
-            epochs=1,
-            load_best_model_at_end=False,
-            batch_size=40,
+            spec, name=precision, precision=precision, dropout=0.0, epochs=1, final_weights="last", batch_size=40
         )
         chosen.append(trained(trainer)[0])
     assert len(chosen[0] & chosen[1]) >= 16

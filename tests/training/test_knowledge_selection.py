@@ -161,7 +161,7 @@ def test_accumulation_and_batch_split_change_no_action(bench: Bench, options: An
     found = []
     for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
         trainer = bench.trainer(
-            akskd(**options), name=f"split-{len(options)}-{number}", dropout=0.0, load_best_model_at_end=False, **change
+            akskd(**options), name=f"split-{len(options)}-{number}", dropout=0.0, final_weights="last", **change
         )
         trainer.train()
         memory = selector_of(trainer).memory.join()
@@ -178,7 +178,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, tmp_path: Path
     """PITFALLS 33: within a phase; optimisers, memory, sizes and the reward that is still to come are in the checkpoint."""
 
     def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:
-        settings: dict[str, Any] = {"load_best_model_at_end": False, "callbacks": list(callbacks)}
+        settings: dict[str, Any] = {"final_weights": "last", "callbacks": list(callbacks)}
         return bench.trainer(akskd(**options), name=str(folder), **settings)
 
     whole, (resumed,) = whole_and_resumed(build, tmp_path, at)

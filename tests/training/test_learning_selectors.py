@@ -155,7 +155,7 @@ def test_the_student_is_run_again_on_the_measured_rows_only_and_virtual_steps_co
             (virtual(policy_rows=4096, policy_updates=3), 40, 40),
         ]
     ):
-        trainer = bench.trainer(method, name=f"price-{number}", epochs=1, load_best_model_at_end=False)
+        trainer = bench.trainer(method, name=f"price-{number}", epochs=1, final_weights="last")
         trainer.train()
         assert least <= trainer.counts.extra.get("probed_rows", 0) <= most
 
@@ -262,11 +262,7 @@ def test_accumulation_and_batch_split_change_neither_choices_nor_the_policy(half
     found = []
     for number, change in enumerate(({}, {"gradient_accumulation_steps": 2}, {"max_tokens": 32})):
         trainer = half_labelled.trainer(
-            method,
-            name=f"split-{method['teachers']['name']}-{number}",
-            dropout=0.0,
-            load_best_model_at_end=False,
-            **change,
+            method, name=f"split-{method['teachers']['name']}-{number}", dropout=0.0, final_weights="last", **change
         )
         trainer.train()
         found.append((policy_of(trainer), trainer.records.recorder.table().to_pylist()))
@@ -300,7 +296,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     half_labelled: Bench, method: str, at: tuple[int, ...], tmp_path: Path
 ) -> None:
     """PITFALLS 33, invariance 3: within an epoch, at its end, and with a history that was not yet learned from."""
-    settings: dict[str, Any] = {"epochs": 3, "evaluations": 2, "load_best_model_at_end": False}  # 5 steps per epoch
+    settings: dict[str, Any] = {"epochs": 3, "evaluations": 2, "final_weights": "last"}  # 5 steps per epoch
 
     def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:
         history = History(folder / "history.jsonl")

@@ -51,7 +51,7 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolera
 @pytest.mark.parametrize("method", ["pkd", "all-ones", *slow("finetune", "uniform")])
 def test_accumulation_and_batch_split_change_neither_loss_nor_gradient(bench: Bench, method: str) -> None:
     """PITFALLS 19: a mean of means weighs rows of small parts more."""
-    off = {"dropout": 0.0, "epochs": 1, "batch_size": 12, "load_best_model_at_end": False}
+    off = {"dropout": 0.0, "epochs": 1, "batch_size": 12, "final_weights": "last"}
     spec: Any = method
     if method == "all-ones":  # brought to one size, the rounding of a tiny loss would be blown up with it
         spec = {"name": method, "loss_weights": {"name": method, "balance": "none"}}
@@ -70,7 +70,7 @@ def test_accumulation_and_batch_split_change_neither_loss_nor_gradient(bench: Be
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, method: str, tmp_path: Path) -> None:
     """Invariance 3: weights, history and records; with dropout, so that random state counts. Step 5 ends an epoch."""
     # 40 rows, 8 per step: 5 steps per epoch, each is saved
-    save: dict[str, Any] = {"epochs": 3, "evaluations": 5, "load_best_model_at_end": False}
+    save: dict[str, Any] = {"epochs": 3, "evaluations": 5, "final_weights": "last"}
 
     def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:
         history = History(folder / "history.jsonl")
@@ -218,11 +218,11 @@ def test_a_row_without_label_learns_from_teachers_only(bench: Bench) -> None:
     labelled = bench.table
     try:
         bench.table = labelled.without_labels()
-        fine = bench.trainer("finetune", name="bare", epochs=1, load_best_model_at_end=False)
+        fine = bench.trainer("finetune", name="bare", epochs=1, final_weights="last")
         start = weights(fine)
         _, grads = first_gradient(fine)
         assert all(not g.any() for g in grads.values())
-        _, grads = first_gradient(bench.trainer("uniform", name="taught", epochs=1, load_best_model_at_end=False))
+        _, grads = first_gradient(bench.trainer("uniform", name="taught", epochs=1, final_weights="last"))
         assert any(g.any() for g in grads.values())
         assert start.keys() == weights(fine).keys()
     finally:
@@ -245,7 +245,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(bench: Bench, t
 
 
 def test_a_checkpoint_that_was_cut_short_is_never_read(bench: Bench, tmp_path: Path) -> None:
-    bench.trainer("finetune", name=str(tmp_path), epochs=2, load_best_model_at_end=False).train()
+    bench.trainer("finetune", name=str(tmp_path), epochs=2, final_weights="last").train()
     newest = last_checkpoint(tmp_path)
     assert newest is not None
     model = newest / "model.safetensors"
@@ -313,6 +313,40 @@ def test_patience_stops_after_so_many_worse_evaluations(bench: Bench) -> None:
     trainer = bench.trainer("finetune", name="patience", epochs=30, early_stopping_patience=2, learning_rate=1e-12)
     trainer.train()
     assert trainer.state.global_step == 3 * 5  # nothing ever improves after the first evaluation
+
+
+def test_patience_by_loss_stops_while_the_loss_rises(bench: Bench) -> None:
+    settings: dict[str, Any] = {"final_weights": "lowest-loss", "early_stopping_patience": 2}
+    trainer = bench.trainer("finetune", name="loss", epochs=30, learning_rate=0.3, dropout=0.0, **settings)
+    trainer.train()
+    losses = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
+    assert len(losses) < 30 and min(losses) == losses[-3]
+    kept = trainer.predict_rows(trainer.rows.validation_encoded)
+    assert trainer.rows.task.loss(kept, trainer.rows.validation.labels) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_average_weights_are_the_mean_of_the_last_fifth_also_when_resumed(bench: Bench, tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
+
+    def build(folder: Path, *callbacks: TrainerCallback) -> DistillationTrainer:  # 10 steps: the last 2 count
+        settings: dict[str, Any] = {"epochs": 2, "evaluations": 5, "final_weights": "average"}
+        return bench.trainer("kd", name=str(folder), callbacks=[*callbacks], **settings)
+
+    watched = build(tmp_path / "watched", Watch())
+    watched.train()
+    watched.take_average()
+    expected = {name: (seen[-2][name] + seen[-1][name]) / 2 for name in seen[-1]}
+    assert len(seen) == 10
+    for name, value in watched.model.named_parameters():
+        torch.testing.assert_close(value, expected[name])
+    whole, others = whole_and_resumed(build, tmp_path, 9)
+    for trainer in (whole, *others):
+        trainer.take_average()
+        assert_same(weights(trainer), weights(watched))
 
 
 def test_history_and_tensorboard_have_the_same_names(bench: Bench, tmp_path: Path) -> None:

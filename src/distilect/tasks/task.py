@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from distilect.errors import ConfigError, DataError, did_you_mean
 from distilect.tasks.label_names import same_label_key
@@ -118,6 +119,20 @@ class Task:
         if values.shape[1] != 1:
             raise DataError(f"{values.shape[1]} outputs per row: a regression task has 1")
         return {name: REGRESSION[name](values[:, 0], truth.astype(np.float64)) for name in self.metrics}
+
+    def loss(self, logits: NDArray[Any], labels: NDArray[Any]) -> float:
+        """Mean loss on the labelled rows: cross-entropy in nats (a mean over labels too in a multi-label task); squared error in a regression.
+
+        Args:
+            logits, labels: as in `score`.
+        """
+        kept = has_label(np.asarray(labels))
+        rows, truth = np.asarray(logits, dtype=np.float64)[kept], np.asarray(labels)[kept]
+        if self.kind == "classification":
+            return float(np.mean(logsumexp(rows, axis=1) - rows[np.arange(len(rows)), truth.astype(np.int64)]))
+        if self.kind == "multi-label":
+            return float(np.mean(np.logaddexp(0, rows) - rows * truth))
+        return float(np.mean((rows.reshape(len(rows)) - truth) ** 2))
 
     def thresholds(self, logits: NDArray[Any], labels: NDArray[Any]) -> tuple[float, ...] | None:
         """The thresholds that suit a multi-label model best on these rows, which must not be those that it is reported on.

@@ -54,15 +54,20 @@ def training_arguments(
         save_strategy=when if saves else "no",
         save_steps=interval,
         save_only_model=not config.resumable,
-        load_best_model_at_end=config.load_best_model_at_end and evaluates,
-        metric_for_best_model=f"eval_{task.primary}",
-        greater_is_better=True,
+        load_best_model_at_end=config.final_weights in ("best", "lowest-loss") and evaluates,
+        metric_for_best_model=f"eval_{criterion(config, task)}",
+        greater_is_better=config.final_weights != "lowest-loss",
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,  # a batch goes to the device by itself
         average_tokens_across_devices=False,
     )
+
+
+def criterion(config: TrainConfig, task: Task) -> str:
+    """What an evaluation is judged by: `loss`, the lower the better, or a metric."""
+    return "loss" if config.final_weights == "lowest-loss" else task.primary
 
 
 def scheduler_by_progress(config: TrainConfig, optimizer: Any, progress: Callable[[], float]) -> Any:

@@ -167,17 +167,17 @@ class LastStepEvaluation(TrainerCallback):
 
 
 class Patience(TrainerCallback):
-    """Stop after so many evaluations without a better validation score.
+    """Stop after so many evaluations without a better validation score, or without a lower loss where `metric` is `loss`.
 
     It counts in the Trainer's own log history, so a resumed run stops where the uninterrupted one does.
     """
 
     def __init__(self, patience: int, metric: str) -> None:
-        self.patience, self.key = patience, f"eval_{metric}"
+        self.patience, self.key, self.best = patience, f"eval_{metric}", min if metric == "loss" else max
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         scores = [line[self.key] for line in state.log_history if self.key in line]
-        if scores and len(scores) - 1 - scores.index(max(scores)) >= self.patience:
+        if scores and len(scores) - 1 - scores.index(self.best(scores)) >= self.patience:
             control.should_training_stop = True
 
 

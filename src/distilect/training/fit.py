@@ -123,6 +123,7 @@ def fit(
     finally:
         bar.close()
         preemption.close()
+    trainer.take_average()
     trainer.collect()
     if ranks.is_main():
         trainer.records.recorder.write(folder / "selection.parquet")

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, Trainer, TrainerState
 
 from distilect import ranks
 from distilect.config import TrainConfig
 from distilect.data import Encoded
+from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.selection import EpisodicSelector, Method
 from distilect.training import distributed
@@ -28,6 +30,7 @@ from distilect.training.state import load_state, save_state
 from distilect.training.weights import load_weights, whole_model, whole_state
 
 STATE_FILE = "distilect.safetensors"
+AVERAGED = 0.2  # share of training whose weights are averaged
 
 
 class ResumableTrainer(Trainer):
@@ -38,6 +41,7 @@ class ResumableTrainer(Trainer):
 
     Attributes:
         of_all_ranks: tokens of all ranks, the running step's included; the same on each.
+        average: running mean of the weights, once it has begun.
     """
 
     control: Any  # the Trainer's own, as the next four
@@ -52,6 +56,7 @@ class ResumableTrainer(Trainer):
     counts: Counts
     of_all_ranks: Counts
     projections: Projections
+    average: AveragedModel | None = None
 
     # ---- optimiser and learning rate -------------------------------------------------------------------------------
 
@@ -117,7 +122,7 @@ class ResumableTrainer(Trainer):
         """Scores on the validation split, in a multi-label task with the thresholds that suit it now; the student's mode is restored."""
         logits = self.predict_rows(self.rows.validation_encoded)
         labels, task = self.rows.validation.labels, self.rows.task
-        scores = task.score(logits, labels, task.thresholds(logits, labels))
+        scores = task.score(logits, labels, task.thresholds(logits, labels)) | {"loss": task.loss(logits, labels)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -164,6 +169,7 @@ class ResumableTrainer(Trainer):
             "projections": self.projections.state_dict(),
             "records": self.records.state_dict(),
             "counts": self.counts.state_dict(),
+            **({"average": self.average.state_dict()} if self.average is not None else {}),
         }
 
     def load_extra_state(self, checkpoint: Path) -> None:
@@ -175,8 +181,29 @@ class ResumableTrainer(Trainer):
         self.records.load_state_dict(state["records"])
         self.counts.load_state_dict(state["counts"])
         self.of_all_ranks.load_state_dict(state["counts"])
+        if "average" in state:
+            self.average = AveragedModel(self.model)
+            self.average.load_state_dict(state["average"])
         if ranks.world() > 1:
             distributed.keep_sums_on_main(self.records, self.method, self.counts)
+
+    # ---- the weights that training ends with ------------------------------------------------------------------------
+
+    def average_weights(self) -> None:
+        """After a step of the last fifth, where the mean of the weights is wanted. It costs one pass over them."""
+        if self.config.final_weights != "average" or self.progress <= 1 - AVERAGED:
+            return
+        if self.is_fsdp_enabled:
+            raise ConfigError("train.final_weights: average is not made of sharded weights: use best or last")
+        if self.average is None:
+            self.average = AveragedModel(self.model)
+        self.average.update_parameters(self.model)
+
+    def take_average(self) -> None:
+        """The mean in place of the last weights."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict(), strict=True)
+            self.average = None
 
     def finish_from(self, checkpoint: Path) -> None:
         """Take the weights of a training that had spent its budget when it was stopped."""

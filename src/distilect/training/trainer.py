@@ -28,7 +28,7 @@ from distilect.selection import Method, PlannedRows, Selector, StepView
 from distilect.signals import SignalSource, TeacherSignals
 from distilect.tasks import has_label
 from distilect.training import distributed
-from distilect.training.arguments import refuse_data_parallel, training_arguments
+from distilect.training.arguments import criterion, refuse_data_parallel, training_arguments
 from distilect.training.callbacks import Hooks, LastStepEvaluation, Patience, Preemption
 from distilect.training.counts import Counts
 from distilect.training.preselection import Preselection
@@ -148,7 +148,7 @@ class DistillationTrainer(ResumableTrainer):
             return []
         found: list[TrainerCallback] = [LastStepEvaluation()] if self.config.evaluations > 1 else []
         if self.config.early_stopping_patience is not None:
-            found.append(Patience(self.config.early_stopping_patience, self.rows.task.primary))
+            found.append(Patience(self.config.early_stopping_patience, criterion(self.config, self.rows.task)))
         return found
 
     # ---- a step, in the order of its stages ------------------------------------------------------------------------
@@ -304,6 +304,7 @@ class DistillationTrainer(ResumableTrainer):
         self.probe.step_losses = None if losses is None else (losses[0], losses[1])
         for selector in self.method.selectors.values():
             selector.learn(self.probe)
+        self.average_weights()
         if self.budget_spent:
             control.should_training_stop = True
             if self.config.evaluations > 1:  # otherwise the epoch's end evaluates and saves
