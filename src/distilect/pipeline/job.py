@@ -108,6 +108,7 @@ def distil(
     scores = {
         name: task.score(logits, reported.labels, cuts[name]) for name, logits in outputs.items() if split == "dev"
     }
+    calibrations = next((one for ready in stages if (one := ready.prepared.calibrations)), {})
     metrics = {
         "name": config.name,
         "task": task.to_dict(),
@@ -124,6 +125,7 @@ def distil(
         "teachers": [
             {"name": teacher.name, "scores": scores.get(f"teacher/{teacher.name}", {})}
             | thresholds_by_label(task, cuts.get(f"teacher/{teacher.name}"))
+            | ({"calibration": calibrations[teacher.name]} if teacher.name in calibrations else {})
             | teacher_size(teacher)
             | speed.get(f"teacher/{teacher.name}", {})
             for teacher in bench.teachers
