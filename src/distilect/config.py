@@ -310,7 +310,7 @@ class TrainConfig(Part):
 
 
 class SignalConfig(Part):
-    """The store of teacher outputs."""
+    """Teacher outputs, and the store that keeps them."""
 
     store: str = Field("signals", description="folder in `output`; shared by runs, keyed by content")
     live: bool = Field(False, description="run the teachers in every step; nothing is stored")
@@ -321,6 +321,15 @@ class SignalConfig(Part):
         "auto", description="precision of the teachers; auto: bf16 if the processor supports it"
     )
     max_tokens: int = Field(16384, ge=16, description="padded tokens per batch of the teachers")
+    calibrate: Literal["auto"] | bool = Field(
+        "auto",
+        description="bring each teacher's outputs to one scale by a temperature (in a regression by a line) that is fitted on the validation "
+        "split; auto: with two or more teachers",
+    )
+
+    def calibrates(self, teachers: int) -> bool:
+        """Whether the outputs of a pool of so many teachers are calibrated."""
+        return teachers > 1 if self.calibrate == "auto" else self.calibrate
 
 
 def seconds_of(budget: str) -> float:

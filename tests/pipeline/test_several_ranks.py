@@ -36,6 +36,7 @@ def config(job: Job, output: str) -> Any:
     teachers = [{"name": "own", "finetune": own}, job.teachers[1]]
     train = job.raw()["train"] | {"dropout": 0.0}
     return job.config(
+        data={"train": str(job.train), "dev": str(job.dev), "validation_size": 24},  # enough to calibrate the teachers
         output=str(job.folder / output),
         teachers=teachers,
         student="own[layers=0,2]",
@@ -69,6 +70,8 @@ def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path, monkeypatch
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         for key in ("scores", "validation"):
             assert metrics["student"][key] == pytest.approx(one.metrics["student"][key], abs=1e-6)
+        for teacher, other in zip(metrics["teachers"], one.metrics["teachers"], strict=True):
+            assert teacher.get("calibration") == other.get("calibration")
         for key in ("steps", "tokens", "teacher_rows", "teacher_forwards", "probed_rows"):
             assert metrics["cost"][key] == one.metrics["cost"][key], key
         lines = [

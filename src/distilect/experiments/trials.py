@@ -201,6 +201,8 @@ class Plan:
             "seed": seed,
             "equal_tokens": self.config.equal_tokens,
         }
+        if asks_teachers(method) and self.config.signals.calibrates(len(setup.teachers)):
+            depends["calibrated"] = True  # a key of its own: results without calibration keep their digest
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
         key = ".".join([setup.key, _slug(student.init), _slug(label), f"seed={seed}"])
         return Trial(setup, student, label, method, train, seed, key, digest)

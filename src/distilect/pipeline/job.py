@@ -169,6 +169,7 @@ def _result(
 ) -> dict[str, Any]:
     """What `metrics.json` says of models, cost and origin."""
     config, data, task = bench.config, bench.data, bench.data.task
+    calibrations = trained.signals.calibrations
     return {
         "name": config.name,
         "task": task.to_dict(),
@@ -185,6 +186,7 @@ def _result(
         "teachers": [
             {"name": teacher.name, "scores": reported.scores(task, f"teacher/{teacher.name}")}
             | thresholds_by_label(task, reported.thresholds.get(f"teacher/{teacher.name}"))
+            | ({"calibration": calibrations[teacher.name]} if teacher.name in calibrations else {})
             | teacher_size(teacher)
             | speed.get(f"teacher/{teacher.name}", {})
             for teacher in bench.teachers

@@ -11,13 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import expit
 
 from distilect import __version__
 from distilect.data import Data
-from distilect.evaluation import bytes_on_disk, flops_per_token, measure_speed, parameters
+from distilect.evaluation import (
+    bytes_on_disk,
+    expected_calibration_error,
+    flops_per_token,
+    measure_speed,
+    parameters,
+    softmax,
+)
 from distilect.models import CheckpointTeacher, Student, Teacher, default_device
-from distilect.signals import Prepared
-from distilect.tasks import Task
+from distilect.report.models import calibration_text
+from distilect.signals import LEAST_ROWS, Calibration, Prepared
+from distilect.tasks import Task, has_label
 from distilect.training import Fitted
 
 SPEED_TEXTS, SPEED_ROUNDS = 64, 40  # enough for a stable median in a few seconds
@@ -81,6 +91,52 @@ def teacher_size(teacher: Teacher) -> dict[str, Any]:
         "path": str(teacher.path),
         "layers": teacher.num_layers,
     }
+
+
+def calibration_scores(
+    task: Task, calibration: Calibration, outputs: NDArray[np.float32], labels: NDArray[Any]
+) -> dict[str, Any]:
+    """How a teacher's outputs are calibrated, and what that changes on the validation rows that it was fitted on.
+
+    Classification: temperature; shift of the classes that it never predicts; the expected calibration error before and after.
+    Multi-label: the same over all pairs of row and label. Regression: slope, intercept, root mean squared error.
+
+    Args:
+        outputs: [N, C] as the teacher gave them; labels: [N] or [N, C].
+    """
+    if not calibration.rows:
+        return {"rows": 0}
+    known = has_label(labels)
+    measure, name = (_rmse, "rmse") if task.kind == "regression" else (_ece, "ece")
+    before, after = (round(measure(values[known], labels[known]), 4) for values in (outputs, calibration(outputs)))
+    scores = {"rows": calibration.rows, name: {"before": before, "after": after}}
+    if task.kind == "regression":
+        return {"slope": calibration.scale, "intercept": calibration.shift, **scores}
+    shifted = {"shifted": [task.labels[c] for c in calibration.shifted]} if calibration.shifted else {}
+    shift = {"shift": calibration.shift} if calibration.shift else {}
+    return {"temperature": round(calibration.temperature, 4), **shift, **shifted, **scores}
+
+
+def _ece(outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
+    if labels.ndim == 1:
+        return expected_calibration_error(softmax(outputs), labels)
+    having = expit(outputs).reshape(-1)
+    return expected_calibration_error(np.stack([1 - having, having], axis=1), labels.reshape(-1))
+
+
+def _rmse(outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean((outputs[:, 0] - labels) ** 2)))
+
+
+def calibration_lines(calibrations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What `calibration_scores` says of each teacher, in a line for the user; none where nothing is to be calibrated."""
+    if not calibrations:
+        return []
+    rows = max(one["rows"] for one in calibrations.values())
+    if not rows:
+        return [f"teacher outputs are not calibrated: fewer than {LEAST_ROWS} validation rows have a label"]
+    shown = "; ".join(f"{name} {calibration_text(one)}" for name, one in calibrations.items())
+    return [f"calibrated on {rows:,} validation rows: {shown}"]
 
 
 def costs(

@@ -276,11 +276,12 @@ def _line(fitted: Fitted) -> dict[str, Any]:
 
 
 def _together(prepared: Sequence[Prepared]) -> Prepared:
-    """What asking took: a row that one stage scored is read from the store by the next, and counted once."""
+    """What asking took: a row that one stage scored is read from the store by the next, and counted once. All see the same calibrations."""
     forwards = sum(each.forwards for each in prepared)
     most = max(each.forwards + each.reused for each in prepared)
     seconds = sum(each.seconds for each in prepared)
-    return Prepared(None, seconds=seconds, forwards=forwards, reused=max(0, most - forwards))
+    calibrations = {name: value for each in prepared for name, value in each.calibrations.items()}
+    return Prepared(None, seconds=seconds, forwards=forwards, reused=max(0, most - forwards), calibrations=calibrations)
 
 
 def _join_records(run: Path, stages: Sequence[Ready], epochs: Sequence[float]) -> None:

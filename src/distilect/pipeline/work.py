@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
+from distilect import ranks
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig
 from distilect.data import Data, Table, load_data
@@ -20,11 +22,11 @@ from distilect.errors import DataError, MethodError, TeacherError
 from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student, parse_spec, resolve_path
 from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
-from distilect.pipeline.metrics import teacher_size
+from distilect.pipeline.metrics import calibration_lines, calibration_scores, teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.selection import Encoder, Method, SelectionContext, Stage, build_teacher_selector, has_stages, stages_of
-from distilect.signals import Prepared, SignalStore, prepare_signals
+from distilect.signals import Calibration, Prepared, SignalStore, fit_calibration, prepare_signals
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Planned:
         pool: the teachers that it keeps.
         fields: per teacher of the pool, the signals that it wants besides logits.
         encoder: the frozen encoder whose row vectors its selectors read.
+        calibrations: by name of teacher, empty where outputs are taken as they are.
         context: what its selectors may learn from before training, without a sample of train.
         validation: the signals of all teachers on the validation split; None for a method without teachers.
     """
@@ -42,6 +45,7 @@ class Planned:
     method: Method
     pool: list[Teacher]
     fields: list[list[str]]
+    calibrations: dict[str, Calibration]
     encoder: Encoder | None
     context: SelectionContext
     validation: Prepared | None
@@ -143,6 +147,8 @@ class Workbench:
             prepared = self.ask(planned)
             prepared.forwards += planned.validation.forwards + planned.validation.source.forwards
             prepared.seconds += planned.validation.seconds
+            prepared.calibrations = planned.validation.calibrations
+            prepared.report += calibration_lines(planned.validation.calibrations)
             context = replace(context, sample=sampler_of(self.data.distillation, prepared))
         set_up(context, *method.selectors.values())
         response = next((kind for kind in method.knowledge if isinstance(kind, Response)), None)
@@ -162,13 +168,21 @@ class Workbench:
             method = assemble(config, self._layout(student, []), None, self.config.seed)
             multi_label = self.data.task.kind == "multi-label"
             context = SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed, multi_label=multi_label)
-            return Planned(method, [], [], None, context, None)
+            return Planned(method, [], [], {}, None, context, None)
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
         validation = self.signals(self.teachers, self.data.validation)
         for line in validation.notes:
             console.print(f"validation: {line}", markup=False)
         logits = _logits(validation, self.data.validation)
+        calibrations = self.calibrations(logits)
+        names = [t.name for t in self.teachers]
+        validation.calibrations = {
+            name: calibration_scores(self.data.task, calibrations[name], logits[:, k], self.data.validation.labels)
+            for k, name in enumerate(names)
+            if name in calibrations
+        }
+        logits = calibrated(logits, names, calibrations)
         pool, context = self.teachers, self._context(self.teachers, logits)
         if selector.narrows:  # a method that follows one teacher never asks the others
             set_up(context, selector)
@@ -195,11 +209,13 @@ class Workbench:
             response=response[0] if response else context.response,
         )
         fields = method.all_fields(len(pool))
-        return Planned(method, pool, fields, encoders.pop() if encoders else None, context, validation)
+        return Planned(method, pool, fields, calibrations, encoders.pop() if encoders else None, context, validation)
 
     def ask(self, planned: Planned) -> Prepared:
         """The planned signals on all rows to distil on; what the store lacks is scored now."""
         prepared = self.signals(planned.pool, self.data.distillation, planned.fields)
+        assert prepared.source is not None
+        prepared.source.calibrations = planned.calibrations
         if planned.encoder is not None:  # its row vectors are stored like a teacher's outputs
             encoder = load_encoder(planned.encoder, self.config, self.teachers)
             vectors = self.signals([encoder], self.data.distillation)
@@ -228,6 +244,22 @@ class Workbench:
         for line in prepared.notes:
             console.print(line, markup=False)
         return _logits(prepared, table)[:, 0]
+
+    def calibrations(self, logits: NDArray[np.float32]) -> dict[str, Calibration]:
+        """By name of teacher, from [N, K, C] outputs of all of them on the validation split; empty where none is wanted.
+
+        All ranks have those of the first one. A run that goes on has the same rows and outputs, so the same calibrations.
+        """
+        if not self.config.signals.calibrates(len(self.teachers)):
+            return {}
+        labels = self.data.validation.labels
+        if self.data.agreement:  # the teachers' own labels do not tell how often they are right
+            labels = labels[:0]
+        found = [fit_calibration(self.data.task, logits[: len(labels), k], labels) for k in range(len(self.teachers))]
+        numbers = torch.tensor([[one.scale, one.shift] for one in found], dtype=torch.float64)
+        for k, (scale, shift) in enumerate(ranks.gather({"of-all": numbers})[0]["of-all"].tolist()):
+            found[k] = replace(found[k], scale=scale, shift=shift)
+        return {teacher.name: one for teacher, one in zip(self.teachers, found, strict=True)}
 
     def thresholds(self, teacher: Teacher) -> tuple[float, ...] | None:
         """A teacher's thresholds, chosen on the validation split as the student's are; None unless the task is multi-label."""
@@ -276,6 +308,14 @@ class Workbench:
             num_labelled=self.data.distillation.num_labelled,
             num_rows=len(self.data.distillation),
         )
+
+
+def calibrated(
+    logits: NDArray[np.float32], names: Sequence[str], calibrations: Mapping[str, Calibration]
+) -> NDArray[np.float32]:
+    """[N, K, C] outputs of the teachers of these names, as a run sees them."""
+    found = [calibrations[name](logits[:, k]) if name in calibrations else logits[:, k] for k, name in enumerate(names)]
+    return np.stack(found, axis=1)
 
 
 def _logits(prepared: Prepared, table: Table) -> NDArray[np.float32]:

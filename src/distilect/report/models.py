@@ -42,6 +42,7 @@ class ModelRow:
     latency_ms: float | None
     latency_p95_ms: float | None
     rows_per_second: float | None
+    calibration: str = ""
     smaller: float | None = None
     faster: float | None = None
 
@@ -148,12 +149,33 @@ def models_table(rows: Sequence[ModelRow], primary: str) -> dict[str, Any]:
     """Column titles and cells; further metrics of the task follow the primary one."""
     others = list(dict.fromkeys(name for row in rows for name in row.scores if name != primary))
     best = best_teacher(rows)
+    calibrated = ["calibrated"] if any(row.calibration for row in rows) else []
     body = []
     for row in rows:
         scores = [words.score(row.score), *(words.score(row.scores.get(name)) for name in others)]
-        body.append({"name": row.name, "role": row.role, "best": row is best, "cells": [*scores, *row.cells.values()]})
+        cells = [*scores, *(row.calibration or words.NONE for _ in calibrated), *row.cells.values()]
+        body.append({"name": row.name, "role": row.role, "best": row is best, "cells": cells})
     sizes = rows[0].cells if rows else ()
-    return {"titles": [primary or "score", *others, *sizes], "rows": body}
+    return {"titles": [primary or "score", *others, *calibrated, *sizes], "rows": body}
+
+
+def calibration_text(calibration: Mapping[str, Any]) -> str:
+    """`T 1.73, ECE 0.121 → 0.034`, of what `metrics.json` holds of a teacher; "" where its outputs are as it gave them."""
+    temperature, slope, shift = (number(calibration.get(key)) for key in ("temperature", "slope", "shift"))
+    if temperature is None and slope is None:
+        return ""
+    if slope is not None:
+        parts = [f"{slope:.2f} · score {number(calibration.get('intercept')) or 0.0:+.2f}"]
+    else:
+        parts = [f"T {temperature:.2f}"]
+    if shift is not None:
+        classes = calibration.get("shifted")
+        parts.append(f"{shift:+.2f}" + (f" on {len(classes)} classes" if isinstance(classes, list) else ""))
+    for name in ("ece", "rmse"):
+        before, after = (number(part(calibration, name, when)) for when in ("before", "after"))
+        if before is not None and after is not None:
+            parts.append(f"{name.upper()} {before:.3f} → {after:.3f}")
+    return ", ".join(parts).replace("-", "−")
 
 
 def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -189,4 +211,5 @@ def _row(raw: Mapping[str, Any], role: Role, name: str, primary: str) -> ModelRo
         latency_ms=number(part(raw, "latency_ms", "p50")),
         latency_p95_ms=number(part(raw, "latency_ms", "p95")),
         rows_per_second=number(raw.get("rows_per_second")),
+        calibration=calibration_text(mapping(raw.get("calibration"))),
     )

@@ -1,8 +1,20 @@
 """Teacher outputs: scored once into a store on disk, or computed live, behind one interface."""
 
 from distilect.signals.base import SignalSource, TeacherSignals
+from distilect.signals.calibration import LEAST_ROWS, Calibration, fit_calibration
 from distilect.signals.prepare import Prepared, prepare_signals
 from distilect.signals.readers import LiveSignals
 from distilect.signals.store import FieldStore, SignalStore
 
-__all__ = ["FieldStore", "LiveSignals", "Prepared", "SignalSource", "SignalStore", "TeacherSignals", "prepare_signals"]
+__all__ = [
+    "LEAST_ROWS",
+    "Calibration",
+    "FieldStore",
+    "LiveSignals",
+    "Prepared",
+    "SignalSource",
+    "SignalStore",
+    "TeacherSignals",
+    "fit_calibration",
+    "prepare_signals",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilect.data import Table
+from distilect.signals.calibration import Calibration
 
 Fields = Sequence[Sequence[str]]
 Rows = NDArray[np.int64]
@@ -71,11 +72,16 @@ class Reader(Protocol):
 
 
 class Pool:
-    """The readers of several teachers as one `SignalSource`."""
+    """The readers of several teachers as one `SignalSource`.
+
+    Attributes:
+        calibrations: by name of teacher; the others' logits are as they gave them.
+    """
 
     def __init__(self, readers: Sequence[Reader]) -> None:
         self.readers = list(readers)
         self.names = [reader.name for reader in readers]
+        self.calibrations: Mapping[str, Calibration] = {}
 
     @property
     def num_teachers(self) -> int:
@@ -88,5 +94,8 @@ class Pool:
     def fetch(self, table: Table, rows: Rows, fields: Fields) -> TeacherSignals:
         """See `SignalSource`."""
         found = [reader.read(table, rows, wanted) for reader, wanted in zip(self.readers, fields, strict=True)]
-        logits = torch.stack([one.pop("logits") for one in found], dim=1)
-        return TeacherSignals(logits, found)
+        logits = [one.pop("logits") for one in found]
+        for k, name in enumerate(self.names):
+            if name in self.calibrations:
+                logits[k] = self.calibrations[name](logits[k])
+        return TeacherSignals(torch.stack(logits, dim=1), found)

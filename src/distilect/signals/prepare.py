@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 from distilect import ranks
 from distilect.data import NOTABLE, Table
@@ -25,6 +26,7 @@ class Prepared:
 
     Attributes:
         source: None for methods without teachers.
+        calibrations: by name of teacher, as `metrics.json` holds them.
         report: lines for the user, one per teacher and warning.
         notes: those of them that say what was cut or not known to a tokenizer.
         seconds: wall time of scoring.
@@ -33,13 +35,14 @@ class Prepared:
         vectors: a frozen encoder's vectors, where a selector wants them.
     """
 
-    source: SignalSource | None
+    source: Pool | None
     report: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     forwards: int = 0
     reused: int = 0
     vectors: SignalSource | None = None
+    calibrations: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare_signals(
