@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from distilect import progress
 from distilect.errors import RunError
 from distilect.pipeline import run
 from distilect.pipeline import stages as pipeline_stages
@@ -29,9 +30,32 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return Job(tmp_path_factory.mktemp("job"))
 
 
+class Display:
+    """A progress display that remembers what it was told."""
+
+    seen: ClassVar[list[tuple[int, list[int]]]] = []
+
+    def add_task(self, description: str, total: int, completed: int) -> int:
+        self.seen.append((total, [completed]))
+        return len(self.seen) - 1
+
+    def update(self, task: int, completed: int | None = None, **_: Any) -> None:
+        if completed is not None:
+            self.seen[task][1].append(completed)
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
 @pytest.fixture(scope="module")
 def finished(job: Job) -> Any:
-    return run(job.config(name="two", method=TWO, train=job.raw()["train"] | {"evaluations": 5}))[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "bar", Display)
+        return run(job.config(name="two", method=TWO, train=job.raw()["train"] | {"evaluations": 5}))[0]
+
+
+def test_the_progress_bar_is_of_the_whole_run(finished: Any) -> None:
+    assert Display.seen == [(10, [0, 1, 2, 3, 4, 5]), (10, [5, 6, 7, 8, 9, 10])]
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -79,6 +79,13 @@ class Ready:
             f"{len(self.rows.table):,} rows, learning rate {train.learning_rate:g}"
         )
 
+    def length(self, deadline: Deadline | None) -> float:
+        """Steps, tokens or a share of the time, to be compared with other stages of the run."""
+        if deadline is not None and self.stage.share:
+            return self.stage.share
+        train = self.stage.train
+        return train.token_budget or train.epochs * math.ceil(len(self.rows.table) / train.batch_size)
+
     def folder(self, run: Path) -> Path:
         """Where it is trained."""
         return run / STAGES / self.stage.name if self.of_run else run
@@ -165,6 +172,7 @@ def train_stages(
                 log=run,
                 stage=ready.stage.name,
                 before=before,
+                later=sum(each.length(deadline) for each in stages[number + 1 :]) / ready.length(deadline),
             )
             if not last:
                 ranks.on_main(_finish, folder, student, fitted)

@@ -102,13 +102,17 @@ class History(TrainerCallback):
 
 
 class Bar(TrainerCallback):
-    """One progress bar for the whole training, with ETA and the last loss.
+    """One progress bar for the whole run, with ETA and the last loss.
 
     It counts steps, or `tokens` where there is a budget of them.
+
+    Args:
+        done: steps or tokens of earlier stages.
+        later: those of later stages, as a multiple of this one's.
     """
 
-    def __init__(self, description: str, budget: int | None = None) -> None:
-        self.description, self.budget = description, budget
+    def __init__(self, description: str, budget: int | None = None, done: int = 0, later: float = 0.0) -> None:
+        self.description, self.budget, self.done, self.later = description, budget, done, later
         self.tokens: Callable[[], float] = lambda: 0.0
         self.display: Progress | None = None
         self.task = TaskID(0)
@@ -116,7 +120,7 @@ class Bar(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.display = progress.bar()
         self.display.start()
-        total = self.budget or state.max_steps
+        total = self.done + round((self.budget or state.max_steps) * (1 + self.later))
         self.task = self.display.add_task(self.description, total=total, completed=self._done(state))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -124,7 +128,7 @@ class Bar(TrainerCallback):
             self.display.update(self.task, completed=self._done(state))
 
     def _done(self, state: TrainerState) -> int:
-        return int(self.tokens()) if self.budget else state.global_step
+        return self.done + (int(self.tokens()) if self.budget else state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if self.display is not None and logs and "loss" in logs:

@@ -80,6 +80,7 @@ def fit(
     log: Path | None = None,
     stage: str = "",
     before: Fitted | None = None,
+    later: float = 0.0,
 ) -> tuple[DistillationTrainer, Fitted]:
     """Train `student.model` in place; goes on from the last complete checkpoint in `folder`.
 
@@ -90,11 +91,13 @@ def fit(
     Args:
         log: folder of the history, where it is another one.
         stage, before: of a run in stages, this one's name and what the earlier ones gave: their steps come first in the history.
+        later: the length of the stages after it, as a multiple of this one's; the progress bar is of the whole run.
     """
     if config.dropout is not None:
         set_dropout(student.model, config.dropout)
     ranks.start()
-    bar = Bar(description, config.token_budget)
+    done = 0 if before is None else before.steps if config.token_budget is None else before.student_tokens
+    bar = Bar(description, config.token_budget, done, later)
     written: list[Any] = []
     if ranks.is_main():
         place, earlier = log or folder, (before.steps, before.epochs) if before else (0, 0.0)
