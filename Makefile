@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-quick test-slow lint site venv clean
 
-demo: venv
+demo: .venv/.for-demo
 	@$(BIN)/distilect demo
 
 # Side by side: alone, the type checker would leave a core idle for a minute.
@@ -36,12 +36,14 @@ site: venv
 
 venv: .venv/.installed
 
-# Installs again only if the requirements have changed.
-.venv/.installed: pyproject.toml constraints.txt
+# Installs again only if the requirements have changed. Without compiling: half of the time would go into modules that nobody imports.
+.venv/.for-demo: EXTRAS = demo,onnx
+.venv/.installed: EXTRAS = demo,onnx,docs,dev
+.venv/.for-demo .venv/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (minutes the first time)"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,onnx,docs,dev]'
-	@touch $@
+	@$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch .venv/.for-demo $@
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
