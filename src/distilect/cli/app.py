@@ -470,7 +470,7 @@ def trim(
 
     \b
     Example: distilect trim runs/mrpc --size 8000 --output runs/mrpc-8000
-             distilect trim bert-base-uncased-mnli train.csv --output small
+             distilect trim teacher-a train.csv --output teacher-a-trimmed
     """
     from distilect import pipeline
 
@@ -478,7 +478,8 @@ def trim(
     before, after = (f"{100 * share:.2f} %" for share in found["unknown"])
     typer.echo(f"{'tokens':<12} {found['tokens'][0]:,} → {found['tokens'][1]:,} ({found['needed']:,} for any text)")
     typer.echo(f"{'parameters':<12} {found['parameters'][0] / 1e6:.2f} M → {found['parameters'][1] / 1e6:.2f} M")
-    typer.echo(f"{'on disk':<12} {found['bytes'][0] / 1e6:.1f} MB → {found['bytes'][1] / 1e6:.1f} MB")
+    whole = f"{found['bytes'][0] / 1e6:.1f} MB → " if found["bytes"][0] else ""  # unknown of a hub id
+    typer.echo(f"{'on disk':<12} {whole}{found['bytes'][1] / 1e6:.1f} MB")
     typer.echo(f"{'text':<12} {100 * found['changed']:.2f} % of its tokens are cut into smaller ones")
     typer.echo(f"{'unknown':<12} {before} → {after} of the tokens")
     for line in found["report"]:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from distilect.data import Table, encode
+from distilect.data import Encoded, Table, encode
 from distilect.errors import StudentError
 from distilect.models.checkpoints import load_pretrained, quiet
 from distilect.models.layers import core_config, row_of_tokens
@@ -92,16 +92,16 @@ def find_vocabulary(
     """
     kind = token_kind(tokenizer, who, StudentError)
     rows = len(_embeddings(model, who))
-    counts, unknown = _count(tables, tokenizer, max_length)
+    before = [encode(table, tokenizer, max_length, "counting tokens") for table in tables]
+    counts = _count(before, tokenizer)
     always = _special_ids(kind, tokenizer, model, rows) | {kind.ids[token] for token in kind.needed()}
     kept = np.array(sorted(_choose(kind, counts, always, size)), dtype=np.int64)
     trimmed = _with_tokens(tokenizer, kind, kept, model.config, who)
+    after = [encode(table, trimmed, max_length, "counting tokens") for table in tables]
     left_out = counts.copy()
     left_out[kept[kept < len(counts)]] = 0
-    changed = float(left_out.sum() / max(1, counts.sum()))
-    if not changed:
-        _check_same(tables, tokenizer, trimmed, kept, max_length, who)
-    after = _count(tables, trimmed, max_length)[1]
+    if not left_out.any() and not all(_same_tokens(*pair, kept) for pair in zip(before, after, strict=True)):
+        raise StudentError(f"{who}: {type(tokenizer).__name__} cuts texts otherwise when its vocabulary is trimmed")
     notes = []
     if size is not None and len(always) > size:
         notes.append(f"vocabulary: {size:,} tokens were asked for, any text needs {len(always):,}")
@@ -116,8 +116,8 @@ def find_vocabulary(
         tokenizer=trimmed,
         whole=tokenizer,
         needed=len(always),
-        changed=changed,
-        unknown=(unknown, after),
+        changed=float(left_out.sum() / max(1, counts.sum())),
+        unknown=(_unknown(before), _unknown(after)),
         notes=notes,
     )
 
@@ -155,18 +155,21 @@ def with_vocabulary(model: Any, vocabulary: Vocabulary, who: str) -> Any:
 # ---- which tokens ----------------------------------------------------------------------------------------------------
 
 
-def _count(tables: Sequence[Table], tokenizer: Any, max_length: int) -> tuple[NDArray[np.int64], float]:
-    """How often each token occurs in the texts, int64 [ids], without those that the tokenizer adds; and the share of unknown ones."""
-    counts, unknown = np.zeros(max(tokenizer.get_vocab().values()) + 1, np.int64), 0.0
-    added = [index for index in tokenizer.all_special_ids if index != tokenizer.unk_token_id]
-    for table in tables:
-        encoded = encode(table, tokenizer, max_length, "counting tokens")
-        before = counts.sum()
-        for ids in _blocks(encoded.columns["input_ids"]):
+def _count(texts: Sequence[Encoded], tokenizer: Any) -> NDArray[np.int64]:
+    """How often each token occurs, int64 [ids]; special ones, which the tokenizer adds, not at all."""
+    counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, np.int64)
+    for encoded in texts:
+        for ids in _blocks(encoded):
             counts += np.bincount(ids, minlength=len(counts))
-        counts[added] = 0
-        unknown += encoded.unknown * (counts.sum() - before)
-    return counts, float(unknown / max(1, counts.sum()))
+    counts[[index for index in tokenizer.all_special_ids if index != tokenizer.unk_token_id]] = 0
+    return counts
+
+
+def _unknown(texts: Sequence[Encoded]) -> float:
+    """Share of the tokens that are unknown."""
+    sizes = [len(encoded.columns["input_ids"]) for encoded in texts]
+    shares = (encoded.unknown * size for encoded, size in zip(texts, sizes, strict=True))
+    return float(sum(shares) / max(1, sum(sizes)))
 
 
 def _choose(kind: TokenKind, counts: NDArray[np.int64], always: set[int], size: int | None) -> set[int]:
@@ -201,23 +204,17 @@ def _special_ids(kind: TokenKind, tokenizer: Any, model: Any, rows: int) -> set[
     return found
 
 
-def _check_same(
-    tables: Sequence[Table], whole: Any, trimmed: Any, kept: NDArray[np.int64], max_length: int, who: str
-) -> None:
-    """Make sure that the texts have the tokens that they had; knowledge may be compared token by token.
-
-    Raises:
-        StudentError: they do not.
-    """
-    for table in tables:
-        before, after = (encode(table, tokenizer, max_length).columns["input_ids"] for tokenizer in (whole, trimmed))
-        pairs = zip(_blocks(before), _blocks(after), strict=True)
-        if len(before) != len(after) or not all(np.array_equal(ours, kept[theirs]) for ours, theirs in pairs):
-            raise StudentError(f"{who}: {type(whole).__name__} cuts texts otherwise when its vocabulary is trimmed")
+def _same_tokens(before: Encoded, after: Encoded, kept: NDArray[np.int64]) -> bool:
+    """Whether a table has the tokens that it had, row by row: knowledge may be compared token by token."""
+    pairs = zip(_blocks(before), _blocks(after), strict=True)
+    return np.array_equal(before.lengths, after.lengths) and all(
+        np.array_equal(ours, kept[theirs]) for ours, theirs in pairs
+    )
 
 
-def _blocks(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
-    """Parts of a column that may be mapped and larger than memory."""
+def _blocks(encoded: Encoded) -> Iterator[NDArray[np.int32]]:
+    """Parts of all its tokens, which may be mapped and larger than memory."""
+    ids = encoded.columns["input_ids"]
     for start in range(0, len(ids), _BLOCK):
         yield ids[start : start + _BLOCK]
 

@@ -86,7 +86,8 @@ def pretrain(
         bench = Workbench(config, Data(TASK, table, Table.from_texts([], [])), [backbone], 0.0, store, None)
         student = bench.new_student()
         stages = prepare_stages(bench, student)
-        for line in dict.fromkeys([*student.report, *stages[0].prepared.report, *stages[0].rows.report("student")]):
+        kept = student.vocabulary.report() if student.vocabulary is not None else []
+        for line in dict.fromkeys([*kept, *stages[0].prepared.report, *stages[0].rows.report("student")]):
             console.print(line, markup=False)
         ranks.on_main(claim, path, config, overwrite)
         trained = train_stages(student, stages, path, deadline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def _load(path: str) -> Student:
     if not (isinstance(loader, type) and issubclass(loader, PreTrainedModel)):
         raise StudentError(f"{path}: its config.json names a class that transformers does not have: {name}")
     loaded = load(loader, path, StudentError, config)
-    if loaded.missing and loaded.model.get_output_embeddings() is not None:  # named after a pre-training whose head is gone
+    if (
+        loaded.missing and loaded.model.get_output_embeddings() is not None
+    ):  # named after a pre-training whose head is gone
         loaded = load(AutoModel, path, StudentError, config)
         name = type(loaded.model).__name__
     if loaded.missing or loaded.width is not None:
@@ -101,8 +104,8 @@ def _tables(
     if texts:
         files = [str(table_path(given, f"text-{number}", folder)) for number, given in enumerate(texts, start=1)]
         return [all_texts(files, text, data_dir)]
-    if run is None:
-        raise ConfigError("no text: give one table of texts or more, or the folder of a run")
+    if run is None or "task" not in json.loads((run / "metrics.json").read_text(encoding="utf-8")):  # of `pretrain`
+        raise ConfigError("no text: give one table of texts or more, or the folder of a run with a task")
     config: RunConfig = load_config(run / "config.yaml")
     data = load_data(config.data, config.task, config.seed, Path(config.data_dir), str(run / "student"))
     if config.data.augment is not None:
