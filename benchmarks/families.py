@@ -1,7 +1,7 @@
 """What works with every architecture for sequence classification that transformers knows: python -m benchmarks.families
 
 Each is built tiny, with random weights, and tried: as a teacher and student (run), cut to half of its layers, with hidden-state
-knowledge (`pkd`), as ONNX and as int8. Writes benchmarks/results/families.json and the table in docs/families.md.
+knowledge (`pkd`), with a trimmed vocabulary, as ONNX and as int8. Writes benchmarks/results/families.json and the table in docs/families.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from distilect.data import Table
 from distilect.errors import DistilectError
 from distilect.evaluation import predict
 from distilect.export.onnx import OnnxModel, export_onnx, quantise
-from distilect.models import CheckpointTeacher, Student, build_student
+from distilect.models import CheckpointTeacher, Student, build_student, find_vocabulary
 from distilect.tasks import Task
 from tests.tiny import SENTENCES, wordpiece_tokenizer
 
@@ -37,7 +37,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 FAMILIES = tuple(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 TASK = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
 TABLE = Table.from_texts([*SENTENCES, "a", "the sea"])
-COLUMNS = ("run", "cut", "pkd", "onnx", "int8")
+COLUMNS = ("run", "cut", "pkd", "trim", "onnx", "int8")
 EXPORT_SECONDS = 240  # most take twenty; loops over positions are unrolled, and some of those take no end
 
 # Sizes by the names that configs give them; each config takes those that it has.
@@ -161,6 +161,7 @@ def outcome(family: str, folder: Path, *, onnx: bool = False) -> dict[str, str]:
     student = found["run"]
     if not isinstance(student, Student):
         return result
+    result["trim"] = trimmed(student)
     train_step(student)
     result["pkd"] = hidden_states(path)
     if onnx:
@@ -180,6 +181,18 @@ def train_step(student: Student) -> float:
     optimizer.step()
     student.model.eval()
     return loss.item()
+
+
+def trimmed(student: Student) -> str:
+    """Whether the student with the tokens of some texts says of these the same, bit for bit."""
+    table = Table.from_texts(SENTENCES[:5])
+    try:
+        found = find_vocabulary(student.model, student.tokenizer, [table], None, student.max_length, "student")
+        small = student.with_vocabulary(found)
+    except DistilectError as error:
+        return str(error).partition(" cannot be trimmed: ")[2]
+    same = np.array_equal(*(predict(one.model, one.encode(table), precision="fp32") for one in (student, small)))
+    return "yes" if same else "other logits"
 
 
 def hidden_states(path: str) -> str:
@@ -257,12 +270,13 @@ def page(results: dict[str, Any]) -> str:
             "- **run**: it teaches and is trained, and a row in a padded batch has the outputs of the row alone.",
             "- **cut**: `NAME[layers=0,3]` of four layers; saved and loaded it is the same model.",
             "- **pkd**: it gives hidden states by layer, for feature and relation knowledge.",
+            "- **trim**: it can leave out tokens that no text uses; on the other texts its outputs are equal bit for bit.",
             "- **ONNX**, **int8**: `distilect export` writes a file; that of ONNX has the logits of PyTorch. Empty: it does not run.",
             "",
             f"Of {len(results['families'])}: " + ", ".join(f"{name} {n}" for name, n in count.items()) + ".",
             "",
-            "| family | run | cut | pkd | ONNX | int8 |",
-            "|---|---|---|---|---|---|",
+            "| family | run | cut | pkd | trim | ONNX | int8 |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
             *(f"{number}. {_escape(text)}" for text, number in notes.items()),

@@ -5,6 +5,8 @@ Each `tiny_*` function saves model and tokenizer into `folder` and returns it as
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,9 +21,13 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    MPNetConfig,
+    MPNetTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
+    XLMRobertaConfig,
+    XLMRobertaTokenizer,
     XLNetConfig,
 )
 
@@ -108,6 +114,29 @@ def bpe_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
         mask_token="<mask>",
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+@cache
+def _unigram() -> tuple[tuple[str, float], ...]:
+    """(piece, score): letters, parts of words, words; a longer piece is more likely than its letters."""
+    words = Counter(word for sentence in SENTENCES for word in sentence.replace(",", " ,").split())
+    parts = Counter(word[i : i + n] for word in words for n in (2, 3) for i in range(len(word) - n + 1))
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    letters = [(letter, -11.0) for letter in "▁abcdefghijklmnopqrstuvwxyz0123456789,.?!"]
+    longer = [(part, -9.0 - 0.001 * i) for i, part in enumerate(sorted(p for p, n in parts.items() if n > 1))]
+    whole = [(f"▁{word}", -6.0 - 0.001 * i) for i, word in enumerate(sorted(words)) if word != ","]
+    return (*special, *letters, *longer, *whole, ("<mask>", 0.0))
+
+
+def unigram_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """XLM-R's: Unigram, <s> first, <pad> = 1, <mask> last."""
+    return XLMRobertaTokenizer(vocab=list(_unigram()), model_max_length=max_length)
+
+
+def mpnet_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """MPNet's: WordPiece with <s> first, <pad> = 1 and <mask> last."""
+    pieces = [*("<s>", "<pad>", "</s>", "<unk>"), *json.loads(_wordpiece())["model"]["vocab"], "<mask>"]
+    return MPNetTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, model_max_length=max_length)
 
 
 def xlnet_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
@@ -213,6 +242,35 @@ def tiny_roberta(
         **more,
     )
     return save(folder, config, bpe_tokenizer(), labels, seed)
+
+
+def tiny_xlm_roberta(folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2) -> str:
+    """XLM-RoBERTa with a Unigram tokenizer."""
+    tokenizer = unigram_tokenizer()
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+    )
+    return save(folder, config, tokenizer, labels, seed)
+
+
+def tiny_mpnet(folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2) -> str:
+    """MPNet: relative positions, and a pad token that is not the first."""
+    tokenizer = mpnet_tokenizer()
+    config = MPNetConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+    )
+    return save(folder, config, tokenizer, labels, seed)
 
 
 def tiny_distilbert(

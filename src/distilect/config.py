@@ -202,6 +202,11 @@ class StudentConfig(Part):
     )
     tokenizer: str | None = Field(None, description="folder or hub id; default: that of `init`")
     max_length: int | None = Field(None, ge=2, description="in tokens; default: `train.max_length`")
+    vocabulary: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="tokens that it keeps: a number, the most frequent ones in train and extra first; or auto, all that these use. "
+        "Those without which a text could become unknown stay too. Default: all",
+    )
 
 
 class MethodConfig(Part):

@@ -28,6 +28,7 @@ VERBS = (
     "compare",
     "estimate",
     "augment",
+    "trim",
     "evaluate",
     "predict",
     "report",
@@ -182,6 +183,32 @@ def test_a_dry_run_prints_the_whole_config_as_it_would_be_run(config: str, tmp_p
 def test_score_prints_what_was_done(config: str, stand_in: Any) -> None:
     stand_in("distilect.pipeline", score=lambda settings: [f"{settings.name}: 3 rows scored"])
     assert call("score", config, "name=other").output == "other: 3 rows scored\n"
+
+
+def test_trim_prints_what_became_smaller(stand_in: Any) -> None:
+    seen: list[Any] = []
+
+    def trim(model: str, texts: list[str], **options: Any) -> dict[str, Any]:
+        seen.append((model, texts, options))
+        shares = {"changed": 0.0257, "unknown": (0.0, 0.0001), "needed": 1663, "report": ["a line"]}
+        return {"tokens": [30522, 4000], "parameters": [22.71e6, 12.53e6], "bytes": [91.6e6, 50.2e6], **shares}
+
+    stand_in("distilect.pipeline", trim=trim)
+    result = call("trim", "m", "a.csv", "b.csv", "--size", "4000", "--output", "small", "--text", "t")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == [
+        "tokens       30,522 → 4,000 (1,663 for any text)",
+        "parameters   22.71 M → 12.53 M",
+        "on disk      91.6 MB → 50.2 MB",
+        "text         2.57 % of its tokens are cut into smaller ones",
+        "unknown      0.00 % → 0.01 % of the tokens",
+        "a line",
+        "model: small",
+    ]
+    assert seen == [("m", ["a.csv", "b.csv"], {"size": 4000, "output": Path("small"), "text": ["t"], "data_dir": "."})]
+    assert call("trim", "m", "--output", "small").exit_code == 0
+    assert seen[1][:2] == ("m", ()) and seen[1][2]["size"] is None
+    assert call("trim", "m", "--output", "small", "--size", "0").exit_code == 2
 
 
 def test_finetune_passes_all_its_options(stand_in: Any, fake_report: list[Any]) -> None:

@@ -91,7 +91,7 @@ def _texts(path: Path, count: int) -> list[tuple[str, ...]]:
 
 def prepare(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page's earlier pages would have left behind."""
-    if page in ("tutorial/ship.md", "files.md"):
+    if page in ("tutorial/ship.md", "files.md", "trim.md"):
         finished_run(folder / "elsewhere")
         (folder / "runs").mkdir()
         (folder / "elsewhere" / "runs" / "toy").rename(folder / "runs" / "reviews")

@@ -451,6 +451,43 @@ def augment(
 
 
 @app.command(cls=Verb)
+def trim(
+    model: Annotated[str, typer.Argument(help="Checkpoint, or a run's folder: its student.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="New folder for the smaller checkpoint.", show_default=False)],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Tables of texts; none for a run: its own.", show_default=False)
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens to keep, the most frequent first. [default: all that the texts use]"),
+    ] = None,
+    text: Text = None,
+    data_dir: DataDir = ".",
+) -> None:
+    """Leave out tokens that no text of yours uses.
+
+    Outputs on texts of the other tokens stay the same. Characters and word pieces that any text needs stay too.
+
+    \b
+    Example: distilect trim runs/mrpc --size 8000 --output runs/mrpc-8000
+             distilect trim teacher-a train.csv --output teacher-a-trimmed
+    """
+    from distilect import pipeline
+
+    found = pipeline.trim(model, texts or (), output=output, size=size, text=text, data_dir=data_dir)
+    before, after = (f"{100 * share:.2f} %" for share in found["unknown"])
+    typer.echo(f"{'tokens':<12} {found['tokens'][0]:,} → {found['tokens'][1]:,} ({found['needed']:,} for any text)")
+    typer.echo(f"{'parameters':<12} {found['parameters'][0] / 1e6:.2f} M → {found['parameters'][1] / 1e6:.2f} M")
+    whole = f"{found['bytes'][0] / 1e6:.1f} MB → " if found["bytes"][0] else ""  # unknown of a hub id
+    typer.echo(f"{'on disk':<12} {whole}{found['bytes'][1] / 1e6:.1f} MB")
+    typer.echo(f"{'text':<12} {100 * found['changed']:.2f} % of its tokens are cut into smaller ones")
+    typer.echo(f"{'unknown':<12} {before} → {after} of the tokens")
+    for line in found["report"]:
+        typer.echo(line)
+    typer.echo(f"model: {output}")
+
+
+@app.command(cls=Verb)
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.", show_default=False)],
     data: Annotated[str, typer.Argument(help="Labelled table.", show_default=False)],

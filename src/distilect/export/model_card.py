@@ -17,7 +17,7 @@ from distilect.errors import RunError
 from distilect.files import atomic_write
 from distilect.report import words
 from distilect.report.files import mapping, number, part, records
-from distilect.report.models import SIZES, method_name, outcome
+from distilect.report.models import SIZES, kept_tokens, method_name, outcome
 from distilect.tasks import parse_metric
 
 # Our metric names -> the Hub's metric types; the others go by their own name.
@@ -166,6 +166,7 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         "method": _code(method),
         "teachers": ", ".join(teachers),
         "layers": part(metrics, "student", "source", "layers"),
+        "tokens": kept_tokens(mapping(part(metrics, "student", "source"))).removeprefix(", "),
         "max_length": words.whole(n) if (n := number(part(metrics, "student", "max_length"))) else "",
         "seed": metrics.get("seed"),
         "versions": ", ".join(f"{name} {version}" for name, version in mapping(metrics.get("versions")).items()),

@@ -1,7 +1,7 @@
 """Teachers loaded and frozen, students built, label spaces aligned."""
 
 from distilect.models.attention import attention_maps, captured, keeps_attention
-from distilect.models.checkpoints import checkpoint_fingerprint, quiet, resolve_path
+from distilect.models.checkpoints import check_checkpoint, checkpoint_fingerprint, load_pretrained, quiet, resolve_path
 from distilect.models.dropout import sampling, set_dropout
 from distilect.models.encoders import EncoderTeacher
 from distilect.models.labels import align_labels
@@ -18,19 +18,23 @@ from distilect.models.teachers import (
     per_token,
     same_tokens,
 )
+from distilect.models.vocabulary import VOCABULARY_DIGEST, Vocabulary, find_vocabulary, with_vocabulary
 
 __all__ = [
+    "VOCABULARY_DIGEST",
     "CallableTeacher",
     "CheckpointTeacher",
     "EncoderTeacher",
     "Student",
     "TableTeacher",
     "Teacher",
+    "Vocabulary",
     "align_labels",
     "attention_maps",
     "autocast",
     "build_student",
     "captured",
+    "check_checkpoint",
     "checkpoint_depth",
     "checkpoint_fingerprint",
     "classification_positions",
@@ -38,7 +42,9 @@ __all__ = [
     "default_device",
     "even_layer_map",
     "even_layers",
+    "find_vocabulary",
     "keeps_attention",
+    "load_pretrained",
     "load_teacher",
     "parse_spec",
     "per_token",
@@ -48,4 +54,5 @@ __all__ = [
     "same_tokens",
     "sampling",
     "set_dropout",
+    "with_vocabulary",
 ]

@@ -106,7 +106,7 @@ def _made_again(model: Any) -> list[tuple[bool, Any]]:
 
     Nothing where there is no such model.
     """
-    row = _row(model)
+    row = row_of_tokens(model)
     try:
         config = type(model.config).from_dict(model.config.to_dict())
         again = type(model)._from_config(config, dtype=next(model.parameters()).dtype)
@@ -123,12 +123,13 @@ def _made_again(model: Any) -> list[tuple[bool, Any]]:
     return [(torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5, equal_nan=True), again)]
 
 
-def _row(model: Any) -> dict[str, torch.Tensor]:
-    """A row of tokens that any model takes; BART and T5 read the last one."""
+def row_of_tokens(model: Any) -> dict[str, torch.Tensor]:
+    """A row of tokens from all over the vocabulary, that any model takes; BART and T5 read the last one."""
     config = core_config(model)
     places = getattr(config, "max_position_embeddings", None)
     count = min(24, places - 4) if isinstance(places, int) and places > 8 else 24
-    ids = torch.arange(5, 5 + count) % (getattr(config, "vocab_size", None) or 200)
+    last = (getattr(config, "vocab_size", None) or 200) - 1
+    ids = torch.linspace(min(5, last), last, count).long()
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):
         ids = torch.cat([ids[ids != end], torch.tensor([end])])

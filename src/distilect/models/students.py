@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +21,7 @@ from distilect.models.labels import are_generic
 from distilect.models.layers import core_config, cut_layers, depth_of, even_layers
 from distilect.models.precision import default_device
 from distilect.models.tokenizers import fit_tokenizer, load_tokenizer, usable_length
+from distilect.models.vocabulary import Vocabulary, with_vocabulary
 from distilect.tasks import PROBLEM_TYPES, Task
 
 _SPEC = re.compile(r"(?P<name>[^\[\]]+)(\[\s*((?P<fresh>fresh)|layers=(?P<layers>[\d\s,]+))?\s*\])?")
@@ -36,6 +37,7 @@ class Student:
         max_length: in tokens.
         source: where it came from: path, layers.
         report: lines for the user.
+        vocabulary: the tokens that it keeps; None: all.
     """
 
     model: Any
@@ -43,6 +45,7 @@ class Student:
     max_length: int
     source: dict[str, Any]
     report: list[str] = field(default_factory=list)
+    vocabulary: Vocabulary | None = None
 
     @property
     def num_layers(self) -> int:
@@ -56,6 +59,17 @@ class Student:
         """The table as the student's own tokens."""
         return encode(table, self.tokenizer, self.max_length)
 
+    def with_vocabulary(self, vocabulary: Vocabulary) -> Student:
+        """The same student with these tokens only."""
+        return replace(
+            self,
+            model=with_vocabulary(self.model, vocabulary, f"student {self.source['init']!r}"),
+            tokenizer=vocabulary.tokenizer,
+            source={**self.source, "vocabulary": vocabulary.summary},
+            report=[*self.report, *vocabulary.report()],
+            vocabulary=vocabulary,
+        )
+
 
 def build_student(
     spec: StudentConfig, task: Task, teachers: Mapping[str, str], seed: int, *, max_length: int = 128
@@ -67,6 +81,8 @@ def build_student(
             teacher's name, a folder, a hub id, or `package:…`.
         teachers: name → checkpoint.
         seed: of everything that is initialised at random.
+
+    Its vocabulary is whole: `Student.with_vocabulary` takes a part of it, once the texts are known.
 
     A checkpoint that was fine-tuned for the same labels keeps its head, in the task's order; otherwise the head is new.
 

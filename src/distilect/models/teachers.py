@@ -216,8 +216,11 @@ def classification_positions(input_ids: Tensor, attention_mask: Tensor, cls_toke
 
 
 def same_tokens(student: Any, teacher: CheckpointTeacher) -> bool:
-    """Whether teacher and student cut every text into exactly the same tokens."""
+    """Whether teacher and student cut every text into exactly the same tokens; a trimmed student, every text that it is trained on."""
     ours, theirs = student.tokenizer, teacher.tokenizer
+    trimmed = student.vocabulary
+    if trimmed is not None and not trimmed.changed:
+        ours = trimmed.whole
     return (
         student.max_length == teacher.max_length
         and ours.padding_side == theirs.padding_side

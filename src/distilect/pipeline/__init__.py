@@ -18,10 +18,11 @@ from distilect.pipeline.metrics import versions
 from distilect.pipeline.pretrain import pretrain
 from distilect.pipeline.runs import run
 from distilect.pipeline.teachers import Outputs
+from distilect.pipeline.trim import trim
 from distilect.pipeline.work import Workbench
 from distilect.selection import asks_teachers
 
-__all__ = ["RunResult", "distill", "evaluate", "finetune", "pretrain", "run", "score", "versions"]
+__all__ = ["RunResult", "distill", "evaluate", "finetune", "pretrain", "run", "score", "trim", "versions"]
 
 
 KEEP_EPOCHS = 10  # of the recipe in a call that says nothing of its length

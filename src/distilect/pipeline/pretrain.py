@@ -77,14 +77,17 @@ def pretrain(
     with owned([path]):
         if ranks.is_main():
             check_free(path, config, overwrite)
-        table = all_texts([str(file) for file in files], config)
+        names = [config.data.text] if isinstance(config.data.text, str) else config.data.text
+        limit = config.data.max_train_rows
+        table = all_texts([str(file) for file in files], names, Path(config.data_dir), limit)
         console.print(f"text: {len(table):,} texts of {len(files)} table(s)")
         backbone = EncoderTeacher(init, max_length=config.train.max_length, precision=config.signals.precision)
         store = SignalStore(path.parent / config.signals.store)
         bench = Workbench(config, Data(TASK, table, Table.from_texts([], [])), [backbone], 0.0, store, None)
         student = bench.new_student()
         stages = prepare_stages(bench, student)
-        for line in dict.fromkeys([*stages[0].prepared.report, *stages[0].rows.report("student")]):
+        kept = student.vocabulary.report() if student.vocabulary is not None else []
+        for line in dict.fromkeys([*kept, *stages[0].prepared.report, *stages[0].rows.report("student")]):
             console.print(line, markup=False)
         ranks.on_main(claim, path, config, overwrite)
         trained = train_stages(student, stages, path, deadline)
@@ -107,17 +110,14 @@ def pretrain(
         return metrics
 
 
-def all_texts(files: Sequence[str], config: RunConfig) -> Table:
-    """All texts of some tables, one a row, equal ones once."""
-    given = config.data.text
-    names = [given] if isinstance(given, str) else given
+def all_texts(files: Sequence[str], names: Sequence[str] | None, data_dir: Path, limit: int | None = None) -> Table:
+    """The texts of some tables, one a row, equal ones once; `names`: of their columns, default: inferred."""
     found: list[pa.Array] = []
     for file in files:
-        source, columns = open_texts(file, text=names, data_dir=Path(config.data_dir))
+        source, columns = open_texts(file, text=names, data_dir=data_dir)
         for block in source.blocks(source.columns):
             found += [column.cast(pa.large_string()) for column in text_columns(block, columns)]
     texts = pa.chunked_array(found, pa.large_string()).unique()
-    limit = config.data.max_train_rows
     return Table.from_columns([texts if limit is None else texts[:limit]])
 
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from distilect import ranks
 from distilect.errors import RunError
 from distilect.files import atomic, atomic_write
+from distilect.knowledge import Knowledge
 from distilect.models import Student
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.budget import PLAN, Deadline, plan_epochs
@@ -73,7 +74,7 @@ class Ready:
         length = f"{train.epochs:g} epochs" if train.token_budget is None else f"{train.token_budget:,} tokens"
         if timed and self.stage.share:
             length = f"{self.stage.share:.0%} of the time"
-        kinds = ", ".join(method.kinds)
+        kinds = ", ".join(map(_kind_text, method.knowledge))
         return (
             f"stage {self.stage.name} ({self.of_run}): {kinds}{how}; {method.loss_weights.name} weights, {length}, "
             f"{len(self.rows.table):,} rows, learning rate {train.learning_rate:g}"
@@ -275,6 +276,11 @@ def _finish(folder: Path, student: Student, fitted: Fitted) -> None:
     save_student(student, folder / "student")
     atomic_write(folder / FINISHED, json.dumps(asdict(fitted)), sync=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _kind_text(kind: Knowledge) -> str:
+    """`feature (row means)` where tokens are not compared one by one, as those of another tokenizer cannot be."""
+    return f"{kind.name} (row means)" if getattr(kind.options, "tokens", None) == "mean" else kind.name
 
 
 def _line(fitted: Fitted) -> dict[str, Any]:

@@ -16,11 +16,20 @@ from scipy.special import expit, softmax
 
 from distilect import ranks
 from distilect.augment import augment
-from distilect.config import MethodConfig, RunConfig
+from distilect.config import MethodConfig, RunConfig, StudentConfig
 from distilect.data import Data, Table, load_data
 from distilect.errors import DataError, MethodError, TeacherError
 from distilect.knowledge import Layout, Response
-from distilect.models import CheckpointTeacher, Student, Teacher, build_student, parse_spec, resolve_path
+from distilect.models import (
+    CheckpointTeacher,
+    Student,
+    Teacher,
+    Vocabulary,
+    build_student,
+    find_vocabulary,
+    parse_spec,
+    resolve_path,
+)
 from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
 from distilect.pipeline.metrics import calibration_lines, calibration_scores, teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
@@ -64,6 +73,7 @@ class Workbench:
         finetune_seconds: wall time spent on loading and fine-tuning the teachers.
         speeds: measured speeds by shape of student, so that students of one shape are timed once. None: time nothing, because
             other work on this machine would distort the figures.
+        vocabularies: what trimmed students keep, found once on all rows: a stage that leaves some out has the same student.
     """
 
     config: RunConfig
@@ -72,6 +82,7 @@ class Workbench:
     finetune_seconds: float
     store: SignalStore
     speeds: dict[str, Any] | None = field(default_factory=dict)
+    vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: RunConfig, functions: Mapping[str, Outputs] | None = None) -> Workbench:
@@ -124,7 +135,20 @@ class Workbench:
             spec = spec.model_copy(update={"tokenizer": source.tokenizer_path})
         paths = {name: str(teacher.path) for name, teacher in known.items()}
         seed = config.seed if seed is None else seed
-        return build_student(spec, self.data.task, paths, seed, max_length=config.train.max_length)
+        student = build_student(spec, self.data.task, paths, seed, max_length=config.train.max_length)
+        return student if spec.vocabulary is None else student.with_vocabulary(self._vocabulary(student, spec))
+
+    def _vocabulary(self, student: Student, spec: StudentConfig) -> Vocabulary:
+        """The tokens that a student keeps, from the texts of train and extra."""
+        key = spec.model_dump_json()
+        if key not in self.vocabularies:
+            size = None if spec.vocabulary == "auto" else spec.vocabulary
+            tables = [self.data.train, *([self.data.extra] if self.data.extra is not None else [])]
+            named = f"student {spec.init!r}"
+            self.vocabularies[key] = find_vocabulary(
+                student.model, student.tokenizer, tables, size, student.max_length, named
+            )
+        return self.vocabularies[key]
 
     def stages(self, config: MethodConfig, student: Student) -> list[Stage]:
         """The stages of a method, suited to these models; a single one for a method without stages."""

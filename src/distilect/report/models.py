@@ -187,7 +187,7 @@ def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(source, dict):
         layers = source.get("layers")
         taken = f", layers {', '.join(map(str, layers))}" if isinstance(layers, list) else ""
-        source = f"{source.get('path', '')}{taken}"
+        source = f"{source.get('path', '')}{taken}{kept_tokens(source)}"
     found = {
         "task": task,
         "method": method_name(metrics),
@@ -196,6 +196,12 @@ def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         "finished": metrics.get("finished"),
     }
     return [(title, str(value)) for title, value in found.items() if value not in (None, "")]
+
+
+def kept_tokens(source: Mapping[str, Any]) -> str:
+    """`, 8,000 of 30,522 tokens` of a student with a trimmed vocabulary."""
+    kept, whole = (number(part(source, "vocabulary", key)) for key in ("tokens", "of"))
+    return f", {words.whole(kept)} of {words.whole(whole)} tokens" if kept and whole else ""
 
 
 def _row(raw: Mapping[str, Any], role: Role, name: str, primary: str) -> ModelRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distilect import ranks
-from distilect.models import quiet
+from distilect.errors import RunError
+from distilect.models import VOCABULARY_DIGEST, quiet
 
 
 def student_class(model: nn.Module) -> Any:
@@ -24,6 +26,7 @@ def load_weights(model: Any, folder: str | Path, *, sharded: bool) -> None:
     The Trainer's own loading skips tensors whose names it does not find: with transformers before 5.6, which write LayerNorm
     weights under older names, a resumed student would silently keep fresh ones.
     """
+    _check_vocabulary(Path(folder), model.config)
     with quiet():
         saved = student_class(model).from_pretrained(folder, config=model.config, use_safetensors=True)
     if not sharded:
@@ -34,6 +37,20 @@ def load_weights(model: Any, folder: str | Path, *, sharded: bool) -> None:
     # every rank has read it, and takes its own pieces
     options = StateDictOptions(full_state_dict=True, strict=True)
     set_model_state_dict(model, saved.state_dict(), options=options)
+
+
+def _check_vocabulary(folder: Path, config: Any) -> None:
+    """Refuse weights whose rows of embeddings are of other tokens than the student's.
+
+    Raises:
+        RunError: the texts that the vocabulary was found on have changed since.
+    """
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(VOCABULARY_DIGEST)
+    if saved != getattr(config, VOCABULARY_DIGEST, None):
+        raise RunError(
+            f"{folder} has other tokens than the student has now: the texts of train or extra have changed since; "
+            "start anew with overwrite=True (--overwrite on the command line)"
+        )
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:
