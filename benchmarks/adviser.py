@@ -44,7 +44,6 @@ class Made:
 
 
 TEACHERS = {
-    "four-a": Made(4, 1),
     "part-0": Made(2, 11, parts=3, part=0),
     "part-1": Made(2, 12, parts=3, part=1),
     "part-2": Made(2, 13, parts=3, part=2),
@@ -55,6 +54,7 @@ TEACHERS = {
     "wrong-0": Made(2, 31, noise=1.0, noisy_parts=3, noisy_part=0),
     "wrong-1": Made(2, 32, noise=1.0, noisy_parts=3, noisy_part=1),
     "few": Made(2, 5, share=0.2),
+    "four-a": Made(4, 1),
     "two-b": Made(2, 6),
     "noisy": Made(2, 7, noise=0.4),
     "quarter-0": Made(2, 41, parts=4, part=0),
@@ -96,7 +96,10 @@ def make_teachers(config: RunConfig, data: Data) -> dict[str, Path]:
     found = {}
     for name, made in TEACHERS.items():
         init = BACKBONE if made.layers == 6 else f"{BACKBONE}[layers={made.layers}]"
-        spec = FinetuneConfig(init=init, seed=made.seed, epochs=3.0, learning_rate=2e-4)
+        learned = made.share / made.parts
+        spec = FinetuneConfig(
+            init=init, seed=made.seed, epochs=min(8.0, 3.0 / learned), learning_rate=2e-4, batch_size=16
+        )
         found[name] = finetuned_teacher(name, spec, rows_for(made, data), config)
     return found
 
