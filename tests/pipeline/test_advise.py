@@ -80,7 +80,9 @@ def test_among_teachers_that_are_alike_there_is_nothing_to_choose() -> None:
     found = judge(CLASSES, names(pool), pool)
     assert found.agreement > 0.9 and found.choosing.low <= 0 and found.oracle.value < 0.06
     first, second, advice = words(CLASSES, found, "first")
-    assert first.startswith(f"teachers agree on {100 * found.agreement:.0f} % of 400 validation rows; the best one, first")
+    assert first.startswith(
+        f"teachers agree on {100 * found.agreement:.0f} % of 400 validation rows; the best one, first"
+    )
     assert "can gain at most" in second
     assert advice == "advice: take `keep` from first alone: neither the others nor a choice among them adds to it"
 

@@ -50,8 +50,8 @@ def advice_on(bench: Workbench) -> Advice:
         return Advice(None, [], [f"{len(bench.teachers) or 'no'} teacher: there is nothing to choose among"])
     table = _labelled(bench)
     if len(table) < LEAST_ROWS:
-        found = f"{len(table):,} validation rows have a label, at least {LEAST_ROWS} are needed to judge the teachers"
-        return Advice(None, [], [f"{found}: take `keep`, or give more of them (data.validation_size, data.validation)"])
+        why = f"{len(table):,} validation rows have a label, at least {LEAST_ROWS} are needed to judge the teachers"
+        return Advice(None, [], [f"{why}: take `keep`, or give more of them (data.validation_size, data.validation)"])
     logits = np.stack([bench.outputs(teacher, table) for teacher in bench.teachers], axis=1)
     keys, labels = torch.from_numpy(row_keys(table.ids)), torch.tensor(table.labels)
     names = [teacher.name for teacher in bench.teachers]
@@ -152,4 +152,7 @@ def _rules(task: Task, found: Judgement) -> list[str]:
 
 def _aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (titles, *rows)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (titles, *rows)
+    ]

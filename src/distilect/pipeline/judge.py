@@ -130,9 +130,7 @@ def calibrated(task: Task, pool: TrainingSample, on: TrainingSample, calibrate: 
     """`pool` with its teachers calibrated on the rows of `on`."""
     if not calibrate:
         return pool
-    fitted = [
-        fit_calibration(task, on.teachers[:, k].numpy(), on.labels.numpy()) for k in range(on.teachers.shape[1])
-    ]
+    fitted = [fit_calibration(task, on.teachers[:, k].numpy(), on.labels.numpy()) for k in range(on.teachers.shape[1])]
     return replace(pool, teachers=torch.stack([one(pool.teachers[:, k]) for k, one in enumerate(fitted)], dim=1))
 
 
@@ -210,8 +208,8 @@ def _cross_fitted(task: Task, names: Sequence[str], pool: TrainingSample, calibr
 
 def _strengths(task: Task, names: Sequence[str], pool: TrainingSample) -> tuple[float, ...]:
     """The gate's regularisation, chosen once on all rows: a search in each fold would take four times as long."""
-    model = getattr(set_up("gate", task, names, pool), "model", None)
-    return (model.C,) if hasattr(model, "C") else ()
+    selector: Any = set_up("gate", task, names, pool)
+    return (selector.model.C,) if hasattr(selector.model, "C") else ()
 
 
 def take(pool: TrainingSample, rows: NDArray[np.int64]) -> TrainingSample:
@@ -233,7 +231,7 @@ def _nearest(pool: TrainingSample) -> Outputs:
 def agreement(task: Task, logits: NDArray[np.float32]) -> float:
     """See `Judgement`; `logits` [N, K, C]."""
     if task.kind == "regression":
-        between = np.corrcoef(logits[:, :, 0].T)
+        between: Any = np.corrcoef(logits[:, :, 0].T)
         return float(np.nan_to_num(between[np.triu_indices(len(between), 1)]).mean())
     said = logits > 0 if task.kind == "multi-label" else logits.argmax(-1)[:, :, None]
     return float((said == said[:, :1]).all(axis=(1, 2)).mean())

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
-from torch import Tensor
 
 from distilect.tasks import Task, has_label
 
