@@ -24,6 +24,7 @@ VERBS = (
     "pretrain",
     "distill",
     "score",
+    "advise",
     "run",
     "compare",
     "estimate",

@@ -278,6 +278,27 @@ def score(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command(cls=Verb)
+def advise(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Say which teachers of a config to use, and how.
+
+    Their outputs on the validation split are compared: no student is trained, and no other row is scored.
+
+    \b
+    Example: distilect advise configs/glue/mrpc.yaml data_dir=PATH/TO/glue
+    """
+    from distilect.config import load_config
+
+    settings = load_config(config, overrides)
+
+    from distilect import pipeline, ranks
+
+    advice = pipeline.advise(settings)
+    if ranks.is_main():
+        for line in [*advice.table, "", *advice.words] if advice.table else advice.words:
+            typer.echo(line)
+
+
+@app.command(cls=Verb)
 def run(
     config: ConfigFile,
     overrides: Overrides = None,

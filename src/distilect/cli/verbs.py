@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from distilect.errors import DistilectError, Terminated, did_you_mean, is_disk_full
 
 MAX_LINES = 8
-RESUMABLE = ("compare", "demo", "distill", "finetune", "pretrain", "run", "score")
+RESUMABLE = ("advise", "compare", "demo", "distill", "finetune", "pretrain", "run", "score")
 
 
 class Verb(TyperCommand):

@@ -12,6 +12,7 @@ from distilect.data import load_table
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
+from distilect.pipeline.advise import advise
 from distilect.pipeline.inputs import is_model, smaller, student_name, table_path, teacher_settings
 from distilect.pipeline.job import RunResult
 from distilect.pipeline.metrics import versions
@@ -22,7 +23,7 @@ from distilect.pipeline.trim import trim
 from distilect.pipeline.work import Workbench
 from distilect.selection import asks_teachers
 
-__all__ = ["RunResult", "distill", "evaluate", "finetune", "pretrain", "run", "score", "trim", "versions"]
+__all__ = ["RunResult", "advise", "distill", "evaluate", "finetune", "pretrain", "run", "score", "trim", "versions"]
 
 
 KEEP_EPOCHS = 10  # of the recipe in a call that says nothing of its length

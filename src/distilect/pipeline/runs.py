@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from distilect import ranks
 from distilect.config import RunConfig
+from distilect.pipeline.advise import advice_on
 from distilect.pipeline.budget import Deadline
 from distilect.pipeline.folders import check_free, owned, plan_folders
 from distilect.pipeline.job import RunResult, distil
@@ -16,7 +17,7 @@ from distilect.pipeline.search import searched
 from distilect.pipeline.teachers import Outputs
 from distilect.pipeline.work import Workbench
 from distilect.progress import console
-from distilect.selection import likely_stages
+from distilect.selection import asks_teachers, likely_stages
 
 
 def run(
@@ -45,6 +46,9 @@ def run(
             for folder, single in plans:
                 check_free(folder, single, overwrite)
         bench = Workbench.open(config, functions)  # data and teachers
+        if len(bench.teachers) > 1 and any(asks_teachers(single.method) for _, single in plans):
+            for line in advice_on(bench).words:
+                console.print(line, markup=False)
         results = []
         for number, (folder, single) in enumerate(plans):
             asked = None

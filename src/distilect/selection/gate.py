@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ class GateTeachers(TeacherSelector):
             )
         self.needs = Needs(encoder=None if encoder is None else Encoder(encoder, self.options.pooling), labels=True)
         self.builder = StateBuilder(encoder, joint=True)
+        self.strengths = STRENGTHS
         self.model: Any = None  # a classifier, or the number of the only teacher that is ever the best
 
     def setup(self, context: SelectionContext) -> None:
@@ -65,7 +67,7 @@ class GateTeachers(TeacherSelector):
         if not len(sample.keys):
             raise ValueError("needs labelled rows to be fitted on: expected labels in train")
         view = sample.view(sample.teachers[:, 0], context.seed, epoch=0)  # the state holds nothing of the student
-        self.model = _fitted(self._state(view), teacher_losses(view).argmin(1).numpy())
+        self.model = _fitted(self._state(view), teacher_losses(view).argmin(1).numpy(), self.strengths)
 
     def decide(self, view: StepView) -> Tensor:
         weights = np.zeros(teacher_logits(view).shape[:2], dtype=np.float32)
@@ -81,8 +83,8 @@ class GateTeachers(TeacherSelector):
         return self.builder(view, nothing)[0].cpu().numpy()
 
 
-def _fitted(state: np.ndarray, best: np.ndarray) -> Any:
-    """A classifier of `best` int64 [N], or the only teacher that is ever best."""
+def _fitted(state: np.ndarray, best: np.ndarray, strengths: Sequence[float]) -> Any:
+    """A classifier of `best` int64 [N], or the only teacher that is ever best; a single strength needs no cross-validation."""
     counts = np.bincount(best)
     if (counts > 0).sum() == 1:
         return int(best[0])
@@ -90,6 +92,8 @@ def _fitted(state: np.ndarray, best: np.ndarray) -> Any:
         warnings.simplefilter("ignore", ConvergenceWarning)
         if counts[counts > 0].min() < FOLDS:  # too few rows of some teacher to hold some out
             return LogisticRegression(C=10.0, max_iter=300).fit(state, best)
+        if len(strengths) == 1:
+            return LogisticRegression(C=strengths[0], max_iter=300).fit(state, best)
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-        search = GridSearchCV(LogisticRegression(max_iter=300), {"C": STRENGTHS}, scoring="neg_log_loss", cv=folds)
+        search = GridSearchCV(LogisticRegression(max_iter=300), {"C": strengths}, scoring="neg_log_loss", cv=folds)
         return search.fit(state, best).best_estimator_
