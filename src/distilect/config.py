@@ -355,8 +355,8 @@ class SearchConfig(Part):
     budget: str = Field(description="time for the search, such as 30min or 2h")
     tune: Grid | None = Field(
         None,
-        description="settings to try, such as train.learning_rate: [5.0e-5, 1.0e-4] or alpha: [0.5, 0.9]; default: the learning rate "
-        "times 0.5, 1, 2 and 4",
+        description="settings to try, such as train.learning_rate: [5.0e-5, 1.0e-4], alpha: [0.5, 0.9] or student: [A[layers=3], B]; "
+        "default: the learning rate times 0.5, 1, 2 and 4",
     )
 
     @field_validator("budget")

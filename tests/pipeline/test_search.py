@@ -50,6 +50,14 @@ def test_choices_are_all_combinations_in_method_and_training(job: Job) -> None:
     assert config.method.knowledge == {"response": {"temperature": 2}}
 
 
+def test_the_students_layers_can_be_a_choice(job: Job) -> None:
+    config = job.config(method="kd")
+    chosen = with_choice(config, {"student": "a[layers=0]", "train.epochs": 2})
+    assert chosen.student.init == "a[layers=0]" and chosen.train.epochs == 2
+    longer = with_choice(config, {"student.init": "a[layers=1]"})
+    assert longer.student == config.student.model_copy(update={"init": "a[layers=1]"})
+
+
 def test_the_better_rate_is_chosen_and_dev_is_not_seen(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     distil = search.distil

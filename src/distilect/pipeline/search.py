@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from distilect import ranks
-from distilect.config import MethodConfig, RunConfig, TrainConfig, dump_config, parse_part, seconds_of, set_value
+from distilect.config import (
+    MethodConfig,
+    RunConfig,
+    StudentConfig,
+    TrainConfig,
+    dump_config,
+    parse_part,
+    seconds_of,
+    set_value,
+)
 from distilect.errors import ConfigError
 from distilect.files import atomic_write
 from distilect.pipeline.budget import PLAN, epoch_seconds
@@ -46,13 +55,23 @@ def choices(tune: Mapping[str, Sequence[Any]], task: Task | None = None) -> list
 
 
 def with_choice(config: RunConfig, choice: Mapping[str, Any]) -> RunConfig:
-    """The config with some settings of its method, or of `train.`, replaced; keys may have dots."""
-    raw: dict[str, Any] = {"method": config.method.model_dump(exclude_none=True), "train": config.train.model_dump()}
+    """The config with some settings of its method, of `train.` or of `student` replaced; keys may have dots."""
+    raw: dict[str, Any] = {
+        "method": config.method.model_dump(exclude_none=True),
+        "train": config.train.model_dump(),
+        "student": config.student.model_dump(),
+    }
     for key, value in choice.items():
         path = key.split(".")
-        set_value(raw, path if path[0] == "train" else ["method", *path], value, f"tune.{key}={value!r}")
-    method, train = MethodConfig.model_validate(raw["method"]), parse_part(TrainConfig, raw["train"])
-    return config.model_copy(update={"method": method, "train": train})
+        set_value(raw, path if path[0] in raw else ["method", *path], value, f"tune.{key}={value!r}")
+    if isinstance(raw["student"], str):
+        raw["student"] = config.student.model_dump() | {"init": raw["student"]}
+    parts = {
+        "method": MethodConfig.model_validate(raw["method"]),
+        "train": parse_part(TrainConfig, raw["train"]),
+        "student": parse_part(StudentConfig, raw["student"]),
+    }
+    return config.model_copy(update=parts)
 
 
 def rounds(count: int) -> list[int]:
