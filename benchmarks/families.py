@@ -191,8 +191,8 @@ def trimmed(student: Student) -> str:
         small = student.with_vocabulary(found)
     except DistilectError as error:
         return str(error).partition(" cannot be trimmed: ")[2]
-    same = np.array_equal(*(predict(one.model, one.encode(table), precision="fp32") for one in (student, small)))
-    return "yes" if same else "other logits"
+    ours, theirs = (predict(one.model, one.encode(table), precision="fp32") for one in (student, small))
+    return "yes" if np.array_equal(ours, theirs) else "other logits"
 
 
 def hidden_states(path: str) -> str:

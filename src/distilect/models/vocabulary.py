@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -175,13 +176,12 @@ def _unknown(texts: Sequence[Encoded]) -> float:
 def _choose(kind: TokenKind, counts: NDArray[np.int64], always: set[int], size: int | None) -> set[int]:
     """Ids of the tokens that stay."""
     kept, tokens = set(always), {index: token for token, index in kind.ids.items()}
+    most = math.inf if size is None else size
     for index in np.argsort(-counts, kind="stable").tolist():
-        if len(kept) >= size if size is not None else not counts[index]:
+        if len(kept) >= most or (size is None and not counts[index]):
             break
-        if index not in tokens:
-            continue
-        new = {kind.ids[part] for part in kind.parts(tokens[index])} - kept
-        if size is None or len(kept) + len(new) <= size:
+        new = {kind.ids[part] for part in kind.parts(tokens[index])} - kept if index in tokens else set()
+        if len(kept) + len(new) <= most:
             kept |= new
     return kept
 

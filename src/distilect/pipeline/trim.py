@@ -84,9 +84,8 @@ def _load(path: str) -> Student:
     if not (isinstance(loader, type) and issubclass(loader, PreTrainedModel)):
         raise StudentError(f"{path}: its config.json names a class that transformers does not have: {name}")
     loaded = load(loader, path, StudentError, config)
-    if (
-        loaded.missing and loaded.model.get_output_embeddings() is not None
-    ):  # named after a pre-training whose head is gone
+    # an encoder that is named after its pre-training, whose head is gone
+    if loaded.missing and loaded.model.get_output_embeddings() is not None:
         loaded = load(AutoModel, path, StudentError, config)
         name = type(loaded.model).__name__
     if loaded.missing or loaded.width is not None:
