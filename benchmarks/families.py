@@ -27,7 +27,8 @@ from distilect.config import StudentConfig
 from distilect.data import Table
 from distilect.errors import DistilectError
 from distilect.evaluation import predict
-from distilect.export.onnx import OnnxModel, export_onnx, quantise
+from distilect.export.onnx import OnnxModel, export_onnx
+from distilect.export.quantise import quantise
 from distilect.models import CheckpointTeacher, Student, build_student
 from distilect.tasks import Task
 from tests.tiny import SENTENCES, wordpiece_tokenizer

@@ -38,6 +38,7 @@ SPEEDS = (
     ("ms p50", "p50_ms", words.digits),
     ("ms p95", "p95_ms", words.digits),
     ("rows/s", "rows_per_second", words.digits),
+    ("× student", "faster", words.digits),
 )
 
 
