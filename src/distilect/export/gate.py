@@ -45,7 +45,7 @@ class Gate:
     def rule(self) -> str:
         """A line: what is judged, on what, and what may be lost."""
         of = " in agreement with itself" if self.rows.own_labels else ""
-        more = f", one row: {self.max_drop:g} would be less" if self.limit > self.max_drop else ""
+        more = f" (one row; {self.max_drop:g} points would be less than that)" if self.limit > self.max_drop else ""
         return (
             f"validation split, {self.count:,} rows: the student has {self.metric} {self.before:.2f}{of}; "
             f"a file may lose {self.limit:.2f} points{more}"
@@ -61,22 +61,18 @@ class Gate:
         """
         found, score = self.rows.compare(logits), self._points(logits)
         drop = self.before - score
-        verdict = KEPT if drop <= self.limit + 1e-9 else "loses too much"
-        if verdict == KEPT and not self._says_something(logits):
-            verdict = "at chance"
-        self.tried.append(
-            {
-                "scheme": name,
-                "bytes": size,
-                "score": round(score, 4),
-                "drop": round(drop, 4),
-                "changed_labels": found.changed,
-                "mean_difference": found.mean,
-                "verdict": verdict,
-            }
-        )
-        console.print(f"  {tried_text(self.tried[-1], self.metric)}", markup=False)
-        return verdict == KEPT
+        tried = {
+            "scheme": name,
+            "bytes": size,
+            "score": round(score, 4),
+            "drop": round(drop, 4),
+            "changed_labels": found.changed,
+            "mean_difference": found.mean if np.isfinite(found.mean) else None,
+            "verdict": self._verdict(drop, logits),
+        }
+        self.tried.append({**tried, "text": _text(tried, self.metric)})
+        console.print(f"  {self.tried[-1]['text']}", markup=False)
+        return bool(tried["verdict"] == KEPT)
 
     def refuse(self, what: str) -> None:
         """No scheme was good enough: note why.
@@ -93,6 +89,7 @@ class Gate:
     def to_dict(self) -> dict[str, Any]:
         """For `export.json`."""
         return {
+            "text": self.rule(),
             "rows": self.count,
             "metric": self.metric,
             "student": round(self.before, 4),
@@ -101,6 +98,13 @@ class Gate:
             "tried": self.tried,
             "refusals": self.refusals,
         }
+
+    def _verdict(self, drop: float, logits: NDArray[np.float32]) -> str:
+        if not np.isfinite(logits).all():
+            return "outputs that are no numbers"
+        if drop > self.limit + 1e-9:
+            return "loses too much"
+        return KEPT if self._says_something(logits) else "at chance"
 
     def _points(self, logits: NDArray[np.float32]) -> float:
         return 100 * self.rows.scores(logits)[self.metric]
@@ -122,14 +126,11 @@ class Gate:
         )
 
 
-def tried_text(tried: dict[str, Any], metric: str) -> str:
+def _text(tried: dict[str, Any], metric: str) -> str:
     """`int8: 8.4 MB, accuracy 65.25 (−0.25), 3 labels changed, outputs differ by 0.0321 on average: kept`."""
-    changed = "" if tried["changed_labels"] is None else f"{tried['changed_labels']:,} labels changed, "
-    return (
-        f"{tried['scheme']}: {tried['bytes'] / 1e6:.1f} MB, {metric} {tried['score']:.2f} ({_signed(-tried['drop'])}), {changed}"
-        f"outputs differ by {tried['mean_difference']:.3g} on average: {tried['verdict']}"
-    )
-
-
-def _signed(points: float) -> str:
-    return f"{points + 0.0:+.2f}".replace("-", "−").replace("+0.00", "±0").replace("−0.00", "±0")
+    changed = "" if tried["changed_labels"] is None else f", {tried['changed_labels']:,} labels changed"
+    drop = f"{-tried['drop'] + 0.0:+.2f}".replace("-", "−")
+    mean = tried["mean_difference"]
+    differ = "" if mean is None else f", outputs differ by {mean:.3g} on average"
+    verdict = KEPT if tried["verdict"] == KEPT else f"not kept, {tried['verdict']}"
+    return f"{tried['scheme']}: {tried['bytes'] / 1e6:.1f} MB, {metric} {tried['score']:.2f} ({drop}){changed}{differ}: {verdict}"
