@@ -605,6 +605,10 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, check it on dev, time it.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Write ONNX with 8-bit weights too.")] = False,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Write a model for OpenVINO too.")] = False,
+    max_drop: Annotated[
+        float, typer.Option(help="Points that --int8 and --openvino may lose on the run's validation split.")
+    ] = 0.3,
     dev: Annotated[str | None, typer.Option(help="Labelled table to check on. [default: the config's]")] = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload to the Hub, with your own login.")
@@ -616,7 +620,8 @@ def export(
 ) -> None:
     """Make a run's student ready to ship: model card, ONNX, Hub.
 
-    ONNX files go into student/onnx/, checked against PyTorch on the dev rows and timed beside the best teacher.
+    ONNX files go into student/onnx/, checked against PyTorch on the dev rows and timed beside the best teacher. 8-bit files that lose
+    more than --max-drop are replaced by the next gentler scheme; the exit code is 1 if none is good enough.
 
     \b
     Example: distilect export runs/mrpc --onnx --int8 --license apache-2.0
@@ -627,6 +632,8 @@ def export(
         folder,
         onnx=onnx,
         int8=int8,
+        openvino=openvino,
+        max_drop=max_drop,
         dev=dev,
         repository=push,
         public=public,

@@ -1,4 +1,4 @@
-"""A checkpoint as ONNX, in fp32 and in int8, and how it is run: torch's own exporter, onnxruntime's own quantiser.
+"""A checkpoint as ONNX in fp32, and how a file is run: torch's own exporter.
 
 torch.onnx with dynamo rather than optimum: it is maintained with the torch that trained the model, needs no list of known
 architectures, and optimum's exporter still depends on the TorchScript path that torch has retired.
@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from distilect.data import Encoded, scoring_batches
 from distilect.errors import ExportError
-from distilect.files import atomic
 from distilect.models import quiet
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -70,7 +69,7 @@ def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path
     free = {0: "batch", 1: "length"} if named else dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     model.config.use_cache = False  # a decoder's file shall not hand out its keys and values
     try:
-        with torch.no_grad(), _silent():
+        with torch.no_grad(), silent():
             program = torch.onnx.export(
                 _Logits(model).eval(),
                 args=(),
@@ -98,33 +97,6 @@ def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path
     return target
 
 
-def quantise(source: Path, target: Path) -> Path:
-    """int8 weights by onnxruntime's dynamic quantisation; activations are quantised as they come.
-
-    Weights of matrix products get one scale per output channel, embeddings one for all. Where this processor has no instructions
-    for 8-bit products (VNNI), weights keep 7 bits, since sums of 8-bit products would overflow there.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    cpu = Path("/proc/cpuinfo")
-    vnni = cpu.is_file() and "vnni" in cpu.read_text(encoding="utf-8", errors="replace")
-    model = onnx.load(source)
-    # The exporter turns weights round after it has written down their shapes, which the quantiser then takes for a contradiction;
-    # it infers them anew.
-    del model.graph.value_info[:]
-    with atomic(target) as temporary, _silent():
-        quantize_dynamic(
-            model,
-            temporary,
-            per_channel=True,
-            reduce_range=not vnni,
-            weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": 1},  # float, where the exporter wrote no type beside a value
-        )
-    return target
-
-
 class OnnxModel:
     """An ONNX file, ready to run on the CPU.
 
@@ -149,16 +121,21 @@ class OnnxModel:
         return np.asarray(self.session.run(["logits"], feed)[0], dtype=np.float32)
 
     def predict(self, encoded: Encoded) -> NDArray[np.float32]:
-        """Logits float32 [N, C] of all rows, in batches by length as `evaluation.predict` runs them."""
-        batches = scoring_batches(encoded.lengths, MAX_TOKENS)
-        parts = [self(encoded.collate(rows)) for rows in batches]
-        logits = np.empty_like(np.concatenate(parts))
-        logits[np.concatenate(batches)] = np.concatenate(parts)
-        return logits
+        """Logits float32 [N, C] of all rows."""
+        return outputs(self, encoded)
+
+
+def outputs(run: Callable[[Mapping[str, Tensor]], NDArray[np.float32]], encoded: Encoded) -> NDArray[np.float32]:
+    """Logits float32 [N, C] of all rows, in batches by length as `evaluation.predict` runs them."""
+    batches = scoring_batches(encoded.lengths, MAX_TOKENS)
+    parts = np.concatenate([run(encoded.collate(rows)) for rows in batches])
+    logits = np.empty_like(parts)
+    logits[np.concatenate(batches)] = parts
+    return logits
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """The exporter and the quantiser print steps and warn of packages that they could use."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

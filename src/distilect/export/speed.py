@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ from torch import Tensor
 from distilect.data import Encoded
 from distilect.evaluation import take_turns
 from distilect.export.onnx import OnnxModel
+from distilect.export.openvino import OpenVinoModel
 from distilect.progress import track
 
 Inputs = dict[str, Tensor]
-Start = Callable[[int], Callable[[Inputs], Any]]  # number of threads → a function that runs one batch with so many
+# number of threads (None: as many as it likes) → a function that runs one batch with so many
+Start = Callable[[int | None], Callable[[Inputs], Any]]
 ROUNDS = {1: 60, 32: 12}  # measured rounds by batch size; a larger batch varies less
 
 
-def start_torch(model: Any) -> Start:
-    """A PyTorch model in fp32; the number of threads is the process's."""
+def start_torch(model: Any, *, bf16: bool = False) -> Start:
+    """A PyTorch model in fp32, or a copy of it in bf16; the number of threads is the process's."""
+    model = copy.deepcopy(model).to(torch.bfloat16) if bf16 else model
 
     def run(inputs: Inputs) -> None:
         with torch.inference_mode():
@@ -35,15 +39,26 @@ def start_onnx(path: Path) -> Start:
     return lambda threads: OnnxModel(path, threads)
 
 
-def speed_table(
-    models: Mapping[str, tuple[Start, Encoded]], *, threads: Sequence[int] = (1, 2), rounds: Mapping[int, int] = ROUNDS
-) -> list[dict[str, Any]]:
-    """One line per number of threads, batch size and model: p50_ms and p95_ms of a batch's forward pass, rows_per_second.
+def start_openvino(path: Path) -> Start:
+    """An OpenVINO model; each number of threads gets a compiled model of its own."""
+    return lambda threads: OpenVinoModel(path, threads)
 
-    On a shared machine only ratios mean much.
+
+def speed_table(
+    models: Mapping[str, tuple[Start, Encoded]],
+    *,
+    reference: str,
+    threads: Sequence[int] = (1, 2),
+    rounds: Mapping[int, int] = ROUNDS,
+) -> list[dict[str, Any]]:
+    """One line per number of threads, batch size and model: p50_ms and p95_ms of a batch's forward pass, rows_per_second, faster.
+
+    `faster` is the median over rounds of the reference's time over the model's in the same round: on a shared machine only ratios mean
+    much.
 
     Args:
         models: name → how to start it, and the texts in its own tokens.
+        reference: the model that the others are compared with.
         rounds: batch size → measured rounds.
     """
     before = torch.get_num_threads()
@@ -52,12 +67,14 @@ def speed_table(
         for count, size in track([(count, size) for count in threads for size in rounds], "timing"):
             torch.set_num_threads(count)
             jobs = {name: (start(count), _batches(rows, size, rounds[size])) for name, (start, rows) in models.items()}
-            for name, seconds in take_turns(jobs, rounds[size]).items():
+            times = take_turns(jobs, rounds[size])
+            for name, seconds in times.items():
                 p50, p95 = (1000.0 * float(np.quantile(seconds, q)) for q in (0.5, 0.95))
                 speed = {
                     "p50_ms": round(p50, 4),
                     "p95_ms": round(p95, 4),
                     "rows_per_second": round(1000 * size / p50, 2),
+                    "faster": round(float(np.median(np.divide(times[reference], seconds))), 3),
                 }
                 lines.append({"model": name, "threads": count, "batch": size, **speed})
     finally:

@@ -38,6 +38,7 @@ SPEEDS = (
     ("ms p50", "p50_ms", words.digits),
     ("ms p95", "p95_ms", words.digits),
     ("rows/s", "rows_per_second", words.digits),
+    ("× student", "faster", words.digits),
 )
 
 
@@ -150,7 +151,11 @@ def _export(export: Mapping[str, Any]) -> dict[str, Any] | None:
         numbers = [number_cell(number(line.get(key)), show) for _, key, show in SPEEDS]
         body.append([Cell(str(line.get("model"))), *numbers])
     table = DataTable("speed", ["model", *(title for title, _, _ in SPEEDS)], body)
-    return {"files": records(export.get("files")), "table": table} if body else None
+    if not body:
+        return None
+    gate = mapping(export.get("gate"))
+    tried = [str(each.get("text")) for each in records(gate.get("tried"))] + [*map(str, gate.get("refusals") or ())]
+    return {"files": records(export.get("files")), "rule": gate.get("text"), "tried": tried, "table": table}
 
 
 def _listed(metrics: Mapping[str, Any], wanted: Sequence[tuple[str, str, Any]]) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ def summary_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
 
 def speed_table(lines: Sequence[Mapping[str, Any]]) -> Table:
     """Times of a model's forms side by side, as `distilect export` measured them."""
-    caption = "ms: forward pass of one batch; models take turns on the same texts"
+    caption = "ms: forward pass of one batch; × student: times faster than it is in PyTorch, fp32. Models take turns on the same texts"
     table = _table(caption, [title for title, _, _ in SPEEDS])
     for line, following in zip(lines, [*lines[1:], {}], strict=False):
         numbers = [Text(show(number(line.get(key)))) for _, key, show in SPEEDS]
