@@ -27,14 +27,9 @@ from distilect.config import StudentConfig
 from distilect.data import Table
 from distilect.errors import DistilectError
 from distilect.evaluation import predict
-<<<<<<< HEAD
-from distilect.export.onnx import OnnxModel, export_onnx, quantise
-from distilect.models import CheckpointTeacher, Student, build_student, find_vocabulary
-=======
 from distilect.export.onnx import OnnxModel, export_onnx
 from distilect.export.quantise import quantise
-from distilect.models import CheckpointTeacher, Student, build_student
->>>>>>> dd691373ec4a36fc1076f78d0267603a88076bb8
+from distilect.models import CheckpointTeacher, Student, build_student, find_vocabulary
 from distilect.tasks import Task
 from tests.tiny import SENTENCES, wordpiece_tokenizer
 
