@@ -51,6 +51,9 @@ def finished_run(folder: Path, family: Any = tiny_bert, *, regression: bool = Fa
         task |= {"kind": "regression", "labels": [], "metrics": ["pearson"]}
     config = job.config(data=data, **changes)
     (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(run / "student")
+    tokenizer.model_max_length = config.train.max_length
+    tokenizer.save_pretrained(run / "student")
     teach(run / "student", data["train"], (family.__name__, regression))
     values = metrics(
         name="toy",

