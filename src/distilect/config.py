@@ -160,6 +160,12 @@ class FinetuneConfig(Part):
     batch_size: int = Field(32, ge=1, description="rows per optimiser step")
     seed: int = Field(0, description="seed of data order, dropout and new weights")
     dropout: Fraction | None = Field(None, description="dropout while it is fine-tuned; default: that of its config")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="of a teacher: so many copies are fine-tuned too, each without one part of the rows; on each row selectors judge the "
+        "teacher by the copy that has not seen it, and the student learns from the teacher itself. Takes so many times as long",
+    )
 
 
 class TeacherConfig(Part):

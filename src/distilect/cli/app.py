@@ -367,6 +367,8 @@ def estimate(
     unit = f"{gpu} hours" if gpu else "hours here"
     for each in found:
         typer.echo(f"{each.rows:,} rows, {each.steps:,} steps")
+        if each.teacher_seconds:
+            typer.echo(f"  teachers, made   {each.teacher_seconds / 3600:>12,.2f} {unit}, unless they are there")
         typer.echo(f"  teachers, once   {each.scoring_seconds / 3600:>12,.2f} {unit}")
         typer.echo(f"  student          {each.training_seconds / 3600:>12,.2f} {unit}")
         typer.echo(f"  signals          {each.signal_bytes / 1e9:>12,.2f} GB")

@@ -15,7 +15,7 @@ from distilect.data.encoding import NOTABLE, Encoded, encode, pad_id
 from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_texts, task_settings_of
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
-from distilect.data.splits import hold_out
+from distilect.data.splits import fold_of, hold_out
 from distilect.data.table import Table, row_identity, row_keys
 from distilect.data.writers import check_suffix, table_writer, write_columns
 
@@ -31,6 +31,7 @@ __all__ = [
     "check_suffix",
     "encode",
     "epoch_batches",
+    "fold_of",
     "hold_out",
     "load_data",
     "load_table",

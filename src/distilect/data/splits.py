@@ -53,6 +53,11 @@ def hold_out(table: Table, size: float, seed: int) -> tuple[Indexes, Indexes]:
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def fold_of(ids: NDArray[np.uint64], folds: int) -> NDArray[np.int64]:
+    """int64 [N]: the fold of each row, from 0, by its identity alone: repeats of a text share one."""
+    return np.asarray((ids[:, 1] % np.uint64(folds)).astype(np.int64))
+
+
 def validation_by_draw(ids: NDArray[np.uint64], share: float, seed: int) -> NDArray[np.bool_]:
     """bool [N]: rows of a table that is too large to be compared with itself; about `share` of its different texts.
 

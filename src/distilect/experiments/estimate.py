@@ -25,7 +25,7 @@ from distilect.experiments.results import RESULTS, Result, Results
 from distilect.experiments.runner import read_setup
 from distilect.experiments.scenarios import for_teacher
 from distilect.experiments.trials import SPLIT_SEED, Plan, Setup, Trial, choices
-from distilect.pipeline.estimate import Pilot, Rates, total, validation
+from distilect.pipeline.estimate import Pilot, Rates, in_folds, total, validation
 from distilect.pipeline.metrics import machine
 from distilect.pipeline.teachers import RECORD, named_teachers, teacher_folder
 from distilect.report.words import duration, megabytes
@@ -113,14 +113,16 @@ def _add_setup(
         slowest = max(rates.scoring.values(), default=0.0)  # stands for teachers that the pilot's method does not ask
         scored = [name for name, spec in named_teachers(config).items() if spec.table is None]
         found.scoring_seconds += rows * sum(rates.scoring.get(name, slowest) for name in scored)
+        found.scoring_seconds += rows * sum(rates.scoring.get(name, slowest) for name in in_folds(config))
         found.disk += rows * rates.signal_bytes
         history.parameters = max(history.parameters, parameters)
         for _, spec, share in missing:
             assert spec.finetune is not None
             forward = rates.scoring.get(str(spec.name), slowest)  # with the backward pass three times as much
             found.teachers += 1
-            found.teacher_seconds += share * len(clean.train) * spec.finetune.epochs * 3 * forward
-            found.disk += 2 * 4 * parameters
+            copies = spec.finetune.folds or 1  # each without a fold, beside the teacher: so many times its rows
+            found.teacher_seconds += copies * share * len(clean.train) * spec.finetune.epochs * 3 * forward
+            found.disk += (1 + copies) * 4 * parameters
         held = validation(config, rows, len(clean.validation))
         for trial in trials:
             if seconds[trial.key] is None:

@@ -32,7 +32,7 @@ from distilect.models import Student, Teacher
 from distilect.pipeline.predictions import PREDICTIONS as RUN_PREDICTIONS
 from distilect.pipeline.predictions import read_predictions as read_run_predictions
 from distilect.pipeline.search import trained, with_choice
-from distilect.pipeline.teachers import finetuned_teacher, named_teachers, teachers_of
+from distilect.pipeline.teachers import finetuned_teacher, fold_copies, named_teachers, teachers_of
 from distilect.pipeline.work import Workbench, enlarged
 from distilect.selection import asks_teachers
 from distilect.signals import SignalStore
@@ -66,7 +66,10 @@ class Runner:
     def open(cls, plan: Plan, setup: Setup) -> Runner:
         """Read the data and load the teachers; fine-tune those that no process has made yet."""
         config, clean = read_setup(plan, setup)
-        teachers = teachers_of(config.model_copy(update={"teachers": _made(setup, config, clean)}), clean, {})
+        specs, copies = _made(setup, config, clean)
+        teachers = teachers_of(config.model_copy(update={"teachers": specs}), clean, {})
+        for teacher in teachers:
+            teacher.copies = copies.get(teacher.name, ())
         store = SignalStore(Path(config.output) / config.signals.store)
         return cls(plan, setup, config, clean, teachers, store, truth_of(clean))
 
@@ -243,14 +246,15 @@ def read_setup(plan: Plan, setup: Setup) -> tuple[RunConfig, Data]:
     return config, load_data(config.data, config.task, SPLIT_SEED, Path(config.data_dir))
 
 
-def _made(setup: Setup, config: RunConfig, clean: Data) -> list[TeacherConfig]:
-    """The pool as checkpoints and tables; teachers that are to be fine-tuned are, once for all processes.
+def _made(setup: Setup, config: RunConfig, clean: Data) -> tuple[list[TeacherConfig], dict[str, list[Path]]]:
+    """The pool as checkpoints and tables, and the copies of teachers in folds; those that are to be fine-tuned are, once for all
+    processes.
 
     Raises:
         RunError: a teacher cannot be made; the message names it.
     """
     locks = Path(config.output) / LOCKS
-    parts, found = None, []
+    parts, found, copies = None, [], dict[str, list[Path]]()
     for name, spec in named_teachers(config).items():
         assert isinstance(spec, PoolTeacherConfig)
         if spec.finetune is None:
@@ -267,7 +271,8 @@ def _made(setup: Setup, config: RunConfig, clean: Data) -> list[TeacherConfig]:
         try:
             with locked(lock, RunError, f"another process is fine-tuning teacher {name}", wait=True):
                 folder = finetuned_teacher(name, spec.finetune, data, config, spec.tokenizer)
+                copies[name] = fold_copies(name, spec.finetune, data, config, spec.tokenizer)
         except DistilectError as error:
             raise RunError(f"teacher {name}: {error}") from error
         found.append(TeacherConfig(name=name, path=str(folder), max_length=spec.max_length))
-    return found
+    return found, copies

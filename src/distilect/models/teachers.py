@@ -39,12 +39,14 @@ class Teacher:
         order: the task's labels among the teacher's outputs; `outputs[:, order]` is in the task's order.
         thresholds: of a multi-label task, in the task's order, where its config holds some.
         parts: of the fingerprint, by name, so that a message can name what changed.
+        copies: checkpoints of the same teacher, each fine-tuned without one fold of train (`data.fold_of`).
     """
 
     name: str
     order: list[int]
     thresholds: list[float] | None = None
     parts: dict[str, Any]
+    copies: Sequence[Path] = ()
 
     @property
     def fingerprint(self) -> str:

@@ -97,7 +97,7 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
         return TrainingSample(
             torch.from_numpy(keys[rows]),
             torch.tensor(table.labels[rows]),
-            source.fetch(table, rows, [[] for _ in source.names]).logits.cpu(),
+            source.fetch(table, rows, [[] for _ in source.names]).judged.cpu(),
             vectors.fetch(table, rows, [[]]).logits[:, 0].cpu() if vectors else None,
         )
 

@@ -32,6 +32,7 @@ from distilect.models import CheckpointTeacher, build_student
 from distilect.pipeline import pace
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.folders import save_student
+from distilect.pipeline.teachers import named_teachers
 from distilect.pipeline.work import Workbench
 from distilect.selection import PlannedRows, SelectionContext
 
@@ -66,7 +67,8 @@ class Estimate:
     """The cost of a run over `rows` rows.
 
     Attributes:
-        scoring_seconds, training_seconds: of one process or GPU; several divide them.
+        teacher_seconds: of fine-tuning the teachers that the config has fine-tuned, if they are not there yet.
+        scoring_seconds, training_seconds: of one process or GPU, as `teacher_seconds`; several divide them.
         signal_bytes, table_bytes: on disk; the second only for a table that is streamed there (`data.cache`).
     """
 
@@ -76,6 +78,7 @@ class Estimate:
     signal_bytes: float
     table_bytes: float
     steps: int
+    teacher_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -128,6 +131,7 @@ def _together(stages: Sequence[Estimate]) -> Estimate:
         signal_bytes=max(stage.signal_bytes for stage in stages),
         table_bytes=max(stage.table_bytes for stage in stages),
         steps=sum(stage.steps for stage in stages),
+        teacher_seconds=max(stage.teacher_seconds for stage in stages),
     )
 
 
@@ -184,14 +188,29 @@ def total(
     if train.token_budget is not None:
         done = math.ceil(train.token_budget / (rates.tokens * train.batch_size))
     looks = max(1, round(train.epochs * train.evaluations)) + 1 if held else 0
+    copied = sum(rates.scoring.get(name, 0.0) for name in in_folds(config)) if len(rates.scoring) > 1 else 0.0
     return Estimate(
         rows=rows,
-        scoring_seconds=sum(rates.scoring.values()) * rows,
+        teacher_seconds=trained * fine_tuning(config, rates),
+        scoring_seconds=(sum(rates.scoring.values()) + copied) * rows,
         training_seconds=done * rates.step + looks * held * rates.evaluation,
         signal_bytes=rates.signal_bytes * rows,
         table_bytes=rates.table_bytes * rows,
         steps=done,
     )
+
+
+def fine_tuning(config: RunConfig, rates: Rates) -> float:
+    """Seconds per row of train, for all teachers that are fine-tuned; forward and backward take three forward passes."""
+    slowest = max(rates.scoring.values(), default=0.0)  # stands for teachers that the method does not ask
+    specs = {name: spec.finetune for name, spec in named_teachers(config).items() if spec.finetune is not None}
+    # with copies, which lack a fold each, the rows count `folds` times
+    return sum(3 * rates.scoring.get(n, slowest) * how.epochs * (how.folds or 1) for n, how in specs.items())
+
+
+def in_folds(config: RunConfig) -> list[str]:
+    """The teachers that have copies, each of which is run on its own fold: another pass over train."""
+    return [n for n, spec in named_teachers(config).items() if spec.finetune is not None and spec.finetune.folds]
 
 
 def validation(config: RunConfig, rows: int, given: int) -> int:

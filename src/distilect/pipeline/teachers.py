@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distilect import ranks
 from distilect.config import FinetuneConfig, MethodConfig, RunConfig, StudentConfig, TeacherConfig, TrainConfig
-from distilect.data import Data
+from distilect.data import Data, fold_of
 from distilect.errors import ConfigError
 from distilect.files import atomic_write
 from distilect.models import (
@@ -43,9 +46,10 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
     found: list[Teacher] = []
     named = named_teachers(config)
     for name, spec in named.items():
-        spec = spec.model_copy(update={"name": name})
+        spec, copies = spec.model_copy(update={"name": name}), list[Path]()
         if spec.finetune is not None:
             folder = finetuned_teacher(name, spec.finetune, data, config, spec.tokenizer)
+            copies = fold_copies(name, spec.finetune, data, config, spec.tokenizer)
             spec = TeacherConfig(name=name, path=str(folder), max_length=spec.max_length)
         found.append(
             load_teacher(
@@ -56,6 +60,7 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
                 data_dir=Path(config.data_dir),
             )
         )
+        found[-1].copies = copies
     for name, function in functions.items():
         if name in named:
             raise ConfigError(
@@ -147,6 +152,20 @@ def finetuned_teacher(
     return folder
 
 
+def fold_copies(
+    name: str, spec: FinetuneConfig, data: Data, config: RunConfig, tokenizer: str | None = None
+) -> list[Path]:
+    """The folders of a teacher's copies, each fine-tuned without one fold of train; none unless `folds` is set."""
+    if spec.folds is None:
+        return []
+    folds, alone = fold_of(data.train.ids, spec.folds), spec.model_copy(update={"folds": None})
+    found = []
+    for fold in range(spec.folds):
+        part = replace(data, train=data.train.take(np.flatnonzero(folds != fold)))
+        found.append(finetuned_teacher(f"{name}-without-{fold}", alone, part, config, tokenizer))
+    return found
+
+
 def teacher_folder(
     name: str, spec: FinetuneConfig, data: Data, config: RunConfig, tokenizer: str | None = None
 ) -> Path:
@@ -161,7 +180,7 @@ def _identity(spec: FinetuneConfig, data: Data, config: RunConfig, tokenizer: st
     settings = _settings(spec, config.train).model_dump(exclude={"token_budget", "dropout"}, exclude_defaults=True)
     dropout = {} if spec.dropout is None else {"dropout": spec.dropout}
     return {
-        "spec": spec.model_dump(exclude_defaults=True, exclude={"dropout"}),  # dropout is in `train`
+        "spec": spec.model_dump(exclude_defaults=True, exclude={"dropout", "folds"}),  # dropout is in `train`
         "init": checkpoint_fingerprint(resolve_path(parse_spec(spec.init)[0])),
         "rows": [data.train.fingerprint(), data.validation.fingerprint()],
         "task": data.task.to_dict(),

@@ -16,8 +16,8 @@ from scipy.special import expit, softmax
 
 from distilect import ranks
 from distilect.augment import augment
-from distilect.config import MethodConfig, RunConfig, StudentConfig
-from distilect.data import Data, Table, load_data
+from distilect.config import MethodConfig, RunConfig, StudentConfig, TeacherConfig
+from distilect.data import Data, Table, fold_of, load_data
 from distilect.errors import DataError, MethodError, TeacherError
 from distilect.knowledge import Layout, Response
 from distilect.models import (
@@ -27,6 +27,7 @@ from distilect.models import (
     Vocabulary,
     build_student,
     find_vocabulary,
+    load_teacher,
     parse_spec,
     resolve_path,
 )
@@ -35,7 +36,7 @@ from distilect.pipeline.metrics import calibration_lines, calibration_scores, te
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.selection import Encoder, Method, SelectionContext, Stage, build_teacher_selector, has_stages, stages_of
-from distilect.signals import Calibration, Prepared, SignalStore, fit_calibration, prepare_signals
+from distilect.signals import Calibration, FoldReader, Prepared, Reader, SignalStore, fit_calibration, prepare_signals
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,8 @@ class Workbench:
         prepared = self.signals(planned.pool, self.data.distillation, planned.fields)
         assert prepared.source is not None
         prepared.source.calibrations = planned.calibrations
+        if len(planned.pool) > 1:
+            prepared.source.copies = {t.name: self._out_of_fold(t, prepared) for t in planned.pool if t.copies}
         if planned.encoder is not None:  # its row vectors are stored like a teacher's outputs
             encoder = load_encoder(planned.encoder, self.config, self.teachers)
             vectors = self.signals([encoder], self.data.distillation)
@@ -248,6 +251,23 @@ class Workbench:
             prepared.forwards += vectors.forwards
             prepared.reused += vectors.reused
         return prepared
+
+    def _out_of_fold(self, teacher: Teacher, prepared: Prepared) -> FoldReader:
+        """Reads the outputs of a teacher's copies, each scored on its own fold of the rows to distil on; `prepared` counts them."""
+        assert isinstance(teacher, CheckpointTeacher)
+        table, readers = self.data.distillation, list[Reader]()
+        folds = fold_of(table.ids, len(teacher.copies))
+        for fold, path in enumerate(teacher.copies):
+            spec = TeacherConfig(name=f"{teacher.name}-without-{fold}", path=str(path), max_length=teacher.max_length)
+            copy = load_teacher(spec, self.data.task, precision=self.config.signals.precision)
+            scored = self.signals([copy], table.take(np.flatnonzero(folds == fold)))
+            assert scored.source is not None
+            readers += scored.source.readers
+            prepared.report += scored.report
+            prepared.seconds += scored.seconds
+            prepared.forwards += scored.forwards
+            prepared.reused += scored.reused
+        return FoldReader(teacher.name, readers)
 
     def signals(self, pool: list[Teacher], table: Table, fields: list[list[str]] | None = None) -> Prepared:
         """The signals of some teachers on a table: logits and, per teacher, `fields`."""

@@ -1,17 +1,19 @@
 """Teacher outputs: scored once into a store on disk, or computed live, behind one interface."""
 
-from distilect.signals.base import SignalSource, TeacherSignals
+from distilect.signals.base import Reader, SignalSource, TeacherSignals
 from distilect.signals.calibration import LEAST_ROWS, Calibration, fit_calibration
 from distilect.signals.prepare import Prepared, prepare_signals
-from distilect.signals.readers import LiveSignals
+from distilect.signals.readers import FoldReader, LiveSignals
 from distilect.signals.store import FieldStore, SignalStore
 
 __all__ = [
     "LEAST_ROWS",
     "Calibration",
     "FieldStore",
+    "FoldReader",
     "LiveSignals",
     "Prepared",
+    "Reader",
     "SignalSource",
     "SignalStore",
     "TeacherSignals",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -26,17 +26,25 @@ class TeacherSignals:
         logits: float32 [b, K, C] in the task's label order; C = 1 in regression.
         fields: per teacher, name → tensor: `cls.L` and `mean.L` float32 [b, H], `hidden.L` float32 [b, T, H] with the real
             tokens first and zeros after them.
+        out_of_fold: as `logits`, of copies of the teachers that were not fine-tuned on the row; None where no teacher has copies.
     """
 
     logits: Tensor
     fields: list[dict[str, Tensor]] = field(default_factory=list)
+    out_of_fold: Tensor | None = None
+
+    @property
+    def judged(self) -> Tensor:
+        """[b, K, C]: logits by which selectors judge teachers: of copies that have not seen the row, where there are some."""
+        return self.logits if self.out_of_fold is None else self.out_of_fold
 
     def to(self, device: torch.device) -> TeacherSignals:
         """The same on another device."""
         if self.logits.device == device:
             return self
         moved = [{name: value.to(device) for name, value in one.items()} for one in self.fields]
-        return replace(self, logits=self.logits.to(device), fields=moved)
+        judged = None if self.out_of_fold is None else self.out_of_fold.to(device)
+        return TeacherSignals(self.logits.to(device), moved, judged)
 
 
 class SignalSource(Protocol):
@@ -76,12 +84,14 @@ class Pool:
 
     Attributes:
         calibrations: by name of teacher; the others' logits are as they gave them.
+        copies: by name of teacher, readers of its out-of-fold outputs.
     """
 
     def __init__(self, readers: Sequence[Reader]) -> None:
         self.readers = list(readers)
         self.names = [reader.name for reader in readers]
         self.calibrations: Mapping[str, Calibration] = {}
+        self.copies: Mapping[str, Reader] = {}
 
     @property
     def num_teachers(self) -> int:
@@ -89,13 +99,20 @@ class Pool:
 
     @property
     def forwards(self) -> int:
-        return sum(reader.forwards for reader in self.readers)
+        return sum(reader.forwards for reader in (*self.readers, *self.copies.values()))
 
     def fetch(self, table: Table, rows: Rows, fields: Fields) -> TeacherSignals:
         """See `SignalSource`."""
         found = [reader.read(table, rows, wanted) for reader, wanted in zip(self.readers, fields, strict=True)]
-        logits = [one.pop("logits") for one in found]
-        for k, name in enumerate(self.names):
-            if name in self.calibrations:
-                logits[k] = self.calibrations[name](logits[k])
-        return TeacherSignals(torch.stack(logits, dim=1), found)
+        logits = [self._calibrated(name, one.pop("logits")) for name, one in zip(self.names, found, strict=True)]
+        if not self.copies:
+            return TeacherSignals(torch.stack(logits, dim=1), found)
+        judged = [
+            self._calibrated(name, self.copies[name].read(table, rows, ())["logits"]) if name in self.copies else own
+            for name, own in zip(self.names, logits, strict=True)
+        ]
+        return TeacherSignals(torch.stack(logits, dim=1), found, torch.stack(judged, dim=1))
+
+    def _calibrated(self, name: str, logits: Tensor) -> Tensor:
+        found: Tensor = self.calibrations[name](logits) if name in self.calibrations else logits
+        return found

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilect.data import Encoded, Table
+from distilect.data import Encoded, Table, fold_of
 from distilect.errors import SignalError
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher
-from distilect.signals.base import Pool, Rows
+from distilect.signals.base import Pool, Reader, Rows
 from distilect.signals.scoring import run_teacher
 from distilect.signals.store import FieldStore
 
@@ -62,6 +62,31 @@ class LiveReader:
         outputs = run_teacher(self.teacher, table, self._encoded.get(table), rows, fields, self.max_tokens)
         outputs["logits"] = outputs["logits"][:, self.teacher.order]
         return {name: pad_tokens(value) if isinstance(value, list) else value for name, value in outputs.items()}
+
+
+class FoldReader:
+    """Reads each row from the copy of a teacher that was fine-tuned without the row's fold.
+
+    Args:
+        copies: of fold 0, 1, …
+    """
+
+    def __init__(self, name: str, copies: Sequence[Reader]) -> None:
+        self.name, self.copies = name, copies
+
+    @property
+    def forwards(self) -> int:
+        return sum(copy.forwards for copy in self.copies)
+
+    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
+        """See `Reader`; logits only."""
+        folds, parts, places = fold_of(table.ids[rows], len(self.copies)), [], []
+        for fold in np.unique(folds):
+            places.append(np.flatnonzero(folds == fold))
+            parts.append(self.copies[fold].read(table, rows[places[-1]], ())["logits"])
+        if not parts:
+            return self.copies[0].read(table, rows, ())
+        return {"logits": torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(places)))]}
 
 
 class LiveSignals(Pool):

@@ -71,7 +71,7 @@ def distillation_loss(
     signals, weights = None, view.student.new_zeros(len(rows), 0)
     if method.teachers is not None and len(rows):
         signals = ask(rows)
-        weights = method.teachers.decide(view.take(rows, signals.logits)).detach().to(view.student)
+        weights = method.teachers.decide(view.take(rows, signals.judged)).detach().to(view.student)
 
     # how far the student is: l_m,k(i), summed over teachers
     losses = _losses(student, view.labels, method, signals, weights, rows, labelled_share)
