@@ -9,14 +9,25 @@ import numpy as np
 import torch
 
 from distilect.config import MethodConfig, TrainConfig
-from distilect.data import Table, row_keys
-from distilect.errors import ConfigError, MethodError, did_you_mean
+from distilect.data import Table, hold_out, row_keys
+from distilect.errors import ConfigError, DataError, MethodError, did_you_mean
 from distilect.knowledge import Layout
 from distilect.models import CheckpointTeacher, Student, Teacher, keeps_attention, same_tokens
-from distilect.selection import Method, SelectionContext, TeacherSelector, TrainingSample, build_method, row_uniform
+from distilect.selection import (
+    CreditRows,
+    Method,
+    SelectionContext,
+    TeacherSelector,
+    TrainingSample,
+    build_method,
+    row_uniform,
+)
 from distilect.signals import Prepared
 from distilect.tasks import Task
 from distilect.training import TrainingRows
+
+CREDIT_ROWS = 1024  # of the validation split, at most: each look at them costs a forward pass
+LEAST_CREDIT = 100  # labelled rows in each half of a validation split that is divided
 
 
 def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowledge: Any) -> Layout:
@@ -104,8 +115,47 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
     return sample
 
 
-def training_rows(student: Student, table: Table, validation: Table, task: Task) -> TrainingRows:
-    """Training and validation rows, tokenised for the student. Says what is cut."""
+def credit_source(method: Method) -> CreditRows | None:
+    """Where the credit rows of a method's selectors come from; None where none of them needs any.
+
+    Raises:
+        MethodError: they want different ones.
+    """
+    wanted = {selector.needs.credit for selector in method.selectors.values()} - {None}
+    if len(wanted) > 1:
+        raise MethodError(
+            f"selectors want credit rows of {', '.join(sorted(map(str, wanted)))}: give them the same rows"
+        )
+    return wanted.pop() if wanted else None
+
+
+def set_apart(validation: Table, source: CreditRows | None) -> tuple[Table, Table | None]:
+    """The validation rows that choose the checkpoint, and the credit rows; None: these are the labelled rows of train, or not needed.
+
+    Half of the validation split, at most `CREDIT_ROWS` of it, is drawn by text, whatever the order of the file. With `auto`
+    it stays whole where it has fewer than twice `LEAST_CREDIT` labelled rows: neither half could tell anything.
+
+    Raises:
+        MethodError: `validation`, and there are no two labelled rows to be divided.
+    """
+    labelled = validation.num_labelled
+    if source in (None, "train") or (source == "auto" and labelled < 2 * LEAST_CREDIT):
+        return validation, None
+    if labelled < 2:
+        raise MethodError(
+            f"rows: validation, but the validation split has {labelled} labelled row(s): set data.validation_size, or rows: train"
+        )
+    try:
+        rest, apart = hold_out(validation, min(len(validation) // 2, CREDIT_ROWS), seed=0)
+    except DataError as error:
+        raise MethodError(f"rows: validation: {error}; or set rows: train") from None
+    return validation.take(rest), validation.take(apart)
+
+
+def training_rows(
+    student: Student, table: Table, validation: Table, task: Task, credit: Table | None = None
+) -> TrainingRows:
+    """Training, validation and credit rows, tokenised for the student. Says what is cut."""
     return TrainingRows(
         table=table,
         encoded=student.encode(table),
@@ -113,4 +163,6 @@ def training_rows(student: Student, table: Table, validation: Table, task: Task)
         validation_encoded=student.encode(validation),
         task=task,
         cls_token_id=student.tokenizer.cls_token_id,
+        credit=credit,
+        credit_encoded=None if credit is None else student.encode(credit),
     )

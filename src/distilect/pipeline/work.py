@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,20 @@ from distilect.data import Data, Table, load_data
 from distilect.errors import DataError, MethodError, TeacherError
 from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, build_student, parse_spec, resolve_path
-from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
+from distilect.pipeline.assembly import assemble, credit_source, label_options, layout_of, sampler_of, set_apart, set_up
 from distilect.pipeline.metrics import teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
-from distilect.selection import Encoder, Method, SelectionContext, Stage, build_teacher_selector, has_stages, stages_of
+from distilect.selection import (
+    Encoder,
+    Method,
+    SelectionContext,
+    Stage,
+    TrainingSample,
+    build_teacher_selector,
+    has_stages,
+    stages_of,
+)
 from distilect.signals import Prepared, SignalStore, prepare_signals
 
 
@@ -144,6 +153,7 @@ class Workbench:
             prepared.forwards += planned.validation.forwards + planned.validation.source.forwards
             prepared.seconds += planned.validation.seconds
             context = replace(context, sample=sampler_of(self.data.distillation, prepared))
+            context = replace(context, credit=self._credit(planned, prepared) or context.sample)
         set_up(context, *method.selectors.values())
         response = next((kind for kind in method.knowledge if isinstance(kind, Response)), None)
         if response is not None and response.distance == "mse" and "temperature" in response.options.model_fields_set:
@@ -208,6 +218,29 @@ class Workbench:
             prepared.forwards += vectors.forwards
             prepared.reused += vectors.reused
         return prepared
+
+    def credit_rows(self, method: Method) -> tuple[Table, Table | None]:
+        """The validation rows that choose the checkpoint, and the credit rows (`set_apart`)."""
+        return set_apart(self.data.validation, credit_source(method))
+
+    def _credit(self, planned: Planned, prepared: Prepared) -> Callable[..., TrainingSample] | None:
+        """`SelectionContext.credit` over rows that are set apart from the validation split; None where none are. Says which rows it is."""
+        if credit_source(planned.method) is None:
+            return None
+        rest, credit = self.credit_rows(planned.method)
+        if credit is None:
+            prepared.report.append("credit: measured on the labelled rows of train, without a row's own label")
+            return None
+        prepared.report.append(
+            f"credit: measured on {len(credit):,} rows of the validation split; the other {len(rest):,} choose the checkpoint"
+        )
+        signals = self.signals(planned.pool, credit)
+        if planned.encoder is not None:
+            vectors = self.signals([load_encoder(planned.encoder, self.config, self.teachers)], credit)
+            signals.vectors = vectors.source
+            prepared.seconds += vectors.seconds
+            prepared.forwards += vectors.forwards
+        return sampler_of(credit, signals)
 
     def signals(self, pool: list[Teacher], table: Table, fields: list[list[str]] | None = None) -> Prepared:
         """The signals of some teachers on a table: logits and, per teacher, `fields`."""
