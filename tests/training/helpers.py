@@ -118,8 +118,8 @@ class Bench:
             sample=sampler_of(self.table, Prepared(source, vectors=vectors)),
         )
         validation, credit = set_apart(self.validation, credit_source(built))
-        prepared = Prepared(source, vectors=vectors)
-        context = replace(context, credit=sampler_of(self.table if credit is None else credit, prepared))
+        if credit is not None:
+            context = replace(context, credit=sampler_of(credit, Prepared(source, vectors=vectors)))
         for part in built.selectors.values():
             part.setup(_with_response(context, built))
         rows = TrainingRows(

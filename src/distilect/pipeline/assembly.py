@@ -27,7 +27,6 @@ from distilect.tasks import Task
 from distilect.training import TrainingRows
 
 CREDIT_ROWS = 1024  # of the validation split, at most: each look at them costs a forward pass
-LEAST_CREDIT = 100  # labelled rows in each half of a validation split that is divided
 
 
 def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowledge: Any) -> Layout:
@@ -132,19 +131,14 @@ def credit_source(method: Method) -> CreditRows | None:
 def set_apart(validation: Table, source: CreditRows | None) -> tuple[Table, Table | None]:
     """The validation rows that choose the checkpoint, and the credit rows; None: these are the labelled rows of train, or not needed.
 
-    Half of the validation split, at most `CREDIT_ROWS` of it, is drawn by text, whatever the order of the file. With `auto`
-    it stays whole where it has fewer than twice `LEAST_CREDIT` labelled rows: neither half could tell anything.
+    Half of the validation split, at most `CREDIT_ROWS` of it, is drawn by text, whatever the order of the file; classes keep
+    their shares.
 
     Raises:
-        MethodError: `validation`, and there are no two labelled rows to be divided.
+        MethodError: the validation split cannot be divided.
     """
-    labelled = validation.num_labelled
-    if source in (None, "train") or (source == "auto" and labelled < 2 * LEAST_CREDIT):
+    if source != "validation":
         return validation, None
-    if labelled < 2:
-        raise MethodError(
-            f"rows: validation, but the validation split has {labelled} labelled row(s): set data.validation_size, or rows: train"
-        )
     try:
         rest, apart = hold_out(validation, min(len(validation) // 2, CREDIT_ROWS), seed=0)
     except DataError as error:

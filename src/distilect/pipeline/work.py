@@ -153,7 +153,7 @@ class Workbench:
             prepared.forwards += planned.validation.forwards + planned.validation.source.forwards
             prepared.seconds += planned.validation.seconds
             context = replace(context, sample=sampler_of(self.data.distillation, prepared))
-            context = replace(context, credit=self._credit(planned, prepared) or context.sample)
+            context = replace(context, credit=self._credit(planned, prepared))
         set_up(context, *method.selectors.values())
         response = next((kind for kind in method.knowledge if isinstance(kind, Response)), None)
         if response is not None and response.distance == "mse" and "temperature" in response.options.model_fields_set:

@@ -101,9 +101,9 @@ class AlignmentTeachers(TeacherSelector):
 class AlignmentWeights(LossWeights):
     """A row's label and its teachers share the row by their credit, so that a wrong label loses weight.
 
-    v_labels = (1 - α) e^g / ((1 - α) e^g + α) and v_response = 1 - v_labels, with g = ⟨y_i - p̄(i), d_i⟩, the credit of the label against
-    that of the teachers' mean output p̄, in standard deviations over the credit rows. Rows without a label or without teachers
-    have the weights 1 - α and α; every other kind of knowledge weighs 1.
+    v_labels = (1 - α) e^g / ((1 - α) e^g + α) and v_response = 1 - v_labels, with g = ⟨y_i - p̄(i), d_i⟩ / (τ s): the credit of the label
+    against that of the teachers' mean output p̄; s is its standard deviation over the credit rows. Rows without a label or without
+    teachers have the weights 1 - α and α; every other kind of knowledge weighs 1.
     """
 
     name = "alignment"
@@ -112,6 +112,9 @@ class AlignmentWeights(LossWeights):
         """Of `loss_weights: {name: alignment, …}`."""
 
         alpha: Share = Field(0.5, description="v_response where label and teachers have equal credit")
+        temperature: AboveZero = Field(
+            0.5, description="τ, in standard deviations of the credit; small values decide between label and teachers"
+        )
 
     options: Options
 
@@ -144,7 +147,7 @@ class AlignmentWeights(LossWeights):
         if view.teachers is not None and self.spread > 0:
             gain = self.credit.of_labels(view) / self.spread
         self.averages.add("credit/label", gain.sum(), view.has_label.sum())
-        share = torch.sigmoid(gain + torch.logit(torch.tensor(1 - self.options.alpha, dtype=gain.dtype)))
+        share = torch.sigmoid(gain / self.options.temperature + torch.logit(torch.tensor(1 - self.options.alpha, dtype=gain.dtype)))
         columns = {"labels": share, "response": 1 - share}
         return torch.stack([columns.get(kind, torch.ones_like(share)) for kind in self.kinds], dim=1).float()
 

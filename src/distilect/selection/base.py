@@ -32,8 +32,8 @@ class Needs:
         passes: logits without gradient, in the view.
         labels: of some training rows; without any the selector would learn nothing.
         features: what the student's output layer reads, in the view and on the credit rows.
-        credit: labelled rows on which the effect of a step is measured. `validation`: half of the validation split, which then does
-            not choose the checkpoint; `train`: the labelled rows of train; `auto`: the former where it is large enough.
+        credit: labelled rows on which the effect of a step is measured: those of train, or half of the validation split, which then does
+            not choose the checkpoint.
     """
 
     pooled: bool = False

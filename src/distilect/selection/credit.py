@@ -45,10 +45,9 @@ class CreditOptions(Part):
         "mean", description="the frozen encoder's last layer at the classification token, or its mean over tokens"
     )
     rows: CreditRows = Field(
-        "auto",
-        description="labelled rows on which the effect is measured. validation: half of the validation split, the other half "
-        "chooses the checkpoint; train: the labelled rows of train, each row's own label left out; auto: validation where each half has "
-        "at least 100 labelled rows, else train",
+        "train",
+        description="labelled rows on which the effect is measured. train: those of train, each row's own label left out; "
+        "validation: half of the validation split, whose other half then chooses the checkpoint",
     )
     every: Literal["epoch"] | Count = Field(
         "epoch",
@@ -56,8 +55,8 @@ class CreditOptions(Part):
     )
     smoothing: Share = Field(
         1.0,
-        description="share of their errors that a look keeps from the looks before: 0: the latest alone; 1: those of the student "
-        "before training, which has not learned from any of them",
+        description="share of the rows' errors that a look keeps from earlier looks. 0: the latest errors alone; 1: those of the "
+        "student before training, which has learned from none of these rows",
     )
 
 
@@ -137,7 +136,7 @@ class Credit:
 
     def setup(self, context: SelectionContext) -> None:
         self.regression = context.regression
-        self.sample = context.credit(LIMIT, labelled=True)
+        self.sample = (context.credit or context.sample)(LIMIT, labelled=True)
         if len(self.sample.keys) < 2:
             raise ValueError(
                 f"measures the effect on labelled rows, but there are {len(self.sample.keys)}: expected labels in train and validation"

@@ -47,7 +47,7 @@ class Encoder:
     pooling: Literal["cls", "mean"] = "cls"
 
 
-CreditRows = Literal["auto", "validation", "train"]
+CreditRows = Literal["train", "validation"]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class SelectionContext:
         num_labelled, num_rows: of train, with unlabelled extra rows.
         epochs, steps_per_epoch: of training; an epoch has fewer optimiser steps where rows are planned.
         sample: (limit, labelled only) → teacher outputs on at most so many rows of train, drawn by identity.
-        credit: the same of the credit rows, for selectors that need them.
+        credit: the same of the rows of the validation split that were set apart for a selector's credit; None: there are none.
         response: student logits [B, C], teacher logits [B, K, C] → [B, K]: the response loss of the method.
         student_width, teacher_widths: numbers per token of their layers; 0 where they are not known (tables, functions).
     """
@@ -197,7 +197,7 @@ class SelectionContext:
     steps_per_epoch: float = math.inf
     num_rows: int = 0
     sample: Callable[..., TrainingSample] = _no_sample
-    credit: Callable[..., TrainingSample] = _no_sample
+    credit: Callable[..., TrainingSample] | None = None
     response: Callable[[Tensor, Tensor], Tensor] = _plain_response
     student_width: int = 0
     teacher_widths: tuple[int, ...] = ()
