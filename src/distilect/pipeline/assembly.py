@@ -140,7 +140,7 @@ def set_apart(validation: Table, source: CreditRows | None) -> tuple[Table, Tabl
     if source != "validation":
         return validation, None
     try:
-        rest, apart = hold_out(validation, min(len(validation) // 2, CREDIT_ROWS), seed=0)
+        rest, apart = hold_out(validation, max(1, min(len(validation) // 2, CREDIT_ROWS)), seed=0)
     except DataError as error:
         raise MethodError(f"rows: validation: {error}; or set rows: train") from None
     return validation.take(rest), validation.take(apart)

@@ -16,6 +16,7 @@ from distilect.options import AboveZero, Share
 from distilect.selection.base import LossWeights, TeacherSelector
 from distilect.selection.buffers import Averages
 from distilect.selection.credit import Credit, CreditOptions
+from distilect.selection.dynamickd import RankedRows
 from distilect.selection.rewards import mixture_loss
 from distilect.selection.static import teacher_logits
 from distilect.selection.teacher_state import predictions
@@ -163,3 +164,44 @@ class AlignmentWeights(LossWeights):
         self.credit.load_state_dict(state["credit"])
         self.spread = float(state["spread"])
         self.averages.load_state_dict(state["averages"])
+
+
+class AlignedRows(RankedRows):
+    """The rows of each batch from which learning helps the credit rows most ask the teachers; the others learn from their labels.
+
+    A row's score is ⟨y_i - p_s(i), d_i⟩, the credit of its label, and ‖d_i‖² without one. It falls as the student learns the row. A row whose
+    label is wrong has a low score. The rival of uncertainty: `method: {name: dynamic-data, rows: alignment}`.
+    """
+
+    name = "alignment"
+    measure = "credit"
+
+    class Options(CreditOptions, RankedRows.Options):
+        """Of `rows: {name: alignment, …}`."""
+
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.credit = Credit(self.options)
+        self.needs = self.credit.needs
+        self.compares = self.options.ratio < 1
+
+    def setup(self, context: SelectionContext) -> None:
+        self.credit.setup(context)
+
+    def begin_epoch(self, probe: Probe, epoch: int) -> None:
+        self.credit.begin_epoch(probe, epoch)
+
+    def learn(self, probe: Probe) -> None:
+        self.credit.end_step(probe)
+
+    def scores(self, view: StepView) -> Tensor:
+        return self.credit.of_rows(view).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"credit": self.credit.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.credit.load_state_dict(state["credit"])

@@ -193,6 +193,15 @@ class Credit:
         labels, teachers = self.of_outputs(view, torch.stack([gold, said], dim=1)).unbind(1)
         return torch.where(view.has_label, labels - teachers, 0.0).nan_to_num(0.0)
 
+    def of_rows(self, view: StepView) -> Tensor:
+        """Credit of learning from the row's label; of a row without one from p_s + d, the outputs that its label is expected to
+        be: ‖d‖². float64 [B]."""
+        found = self.directions(view)
+        student = predictions(view.student.unsqueeze(1), view.multi_label)[:, 0].double()
+        gold = targets(view.labels, student.shape[-1]).double()
+        gold = torch.where(view.has_label.unsqueeze(1), gold, student + found)
+        return credit(gold.unsqueeze(1), student, found, regression=self.regression)[:, 0]
+
     def of_outputs(self, view: StepView, outputs: Tensor) -> Tensor:
         """Credit of learning from some outputs; q [B, K, C] → float64 [B, K]."""
         student = predictions(view.student.unsqueeze(1), view.multi_label)[:, 0].double()

@@ -15,6 +15,7 @@ ROWS: dict[str, type[RowSelector]] = {
         dynamickd.UncertainRows,
         dynamickd_rows.UncertainRowsSkip,
         dynamickd_rows.UncertainRowsPlan,
+        alignment.AlignedRows,
     )
 }
 TEACHERS: dict[str, type[TeacherSelector]] = {
