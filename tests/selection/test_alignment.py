@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distilect.knowledge.labels import binary_cross_entropies, squared_error
 from distilect.knowledge.response import response_kl
 from distilect.selection import StepView
-from distilect.selection.alignment import AlignmentTeachers, AlignmentWeights
+from distilect.selection.alignment import AlignedRows, AlignmentTeachers, AlignmentWeights
 from distilect.selection.credit import credit, directions, encoder_kernel, head_kernel, targets
 from distilect.selection.rewards import mixture_loss
 from distilect.selection.teacher_state import predictions
@@ -123,7 +123,9 @@ class Looked:
         return torch.full((len(rows), self.outputs), self.level), None
 
 
-def groups(rows: int = 240, seed: int = 0, kind: str = "classification", labelled: int = 120) -> tuple[StepView, Tensor]:
+def groups(
+    rows: int = 240, seed: int = 0, kind: str = "classification", labelled: int = 120
+) -> tuple[StepView, Tensor]:
     """Rows in four groups that vectors tell apart, each with a label of its own; and each row's only right teacher, int64 [N].
 
     The first rows are the labelled ones.
@@ -277,6 +279,38 @@ def test_weighing_labels_against_nothing_is_refused() -> None:
     view, _ = groups()
     with pytest.raises(ValueError, match=r"the method copies labels: add knowledge: \{labels: \{\}, response"):
         AlignmentWeights().setup(replace(context(view), kinds=("labels",)))
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_whose_label_is_wrong_do_not_ask() -> None:
+    view, wrong = with_wrong_labels(0.3, 0)
+    chosen = looked(view, AlignedRows).decide(view)
+    assert int(chosen.sum()) == 300
+    assert float(wrong[chosen].double().mean()) < 0.02
+
+
+def test_a_row_that_the_student_has_learned_gives_way_to_one_that_it_has_not() -> None:
+    view, _ = groups(100, labelled=100)
+    student = torch.where(torch.arange(100).unsqueeze(1) < 50, 8.0 * F.one_hot(view.labels, 4), torch.zeros(100, 4))
+    chosen = looked(view, AlignedRows).decide(replace(view, student=student))
+    assert chosen[50:].all() and not chosen[:50].any()
+
+
+def test_a_row_without_label_counts_by_how_far_it_has_to_move() -> None:
+    view, _ = groups()
+    selector = looked(view, AlignedRows)
+    found = selector.scores(view)
+    expected = (selector.credit.directions(view) ** 2).sum(1).float()
+    torch.testing.assert_close(found[120:], expected[120:])
+    assert float((found[:120] - expected[:120]).abs().min()) > 1e-4
+
+
+def test_all_rows_ask_at_a_ratio_of_1_and_rows_are_compared_with_all_of_their_step_otherwise() -> None:
+    view, _ = groups()
+    assert looked(view, AlignedRows, ratio=1.0).decide(view).all()
+    assert AlignedRows(ratio=0.5).compares and not AlignedRows(ratio=1.0).compares
 
 
 # ---- looks ---------------------------------------------------------------------------------------------------------

@@ -130,4 +130,3 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, spec: dict[str
         one, two = weights(whole), weights(trainer)
         for name in one:
             np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-

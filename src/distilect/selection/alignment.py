@@ -148,7 +148,9 @@ class AlignmentWeights(LossWeights):
         if view.teachers is not None and self.spread > 0:
             gain = self.credit.of_labels(view) / self.spread
         self.averages.add("credit/label", gain.sum(), view.has_label.sum())
-        share = torch.sigmoid(gain / self.options.temperature + torch.logit(torch.tensor(1 - self.options.alpha, dtype=gain.dtype)))
+        share = torch.sigmoid(
+            gain / self.options.temperature + torch.logit(torch.tensor(1 - self.options.alpha, dtype=gain.dtype))
+        )
         columns = {"labels": share, "response": 1 - share}
         return torch.stack([columns.get(kind, torch.ones_like(share)) for kind in self.kinds], dim=1).float()
 

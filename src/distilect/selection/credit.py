@@ -196,16 +196,25 @@ class Credit:
     def of_rows(self, view: StepView) -> Tensor:
         """Credit of learning from the row's label; of a row without one from p_s + d, the outputs that its label is expected to
         be: ‖d‖². float64 [B]."""
-        found = self.directions(view)
-        student = predictions(view.student.unsqueeze(1), view.multi_label)[:, 0].double()
+        student, found = self._student(view), self.directions(view)
         gold = targets(view.labels, student.shape[-1]).double()
         gold = torch.where(view.has_label.unsqueeze(1), gold, student + found)
         return credit(gold.unsqueeze(1), student, found, regression=self.regression)[:, 0]
 
-    def of_outputs(self, view: StepView, outputs: Tensor) -> Tensor:
-        """Credit of learning from some outputs; q [B, K, C] → float64 [B, K]."""
-        student = predictions(view.student.unsqueeze(1), view.multi_label)[:, 0].double()
-        return credit(outputs.double(), student, self.directions(view), regression=self.regression)
+    def of_outputs(self, view: StepView, outputs: Tensor, *, own: bool = False) -> Tensor:
+        """Credit of learning from some outputs; q [B, K, C] → float64 [B, K].
+
+        Args:
+            own: labelled rows are their own credit rows: d = y - p_s.
+        """
+        student, found = self._student(view), self.directions(view)
+        if own:
+            gold = targets(view.labels, student.shape[-1]).double()
+            found = torch.where(view.has_label.unsqueeze(1), gold - student, found)
+        return credit(outputs.double(), student, found, regression=self.regression)
+
+    def _student(self, view: StepView) -> Tensor:
+        return predictions(view.student.unsqueeze(1), view.multi_label)[:, 0].double()
 
     def of_teachers_here(self) -> Tensor:
         """Credit of the teachers on the credit rows themselves, each row without its own label; float64 [M, K]."""
@@ -215,6 +224,15 @@ class Credit:
         """Credit of the labels against the teachers' mean output on the credit rows, as `of_labels`; float64 [M]."""
         labels, teachers = self._here(torch.stack([self.gold, self.said.mean(1)], dim=1)).unbind(1)
         return labels - teachers
+
+    def trust(self) -> float:
+        """How far the credit that teachers have by the labels around a credit row agrees with that by its own label: their
+        correlation, 0 at least."""
+        assert self.errors is not None
+        around = self._here(self.said)
+        own = credit(self.said.double(), self.gold.double() - self.errors, self.errors, regression=self.regression)
+        one, two = ((found - found.mean(1, keepdim=True)).flatten() for found in (around, own))
+        return max(0.0, float(F.cosine_similarity(one, two, dim=0)))
 
     def _here(self, outputs: Tensor) -> Tensor:
         assert self.errors is not None

@@ -26,6 +26,7 @@ from distilect.selection.rlkd import ReinforcedTeachers, bernoulli_entropy
 from distilect.selection.static import teacher_logits
 from distilect.selection.teacher_state import Decisions, predictions
 from distilect.selection.view import Probe, SelectionContext, StepView, TrainingSample
+from distilect.tasks import has_label
 
 ENTROPY_BONUS = 0.1  # weight of the policy's entropy in its objective; without it the policy decides too early
 LEAST_WEIGHT = 1e-6  # of a teacher, before scaling: where all σ(z) vanish, teachers weigh equally
@@ -111,10 +112,10 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
 
         reward: Literal[1, 2, "alignment", "likelihood"] = Field(
             1,
-            description="1: -CE; 2: -CE - mean KD loss; alignment: each teacher's credit, the effect of learning from it on the loss of "
-            "other labelled rows, known without the row's label; likelihood: log of the label's probability under the weighted "
-            "teachers. The last two are exact for all teachers: no action is drawn to learn from. (The score of reward 3 would be the same for "
-            "every action.)",
+            description="1: -CE; 2: -CE - mean KD loss; alignment: each teacher's credit, the first-order effect of learning from it on the "
+            "loss of the row's label, or of labelled rows around a row without one; likelihood: log of the label's probability under the weighted "
+            "teachers. The last two are known for all teachers, so that no action is drawn to learn from. (The score of reward 3 would be "
+            "the same for every action.)",
         )
         share: Share = Field(
             1.0, description="share of a batch's labelled rows that the policy learns from, drawn by row"
@@ -140,6 +141,7 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.credit: Credit | None = None
+        self.trust = 0.0  # of credit by the labels around a row
         if self.options.reward == "alignment":
             self._measure_credit()
 
@@ -158,14 +160,15 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
         if self.credit is not None:
-            self.credit.begin_epoch(probe, epoch)
+            if self.credit.begin_epoch(probe, epoch):
+                self.trust = self.credit.trust()
         super().begin_epoch(probe, epoch)
 
     def act(self, view: StepView) -> tuple[Decisions, Tensor, Tensor]:
         decisions, z, empty = super().act(view)
         if self.credit is not None:
             outputs = predictions(teacher_logits(view), view.multi_label)
-            decisions = replace(decisions, credit=self.credit.of_outputs(view, outputs).float())
+            decisions = replace(decisions, credit=self.credit.of_outputs(view, outputs, own=True).float())
         return decisions, z, empty
 
     @property
@@ -214,24 +217,32 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
         return reinforced + ENTROPY_BONUS * bernoulli_entropy(z).mean()
 
     def exact_objective(self, z: Tensor, decisions: Decisions) -> Tensor:
-        """The expected reward itself, which is differentiable in z; credit in standard deviations of the batch.
+        """The expected reward itself, which is differentiable in z.
 
-        A likelihood is bounded by what the policy knows; credit is linear in the weights and would make every choice certain, which the entropy
-        bonus prevents.
+        Of the likelihood the mean. Of the credit, which is linear in the weights and would make every choice certain, with the entropy
+        bonus. A labelled row has the credit of its own label, others that of the labelled rows around them. Each kind of rows counts in
+        its own standard deviations; however many rows without labels there are, they count as `Credit.trust` says.
         """
         if self.options.reward == "likelihood":
             return self.exact(self.shares(z), decisions).mean()
-        centred = decisions.credit - decisions.credit.mean(1, keepdim=True)
-        expected = (self.shares(z) * centred).sum(1) / centred.std().clamp_min(1e-8)
-        return expected.mean() + ENTROPY_BONUS * bernoulli_entropy(z).mean()
+        centred, known = decisions.credit - decisions.credit.mean(1, keepdim=True), has_label(decisions.labels)
+        expected = (self.shares(z) * centred).sum(1)
+        gain, total = z.new_zeros(()), 0.0
+        for rows, share in ((known, 1.0), (~known, self.trust)):
+            if int(rows.sum()) > 1 and share > 0:
+                gain = gain + share * expected[rows].mean() / centred[rows].std().clamp_min(1e-8)
+                total += share
+        return gain / max(total, 1e-8) + ENTROPY_BONUS * bernoulli_entropy(z).mean()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | ({} if self.credit is None else {"credit": self.credit.state_dict()})
+        own = {} if self.credit is None else {"credit": self.credit.state_dict(), "trust": self.trust}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         if self.credit is not None:
             self.credit.load_state_dict(state["credit"])
+            self.trust = float(state["trust"])
 
     def warm_up(self, sample: TrainingSample, probe: Probe) -> None:
         """The policy learns with the student fixed: passes with sampled actions and virtual steps."""
