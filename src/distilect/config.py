@@ -335,7 +335,7 @@ class SignalConfig(Part):
     calibrate: Literal["auto"] | bool = Field(
         "auto",
         description="bring each teacher's outputs to one scale by a temperature (in a regression by a line) that is fitted on the validation "
-        "split; auto: with two or more teachers",
+        "split; auto: with two or more teachers, unless the mean of their outputs then scores worse there",
     )
 
     def calibrates(self, teachers: int) -> bool:

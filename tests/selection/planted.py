@@ -90,6 +90,9 @@ class FakeProbe:
         place = {row: i for i, row in enumerate(self.view.keys.tolist())}
         return self.then(self.said[[place[row] for row in rows.tolist()]])
 
+    def credit(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.logits(rows), None
+
     def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         self.limits.append(limit)
         return self.validation_logits[:limit], self.validation_labels[:limit]

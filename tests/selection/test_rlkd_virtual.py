@@ -20,6 +20,7 @@ from distilect.selection.rlkd_virtual import (
     virtual_step,
 )
 from distilect.selection.teacher_state import Decisions
+from distilect.training.state import from_bytes, to_bytes
 from tests.presets import slow
 from tests.selection.planted import (
     FakeProbe,
@@ -305,6 +306,106 @@ def test_in_regression_the_good_teacher_is_preferred_to_the_poor_one(seed, step_
     assert weights[0] > 0.6
 
 
+# ---- rewards that are known for all teachers -----------------------------------------------------------------------
+
+
+EXACT = ("alignment", "likelihood")
+
+
+def begun(view: StepView, reward: str, **options: Any) -> VirtualReinforcedTeachers:
+    """After its warm-up, with the student fixed."""
+    selector = virtual(view, hide=None, reward=reward, policy_rows=4096, policy_updates=400, batch_size=64, **options)
+    selector.begin_epoch(FakeProbe(view, view.student), 0)
+    return selector
+
+
+@pytest.mark.parametrize("reward", EXACT)
+@pytest.mark.parametrize("regression", [False, True])
+def test_exact_rewards_find_the_right_teachers_from_few_labels(reward, regression):
+    view, which = planted(400, seed=1, regression=regression)
+    labels = view.labels.clone()
+    labels[150:] = torch.nan if regression else -100
+    view = replace(view, labels=labels)
+    rest = part(view, torch.arange(150, 400))
+    assert share_right(begun(view, reward), rest, which[150:]) >= 0.85
+
+
+def test_rows_without_labels_teach_the_policy_by_the_labels_around_them():
+    """Of three teachers that are as good as each other on labelled rows, one says elsewhere what the labels around a row are."""
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(4, (300,), generator=generator)
+    vectors = torch.nn.functional.one_hot(group, 8) + 0.1 * torch.randn(300, 8, generator=generator)
+    labelled = torch.arange(300).unsqueeze(1) < 100
+    right = torch.where(labelled, torch.rand(300, 3, generator=generator) < 0.5, torch.tensor([True, False, False]))
+    said = torch.where(right, group.unsqueeze(1), (group.unsqueeze(1) + 1) % 4)
+    labels = torch.where(labelled[:, 0], group, -100)
+    teachers = 4.0 * torch.nn.functional.one_hot(said, 4)
+    view = replace(planted(300)[0], labels=labels, teachers=teachers, vectors=vectors)
+    rest = part(view, torch.arange(100, 300))
+    weights = {reward: begun(view, reward).decide(without_labels(rest))[:, 0].mean() for reward in EXACT}
+    assert weights["alignment"] > 0.6 and weights["likelihood"] < 0.5
+
+
+def test_the_objective_of_the_likelihood_is_the_mixtures():
+    view = make_view(20, unlabelled=(3,))
+    selector = virtual(view, reward="likelihood")
+    decisions, z, _ = selector.act(view)
+    z = z + torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    shares = torch.sigmoid(z) / torch.sigmoid(z).sum(1, keepdim=True)
+    known = view.has_label
+    mixed = (shares.unsqueeze(2) * view.teachers.softmax(-1)).sum(1)[known]
+    expected = mixed[torch.arange(19), view.labels[known]].log().sum() / 20
+    torch.testing.assert_close(selector.objective(z, decisions, torch.zeros(20)), expected)
+
+
+def test_rows_without_labels_count_as_far_as_the_labels_around_a_row_agree_with_its_own():
+    view = make_view(20, unlabelled=tuple(range(3, 20)))
+    selector = virtual(view, reward="alignment")
+    selector.begin_epoch(FakeProbe(view, view.student), 0)
+    decisions, z, _ = selector.act(view)
+    z = z + torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+
+    def reach(trust: float) -> tuple[float, float]:
+        """Mean gradients on labelled and on other rows, without that of the entropy."""
+        selector.trust, at = trust, z.clone().requires_grad_()
+        (selector.objective(at, decisions, z[:, 0]) - 0.1 * bernoulli_entropy(at).mean()).backward()
+        return float(at.grad[:3].abs().sum()), float(at.grad[3:].abs().sum())
+
+    few, none = reach(0.0)
+    assert few > 0 and none == pytest.approx(0.0, abs=1e-7)
+    half, other = reach(1.0)
+    assert half == pytest.approx(few / 2, rel=1e-4) and other > 0
+
+
+def test_trust_is_high_where_neighbours_share_labels_and_0_where_they_do_not():
+    shared, which = planted(300)
+    labels = which.clone()
+    wrong = (labels.unsqueeze(1) + torch.randint(1, 4, (300, 3), generator=torch.Generator().manual_seed(1))) % 4
+    right = torch.nn.functional.one_hot(which, 3).bool()
+    said = 3.0 * torch.nn.functional.one_hot(torch.where(right, labels.unsqueeze(1), wrong), 4)
+    assert begun(replace(shared, labels=labels, teachers=said), "alignment").trust > 0.6
+    assert begun(shared, "alignment").trust < 0.15
+
+
+def test_an_exact_reward_survives_a_resume():
+    view, _ = planted(100)
+    selector = begun(view, "alignment")
+    other = virtual(view, hide=None, reward="alignment", policy_rows=4096, policy_updates=400, batch_size=64)
+    other.load_state_dict(from_bytes(to_bytes(selector.state_dict())))
+    probe = FakeProbe(view, view.student)
+    for each in (selector, other):
+        each.decide(view)
+        each.learn(probe)
+        each.begin_epoch(probe, 1)
+    torch.testing.assert_close(other.decide(view), selector.decide(view))
+
+
+def test_credit_needs_a_frozen_encoder():
+    for encoder in ("student", None):
+        with pytest.raises(ValueError, match=f"got encoder: {encoder}: set encoder: backbone"):
+            VirtualReinforcedTeachers(reward="alignment", encoder=encoder)
+
+
 # ---- weights and options -------------------------------------------------------------------------------------------
 
 
@@ -351,7 +452,10 @@ def test_the_preset_is_the_selector_with_its_defaults():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reward": 3}, "reward is 3, expected one of 1, 2"),  # it would cancel against the row's baseline
+        (
+            {"reward": 3},
+            "reward is 3, expected one of 1, 2, alignment, likelihood",
+        ),  # it would cancel against the row's baseline
         ({"step_size": -1.0}, "step_size is -1.0, expected a number above 0"),
         ({"policy_updates": 0}, "policy_updates is 0, expected a whole number from 1"),
         ({"share": -0.1}, "share is -0.1, expected a number from 0 to 1"),

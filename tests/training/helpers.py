@@ -16,7 +16,7 @@ from distilect.config import MethodConfig, StudentConfig, TeacherConfig, TrainCo
 from distilect.data import Table, encode
 from distilect.knowledge import Response
 from distilect.models import EncoderTeacher, Student, Teacher, build_student, load_teacher, set_dropout
-from distilect.pipeline.assembly import layout_of, sampler_of
+from distilect.pipeline.assembly import credit_source, layout_of, sampler_of, set_apart
 from distilect.selection import Method, SelectionContext, build_method, build_teacher_selector
 from distilect.signals import LiveSignals, Prepared, SignalSource
 from distilect.tasks import Task
@@ -117,15 +117,20 @@ class Bench:
             num_rows=len(self.table),
             sample=sampler_of(self.table, Prepared(source, vectors=vectors)),
         )
+        validation, credit = set_apart(self.validation, credit_source(built))
+        if credit is not None:
+            context = replace(context, credit=sampler_of(credit, Prepared(source, vectors=vectors)))
         for part in built.selectors.values():
             part.setup(_with_response(context, built))
         rows = TrainingRows(
             self.table,
             encode(self.table, student.tokenizer, 32),
-            self.validation,
-            encode(self.validation, student.tokenizer, 32),
+            validation,
+            encode(validation, student.tokenizer, 32),
             self.task,
             student.tokenizer.cls_token_id,
+            credit,
+            None if credit is None else encode(credit, student.tokenizer, 32),
         )
         return DistillationTrainer(
             student.model,

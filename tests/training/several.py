@@ -51,6 +51,18 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
             {"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
             {"token_budget": 500, "gradient_accumulation_steps": 2},
         ),
+        "credit": (
+            {"name": "alignment", "loss_weights": "alignment", "rows": {"name": "alignment", "ratio": 0.4}},
+            {"gradient_accumulation_steps": 2},
+        ),
+        "exact credit": (
+            {
+                "name": "alignment",
+                "teachers": {"encoder": "student", "smoothing": 0.5, "every": 2, "rows": "validation"},
+            },
+            {},
+        ),
+        "rlkd, credit": ({"name": "rlkd", "teachers": {"reward": "alignment", "policy_updates": 20}}, {}),
         "parts": ("uniform", {"max_tokens": 24, "gradient_accumulation_steps": 2}),
         "projections": ({"name": "pkd", "teachers": "uniform"}, {}),
     }

@@ -24,6 +24,7 @@ class StudentOutputs:
         cls: int64 [B], position of the classification token.
         hidden: `hidden_states` of the model, index 0 the embeddings, each [B, T, H]; None if nobody asked for them.
         attention: `query.L`, `key.L`, `value.L` → [B, T, H] of the layers that somebody asked for.
+        features: [B, H], what the output layer read, detached; None if nobody asked for it.
     """
 
     logits: Tensor
@@ -31,12 +32,14 @@ class StudentOutputs:
     cls: Tensor
     hidden: tuple[Tensor, ...] | None = None
     attention: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
 
     def take(self, rows: Tensor) -> StudentOutputs:
         """The outputs of some rows; `rows` int64 [b]."""
         hidden = None if self.hidden is None else tuple(h[rows] for h in self.hidden)
         attention = {name: values[rows] for name, values in self.attention.items()}
-        return StudentOutputs(self.logits[rows], self.mask[rows], self.cls[rows], hidden, attention)
+        features = None if self.features is None else self.features[rows]
+        return StudentOutputs(self.logits[rows], self.mask[rows], self.cls[rows], hidden, attention, features)
 
     def at_cls(self, layer: int) -> Tensor:
         """[B, H]: the hidden state of `layer` at the classification token."""

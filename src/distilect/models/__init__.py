@@ -4,6 +4,7 @@ from distilect.models.attention import attention_maps, captured, keeps_attention
 from distilect.models.checkpoints import check_checkpoint, checkpoint_fingerprint, load_pretrained, quiet, resolve_path
 from distilect.models.dropout import sampling, set_dropout
 from distilect.models.encoders import EncoderTeacher
+from distilect.models.head import head_reader
 from distilect.models.labels import align_labels
 from distilect.models.layers import cut_layers, even_layer_map, even_layers
 from distilect.models.precision import autocast, default_device, resolve_precision
@@ -43,6 +44,7 @@ __all__ = [
     "even_layer_map",
     "even_layers",
     "find_vocabulary",
+    "head_reader",
     "keeps_attention",
     "load_pretrained",
     "load_teacher",

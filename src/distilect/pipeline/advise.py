@@ -56,7 +56,8 @@ def advice_on(bench: Workbench) -> Advice:
     keys, labels = torch.from_numpy(row_keys(table.ids)), torch.tensor(table.labels)
     names = [teacher.name for teacher in bench.teachers]
     pool = TrainingSample(keys, labels, torch.from_numpy(logits), None)
-    found = judge(bench.data.task, names, pool, bench.config.signals.calibrates(len(names)))
+    on_all = np.stack([bench.outputs(teacher, bench.data.validation) for teacher in bench.teachers], axis=1)
+    found = judge(bench.data.task, names, pool, calibrate=bool(bench.calibrations(on_all)))
     scores = [_score(bench.data.task, pool, k) for k in range(len(names))]
     lines = [*_teachers(bench.data.task, names, scores, pool), "", *_rules(bench.data.task, found)]
     return Advice(found, lines, words(bench.data.task, found, names[int(np.argmax(scores))]))

@@ -9,14 +9,24 @@ import numpy as np
 import torch
 
 from distilect.config import MethodConfig, TrainConfig
-from distilect.data import Table, row_keys
-from distilect.errors import ConfigError, MethodError, did_you_mean
+from distilect.data import Table, hold_out, row_keys
+from distilect.errors import ConfigError, DataError, MethodError, did_you_mean
 from distilect.knowledge import Layout
 from distilect.models import CheckpointTeacher, Student, Teacher, keeps_attention, same_tokens
-from distilect.selection import Method, SelectionContext, TeacherSelector, TrainingSample, build_method, row_uniform
+from distilect.selection import (
+    CreditRows,
+    Method,
+    SelectionContext,
+    TeacherSelector,
+    TrainingSample,
+    build_method,
+    row_uniform,
+)
 from distilect.signals import Prepared
 from distilect.tasks import Task
 from distilect.training import TrainingRows
+
+CREDIT_ROWS = 1024  # of the validation split, at most: each look at them costs a forward pass
 
 
 def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowledge: Any) -> Layout:
@@ -104,8 +114,42 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
     return sample
 
 
-def training_rows(student: Student, table: Table, validation: Table, task: Task) -> TrainingRows:
-    """Training and validation rows, tokenised for the student. Says what is cut."""
+def credit_source(method: Method) -> CreditRows | None:
+    """Where the credit rows of a method's selectors come from; None where none of them needs any.
+
+    Raises:
+        MethodError: they want different ones.
+    """
+    wanted = {selector.needs.credit for selector in method.selectors.values()} - {None}
+    if len(wanted) > 1:
+        raise MethodError(
+            f"selectors want credit rows of {', '.join(sorted(map(str, wanted)))}: give them the same rows"
+        )
+    return wanted.pop() if wanted else None
+
+
+def set_apart(validation: Table, source: CreditRows | None) -> tuple[Table, Table | None]:
+    """The validation rows that choose the checkpoint, and the credit rows; None: these are the labelled rows of train, or not needed.
+
+    Half of the validation split, at most `CREDIT_ROWS` of it, is drawn by text, whatever the order of the file; classes keep
+    their shares.
+
+    Raises:
+        MethodError: the validation split cannot be divided.
+    """
+    if source != "validation":
+        return validation, None
+    try:
+        rest, apart = hold_out(validation, max(1, min(len(validation) // 2, CREDIT_ROWS)), seed=0)
+    except DataError as error:
+        raise MethodError(f"rows: validation: {error}; or set rows: train") from None
+    return validation.take(rest), validation.take(apart)
+
+
+def training_rows(
+    student: Student, table: Table, validation: Table, task: Task, credit: Table | None = None
+) -> TrainingRows:
+    """Training, validation and credit rows, tokenised for the student. Says what is cut."""
     return TrainingRows(
         table=table,
         encoded=student.encode(table),
@@ -113,4 +157,6 @@ def training_rows(student: Student, table: Table, validation: Table, task: Task)
         validation_encoded=student.encode(validation),
         task=task,
         cls_token_id=student.tokenizer.cls_token_id,
+        credit=credit,
+        credit_encoded=None if credit is None else student.encode(credit),
     )

@@ -21,7 +21,7 @@ from distilect.evaluation import resampled_scores, row_draws
 from distilect.selection import SelectionContext, TeacherSelector, TrainingSample
 from distilect.selection.registry import TEACHERS
 from distilect.selection.static import teacher_losses
-from distilect.signals import fit_calibration
+from distilect.signals import Calibration, fit_calibration
 from distilect.tasks import Task, margins
 
 Outputs = NDArray[np.float64]
@@ -163,6 +163,18 @@ def set_up(
         )
     )
     return selector
+
+
+def calibration_helps(task: Task, outputs: NDArray[Any], labels: NDArray[Any], found: Sequence[Calibration]) -> bool:
+    """Whether the mean of calibrated outputs [N, K, C] scores no worse on these rows than the mean of the outputs as they are.
+
+    It can: specialists that are all unsure on most rows no longer outvote the others on their own.
+    """
+    changed = np.stack([one(outputs[:, k]) for k, one in enumerate(found)], axis=1)
+    even = np.full(outputs.shape[:2], 1 / outputs.shape[1])
+    before, after = (mixture(task, logits, even, 1.0) for logits in (outputs, changed))
+    scores = [task.score(mean, labels, task.thresholds(mean, labels))[task.primary] for mean in (before, after)]
+    return scores[1] >= scores[0]
 
 
 def weights_on(selector: TeacherSelector, rows: TrainingSample) -> NDArray[np.float32]:

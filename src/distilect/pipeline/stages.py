@@ -119,17 +119,19 @@ def prepare_stages(bench: Workbench, student: Student) -> list[Ready]:
     """Every stage of the bench's method, with the signals of its teachers and its rows."""
     stages = bench.stages(bench.config.method, student)
     ready: list[Ready] = []
-    rows: dict[bool, TrainingRows] = {}  # with and without the extra rows, tokenised once
+    rows: dict[tuple[bool, bool], TrainingRows] = {}  # with and without extra and credit rows, tokenised once
     for number, stage in enumerate(stages, start=1):
         own = bench.at(stage)
         method, prepared = own.prepare(stage.method, student)
         # Only teachers can label the extra rows: a method without teachers trains on the labelled ones alone.
         extra = method.teachers is not None and own.data.extra is not None
-        if extra not in rows:
+        validation, credit = own.credit_rows(method)
+        kind = extra, credit is not None
+        if kind not in rows:
             table = own.data.distillation if extra else own.data.train
-            rows[extra] = training_rows(student, table, own.data.validation, own.data.task)
+            rows[kind] = training_rows(student, table, validation, own.data.task, credit)
         ready.append(
-            Ready(own, stage, method, prepared, rows[extra], f"{number} of {len(stages)}" if len(stages) > 1 else "")
+            Ready(own, stage, method, prepared, rows[kind], f"{number} of {len(stages)}" if len(stages) > 1 else "")
         )
     return ready
 

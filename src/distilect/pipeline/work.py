@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,21 @@ from distilect.models import (
     parse_spec,
     resolve_path,
 )
-from distilect.pipeline.assembly import assemble, label_options, layout_of, sampler_of, set_up
+from distilect.pipeline.assembly import assemble, credit_source, label_options, layout_of, sampler_of, set_apart, set_up
+from distilect.pipeline.judge import calibration_helps
 from distilect.pipeline.metrics import calibration_lines, calibration_scores, teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
 from distilect.progress import console
-from distilect.selection import Encoder, Method, SelectionContext, Stage, build_teacher_selector, has_stages, stages_of
+from distilect.selection import (
+    Encoder,
+    Method,
+    SelectionContext,
+    Stage,
+    TrainingSample,
+    build_teacher_selector,
+    has_stages,
+    stages_of,
+)
 from distilect.signals import Calibration, FoldReader, Prepared, Reader, SignalStore, fit_calibration, prepare_signals
 
 
@@ -174,7 +184,12 @@ class Workbench:
             prepared.seconds += planned.validation.seconds
             prepared.calibrations = planned.validation.calibrations
             prepared.report += calibration_lines(planned.validation.calibrations)
+            if self.config.signals.calibrates(len(self.teachers)) and not planned.calibrations:
+                prepared.report.append(
+                    "teachers are not calibrated: on the validation split the mean of their outputs scores better as it is"
+                )
             context = replace(context, sample=sampler_of(self.data.distillation, prepared))
+            context = replace(context, credit=self._credit(planned, prepared))
         set_up(context, *method.selectors.values())
         response = next((kind for kind in method.knowledge if isinstance(kind, Response)), None)
         if response is not None and response.distance == "mse" and "temperature" in response.options.model_fields_set:
@@ -269,6 +284,31 @@ class Workbench:
             prepared.reused += scored.reused
         return FoldReader(teacher.name, readers)
 
+    def credit_rows(self, method: Method) -> tuple[Table, Table | None]:
+        """The validation rows that choose the checkpoint, and the credit rows (`set_apart`)."""
+        return set_apart(self.data.validation, credit_source(method))
+
+    def _credit(self, planned: Planned, prepared: Prepared) -> Callable[..., TrainingSample] | None:
+        """`SelectionContext.credit` over rows that are set apart from the validation split; None where none are. Says which rows it is."""
+        if credit_source(planned.method) is None:
+            return None
+        rest, credit = self.credit_rows(planned.method)
+        if credit is None:
+            prepared.report.append("credit: measured on the labelled rows of train, without a row's own label")
+            return None
+        prepared.report.append(
+            f"credit: measured on {len(credit):,} rows of the validation split; the other {len(rest):,} choose the checkpoint"
+        )
+        signals = self.signals(planned.pool, credit)
+        assert signals.source is not None
+        signals.source.calibrations = planned.calibrations
+        if planned.encoder is not None:
+            vectors = self.signals([load_encoder(planned.encoder, self.config, self.teachers)], credit)
+            signals.vectors = vectors.source
+            prepared.seconds += vectors.seconds
+            prepared.forwards += vectors.forwards
+        return sampler_of(credit, signals)
+
     def signals(self, pool: list[Teacher], table: Table, fields: list[list[str]] | None = None) -> Prepared:
         """The signals of some teachers on a table: logits and, per teacher, `fields`."""
         config = self.config.signals
@@ -290,7 +330,7 @@ class Workbench:
         return _logits(prepared, table)[:, 0]
 
     def calibrations(self, logits: NDArray[np.float32]) -> dict[str, Calibration]:
-        """By name of teacher, from [N, K, C] outputs of all of them on the validation split; empty where none is wanted.
+        """By name of teacher, from [N, K, C] outputs of all of them on the validation split; empty where none is wanted or (`auto`) it would harm.
 
         All ranks have those of the first one. A run that goes on has the same rows and outputs, so the same calibrations.
         """
@@ -303,6 +343,13 @@ class Workbench:
         numbers = torch.tensor([[one.scale, one.shift] for one in found], dtype=torch.float64)
         for k, (scale, shift) in enumerate(ranks.gather({"of-all": numbers})[0]["of-all"].tolist()):
             found[k] = replace(found[k], scale=scale, shift=shift)
+        fitted = any(one.rows for one in found)
+        if (
+            self.config.signals.calibrate == "auto"
+            and fitted
+            and not calibration_helps(self.data.task, logits, labels, found)
+        ):
+            return {}
         return {teacher.name: one for teacher, one in zip(self.teachers, found, strict=True)}
 
     def thresholds(self, teacher: Teacher) -> tuple[float, ...] | None:

@@ -23,6 +23,7 @@ from distilect.selection.methods import (
 )
 from distilect.selection.stages import Stage, has_stages, likely_stages, stages_of
 from distilect.selection.view import (
+    CreditRows,
     Encoder,
     Look,
     Passes,
@@ -36,6 +37,7 @@ from distilect.selection.view import (
 __all__ = [
     "Averages",
     "Buffer",
+    "CreditRows",
     "Encoder",
     "Episodes",
     "EpisodicSelector",

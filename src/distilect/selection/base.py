@@ -17,7 +17,7 @@ from distilect.config import Part
 from distilect.data import Window
 from distilect.options import parse_options
 from distilect.selection.buffers import Buffer
-from distilect.selection.view import Encoder, Passes, Probe, SelectionContext, StepView
+from distilect.selection.view import CreditRows, Encoder, Passes, Probe, SelectionContext, StepView
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Needs:
         encoder: row vectors of a frozen encoder, in the view.
         passes: logits without gradient, in the view.
         labels: of some training rows; without any the selector would learn nothing.
+        features: what the student's output layer reads, in the view and on the credit rows.
+        credit: labelled rows on which the effect of a step is measured: those of train, or half of the validation split, which then does
+            not choose the checkpoint.
     """
 
     pooled: bool = False
@@ -39,6 +42,8 @@ class Needs:
     encoder: Encoder | None = None
     passes: Passes | None = None
     labels: bool = False
+    features: bool = False
+    credit: CreditRows | None = None
 
 
 class Selector:

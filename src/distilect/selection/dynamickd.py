@@ -261,20 +261,66 @@ def top(keys: Tensor, scores: Tensor, ratio: float, seed: int, epoch: int) -> Te
     return chosen
 
 
-class UncertainRows(RowSelector):
+class RankedRows(RowSelector):
+    """Base of selectors that rank the rows of a batch: the max(1, ⌊r·B⌋) best ones ask the teachers.
+
+    The loss on teacher outputs is a mean over the rows that ask. A choice depends on the batch, as published.
+    """
+
+    measure: str  # what rows are ranked by, in the log
+
+    class Options(Part):
+        """Of selectors that rank rows."""
+
+        ratio: Ratio = Field(0.5, description="share of the rows; never less than one row of a batch or plan")
+
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.averages = Averages()
+
+    def decide(self, view: StepView) -> Tensor:
+        if self.options.ratio == 1:
+            return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
+        scores = self.scores(view)
+        chosen = top(view.keys, scores, self.options.ratio, view.seed, view.epoch)
+        if self.trains_rest:
+            self.asked_share = number_of(self.options.ratio, len(chosen)) / len(chosen)
+        self.averages.add(f"{self.measure}/score", scores.sum(), len(scores))
+        self.averages.add(f"{self.measure}/score_selected", (scores * chosen).sum(), chosen.sum())
+        self.averages.add("rows/selected", chosen.sum(), len(scores))
+        return chosen
+
+    def scores(self, view: StepView) -> Tensor:
+        """float32 [B]: the highest ones are chosen."""
+        raise NotImplementedError
+
+    def health(self) -> dict[str, float]:
+        """rows/selected: share of the rows that were looked at; MEASURE/score, MEASURE/score_selected: their mean score, and that
+        of those selected."""
+        return self.averages.pop()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"averages": self.averages.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.averages.load_state_dict(state["averages"])
+
+
+class UncertainRows(RankedRows):
     """The most uncertain rows of each batch ask the teachers; the others learn from their labels (DynamicKD, arm 2).
 
-    The loss on teacher outputs is a mean over the max(1, ⌊r·B⌋) rows that ask. A choice depends on the batch, as published.
-
-    Siblings: `uncertainty-skip` and `uncertainty-plan` leave the other rows out, which saves time.
+    With `reverse` the scores in the log are negative. Siblings: `uncertainty-skip` and `uncertainty-plan` leave the other rows out,
+    which saves time; `alignment` ranks by another measure.
     """
 
     name = "uncertainty"
+    measure = "uncertainty"
 
-    class Options(Part):
+    class Options(RankedRows.Options):
         """Of `rows: {name: uncertainty, …}`."""
 
-        ratio: Ratio = Field(0.5, description="share of the rows; never less than one row of a batch or plan")
         score: Literal["entropy", "margin", "confidence", "spread", "random"] | None = Field(
             None,
             description="entropy, margin or confidence of the class probabilities; spread: over 4 dropout passes (any task); "
@@ -284,28 +330,12 @@ class UncertainRows(RowSelector):
 
     options: Options
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.averages = Averages()
-
     def setup(self, context: SelectionContext) -> None:
         self.score = score_of(self.options.score, context.regression)
         # dropout passes are made before the step; any other score comes from the training pass, for free
         self.before_step = self.score == "spread" and self.options.ratio < 1
         self.compares = not self.before_step and self.options.ratio < 1
         self.needs = Needs(passes=DROPOUT_PASSES if self.before_step else None)
-
-    def decide(self, view: StepView) -> Tensor:
-        if self.options.ratio == 1:
-            return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
-        scores = self.scores(view)
-        chosen = top(view.keys, scores, self.options.ratio, view.seed, view.epoch)
-        if self.trains_rest:
-            self.asked_share = number_of(self.options.ratio, len(chosen)) / len(chosen)
-        self.averages.add("uncertainty/score", scores.sum(), len(scores))
-        self.averages.add("uncertainty/score_selected", (scores * chosen).sum(), chosen.sum())
-        self.averages.add("rows/selected", chosen.sum(), len(scores))
-        return chosen
 
     def scores(self, view: StepView) -> Tensor:
         """float32 [B]: the highest ones are chosen."""
@@ -315,17 +345,6 @@ class UncertainRows(RowSelector):
         logits = view.student.unsqueeze(0) if passes is None else view.passes[passes]
         u = uncertainty(self.score, logits, view.multi_label)
         return -u if self.options.reverse else u
-
-    def health(self) -> dict[str, float]:
-        """rows/selected: share of the rows that were looked at; uncertainty/score, uncertainty/score_selected: their mean score,
-        and that of those selected (with `reverse` both negative)."""
-        return self.averages.pop()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"averages": self.averages.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.averages.load_state_dict(state["averages"])
 
 
 # ---- arm 3: which knowledge (3.4) ----------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ _PRESETS = (
     ),
     Preset("entropy", "per row, weights by the teachers' entropy", "", teachers="entropy"),
     Preset("gate", "per row, weights by a classifier of the best teacher", "", teachers="gate"),
+    Preset("alignment", "per row, weights by the effect on the loss of other labelled rows", "", teachers="alignment"),
     Preset(
         "rlkd",
         "per row, teachers picked by a reinforced policy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distilect.selection import akskd, dynamickd, dynamickd_rows, gate, rlkd, rlkd_virtual, static
+from distilect.selection import akskd, alignment, dynamickd, dynamickd_rows, gate, rlkd, rlkd_virtual, static
 from distilect.selection.base import LossWeights, RowSelector, TeacherSelector
 
 ROWS: dict[str, type[RowSelector]] = {
@@ -15,6 +15,7 @@ ROWS: dict[str, type[RowSelector]] = {
         dynamickd.UncertainRows,
         dynamickd_rows.UncertainRowsSkip,
         dynamickd_rows.UncertainRowsPlan,
+        alignment.AlignedRows,
     )
 }
 TEACHERS: dict[str, type[TeacherSelector]] = {
@@ -29,6 +30,7 @@ TEACHERS: dict[str, type[TeacherSelector]] = {
         static.Confidence,
         static.Entropy,
         gate.GateTeachers,
+        alignment.AlignmentTeachers,
         rlkd.ReinforcedTeachers,
         rlkd_virtual.VirtualReinforcedTeachers,
         dynamickd.UncertainTeachers,
@@ -42,6 +44,7 @@ LOSS_WEIGHTS: dict[str, type[LossWeights]] = {
         static.RandomSoft,
         static.RandomHard,
         dynamickd.UncertainWeights,
+        alignment.AlignmentWeights,
         akskd.ActorCriticWeights,
     )
 }

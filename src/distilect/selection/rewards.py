@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from distilect.knowledge.labels import label_loss
 from distilect.tasks import has_label, micro_f1
+
+_LEAST = 1e-30  # of a weight, whose logarithm stays finite
 
 Response = Callable[[Tensor, Tensor], Tensor]  # student logits [B, C], teacher logits [B, K, C] → [B, K]
 
@@ -25,6 +29,27 @@ def correctness(logits: Tensor, labels: Tensor) -> float:
         return float(1 - ((scores - gold) ** 2).sum() / spread) if spread > 0 else 0.0
     known = labels >= 0
     return float((logits[known].argmax(-1) == labels[known]).double().mean()) if known.any() else 0.0
+
+
+def mixture_loss(weights: Tensor, teachers: Tensor, labels: Tensor) -> Tensor:
+    """Label loss of the weighted teachers' mean output, -log Σ_k w_k p_k(y); float [n], 0 without a label.
+
+    Multi-label: the mean of the labels' binary cross-entropies; regression: squared error.
+
+    Args:
+        weights: [n, K], which sum to 1; teachers: logits [n, K, C]; labels: [n] or [n, C].
+    """
+    teachers = teachers.to(weights)
+    if labels.is_floating_point():
+        return label_loss((weights.unsqueeze(2) * teachers).sum(1), labels)
+    log_w = weights.clamp_min(_LEAST).log().unsqueeze(2)
+    if labels.ndim == 2:
+        having, lacking = (
+            torch.logsumexp(log_w + F.logsigmoid(sign * teachers).clamp_min(-50.0), dim=1) for sign in (1, -1)
+        )
+        return label_loss(having - lacking, labels)
+    mixed = torch.logsumexp(log_w + teachers.log_softmax(-1).clamp_min(-50.0), dim=1)  # [n, C], sums to 1
+    return label_loss(mixed, labels)
 
 
 class Moments:

@@ -133,6 +133,7 @@ class ReinforcedTeachers(TeacherSelector):
     entropy = False  # of each teacher, in the state
     weight_decay = 0.0  # of the policy
     learns_ahead = False  # from rewards, before it acts
+    needs_labels = True  # of the rows that it learns from
 
     class Options(Part):
         """Of `teachers: {name: reinforced, …}`."""
@@ -221,7 +222,8 @@ class ReinforcedTeachers(TeacherSelector):
         if view.epoch < self.options.warmup_epochs:
             return torch.full((batch, count), 1.0 / count, device=view.student.device)
         decisions, z, empty = self.act(view)
-        measured = view.has_label & (row_uniform(view.keys, view.seed, view.epoch, "reward") < self.options.share)
+        drawn = row_uniform(view.keys, view.seed, view.epoch, "reward") < self.options.share
+        measured = drawn & (view.has_label | (not self.needs_labels))
         self.pending.add(decisions.take(measured))
         self._report(z, decisions.actions, empty)
         weights = self.weights(z, decisions.actions)
@@ -322,7 +324,7 @@ class ReinforcedTeachers(TeacherSelector):
         if epoch >= self.options.warmup_epochs and not self.warmed:
             self.warmed = True
             if self.options.policy_rows and self.options.encoder != "student":  # a sample has no vectors of the student
-                sample = self.sample(self.options.policy_rows, labelled=True)
+                sample = self.sample(self.options.policy_rows, labelled=self.needs_labels)
                 if len(sample.keys):
                     self.warm_up(sample, probe)
                     self.moments = Moments()  # rewards of real steps have another scale

@@ -2,12 +2,16 @@
 
 A real step moves the student by 32 or 64 rows at once, so a row's reward says little about its own teachers. Here the row's
 logits alone take the step that its teachers ask for. The effect of the choice then stands alone, and no forward pass is needed.
+
+Two rewards are known for all teachers at once, so that no action need be drawn: the credit of each teacher (`credit.py`), which rows without
+a label have too, and the likelihood of the label under the weighted teachers.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +20,13 @@ from torch import Tensor
 
 from distilect.models import default_device
 from distilect.options import AboveZero, Count, Share, Whole
-from distilect.selection.rewards import Response
+from distilect.selection.credit import Credit, CreditOptions
+from distilect.selection.rewards import Response, mixture_loss
 from distilect.selection.rlkd import ReinforcedTeachers, bernoulli_entropy
-from distilect.selection.teacher_state import Decisions
-from distilect.selection.view import Probe, TrainingSample
+from distilect.selection.static import teacher_logits
+from distilect.selection.teacher_state import Decisions, predictions
+from distilect.selection.view import Probe, SelectionContext, StepView, TrainingSample
+from distilect.tasks import has_label
 
 ENTROPY_BONUS = 0.1  # weight of the policy's entropy in its objective; without it the policy decides too early
 LEAST_WEIGHT = 1e-6  # of a teacher, before scaling: where all σ(z) vanish, teachers weigh equally
@@ -103,8 +110,12 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
     class Options(ReinforcedTeachers.Options):
         """Of `teachers: {name: reinforced-virtual, …}`."""
 
-        reward: Literal[1, 2] = Field(
-            1, description="1: -CE; 2: -CE - mean KD loss; the score of reward 3 would be the same for every action"
+        reward: Literal[1, 2, "alignment", "likelihood"] = Field(  # type: ignore[assignment]
+            1,
+            description="1: -CE; 2: -CE - mean KD loss; alignment: each teacher's credit, the first-order effect of learning from it on the "
+            "loss of the row's label, or of labelled rows around a row without one; likelihood: log of the label's probability under the weighted "
+            "teachers. The last two are known for all teachers, so that no action is drawn to learn from. (The score of reward 3 would be "
+            "the same for every action.)",
         )
         share: Share = Field(
             1.0, description="share of a batch's labelled rows that the policy learns from, drawn by row"
@@ -127,6 +138,38 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
 
     options: Options
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.credit: Credit | None = None
+        self.trust = 0.0  # of credit by the labels around a row
+        if self.options.reward == "alignment":
+            self._measure_credit()
+
+    def _measure_credit(self) -> None:
+        encoder = self.options.encoder
+        if encoder in (None, "student"):
+            raise ValueError(f"reward: alignment needs a frozen encoder, got encoder: {encoder}: set encoder: backbone")
+        self.credit = Credit(CreditOptions(encoder=str(encoder), pooling=self.options.pooling))
+        self.needs = replace(self.needs, credit=self.credit.needs.credit)
+        self.needs_labels = False
+
+    def setup(self, context: SelectionContext) -> None:
+        super().setup(context)
+        if self.credit is not None:
+            self.credit.setup(context)
+
+    def begin_epoch(self, probe: Probe, epoch: int) -> None:
+        if self.credit is not None and self.credit.begin_epoch(probe, epoch):
+            self.trust = self.credit.trust()
+        super().begin_epoch(probe, epoch)
+
+    def act(self, view: StepView) -> tuple[Decisions, Tensor, Tensor]:
+        decisions, z, empty = super().act(view)
+        if self.credit is not None:
+            outputs = predictions(teacher_logits(view), view.multi_label)
+            decisions = replace(decisions, credit=self.credit.of_outputs(view, outputs, own=True).float())
+        return decisions, z, empty
+
     @property
     def learns_ahead(self) -> bool:  # type: ignore[override]
         return self.options.policy_rows > 0 and self.options.encoder != "student"
@@ -135,7 +178,14 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
         return torch.sigmoid(z).clamp_min(LEAST_WEIGHT)
 
     def measure(self, decisions: Decisions, probe: Probe) -> Tensor:
-        """[n]: the reward of a virtual step towards the selected teachers minus that of one towards all of them."""
+        """[n]: the reward of a virtual step towards the selected teachers minus that of one towards all of them.
+
+        Of the exact rewards, for the log: what the weighted teachers gain over all of them.
+        """
+        if isinstance(self.options.reward, str):
+            with torch.no_grad():
+                shares = self.shares(self.policy_for(decisions.state)(decisions.state))
+            return self.exact(shares, decisions) - self.exact(torch.full_like(shares, 1 / shares.shape[1]), decisions)
         selected = self._step(decisions, decisions.actions.float())
         with_all = self._step(decisions, torch.ones_like(decisions.actions).float())
         return self.reward(selected, decisions) - self.reward(with_all, decisions)
@@ -147,10 +197,51 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
             size *= decisions.labels.shape[1]
         return virtual_step(decisions.student, decisions.teachers, weights, self.response, size)
 
+    def shares(self, z: Tensor) -> Tensor:
+        """float32 [n, K]: the weights that a policy with these z gives, which sum to 1."""
+        found = self.weights(z, z)
+        return found / found.sum(1, keepdim=True)
+
+    def exact(self, shares: Tensor, decisions: Decisions) -> Tensor:
+        """[n]: the expected reward of teachers with these weights [n, K], where it is known for all of them."""
+        if self.options.reward == "likelihood":
+            return -mixture_loss(shares, decisions.teachers, decisions.labels)
+        return (shares * decisions.credit).sum(1)
+
     def objective(self, z: Tensor, decisions: Decisions, advantage: Tensor) -> Tensor:
+        if isinstance(self.options.reward, str):
+            return self.exact_objective(z, decisions)
         executed = executed_log_probability(z, decisions.actions, decisions.likeliest)
         reinforced = (advantage * executed).mean()
         return reinforced + ENTROPY_BONUS * bernoulli_entropy(z).mean()
+
+    def exact_objective(self, z: Tensor, decisions: Decisions) -> Tensor:
+        """The expected reward itself, which is differentiable in z.
+
+        Of the likelihood the mean. Of the credit, which is linear in the weights and would make every choice certain, with the entropy
+        bonus. A labelled row has the credit of its own label, others that of the labelled rows around them. Each kind of rows counts in
+        its own standard deviations; however many rows without labels there are, they count as `Credit.trust` says.
+        """
+        if self.options.reward == "likelihood":
+            return self.exact(self.shares(z), decisions).mean()
+        centred, known = decisions.credit - decisions.credit.mean(1, keepdim=True), has_label(decisions.labels)
+        expected = (self.shares(z) * centred).sum(1)
+        gain, total = z.new_zeros(()), 0.0
+        for rows, share in ((known, 1.0), (~known, self.trust)):
+            if int(rows.sum()) > 1 and share > 0:
+                gain = gain + share * expected[rows].mean() / centred[rows].std().clamp_min(1e-8)
+                total += share
+        return gain / max(total, 1e-8) + ENTROPY_BONUS * bernoulli_entropy(z).mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {} if self.credit is None else {"credit": self.credit.state_dict(), "trust": self.trust}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.credit is not None:
+            self.credit.load_state_dict(state["credit"])
+            self.trust = float(state["trust"])
 
     def warm_up(self, sample: TrainingSample, probe: Probe) -> None:
         """The policy learns with the student fixed: passes with sampled actions and virtual steps."""

@@ -135,6 +135,7 @@ class Decisions(Observations):
         common, own: the state as `StateBuilder` gives it. A history of an epoch would otherwise hold each row's vector K times.
         student: logits [n, C] before the step; teachers: logits [n, K, C].
         reward: float32 [n], NaN until it is measured.
+        credit: float32 [n, K], each teacher's credit, where the reward is the credit; else [n, 0].
     """
 
     keys: Tensor
@@ -146,13 +147,15 @@ class Decisions(Observations):
     student: Tensor
     teachers: Tensor
     reward: Tensor
+    credit: Tensor
 
     @classmethod
     def of(cls, view: StepView, common: Tensor, own: Tensor, actions: Tensor, likeliest: Tensor) -> Decisions:
         """What was decided on the rows of a view."""
         waiting = torch.full((len(own),), torch.nan, device=own.device)
         student, teachers = view.student, teacher_logits(view)
-        return cls(view.keys, view.labels, common, own, actions, likeliest, student, teachers, waiting)
+        nothing = waiting.new_zeros(len(own), 0)
+        return cls(view.keys, view.labels, common, own, actions, likeliest, student, teachers, waiting, nothing)
 
     @classmethod
     def join(cls, parts: Sequence[Decisions]) -> Decisions:  # type: ignore[override]

@@ -47,6 +47,9 @@ class Encoder:
     pooling: Literal["cls", "mean"] = "cls"
 
 
+CreditRows = Literal["train", "validation"]
+
+
 @dataclass(frozen=True)
 class StepView:
     """What a selector may know of a step. Every tensor is detached.
@@ -62,6 +65,7 @@ class StepView:
         seed: of the run.
         vectors: float32 [B, D], each row's vector from a frozen encoder; None unless a selector needs it.
         passes: logits without gradient, float32 [P, B, C], by the `Passes` that selectors need.
+        features: float32 [B, H], what the student's output layer read in this pass; None unless a selector needs it.
     """
 
     keys: Tensor
@@ -75,6 +79,7 @@ class StepView:
     seed: int
     vectors: Tensor | None = None
     passes: Mapping[Passes, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
 
     @property
     def regression(self) -> bool:
@@ -100,6 +105,7 @@ class StepView:
             student=self.student[index],
             pooled=None if self.pooled is None else self.pooled[index],
             vectors=None if self.vectors is None else self.vectors[index],
+            features=None if self.features is None else self.features[index],
             passes={passes: logits[:, index] for passes, logits in self.passes.items()},
             teachers=teachers,
         )
@@ -173,6 +179,7 @@ class SelectionContext:
         num_labelled, num_rows: of train, with unlabelled extra rows.
         epochs, steps_per_epoch: of training; an epoch has fewer optimiser steps where rows are planned.
         sample: (limit, labelled only) → teacher outputs on at most so many rows of train, drawn by identity.
+        credit: the same of the rows of the validation split that were set apart for a selector's credit; None: there are none.
         response: student logits [B, C], teacher logits [B, K, C] → [B, K]: the response loss of the method.
         student_width, teacher_widths: numbers per token of their layers; 0 where they are not known (tables, functions).
     """
@@ -190,6 +197,7 @@ class SelectionContext:
     steps_per_epoch: float = math.inf
     num_rows: int = 0
     sample: Callable[..., TrainingSample] = _no_sample
+    credit: Callable[..., TrainingSample] | None = None
     response: Callable[[Tensor, Tensor], Tensor] = _plain_response
     student_width: int = 0
     teacher_widths: tuple[int, ...] = ()
@@ -250,6 +258,11 @@ class Probe(Protocol):
 
     def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Logits [n, C] and labels [n] on at most `limit` validation rows, always the same ones; never on dev."""
+        ...
+
+    def credit(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits float32 [n, C] on credit rows (int64 [n], identities), and what the output layer read, [n, H], where a selector
+        needs it; both on the CPU. Costs a forward pass, once per step."""
         ...
 
 

@@ -72,7 +72,11 @@ class Reader(Protocol):
     """One teacher as a source of its signals."""
 
     name: str
-    forwards: int
+
+    @property
+    def forwards(self) -> int:
+        """Rows that it was run on."""
+        ...
 
     def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
         """`logits` float32 [b, C] in the task's label order, and each field as in `TeacherSignals`."""

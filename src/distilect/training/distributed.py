@@ -60,10 +60,12 @@ def aligned_parts(own: list[Batch], rows: TrainingRows) -> list[Batch]:
 
 def decide_rows(selector: RowSelector, view: StepView) -> Tensor:
     """bool [B]: the choice of a selector that compares the rows of a part, made over the parts of all ranks."""
-    found = ranks.gather({"keys": view.keys, "labels": view.labels, "student": view.student})
+    more = {"vectors": view.vectors, "features": view.features}
+    own = {"keys": view.keys, "labels": view.labels, "student": view.student}
+    found = ranks.gather(own | {name: value for name, value in more.items() if value is not None})
     start = sum(len(one["keys"]) for one in found[: ranks.rank()])
     parts: dict[str, Any] = {name: torch.cat([one[name] for one in found]).to(view.keys.device) for name in found[0]}
-    whole = replace(view, **parts, pooled=None, vectors=None, passes={}, teachers=None)
+    whole = replace(view, **parts, pooled=None, passes={}, teachers=None)
     return selector.decide(whole)[start : start + len(view.keys)]
 
 

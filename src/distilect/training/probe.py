@@ -57,6 +57,7 @@ class StudentProbe:
     training_step: Callable[[], int]
     sharded: bool = False
     step_losses: tuple[Tensor, Tensor] | None = None
+    _credit: tuple[int, Tensor, Tensor, Tensor | None] | None = None
 
     @property
     def keys(self) -> Tensor:
@@ -150,6 +151,37 @@ class StudentProbe:
         """int64 [n]: the same ones at every look."""
         return np.argsort(row_keys(self.rows.validation.ids), kind="stable")[:limit]
 
+    # ---- credit rows -----------------------------------------------------------------------------------------------
+
+    def credit(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `selection.Probe`. Selectors that look at the same moment share one pass."""
+        step = self.training_step()
+        if self._credit is None or self._credit[0] != step or not torch.equal(self._credit[1], keys):
+            self._credit = (step, keys, *self._run_credit(keys))
+        return self._credit[2], self._credit[3]
+
+    def _run_credit(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        encoded, positions = self.rows.encoded, None
+        if self.rows.credit is not None and self.rows.credit_encoded is not None:
+            encoded, own = self.rows.credit_encoded, row_keys(self.rows.credit.ids)
+            order = np.argsort(own, kind="stable")
+            positions = order[np.searchsorted(own[order], keys.numpy())]
+        positions = self.positions(keys) if positions is None else positions
+        self.count(encoded.lengths[positions], 1)
+        batches = scoring_batches(encoded.lengths[positions], self._tokens_at_once())
+        needed = any(selector.needs.features for selector in self.method.selectors.values())
+
+        def work(number: int) -> dict[str, Tensor]:
+            inputs = encoded.collate(positions[batches[number]])
+            inputs = {name: value.to(self.device) for name, value in inputs.items()}
+            with autocast(self.precision, self.device):
+                found = self.student(self.student.model, inputs, hidden=False, features=needed, check=True)
+            read = {} if found.features is None else {"features": found.features.cpu()}
+            return {"logits": found.logits.cpu(), **read}
+
+        whole, back = self._joined(len(batches), work), np.argsort(np.concatenate(batches))
+        return whole["logits"][back], whole["features"][back] if needed else None
+
     # ---- hidden states and losses ----------------------------------------------------------------------------------
 
     def look(self, keys: Tensor) -> Look:
@@ -162,18 +194,22 @@ class StudentProbe:
         def work(number: int) -> dict[str, Tensor]:
             return self._seen(positions[batches[number]])
 
-        with eval_mode(self.student.model, self.projections), torch.no_grad():
-            if ranks.world() == 1:
-                found = [work(number) for number in range(len(batches))]
-            else:
-                found = share_out(len(batches), work, sharded=self.sharded)
-        whole = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        whole = self._joined(len(batches), work)
         pooled = [whole[f"teacher {k}"].mean(0) for k in range(len(whole) - 2)]
         return Look(
             student=whole["student"].mean(0),
             teachers=torch.cat(pooled) if pooled else torch.zeros(0),
             losses=whole["losses"].nanmean(0),
         )
+
+    def _joined(self, count: int, work: Callable[[int], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What `work(n)` finds of so many batches, one after the other; several ranks share them out."""
+        with eval_mode(self.student.model, self.projections), torch.no_grad():
+            if ranks.world() == 1:
+                found = [work(number) for number in range(count)]
+            else:
+                found = share_out(count, work, sharded=self.sharded)
+        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
     def _seen(self, positions: NDArray[np.int64]) -> dict[str, Tensor]:
         """What a look needs of some rows, [n, …] each, on the CPU: `student`, `losses`, and `teacher K` where a selector needs it."""

@@ -84,6 +84,7 @@ class TrainingRows:
         validation, validation_encoded: the validation split; scores on it choose the checkpoint.
         task: what is learned.
         cls_token_id: of the student's tokenizer; None where it has no classification token.
+        credit, credit_encoded: rows that were set apart from the validation split for selectors; None: there are none.
     """
 
     table: Table
@@ -92,6 +93,8 @@ class TrainingRows:
     validation_encoded: Encoded
     task: Task
     cls_token_id: int | None = None
+    credit: Table | None = None
+    credit_encoded: Encoded | None = None
 
     def __len__(self) -> int:
         return len(self.table)

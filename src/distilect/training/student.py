@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from distilect.knowledge import Knowledge, StudentOutputs
-from distilect.models import attention_maps, captured, classification_positions
+from distilect.models import attention_maps, captured, classification_positions, head_reader
 
 
 @dataclass
@@ -36,9 +37,18 @@ class StudentPass:
             attention_maps(model, layer)
         return cls(model, cls_token_id, layers)
 
-    def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor], hidden: bool) -> StudentOutputs:
-        """Run `model`, the student or its wrapper; `hidden`: with hidden states."""
-        with captured(self.model, self.attention_layers) as attention:
+    def __call__(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], hidden: bool, features: bool = False, check: bool = False
+    ) -> StudentOutputs:
+        """Run `model`, the student or its wrapper.
+
+        Args:
+            hidden: with hidden states.
+            features: with what the output layer reads.
+            check: that the logits are its outputs (`HeadReader.features`).
+        """
+        reading = head_reader(self.model) if features else nullcontext()
+        with captured(self.model, self.attention_layers) as attention, reading as head:
             outputs = model(**inputs, output_hidden_states=hidden)
         return StudentOutputs(
             logits=outputs.logits.float(),
@@ -46,4 +56,5 @@ class StudentPass:
             cls=classification_positions(inputs["input_ids"], inputs["attention_mask"], self.cls_token_id),
             hidden=outputs.hidden_states if hidden else None,
             attention=attention,
+            features=None if head is None else head.features(outputs.logits, check=check),
         )

@@ -23,6 +23,7 @@ from distilect import ranks
 from distilect.config import TrainConfig
 from distilect.data import EpochBatchSampler, Window, token_budget_splits
 from distilect.errors import ConfigError, RunError, TeacherError
+from distilect.knowledge import StudentOutputs
 from distilect.models import default_device
 from distilect.selection import Method, PlannedRows, Selector, StepView
 from distilect.signals import SignalSource, TeacherSignals
@@ -86,6 +87,7 @@ class DistillationTrainer(ResumableTrainer):
         self.config, self.run_seed, self.preemption = config, seed, preemption
         self.fields = method.fields(source.num_teachers) if source is not None else []
         self.needs_pooled = any(selector.needs.pooled for selector in method.selectors.values())
+        self.needs_features = any(selector.needs.features for selector in method.selectors.values())
         self.needs_hidden = self.needs_pooled or any(kind.needs_hidden() for kind in method.knowledge)
         self.projections = Projections(method.knowledge, default_device())
         self.student = StudentPass.of(model, method.knowledge, rows.cls_token_id)
@@ -214,11 +216,11 @@ class DistillationTrainer(ResumableTrainer):
     ) -> Any:
         """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
         batch: Batch = inputs.to(self.args.device)
-        student = self.student(model, batch.inputs, self.needs_hidden)
+        student = self.student(model, batch.inputs, self.needs_hidden, self.needs_features)
         if batch.idle:
-            return self._idle_loss(batch, student.logits)
+            return self._idle_loss(student)
         pooled = student.at_cls(len(student.hidden) - 1).detach() if self.needs_pooled and student.hidden else None
-        view = self.view_of(batch, student.logits.detach(), pooled)
+        view = self.view_of(batch, student.logits.detach(), pooled, student.features)
         selected = batch.selected
         if selected is None and self._in_step and self.method.rows.compares:
             selected = distributed.decide_rows(self.method.rows, view)
@@ -227,20 +229,24 @@ class DistillationTrainer(ResumableTrainer):
         self.part_losses.append((batch.positions, result.losses))
         return result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
 
-    def _idle_loss(self, batch: Batch, logits: Tensor) -> Tensor:
+    def _idle_loss(self, student: StudentOutputs) -> Tensor:
         """0, with a gradient of zeros: this rank has no rows in this part."""
         if self._in_step and self.method.rows.compares:
-            nobody = self.rows.batch([], inputs=False).to(logits.device)
-            distributed.decide_rows(self.method.rows, self.view_of(nobody, logits[:0].detach()))
-        return logits.sum() * 0.0
+            nobody = self.rows.batch([], inputs=False).to(student.logits.device)
+            features = None if student.features is None else student.features[:0]
+            view = self.view_of(nobody, student.logits[:0].detach(), features=features)
+            distributed.decide_rows(self.method.rows, view)
+        return student.logits.sum() * 0.0
 
     @property
     def _in_step(self) -> bool:
         """Whether all ranks have to run the same number of parts: sharded parameters, or rows compared across ranks."""
         return ranks.world() > 1 and (self.is_fsdp_enabled or self.method.rows.compares)
 
-    def view_of(self, batch: Batch, logits: Tensor, pooled: Tensor | None = None) -> StepView:
-        """Some rows of this step as selectors see them; `logits` [B, C], `pooled` [B, H]."""
+    def view_of(
+        self, batch: Batch, logits: Tensor, pooled: Tensor | None = None, features: Tensor | None = None
+    ) -> StepView:
+        """Some rows of this step as selectors see them; `logits` [B, C], `pooled` [B, H], `features` [B, H]."""
         vectors = None
         if self.vectors is not None:
             vectors = self.vectors.fetch(self.rows.table, batch.positions, [[]]).logits[:, 0].to(logits.device)
@@ -256,6 +262,7 @@ class DistillationTrainer(ResumableTrainer):
             seed=self.run_seed,
             vectors=vectors,
             passes=batch.passes,
+            features=features,
         )
 
     def _ask(self, batch: Batch, index: Tensor) -> TeacherSignals:
