@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from distilect.config import parse_config
-from distilect.pipeline import run
+from distilect.pipeline import run, work
+from distilect.pipeline.judge import calibration_helps
 from distilect.pipeline.work import Workbench
 from distilect.report import build_report
-from distilect.signals import fit_calibration
+from distilect.signals import Calibration, fit_calibration
 from tests.pipeline.helpers import Job, write_scores
 from tests.tiny import tiny_bert
 
@@ -110,3 +112,21 @@ def test_scores_of_a_regression_have_a_line(tmp_path: Path) -> None:
     assert set(prepared.calibrations) == {"a", "b"}
     for found in prepared.calibrations.values():
         assert found["rmse"]["after"] < found["rmse"]["before"] and found["slope"] >= 0
+
+
+def test_a_calibration_that_harms_the_mean_is_left_out_unless_it_is_asked_for(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upside_down = Calibration(scale=-1.0, rows=24)  # the mean of the outputs then says the opposite
+    monkeypatch.setattr(work, "fit_calibration", lambda *_: upside_down)
+    bench = Workbench.open(config(job))
+    outputs = np.stack([bench.outputs(teacher, bench.data.validation) for teacher in bench.teachers], axis=1)
+    right = outputs.mean(1).argmax(-1)
+    labels = bench.data.task, outputs
+    assert calibration_helps(*labels, right, [Calibration(rows=24)] * 2)
+    assert not calibration_helps(*labels, right, [upside_down] * 2)
+    bench.data = replace(bench.data, validation=replace(bench.data.validation, labels=right))
+    _, prepared = bench.prepare(bench.config.method, bench.new_student())
+    assert prepared.calibrations == {} and any("not calibrated" in line for line in prepared.report)
+    bench.config = config(job, signals={"calibrate": True})
+    assert set(bench.calibrations(outputs)) == {"a", "b"}
