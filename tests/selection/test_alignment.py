@@ -193,7 +193,7 @@ def test_teachers_that_say_the_same_weigh_the_same() -> None:
 
 def test_credit_that_says_nothing_leaves_weights_nearly_equal() -> None:
     """Vectors that have nothing to do with the labels: the temperature that the labels choose is a high one."""
-    view, which = groups()
+    view, _ = groups()
     noise = replace(view, vectors=torch.randn(240, 12, generator=torch.Generator().manual_seed(5)))
     found, sure = looked(noise).decide(noise), looked(view).decide(view)
     assert float(found.max(1).values.mean()) < 0.5 < 0.8 < float(sure.max(1).values.mean())

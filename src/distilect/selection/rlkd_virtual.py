@@ -110,7 +110,7 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
     class Options(ReinforcedTeachers.Options):
         """Of `teachers: {name: reinforced-virtual, …}`."""
 
-        reward: Literal[1, 2, "alignment", "likelihood"] = Field(
+        reward: Literal[1, 2, "alignment", "likelihood"] = Field(  # type: ignore[assignment]
             1,
             description="1: -CE; 2: -CE - mean KD loss; alignment: each teacher's credit, the first-order effect of learning from it on the "
             "loss of the row's label, or of labelled rows around a row without one; likelihood: log of the label's probability under the weighted "
@@ -159,9 +159,8 @@ class VirtualReinforcedTeachers(ReinforcedTeachers):
             self.credit.setup(context)
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
-        if self.credit is not None:
-            if self.credit.begin_epoch(probe, epoch):
-                self.trust = self.credit.trust()
+        if self.credit is not None and self.credit.begin_epoch(probe, epoch):
+            self.trust = self.credit.trust()
         super().begin_epoch(probe, epoch)
 
     def act(self, view: StepView) -> tuple[Decisions, Tensor, Tensor]:
