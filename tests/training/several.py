@@ -53,7 +53,7 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
         ),
         "credit": (
             {"name": "alignment", "loss_weights": "alignment", "rows": {"name": "alignment", "ratio": 0.4}},
-            {"gradient_accumulation_steps": 2},
+            {},
         ),
         "exact credit": (
             {
