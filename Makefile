@@ -37,8 +37,8 @@ site: venv
 venv: .venv/.installed
 
 # Installs again only if the requirements have changed. Without compiling: half of the time would go into modules that nobody imports.
-.venv/.for-demo: EXTRAS = demo,onnx
-.venv/.installed: EXTRAS = demo,onnx,docs,dev
+.venv/.for-demo: EXTRAS = demo
+.venv/.installed: EXTRAS = demo,docs,dev
 .venv/.for-demo .venv/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (minutes the first time)"

@@ -438,9 +438,9 @@ def test_report_of_one_run_and_of_several(tmp_path: Path, fake_report: list[Any]
 def test_demo_passes_its_folder(tmp_path: Path, stand_in: Any) -> None:
     pytest.importorskip("distilect.demo")
     seen: list[Any] = []
-    stand_in("distilect.demo.run", run_demo=lambda folder, quick: seen.append((folder, quick)))
-    assert call("demo", "--folder", str(tmp_path), "--quick").exit_code == 0
-    assert seen == [(tmp_path, True)]
+    stand_in("distilect.demo.run", run_demo=lambda folder, quick, seed: seen.append((folder, quick, seed)))
+    assert call("demo", "--folder", str(tmp_path), "--quick", "--seed", "2").exit_code == 0
+    assert seen == [(tmp_path, True, 2)]
 
 
 def test_methods_lists_every_preset_on_a_line_and_the_parts() -> None:

@@ -101,6 +101,7 @@ def prepare(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         real = demo.demo_config
         monkeypatch.setattr(demo, "BACKBONE", "backbone")
+        monkeypatch.setattr(demo, "ROWS", 300)
         monkeypatch.setattr(demo, "demo_config", lambda *args, quick: real(*args, quick=True))
 
 

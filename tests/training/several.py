@@ -51,10 +51,7 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
             {"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
             {"token_budget": 500, "gradient_accumulation_steps": 2},
         ),
-        "credit": (
-            {"name": "alignment", "loss_weights": "alignment", "rows": {"name": "alignment", "ratio": 0.4}},
-            {},
-        ),
+        "credit": ({"name": "alignment", "loss_weights": "alignment", "rows": {"name": "alignment", "ratio": 0.4}}, {}),
         "exact credit": (
             {
                 "name": "alignment",

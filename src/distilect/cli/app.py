@@ -85,18 +85,19 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few rows, one epoch: shows how it works, not how well.")
     ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Which rows have labels, and of all that is drawn.")] = 0,
 ) -> None:
     """Run the whole job on real text, without any download.
 
-    Three teachers, three methods, one table. The text is the docstrings of Python's standard library. A second
-    run reuses teachers and signals.
+    Three teachers that know two of six classes each, few labels, four methods, one table, and a small file to ship. The text is the
+    docstrings of Python's standard library. A second run reuses teachers and signals.
 
     \b
     Example: distilect demo --folder runs/demo
     """
     from distilect.demo.run import run_demo
 
-    run_demo(folder, quick=quick)
+    run_demo(folder, quick=quick, seed=seed)
 
 
 @app.command(cls=Verb)

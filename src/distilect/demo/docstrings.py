@@ -110,7 +110,7 @@ def build_docstrings(folder: str | Path, seed: int = 0, dev_size: float = 0.15) 
     }
     target, digests = Path(folder), {}
     for name, part in splits.items():
-        content = _csv(part)
+        content = to_csv(part)
         atomic_write(target / name, content)
         digests[name] = hashlib.sha256(content).hexdigest()
     python, train, dev = platform.python_version(), len(splits[TRAIN]), len(splits[DEV])
@@ -185,7 +185,8 @@ def _draw(text: str, seed: int, purpose: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _csv(rows: list[tuple[str, str]]) -> bytes:
+def to_csv(rows: list[tuple[str, str]]) -> bytes:
+    """Rows of text and label as a CSV file."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("text", "label"))

@@ -2,6 +2,6 @@
 
 from distilect.export.hub import check_card
 from distilect.export.model_card import write_model_card
-from distilect.export.ship import Exported, export_run
+from distilect.export.ship import INT8, Exported, export_run
 
-__all__ = ["Exported", "check_card", "export_run", "write_model_card"]
+__all__ = ["INT8", "Exported", "check_card", "export_run", "write_model_card"]
