@@ -47,7 +47,7 @@ def main() -> None:
                 print(key, lines[key], flush=True)
     settings = {"model": f"{BACKBONE}[layers=3]", "seeds": given.seeds, "rows": given.rows, "epochs": given.epochs}
     write_result("trim", {**settings, "models": lines})
-    print(page(lines))
+    print(as_table(lines))
 
 
 def of_seed(folder: Path, files: dict[str, str], seed: int, rows: int, epochs: float) -> dict[str, dict[str, Any]]:
@@ -96,9 +96,9 @@ def _inner(encoded: Encoded) -> np.ndarray:
     return np.asarray(np.delete(ids, frame))
 
 
-def page(lines: dict[str, dict[str, Any]]) -> str:
+def as_table(lines: dict[str, dict[str, Any]]) -> str:
     """The table of docs/trim.md."""
-    header = ["trimmed", "tokens", "MB", "tokens of dev cut otherwise", "tokens per row", "accuracy on dev"]
+    header = ["trimmed", "tokens", "MB", "tokens of dev that are cut otherwise", "tokens per row", "accuracy on dev"]
     rows = [
         [
             name,
