@@ -1,6 +1,6 @@
 """Does the adviser promise what choosing teachers gives? Promised gain on validation rows against the gain measured on held-out rows.
 
-    python -m benchmarks.adviser --folder runs/adviser
+    python -m benchmarks.adviser --folder runs/adviser --data-dir PATH/TO/glue
 
 Fine-tunes the teachers below once (on a slow core about half an hour), makes the pools out of them, and trains no student.
 """
@@ -235,17 +235,47 @@ def line(task: Task, family: str, pool: Sequence[str], known: TrainingSample, he
         "agreement": round(found.agreement, 4),
         "pooling": asdict(found.pooling) | {"measured": round(scores[found.fixed.name] - scores["single"], 5)},
         "oracle": asdict(found.oracle),
-        "advice": words(task, found, "the best teacher")[-1],
+        "advice": words(task, found, "the best teacher", 0.0)[-1],
         "scores": scores,
         "uniform_uncalibrated": uncalibrated(task, held),
         "judge_seconds": round(seconds, 2),
     }
 
 
+# ---- GLUE ------------------------------------------------------------------------------------------------------------
+
+GLUE = {"CoLA": 40, "SST-2": 48, "STS-B": 64, "MRPC": 96, "RTE": 96}  # tokens
+GLUE_TEACHERS = {"four-a": Made(4, 1), "four-b": Made(4, 2), "two": Made(2, 3)}
+
+
+def glue_line(name: str, data_dir: str, folder: Path) -> dict[str, Any]:
+    """An ordinary pool: three teachers that differ in depth and seed, on the first 2,000 rows of a task; measured on its dev."""
+    raw: dict[str, Any] = {
+        "data_dir": data_dir,
+        "data": {"glue": name, "max_train_rows": 2000, "validation_size": 0.2},
+        "teachers": [
+            {
+                "name": teacher,
+                "finetune": {"init": f"{BACKBONE}[layers={made.layers}]", "seed": made.seed, "learning_rate": 2e-4},
+            }
+            for teacher, made in GLUE_TEACHERS.items()
+        ],
+        "student": f"{BACKBONE}[layers=2]",
+        "train": {"max_length": GLUE[name]},
+        "output": str(folder),
+    }
+    bench = Workbench.open(parse_config(raw))
+    assert bench.data.dev is not None
+    samples = (sample_of(bench, table) for table in (bench.data.validation, bench.data.dev))
+    return {"task": name, **line(bench.data.task, "GLUE", list(GLUE_TEACHERS), *samples)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/adviser"))
+    parser.add_argument("--data-dir", help="folder with the GLUE tasks; default: without them")
     given = parser.parse_args()
+    glue = [glue_line(task, given.data_dir, given.folder / "glue") for task in (GLUE if given.data_dir else ())]
     config = base_config(given.folder)
     data = load_data(config.data, config.task, config.seed, Path(config.data_dir))
     made = make_teachers(config, data)
@@ -257,6 +287,7 @@ def main() -> None:
         for pool in pools:
             lines.append(line(data.task, family, pool, of_pool(known, names, pool), of_pool(held, names, pool)))
             print(family, pool, lines[-1]["promised"], lines[-1]["measured"], flush=True)
+    lines += glue
     promised, found = ([one["promised"]["value"] for one in lines], [one["measured"] for one in lines])
     alone = {name: score(data.task, held.teachers[:, k].numpy(), held) for k, name in enumerate(names)}
     values = {

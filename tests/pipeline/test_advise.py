@@ -71,7 +71,7 @@ def test_specialists_are_worth_choosing_among() -> None:
     found = judge(CLASSES, names(pool), pool)
     assert found.choosing.low > 0.03 and found.by_row.name == "gate"
     assert found.choosing.value <= found.oracle.value + 0.01
-    advice = words(CLASSES, found, "first")[-1]
+    advice = words(CLASSES, found, "first", 0.8)[-1]
     assert advice.startswith("advice: take `method: {name: gate, temperature: ")
 
 
@@ -79,7 +79,7 @@ def test_among_teachers_that_are_alike_there_is_nothing_to_choose() -> None:
     pool = alike()
     found = judge(CLASSES, names(pool), pool)
     assert found.agreement > 0.9 and found.choosing.low <= 0 and found.oracle.value < 0.06
-    first, second, advice = words(CLASSES, found, "first")
+    first, second, advice = words(CLASSES, found, "first", 0.8)
     assert first.startswith(
         f"teachers agree on {100 * found.agreement:.0f} % of 400 validation rows; the best one, first"
     )
@@ -91,7 +91,7 @@ def test_teachers_that_err_apart_are_better_together_and_that_is_no_choice() -> 
     pool = independent()
     found = judge(CLASSES, names(pool), pool)
     assert found.pooling.low > 0 and found.fixed.name in FIXED[1:] and found.choosing.low <= 0
-    assert f"{{name: {found.fixed.name}, " in words(CLASSES, found, "first")[-1]
+    assert f"{{name: {found.fixed.name}, " in words(CLASSES, found, "first", 0.8)[-1]
 
 
 def test_labels_that_nobody_can_know_promise_nothing() -> None:
@@ -115,7 +115,7 @@ def test_a_regression_and_a_multi_label_task_are_judged_too() -> None:
     found = judge(SCORES, ["a", "b", "bad"], pool_of(gold, *scores))
     assert {rule.name for rule in found.rules} == {*FIXED, "gate"} and found.pooling.low > 0
     assert {rule.temperature for rule in found.rules} == {1.0}
-    advice = words(SCORES, found, "a")
+    advice = words(SCORES, found, "a", 0.9)
     assert advice[0].startswith("teachers correlate by 0.") and advice[-1].startswith(
         f"advice: take `method: {found.fixed.name}`"
     )

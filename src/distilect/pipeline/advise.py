@@ -60,7 +60,8 @@ def advice_on(bench: Workbench) -> Advice:
     found = judge(bench.data.task, names, pool, calibrate=bool(bench.calibrations(on_all)))
     scores = [_score(bench.data.task, pool, k) for k in range(len(names))]
     lines = [*_teachers(bench.data.task, names, scores, pool), "", *_rules(bench.data.task, found)]
-    return Advice(found, lines, words(bench.data.task, found, names[int(np.argmax(scores))]))
+    best = int(np.argmax(scores))
+    return Advice(found, lines, words(bench.data.task, found, names[best], scores[best]))
 
 
 def _labelled(bench: Workbench) -> Table:
@@ -76,18 +77,19 @@ def _labelled(bench: Workbench) -> Table:
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
-def words(task: Task, found: Judgement, best: str) -> list[str]:
+def words(task: Task, found: Judgement, best: str, score: float) -> list[str]:
     """What follows from a judgement, in three sentences.
 
     Args:
-        best: name of the best teacher.
+        best: name of the best teacher; score: its own.
     """
     fixed, by_row, unit = found.fixed, found.by_row, _Unit(task)
     alike = f"agree on {100 * found.agreement:.0f} % of"
     alike = f"correlate by {found.agreement:.2f} on" if task.kind == "regression" else alike
     pooled = f"; {_named(fixed, best)} is {unit.gain(found.pooling)} better" if fixed.name != "single" else ""
-    single = next(rule for rule in found.rules if rule.name == "single")
-    first = f"teachers {alike} {found.rows:,} validation rows; the best one, {best}, has {task.primary} {single.score:.3f}{pooled}"
+    first = (
+        f"teachers {alike} {found.rows:,} validation rows; the best one, {best}, has {task.primary} {score:.3f}{pooled}"
+    )
     most = max(0.0, min(found.choosing.high, found.oracle.value))
     second = (
         f"choosing among them row by row can gain at most {unit.amount(most)}: {by_row.name} gains {unit.gain(found.choosing)} "

@@ -30,7 +30,7 @@ FIXED = ("single", "uniform", "weighted", "logistic")  # the same weights on all
 BY_ROW = ("entropy", "gate")
 TEMPERATURES = (1.0, 2.0, 4.0)
 LEAST_ROWS = 50  # labelled rows, below which nothing can be said
-MOST_ROWS = 4000
+MOST_ROWS = 2000  # more make the interval little narrower, and the search for a gate slower
 FOLDS = 5
 _RESAMPLES = 1000
 
@@ -102,7 +102,7 @@ def judge(task: Task, names: Sequence[str], pool: TrainingSample, calibrate: boo
         found[name] = Rule(name, TEMPERATURES[best], float(score[0]))
     fixed = max((found[name] for name in FIXED if name in found), key=lambda rule: rule.score)
     by_row = min((name for name in BY_ROW if name in found), key=lambda name: losses[name])
-    outputs["oracle"] = _decided(task, _nearest(known := calibrated(task, pool, pool, calibrate)), labels)
+    outputs["oracle"] = _decided(task, _nearest(calibrated(task, pool, pool, calibrate)), labels)
     draws = row_draws(len(labels), _RESAMPLES, 0)
     draws[0] = 1.0  # the rows as they are
     scores = {name: resampled_scores(task, outputs[name], labels, draws) for name in outputs}
@@ -113,7 +113,7 @@ def judge(task: Task, names: Sequence[str], pool: TrainingSample, calibrate: boo
 
     return Judgement(
         rows=len(labels),
-        agreement=agreement(task, known.teachers.numpy()),
+        agreement=agreement(task, pool.teachers.numpy()),
         rules=list(found.values()),
         fixed=fixed,
         by_row=found[by_row],

@@ -112,7 +112,7 @@ def calibration_scores(
     scores = {"rows": calibration.rows, name: {"before": before, "after": after}}
     if task.kind == "regression":
         return {"slope": calibration.scale, "intercept": calibration.shift, **scores}
-    shifted = {"shifted": [task.labels[c] for c in calibration.shifted]} if calibration.shifted else {}
+    shifted = {"unknown": [task.labels[c] for c in calibration.unknown]} if calibration.unknown else {}
     shift = {"shift": calibration.shift} if calibration.shift else {}
     return {"temperature": round(calibration.temperature, 4), **shift, **shifted, **scores}
 
