@@ -33,7 +33,7 @@ def test_the_temperature_of_a_teacher_is_found(true: float) -> None:
     logits, labels = draws(3000)
     found = fit_calibration(CLASSES, true * logits, labels)
     assert found.temperature == pytest.approx(true, rel=0.08)
-    assert (found.shift, found.unknown, found.rows) == (0.0, (), 3000)
+    assert (found.shift, found.shifted, found.rows) == (0.0, (), 3000)
     assert found(true * logits) == pytest.approx(logits * true / found.temperature, rel=1e-3)
 
 
@@ -66,7 +66,7 @@ def test_a_specialist_is_taught_to_say_none_of_mine() -> None:
 
     logits, labels = rows(300)
     found = fit_calibration(CLASSES, logits, labels)
-    assert found.unknown == (2, 3) and found.shift > 2
+    assert found.shifted == (2, 3) and found.shift > 2
     fresh, gold = rows(2000)
     temperature_alone = fit_calibration(CLASSES, logits[:, :2], np.minimum(labels, 1)).temperature
     loss = negative_log_likelihood(softmax(found(fresh)), gold)
@@ -82,7 +82,7 @@ def test_a_rare_class_that_is_never_predicted_makes_no_specialist() -> None:
     logits[:, 3] -= 50
     labels = np.where(labels == 3, 0, labels)
     labels[:5] = 3
-    assert fit_calibration(CLASSES, logits, labels).unknown == ()
+    assert fit_calibration(CLASSES, logits, labels).shifted == ()
 
 
 def test_multi_label_outputs_have_a_temperature_and_a_shift() -> None:
@@ -105,8 +105,8 @@ def test_a_score_has_a_line_which_never_turns_a_teacher_round() -> None:
     assert constant(np.ones(1)) == pytest.approx(gold.mean(), abs=1e-3)
 
 
-@pytest.mark.parametrize("unknown", [(), (0, 2)])
-def test_tensors_and_arrays_are_calibrated_alike_and_the_originals_kept(unknown: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shifted", [(), (0, 2)])
+def test_tensors_and_arrays_are_calibrated_alike_and_the_originals_kept(shifted: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     calibration = Calibration(0.5, 1.5, shifted, 100)
     tensor = torch.from_numpy(values.copy())

@@ -112,7 +112,7 @@ def calibration_scores(
     scores = {"rows": calibration.rows, name: {"before": before, "after": after}}
     if task.kind == "regression":
         return {"slope": calibration.scale, "intercept": calibration.shift, **scores}
-    shifted = {"unknown": [task.labels[c] for c in calibration.unknown]} if calibration.unknown else {}
+    shifted = {"shifted": [task.labels[c] for c in calibration.shifted]} if calibration.shifted else {}
     shift = {"shift": calibration.shift} if calibration.shift else {}
     return {"temperature": round(calibration.temperature, 4), **shift, **shifted, **scores}
 

@@ -169,7 +169,7 @@ def calibration_text(calibration: Mapping[str, Any]) -> str:
     else:
         parts = [f"T {temperature:.2f}"]
     if shift is not None:
-        classes = calibration.get("unknown")
+        classes = calibration.get("shifted")
         parts.append(f"{shift:+.2f}" + (f" on {len(classes)} classes" if isinstance(classes, list) else ""))
     for name in ("ece", "rmse"):
         before, after = (number(part(calibration, name, when)) for when in ("before", "after"))

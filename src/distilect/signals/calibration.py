@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 LEAST_ROWS = 20  # with a label, below which nothing is fitted
 _MOST_ROWS = 20_000  # that are looked at: two numbers need no more
 _SPREAD = 0.5  # of log T before any row is seen: few rows leave T near 1
-_SPREAD_OF_SHIFT = 5.0  # of the shift, in logits
+_SPREAD_OF_SHIFT = 5.0  # of the shift, in logits: a specialist may need a large one
 _PRIOR_ROWS = 4  # of a teacher that is right as it is, in a regression
 _FARTHEST = 3.0  # of log T from 0
 
@@ -33,15 +33,14 @@ class Calibration:
 
     Attributes:
         scale: 1 / T; in a regression the slope.
-        shift: of all labels in a multi-label task; in a regression the intercept; in a classification the logit of `unknown`.
-        unknown: classes that the teacher never predicts although they occur, as a specialist. Its logits of them are noise, which would
-            outvote those who know them: each gets the same one, "none of mine".
+        shift: added to the logits of `shifted`, and of all labels in a multi-label task; in a regression the intercept.
+        shifted: classes that the teacher never predicts although they occur, as those that a specialist has not learned.
         rows: labelled rows that it was fitted on; 0: none, outputs are left as they are.
     """
 
     scale: float = 1.0
     shift: float = 0.0
-    unknown: tuple[int, ...] = ()
+    shifted: tuple[int, ...] = ()
     rows: int = 0
 
     @property
@@ -53,16 +52,16 @@ class Calibration:
         if not self.rows:
             return outputs
         found = outputs * self.scale
-        if not self.unknown:
+        if not self.shifted:
             return found + self.shift
-        found[..., list(self.unknown)] = self.shift
+        found[..., list(self.shifted)] += self.shift
         return found
 
 
 def fit_calibration(task: Task, outputs: NDArray[Any], labels: NDArray[Any]) -> Calibration:
     """The calibration of one teacher with the highest likelihood, held near "as it is" by a prior that matters with few rows only.
 
-    Classification: softmax(z / T), with one logit for the classes that it never predicts, if these hold enough rows. Multi-label:
+    Classification: softmax(z / T), with a shift of the classes that it never predicts, if these hold enough rows. Multi-label:
     σ(z / T + shift). Regression: least squares, with a slope that is not negative.
 
     Args:
@@ -97,15 +96,15 @@ Loss = Callable[[float, float], tuple[float, float, float]]  # scale, shift → 
 
 def _softmax_loss(logits: Floats, labels: NDArray[np.int64], missing: NDArray[np.bool_]) -> Loss:
     """Mean cross-entropy of `logits` [N, C] with `labels` [N]."""
-    rows, known = np.arange(len(labels)), np.where(missing, 0.0, logits)
+    rows = np.arange(len(labels))
 
     def loss(scale: float, shift: float) -> tuple[float, float, float]:
-        scaled = np.where(missing, shift, scale * logits)
+        scaled = scale * logits + shift * missing
         total = logsumexp(scaled, axis=1)
         error = np.exp(scaled - total[:, None])
         error[rows, labels] -= 1.0
         value = (total - scaled[rows, labels]).mean()
-        return float(value), float((error * known).sum(1).mean()), float(error[:, missing].sum(1).mean())
+        return float(value), float((error * logits).sum(1).mean()), float(error[:, missing].sum(1).mean())
 
     return loss
 
