@@ -27,7 +27,7 @@ from distilect.demo import build_docstrings
 from distilect.evaluation import take_turns
 from distilect.export import export_run
 from distilect.export.gate import Gate
-from distilect.export.onnx import OnnxModel, silent
+from distilect.export.onnx import OnnxModel, outputs, silent
 from distilect.export.openvino import OpenVinoModel
 from distilect.export.rows import Rows, run_data
 from distilect.export.ship import CALIBRATION_ROWS, _load
@@ -44,16 +44,12 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--rows", type=int, default=4000, help="of train, 1,000 of them for validation")
+    parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--vocabulary", help="the student's, as student.vocabulary; default: all of MiniLM's")
     given = parser.parse_args()
     overrides = [f"student.vocabulary={given.vocabulary}"] if given.vocabulary else []
-    settings = {
-        "student": STUDENT,
-        "seeds": given.seeds,
-        "epochs": given.epochs,
-        "vocabulary": given.vocabulary or "all",
-    }
+    settings = {"student": STUDENT, **vars(given)}
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -70,17 +66,13 @@ def main() -> None:
                 learning_rate=2e-4,
                 max_length=LENGTH,
                 seed=seed,
-                data={"validation_size": 1000},
+                data={"max_train_rows": given.rows, "validation_size": 1000},
                 overrides=overrides,
             )
             students.append({"seed": seed, **exported(runs[-1])})
         more = left_out(runs[0])
-    load.append(os.getloadavg()[0])
-    about = {
-        "length": LENGTH,
-        "load_average": load,
-        "cores": os.cpu_count(),
-    }  # above the cores: other work ran beside this
+    load.append(os.getloadavg()[0])  # above the number of cores: other work ran beside this
+    about = {"length": LENGTH, "load_average": load, "cores": os.cpu_count()}
     write_result("export_speed", {**settings, **about, "students": students, **more})
 
 
@@ -115,18 +107,12 @@ def left_out(run: Path) -> dict[str, Any]:
             starts[scheme] = start_onnx(path)
         if importlib.util.find_spec("openvino"):
             static = Path(name) / "static.onnx"
-            gate.keeps("OpenVINO, static", static.stat().st_size, _outputs(OpenVinoModel(static), gate.rows.encoded))
+            gate.keeps("OpenVINO, static", static.stat().st_size, outputs(OpenVinoModel(static), gate.rows.encoded))
             starts["OpenVINO, static"] = start_openvino(static)
         times = speed_table(
             {name: (start, gate.rows.encoded) for name, start in starts.items()}, reference="student", threads=(1,)
         )
     return {"left_out": {"tried": gate.tried, "speed": times}, "by_length": by_length}
-
-
-def _outputs(model: Any, encoded: Encoded) -> Any:
-    from distilect.export.onnx import outputs
-
-    return outputs(model, encoded)
 
 
 def other_schemes(source: Path, calibration: Encoded, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -261,6 +247,8 @@ def _name(file: dict[str, Any]) -> str:
 def _faster(lines: list[dict[str, Any]]) -> str:
     return f"{np.median([line['faster'] for line in lines]):.2f}"
 
+
+TABLES = {"files": files_table, "speed": speed_rows, "left-out": left_out_table, "by-length": by_length_table}
 
 if __name__ == "__main__":
     main()
