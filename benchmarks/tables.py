@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The tables of docs/results/{rlkd,akskd,dynamickd,glue}.md and docs/trim.md, from the committed result files.
-=======
-"""The tables of docs/results/{rlkd,akskd,dynamickd,glue,export}.md, from the committed result files.
->>>>>>> c2e0d15e65635188b6a56c8ed87bd25562406ded
+"""The tables of docs/results/{rlkd,akskd,dynamickd,glue,export}.md and docs/trim.md, from the committed result files.
 
     python -m benchmarks.tables          # rewrites them
     python -m benchmarks.tables --check  # only says which differ
@@ -25,21 +21,13 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
-from benchmarks import rlkd_price, selection_speed, trim
-=======
-from benchmarks import export_speed, rlkd_price, selection_speed
->>>>>>> c2e0d15e65635188b6a56c8ed87bd25562406ded
+from benchmarks import export_speed, rlkd_price, selection_speed, trim
 from benchmarks.common import RESULTS, table
 from distilect.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
-<<<<<<< HEAD
-PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue")]
-PAGES.append(ROOT / "docs" / "trim.md")
-=======
 PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue", "export")]
->>>>>>> c2e0d15e65635188b6a56c8ed87bd25562406ded
+PAGES.append(ROOT / "docs" / "trim.md")
 KINDS = ("labels", "response", "feature", "relation")
 SUBSETS = ["+".join(kinds) for size in (1, 2, 3, 4) for kinds in itertools.combinations(KINDS, size)]
 TITLES = {"mrpc": "MRPC", "cola": "CoLA", "rte": "RTE", "sts-b": "STS-B", "sst-2": "SST-2"}
@@ -389,30 +377,25 @@ def glue(file: str, task: str) -> str:
     return f"{about}\n\n{table(header, cells)}"
 
 
-<<<<<<< HEAD
 # ---- docs/trim.md ----------------------------------------------------------------------------------------------------
 
 
 def trimmed(file: str) -> str:
     return trim.as_table(json.loads((RESULTS / file).read_text(encoding="utf-8"))["models"])
-=======
+
+
 # ---- docs/results/export.md ------------------------------------------------------------------------------------------
 
 
 def export(file: str, part: str) -> str:
     return export_speed.TABLES[part](json.loads((RESULTS / file).read_text(encoding="utf-8")))
->>>>>>> c2e0d15e65635188b6a56c8ed87bd25562406ded
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------------
 
 RLKD, AKSKD = (specialists, bad_teacher, pool, single_teachers, price), (subsets, thirds, rivals, half_of_the_layers)
 MAKERS: dict[str, Callable[..., str]] = {
-<<<<<<< HEAD
-    maker.__name__: maker for maker in (*RLKD, *AKSKD, speed, enlarged, arm, glue, trimmed)
-=======
-    maker.__name__: maker for maker in (*RLKD, *AKSKD, speed, enlarged, arm, glue, export)
->>>>>>> c2e0d15e65635188b6a56c8ed87bd25562406ded
+    maker.__name__: maker for maker in (*RLKD, *AKSKD, speed, enlarged, arm, glue, trimmed, export)
 }
 
 

@@ -92,12 +92,8 @@ def _texts(path: Path, count: int) -> list[tuple[str, ...]]:
 
 def prepare(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page's earlier pages would have left behind."""
-<<<<<<< HEAD
-    if page in ("tutorial/ship.md", "files.md", "trim.md"):
-=======
     monkeypatch.setattr(ship, "ROUNDS", {1: 3, 4: 2})
-    if page in ("tutorial/ship.md", "files.md"):
->>>>>>> c2e0d15e65635188b6a56c8ed87bd25562406ded
+    if page in ("tutorial/ship.md", "files.md", "trim.md"):
         finished_run(folder / "elsewhere")
         (folder / "runs").mkdir()
         (folder / "elsewhere" / "runs" / "toy").rename(folder / "runs" / "reviews")
