@@ -185,7 +185,7 @@ def in_batches_by_length(starts: dict[str, Start], encoded: Encoded) -> list[dic
     return found
 
 
-# ---- tables of docs/results/export.md --------------------------------------------------------------------------------
+# ---- tables ----------------------------------------------------------------------------------------------------------
 
 
 def files_table(found: dict[str, Any]) -> str:
