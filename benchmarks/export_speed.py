@@ -27,7 +27,7 @@ from distilect.demo import build_docstrings
 from distilect.evaluation import take_turns
 from distilect.export import export_run
 from distilect.export.gate import Gate
-from distilect.export.onnx import OnnxModel, silent
+from distilect.export.onnx import OnnxModel, outputs, silent
 from distilect.export.openvino import OpenVinoModel
 from distilect.export.rows import Rows, run_data
 from distilect.export.ship import CALIBRATION_ROWS, _load
@@ -115,18 +115,12 @@ def left_out(run: Path) -> dict[str, Any]:
             starts[scheme] = start_onnx(path)
         if importlib.util.find_spec("openvino"):
             static = Path(name) / "static.onnx"
-            gate.keeps("OpenVINO, static", static.stat().st_size, _outputs(OpenVinoModel(static), gate.rows.encoded))
+            gate.keeps("OpenVINO, static", static.stat().st_size, outputs(OpenVinoModel(static), gate.rows.encoded))
             starts["OpenVINO, static"] = start_openvino(static)
         times = speed_table(
             {name: (start, gate.rows.encoded) for name, start in starts.items()}, reference="student", threads=(1,)
         )
     return {"left_out": {"tried": gate.tried, "speed": times}, "by_length": by_length}
-
-
-def _outputs(model: Any, encoded: Encoded) -> Any:
-    from distilect.export.onnx import outputs
-
-    return outputs(model, encoded)
 
 
 def other_schemes(source: Path, calibration: Encoded, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -261,6 +255,8 @@ def _name(file: dict[str, Any]) -> str:
 def _faster(lines: list[dict[str, Any]]) -> str:
     return f"{np.median([line['faster'] for line in lines]):.2f}"
 
+
+TABLES = {"files": files_table, "speed": speed_rows, "left-out": left_out_table, "by-length": by_length_table}
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The tables of docs/results/{rlkd,akskd,dynamickd,glue}.md, from the committed result files.
+"""The tables of docs/results/{rlkd,akskd,dynamickd,glue,export}.md, from the committed result files.
 
     python -m benchmarks.tables          # rewrites them
     python -m benchmarks.tables --check  # only says which differ
@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import rlkd_price, selection_speed
+from benchmarks import export_speed, rlkd_price, selection_speed
 from benchmarks.common import RESULTS, table
 from distilect.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue")]
+PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue", "export")]
 KINDS = ("labels", "response", "feature", "relation")
 SUBSETS = ["+".join(kinds) for size in (1, 2, 3, 4) for kinds in itertools.combinations(KINDS, size)]
 TITLES = {"mrpc": "MRPC", "cola": "CoLA", "rte": "RTE", "sts-b": "STS-B", "sst-2": "SST-2"}
@@ -376,10 +376,19 @@ def glue(file: str, task: str) -> str:
     return f"{about}\n\n{table(header, cells)}"
 
 
+# ---- docs/results/export.md ------------------------------------------------------------------------------------------
+
+
+def export(file: str, part: str) -> str:
+    return export_speed.TABLES[part](json.loads((RESULTS / file).read_text(encoding="utf-8")))
+
+
 # ---- pages -----------------------------------------------------------------------------------------------------------
 
 RLKD, AKSKD = (specialists, bad_teacher, pool, single_teachers, price), (subsets, thirds, rivals, half_of_the_layers)
-MAKERS: dict[str, Callable[..., str]] = {maker.__name__: maker for maker in (*RLKD, *AKSKD, speed, enlarged, arm, glue)}
+MAKERS: dict[str, Callable[..., str]] = {
+    maker.__name__: maker for maker in (*RLKD, *AKSKD, speed, enlarged, arm, glue, export)
+}
 
 
 def renewed(page: str) -> str:

@@ -21,7 +21,7 @@ from distilect.export.onnx import OnnxModel, check_packages, export_onnx, output
 from distilect.export.openvino import OpenVinoModel, check_openvino, convert
 from distilect.export.plain import write_plain
 from distilect.export.quantise import products, quantise, schemes
-from distilect.export.rows import Rows, rows_to_report, run_data
+from distilect.export.rows import Comparison, Rows, rows_to_report, run_data
 from distilect.export.speed import ROUNDS, Start, speed_table, start_onnx, start_openvino, start_torch
 from distilect.files import atomic_write
 from distilect.models import CheckpointTeacher
@@ -135,16 +135,6 @@ class _Files:
         """
         compared = self.dev.compare(outputs(start(None), self.dev.encoded))
         self.starts[name] = start
-        text = [scheme] if scheme else []
-        text += [
-            f"{_size(path) / 1e6:.1f} MB",
-            f"largest difference from PyTorch {compared.largest:.2g} on {len(self.dev):,} rows",
-        ]
-        text += [] if compared.changed is None else [f"{compared.changed} labels changed"]
-        before = self.dev.scores(self.dev.reference)
-        for metric, value in compared.scores.items():
-            change = f"{value - before[metric]:+.4f}".replace("-", "−")
-            text.append(f"{metric} {value:.4f} ({change})")
         self.found.append(
             {
                 "file": str(path.relative_to(self.root)),
@@ -153,10 +143,21 @@ class _Files:
                 "max_difference": compared.largest,
                 "changed_labels": compared.changed,
                 "scores": compared.scores,
-                "text": ", ".join(text),
+                "text": self._text(compared, scheme, _size(path)),
             }
         )
         return compared.largest
+
+    def _text(self, compared: Comparison, scheme: str, size: int) -> str:
+        """`int8, 8.5 MB, largest difference from PyTorch 0.5 on 951 rows, 16 labels changed, accuracy 0.6519 (−0.0021)`."""
+        differ = f"largest difference from PyTorch {compared.largest:.2g} on {len(self.dev):,} rows"
+        text = [*([scheme] if scheme else []), f"{size / 1e6:.1f} MB", differ]
+        text += [] if compared.changed is None else [f"{compared.changed} labels changed"]
+        before = self.dev.scores(self.dev.reference)
+        for metric, value in compared.scores.items():
+            change = f"{value - before[metric]:+.4f}".replace("-", "−")
+            text.append(f"{metric} {value:.4f} ({change})")
+        return ", ".join(text)
 
 
 def _export_files(
