@@ -44,7 +44,8 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--rows", type=int, default=4000, help="of train, 1,000 of them for validation")
+    parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--vocabulary", help="the student's, as student.vocabulary; default: all of MiniLM's")
     given = parser.parse_args()
     overrides = [f"student.vocabulary={given.vocabulary}"] if given.vocabulary else []
@@ -70,7 +71,7 @@ def main() -> None:
                 learning_rate=2e-4,
                 max_length=LENGTH,
                 seed=seed,
-                data={"validation_size": 1000},
+                data={"max_train_rows": given.rows, "validation_size": 1000},
                 overrides=overrides,
             )
             students.append({"seed": seed, **exported(runs[-1])})
