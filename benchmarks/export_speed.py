@@ -49,12 +49,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", help="the student's, as student.vocabulary; default: all of MiniLM's")
     given = parser.parse_args()
     overrides = [f"student.vocabulary={given.vocabulary}"] if given.vocabulary else []
-    settings = {
-        "student": STUDENT,
-        "seeds": given.seeds,
-        "epochs": given.epochs,
-        "vocabulary": given.vocabulary or "all",
-    }
+    settings = {"student": STUDENT, **vars(given)}
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,12 +71,8 @@ def main() -> None:
             )
             students.append({"seed": seed, **exported(runs[-1])})
         more = left_out(runs[0])
-    load.append(os.getloadavg()[0])
-    about = {
-        "length": LENGTH,
-        "load_average": load,
-        "cores": os.cpu_count(),
-    }  # above the cores: other work ran beside this
+    load.append(os.getloadavg()[0])  # above the number of cores: other work ran beside this
+    about = {"length": LENGTH, "load_average": load, "cores": os.cpu_count()}
     write_result("export_speed", {**settings, **about, "students": students, **more})
 
 
