@@ -81,9 +81,8 @@ def exported(run: Path) -> dict[str, Any]:
     openvino = importlib.util.find_spec("openvino") is not None
     export_run(run, int8=True, openvino=openvino)
     found = json.loads((run / "export.json").read_text(encoding="utf-8"))
-    scores = read_metrics(run)["student"]["scores"]
     found["files"] = [{key: value for key, value in file.items() if key != "text"} for file in found["files"]]
-    return {"dev_rows": found["rows"], "scores": scores, **{key: found[key] for key in ("files", "gate", "speed")}}
+    return {"dev_rows": found["rows"], **{key: found[key] for key in ("files", "gate", "speed")}}
 
 
 # ---- what was tried and left out -------------------------------------------------------------------------------------
@@ -192,16 +191,13 @@ def files_table(found: dict[str, Any]) -> str:
     """Size and score of each file, by seed."""
     rows = []
     for student in found["students"]:
-        before = next(iter(student["scores"].items()))
-        tried = {each["scheme"]: each for each in student["gate"]["tried"] if each["verdict"] == "kept"}
+        metric, before = next(iter(student["files"][0]["scores"].items()))  # of fp32
+        drops = {each["scheme"]: f"{each['drop']:+.2f}" for each in student["gate"]["tried"]}
         for file in student["files"]:
-            judged = tried.get(file["scheme"]) or tried.get(f"OpenVINO, {file['scheme']}") or {}
-            drop = f"{judged['drop']:+.2f}" if judged else "–"
-            change = 100 * (file["scores"][before[0]] - before[1])
-            megabytes = f"{file['bytes'] / 1e6:.1f}"
-            rows.append(
-                [str(student["seed"]), _name(file), file["scheme"] or "fp32", megabytes, drop, f"{change:+.2f}"]
-            )
+            kind = "OpenVINO, " if file["file"].endswith(".xml") else ""
+            change = 100 * (file["scores"][metric] - before)
+            cells = [file["scheme"] or "fp32", f"{file['bytes'] / 1e6:.1f}", drops.get(kind + file["scheme"], "–")]
+            rows.append([str(student["seed"]), _name(file), *cells, f"{change:+.2f}"])
     return table(["seed", "file", "scheme", "MB", "points lost on validation", "change on dev, points"], rows)
 
 
