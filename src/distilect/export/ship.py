@@ -215,17 +215,19 @@ def _write_fp32(files: _Files, student: CheckpointTeacher, target: Path) -> Path
 
 def _write_int8(files: _Files, source: Path, target: Path, gate: Gate, calibration: Encoded) -> None:
     """The 8-bit file by the first scheme that the gate keeps; none if it keeps none."""
+    first = len(gate.tried)
     for scheme, exact in schemes(source, calibration):
         quantise(source, target, exact)
         if gate.keeps(scheme.name, _size(target), OnnxModel(target).predict(gate.rows.encoded)):
             files.add("ONNX int8", target, start_onnx(target), scheme.name)
             return
         _remove(target)
-    gate.refuse("8-bit ONNX file")
+    gate.refuse("8-bit ONNX file", gate.tried[first:])
 
 
 def _write_openvino(files: _Files, source: Path, target: Path, gate: Gate) -> None:
     """The student for OpenVINO with 8-bit weights, or with 16-bit ones, whichever the gate keeps first."""
+    first = len(gate.tried)
     with tempfile.TemporaryDirectory(dir=source.parent, prefix=".int8-") as folder:
         weights = quantise(source, Path(folder) / "weights.onnx", products(source))
         for scheme, of in (("8-bit weights", weights), ("16-bit weights", source)):
@@ -235,7 +237,7 @@ def _write_openvino(files: _Files, source: Path, target: Path, gate: Gate) -> No
                 files.add("OpenVINO", target, start_openvino(target), scheme)
                 return
     _remove(target)
-    gate.refuse("OpenVINO file")
+    gate.refuse("OpenVINO file", gate.tried[first:])
 
 
 def _time(files: _Files, student: CheckpointTeacher, teacher: CheckpointTeacher | None) -> list[dict[str, Any]]:
