@@ -196,10 +196,8 @@ def _check(asked: _Asked) -> None:
 
 
 def _write_fp32(files: _Files, student: CheckpointTeacher, target: Path) -> Path:
-    """The fp32 file, whose outputs are the student's; files of an earlier export are removed."""
+    """The fp32 file, whose outputs are the student's; the other files of an earlier export are then removed."""
     console.print("exporting to ONNX (about half a minute)")
-    for old in (FP32, INT8, OPENVINO):
-        _remove(files.root / "student" / old)
     encoded, reference = files.dev.encoded, files.dev.reference
     # Two rows, or one row twice: a size of 1 would be taken for a constant.
     export_onnx(student.model, encoded.collate([0, 1 % len(encoded)]), target)
@@ -210,6 +208,8 @@ def _write_fp32(files: _Files, student: CheckpointTeacher, target: Path) -> Path
             f"{target}: its logits differ from the student's by up to {difference:.2g} on {len(files.dev)} rows: not kept; "
             "try another version of torch or onnxscript"
         )
+    for old in (INT8, OPENVINO):
+        _remove(files.root / "student" / old)
     return target
 
 
