@@ -1,4 +1,4 @@
-"""The tables of docs/results/{rlkd,akskd,dynamickd,glue}.md and docs/trim.md, from the committed result files.
+"""The tables of docs/results/{rlkd,akskd,dynamickd,glue,export}.md and docs/trim.md, from the committed result files.
 
     python -m benchmarks.tables          # rewrites them
     python -m benchmarks.tables --check  # only says which differ
@@ -26,7 +26,7 @@ from benchmarks.common import RESULTS, table
 from distilect.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue")]
+PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue", "export")]
 PAGES.append(ROOT / "docs" / "trim.md")
 KINDS = ("labels", "response", "feature", "relation")
 SUBSETS = ["+".join(kinds) for size in (1, 2, 3, 4) for kinds in itertools.combinations(KINDS, size)]
@@ -384,7 +384,7 @@ def trimmed(file: str) -> str:
     return trim.as_table(json.loads((RESULTS / file).read_text(encoding="utf-8"))["models"])
 
 
-# ---- the tables of benchmarks.export_speed ---------------------------------------------------------------------------
+# ---- docs/results/export.md --------------------------------------------------------------------------------------
 
 
 def export(file: str, part: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,14 @@ class Gate:
         console.print(f"  {self.tried[-1]['text']}", markup=False)
         return bool(tried["verdict"] == KEPT)
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str, tried: Sequence[Mapping[str, Any]]) -> None:
         """No scheme was good enough: note why.
 
         Args:
             what: the file that was asked for.
+            tried: its part of `tried`.
         """
-        best = min((each for each in self.tried if each["verdict"] != KEPT), key=lambda each: each["drop"])
+        best = min(tried, key=lambda each: float(each["drop"]))
         self.refusals.append(
             f"no {what} is kept: none stays within {self.limit:.2f} points of {self.metric} on {self.count:,} validation rows; the best, "
             f"{best['scheme']}, loses {best['drop']:.2f}: raise --max-drop, or ship student/onnx/model.onnx"

@@ -4,8 +4,8 @@ Embeddings are stored in 8 bits with a scale per row, matrices with a scale per 
 a product in 8 bits quantises its input too, batch by batch (onnxruntime's dynamic quantisation); an *exact* product reads its
 8-bit weights as fp32 numbers.
 
-Measured and left out (docs/results/export.md): ranges of activations that are fixed from a calibration set are slower and lose more,
-16-bit activations are slower than PyTorch, and the quantiser's own embeddings, with one scale for the whole table, lose more.
+Measured and left out (docs/results/export.md): ranges of activations that are fixed on rows of train are slower and change the outputs twice as
+much, and products with 16-bit activations are slower than PyTorch.
 """
 
 from __future__ import annotations

@@ -196,10 +196,8 @@ def _check(asked: _Asked) -> None:
 
 
 def _write_fp32(files: _Files, student: CheckpointTeacher, target: Path) -> Path:
-    """The fp32 file, whose outputs are the student's; files of an earlier export are removed."""
+    """The fp32 file, whose outputs are the student's; the other files of an earlier export are then removed."""
     console.print("exporting to ONNX (about half a minute)")
-    for old in (FP32, INT8, OPENVINO):
-        _remove(files.root / "student" / old)
     encoded, reference = files.dev.encoded, files.dev.reference
     # Two rows, or one row twice: a size of 1 would be taken for a constant.
     export_onnx(student.model, encoded.collate([0, 1 % len(encoded)]), target)
@@ -210,22 +208,26 @@ def _write_fp32(files: _Files, student: CheckpointTeacher, target: Path) -> Path
             f"{target}: its logits differ from the student's by up to {difference:.2g} on {len(files.dev)} rows: not kept; "
             "try another version of torch or onnxscript"
         )
+    for old in (INT8, OPENVINO):
+        _remove(files.root / "student" / old)
     return target
 
 
 def _write_int8(files: _Files, source: Path, target: Path, gate: Gate, calibration: Encoded) -> None:
     """The 8-bit file by the first scheme that the gate keeps; none if it keeps none."""
+    first = len(gate.tried)
     for scheme, exact in schemes(source, calibration):
         quantise(source, target, exact)
         if gate.keeps(scheme.name, _size(target), OnnxModel(target).predict(gate.rows.encoded)):
             files.add("ONNX int8", target, start_onnx(target), scheme.name)
             return
         _remove(target)
-    gate.refuse("8-bit ONNX file")
+    gate.refuse("8-bit ONNX file", gate.tried[first:])
 
 
 def _write_openvino(files: _Files, source: Path, target: Path, gate: Gate) -> None:
     """The student for OpenVINO with 8-bit weights, or with 16-bit ones, whichever the gate keeps first."""
+    first = len(gate.tried)
     with tempfile.TemporaryDirectory(dir=source.parent, prefix=".int8-") as folder:
         weights = quantise(source, Path(folder) / "weights.onnx", products(source))
         for scheme, of in (("8-bit weights", weights), ("16-bit weights", source)):
@@ -235,7 +237,7 @@ def _write_openvino(files: _Files, source: Path, target: Path, gate: Gate) -> No
                 files.add("OpenVINO", target, start_openvino(target), scheme)
                 return
     _remove(target)
-    gate.refuse("OpenVINO file")
+    gate.refuse("OpenVINO file", gate.tried[first:])
 
 
 def _time(files: _Files, student: CheckpointTeacher, teacher: CheckpointTeacher | None) -> list[dict[str, Any]]:
