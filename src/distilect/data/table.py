@@ -12,38 +12,45 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distilect.data.units import Units
 from distilect.errors import DataError
 from distilect.tasks import NO_LABEL, has_label
 
 _STRETCH = 1 << 20  # rows, a multiple of 8, whose labels are in memory at a time
 CHUNK = 16_384  # rows that exist as Python strings at a time
+WORD_END = "\x1f"  # between the words of a row of a word table: the ASCII unit separator, which no text holds
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Immutable rows of one or two texts.
+    """Immutable rows of one or two texts, or of words.
 
     Args:
-        texts: one or two Arrow arrays of strings, [N] each.
+        texts: one or two Arrow arrays of strings, [N] each. Of a word table one, of words with `WORD_END` between them.
         labels: int64 [N] class indexes, -100 = no label; float32 [N] scores, NaN = none; or, multi-label, int8 [N, C] of 0 and 1,
-            -100 in rows without labels.
+            -100 in rows without labels. Of a word table int64 [U], all rows one after the other.
         ids: uint64 [N, 2], `row_identity` of each row. Rows with equal texts have equal ids, whatever their labels.
         folder: of its mapped files, if it is larger than memory (`data.on_disk`).
+        units: the words of each row; None: a row is one unit.
     """
 
     texts: tuple[pa.Array, ...]
     labels: NDArray[Any]
     ids: NDArray[np.uint64]
     folder: Path | None = None
+    units: Units | None = None
 
     def __post_init__(self) -> None:
         texts = tuple(_flat(column) for column in self.texts)
         object.__setattr__(self, "texts", texts)
         if len(texts) not in (1, 2):
             raise DataError(f"a table has one text or two per row, got {len(texts)}")
-        sizes = {len(self.labels), len(self.ids), *map(len, texts)}
+        rows = len(self.labels) if self.units is None else len(self.units.offsets) - 1
+        sizes = {rows, len(self.ids), *map(len, texts)}
         if len(sizes) != 1:
             raise DataError(f"texts, labels and ids differ in length: {sorted(sizes)}")
+        if self.units is not None and len(self.labels) != len(self.units):
+            raise DataError(f"{len(self.labels)} labels for {len(self.units)} words")
 
     @classmethod
     def from_texts(cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None) -> Table:
@@ -69,8 +76,58 @@ class Table:
         kind = np.int8 if array.ndim == 2 else kind
         return cls(columns, array.astype(kind), identities(columns))
 
+    @classmethod
+    def from_words(cls, rows: Sequence[Sequence[str]], labels: Sequence[Sequence[int]] | None = None) -> Table:
+        """A word table: rows of words, each with a class index per word.
+
+        Raises:
+            DataError: a row has no words, another number of labels than words, or a word that holds `WORD_END`.
+
+        Example:
+            >>> Table.from_words([["Ada", "lives"], ["here"]], [[1, 0], [0]]).labels.tolist()
+            [1, 0, 0]
+        """
+        for number, words in enumerate(rows):
+            if not words:
+                raise DataError(f"row {number + 1} has no words")
+            if any(WORD_END in word for word in words):
+                raise DataError(f"row {number + 1}: a word holds the control character \\x1f: clean it")
+            if labels is not None and len(labels[number]) != len(words):
+                raise DataError(f"row {number + 1} has {len(words)} words and {len(labels[number])} labels")
+        texts, units = to_strings([WORD_END.join(words) for words in rows]), Units.of_sizes([len(row) for row in rows])
+        flat = [NO_LABEL] * len(units) if labels is None else [label for row in labels for label in row]
+        return cls((texts,), np.array(flat, dtype=np.int64), identities([texts]), units=units)
+
     def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_units(self) -> int:
+        """Words of a word table; else the rows."""
         return len(self.labels)
+
+    @property
+    def offsets(self) -> NDArray[np.int64] | None:
+        """int64 [N + 1]: where the words of each row begin in `labels`; None where a row is one unit."""
+        return None if self.units is None else self.units.offsets
+
+    def unit_index(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """int64 [U]: where the units of some rows stand in `labels`, row by row."""
+        return np.asarray(rows, dtype=np.int64) if self.units is None else self.units.of(rows)
+
+    def unit_keys(self) -> NDArray[np.int64]:
+        """int64 [U]: a key per unit for random draws; of equal texts they are equal."""
+        keys = row_keys(self.ids)
+        return keys if self.units is None else self.units.keys(keys)
+
+    def locate(self, units: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of some units (int64 [u], places in `labels`), and where the units stand among all units of these rows, [u].
+
+        Of a word table the rows are ascending and there once each; else they are the units.
+        """
+        if self.units is not None:
+            return self.units.locate(units)
+        return np.asarray(units, dtype=np.int64), np.arange(len(units))
 
     @property
     def num_texts(self) -> int:
@@ -79,12 +136,15 @@ class Table:
 
     @property
     def has_label(self) -> NDArray[np.bool_]:
-        """bool [N]."""
-        return np.asarray(has_label(np.asarray(self.labels)))
+        """bool [N]; of a word table the rows with a labelled word."""
+        known = np.asarray(has_label(np.asarray(self.labels)))
+        return known if self.units is None else np.logical_or.reduceat(known, self.units.offsets[:-1])
 
     @property
     def num_labelled(self) -> int:
         """How many rows have a label."""
+        if self.units is not None:
+            return int(self.has_label.sum()) if len(self) else 0
         return sum(int(has_label(labels).sum()) for labels in self._label_blocks())
 
     def _label_blocks(self) -> Iterator[NDArray[Any]]:
@@ -93,9 +153,16 @@ class Table:
             yield np.asarray(self.labels[start : start + _STRETCH])
 
     def text(self, rows: Sequence[int] | NDArray[np.integer]) -> list[tuple[str, ...]]:
-        """The texts of `rows`, a tuple of one or two strings each."""
+        """The texts of `rows`, a tuple of one or two strings each; the words of a word table are joined by spaces."""
+        if self.units is not None:
+            return [(" ".join(words),) for words in self.words(rows)]
         index = pa.array(np.asarray(rows, dtype=np.int64))
         return list(zip(*(column.take(index).to_pylist() for column in self.texts), strict=True))
+
+    def words(self, rows: Sequence[int] | NDArray[np.integer]) -> list[list[str]]:
+        """The words of some rows of a word table."""
+        index = pa.array(np.asarray(rows, dtype=np.int64))
+        return [text.split(WORD_END) for text in self.texts[0].take(index).to_pylist()]
 
     def chunks(self, size: int = CHUNK) -> Iterator[list[list[str]]]:
         """Blocks of `size` rows in order, as one list of strings per text."""
@@ -105,7 +172,8 @@ class Table:
         """The table of `rows`, in their order."""
         index = np.asarray(rows, dtype=np.int64)
         texts = tuple(column.take(pa.array(index)) for column in self.texts)
-        return Table(texts, self.labels[index], self.ids[index])
+        units = None if self.units is None else self.units.take(index)
+        return Table(texts, self.labels[self.unit_index(index)], self.ids[index], units=units)
 
     @staticmethod
     def concat(tables: Sequence[Table]) -> Table:
@@ -118,18 +186,24 @@ class Table:
             raise DataError("tables with one text and with two texts per row cannot be joined")
         if len({(table.labels.dtype, *table.labels.shape[1:]) for table in tables}) != 1:
             raise DataError("tables with different kinds of labels (classes, scores, several per row) cannot be joined")
+        units = [table.units for table in tables]
+        if len({one is None for one in units}) != 1:
+            raise DataError("tables of words and tables of texts cannot be joined")
         columns = zip(*(table.texts for table in tables), strict=True)
         texts = tuple(pa.concat_arrays(list(parts)) for parts in columns)
-        return Table(texts, np.concatenate([t.labels for t in tables]), np.concatenate([t.ids for t in tables]))
+        joined = [one.sizes for one in units if one is not None]
+        labels, ids = np.concatenate([t.labels for t in tables]), np.concatenate([t.ids for t in tables])
+        return Table(texts, labels, ids, units=Units.of_sizes(np.concatenate(joined)) if joined else None)
 
     def without_labels(self) -> Table:
         """The same rows, none of them labelled."""
         empty = np.nan if self.labels.dtype.kind == "f" else NO_LABEL
-        return Table(self.texts, np.full_like(self.labels, empty), self.ids)
+        return Table(self.texts, np.full_like(self.labels, empty), self.ids, units=self.units)
 
     def fingerprint(self) -> str:
         """16 hex digits over texts, labels and the order of the rows."""
-        digest = hashlib.sha256(f"{self.labels.dtype} {len(self)} ".encode())
+        kind = self.labels.dtype if self.units is None else "words"
+        digest = hashlib.sha256(f"{kind} {len(self)} ".encode())
         digest.update(np.ascontiguousarray(self.ids).data)
         for labels in self._label_blocks():
             known = has_label(labels).reshape(-1, *[1] * (labels.ndim - 1))
