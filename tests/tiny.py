@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -179,15 +180,17 @@ def save(
     tokenizer: PreTrainedTokenizerFast,
     labels: Sequence[str] | int,
     seed: int,
+    words: bool = False,
 ) -> str:
-    """Save a random model of `config` with head `labels` (names; or a count: generic LABEL_i; 1 = regression)."""
+    """Save a random model of `config` with head `labels` (names; or a count: generic LABEL_i; 1 = regression); `words`: for each token."""
     names = [f"LABEL_{i}" for i in range(labels)] if isinstance(labels, int) else list(labels)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     config.problem_type = "regression" if len(names) == 1 else config.problem_type
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(config).float()
+        loader = AutoModelForTokenClassification if words else AutoModelForSequenceClassification
+        model = loader.from_config(config).float()
         with torch.no_grad():  # the default initialisation is so small that all rows would look alike
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -203,6 +206,7 @@ def tiny_bert(
     *,
     layers: int = 2,
     hidden: int = 16,
+    words: bool = False,
     **more: Any,
 ) -> str:
     """BERT with a WordPiece tokenizer."""
@@ -215,7 +219,7 @@ def tiny_bert(
         max_position_embeddings=64,
         **more,
     )
-    return save(folder, config, wordpiece_tokenizer(), labels, seed)
+    return save(folder, config, wordpiece_tokenizer(), labels, seed, words)
 
 
 def tiny_roberta(
@@ -225,6 +229,7 @@ def tiny_roberta(
     *,
     layers: int = 2,
     hidden: int = 16,
+    words: bool = False,
     **more: Any,
 ) -> str:
     """RoBERTa with a byte-level BPE tokenizer."""
@@ -241,7 +246,7 @@ def tiny_roberta(
         eos_token_id=2,
         **more,
     )
-    return save(folder, config, bpe_tokenizer(), labels, seed)
+    return save(folder, config, bpe_tokenizer(), labels, seed, words)
 
 
 def tiny_xlm_roberta(folder: str | Path, labels: Sequence[str] | int = 2, seed: int = 0, *, layers: int = 2) -> str:

@@ -30,6 +30,7 @@ SCORES = Task("toy-scores", "regression", (), ("pearson",), 1)
 
 
 TOPICS = Task("toy-topics", "multi-label", ("a", "b", "c"), ("micro_f1", "map"), 1)
+TAGS = Task("toy-tags", "tokens", ("O", "B-thing", "I-thing"), ("entity_f1", "accuracy"), 1)
 
 
 def toy_table(rows: int, seed: int = 0, regression: bool = False, multi_label: bool = False) -> Table:
@@ -43,14 +44,30 @@ def toy_table(rows: int, seed: int = 0, regression: bool = False, multi_label: b
     return Table.from_texts(texts, labels)
 
 
+def toy_words(rows: int, seed: int = 0) -> Table:
+    """Rows of 3 to 13 words with random tags, which follow the BIO scheme."""
+    rng = np.random.default_rng(seed)
+    words = " ".join(SENTENCES).replace(",", "").split()
+    texts = [rng.choice(words, size=int(rng.integers(3, 14))).tolist() for _ in range(rows)]
+    tags = []
+    for text in texts:
+        drawn = rng.integers(0, 3, size=len(text))
+        tags.append(
+            [1 if tag == 2 and (place == 0 or not drawn[place - 1]) else int(tag) for place, tag in enumerate(drawn)]
+        )
+    return Table.from_words(texts, tags)
+
+
 class Bench:
     """Two tiny teachers, a tiny student and a table; builds trainers that start from the same weights."""
 
-    def __init__(self, folder: Path, rows: int = 40, regression: bool = False, multi_label: bool = False) -> None:
+    def __init__(
+        self, folder: Path, rows: int = 40, regression: bool = False, multi_label: bool = False, words: bool = False
+    ) -> None:
         self.folder = folder
-        self.task = SCORES if regression else TOPICS if multi_label else TASK
+        self.task = TAGS if words else SCORES if regression else TOPICS if multi_label else TASK
         labels: Any = 1 if regression else list(self.task.labels)
-        more: Any = {"problem_type": "multi_label_classification"} if multi_label else {}
+        more: Any = {"problem_type": "multi_label_classification"} if multi_label else {"words": words}
         if (folder / "student").exists():  # made by another process
             self.teacher_paths = [str(folder / f"teacher-{i}") for i in (1, 2)]
             self.student_path = str(folder / "student")
@@ -59,6 +76,8 @@ class Bench:
             self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2, **more)
         self.table = toy_table(rows, regression=regression, multi_label=multi_label)
         self.validation = toy_table(12, seed=1, regression=regression, multi_label=multi_label)
+        if words:
+            self.table, self.validation = toy_words(rows), toy_words(12, seed=1)
         self.teachers: list[Teacher] = [
             load_teacher(TeacherConfig(name=f"t{i}", path=path), self.task, precision="fp32", max_length=32)
             for i, path in enumerate(self.teacher_paths)

@@ -136,7 +136,7 @@ def test_rewards_are_measured_after_the_optimisers_step(bench: Bench) -> None:
     def spy(chosen: Any, probe: Any) -> torch.Tensor:
         moved = any((weights(trainer)[name] != value).any() for name, value in before[-1][0].items())
         now = reward_1(probe.logits(chosen.keys), chosen.labels)
-        then = reward_1(torch.from_numpy(before[-1][1][probe.positions(chosen.keys)]), chosen.labels)
+        then = reward_1(torch.from_numpy(before[-1][1][probe.units(chosen.keys)]), chosen.labels)
         got = measure(chosen, probe)
         steps.append((moved, torch.equal(got, now), bool((got - then).abs().min() > 0)))
         return got

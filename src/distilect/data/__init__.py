@@ -17,6 +17,8 @@ from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
 from distilect.data.splits import fold_of, hold_out
 from distilect.data.table import Table, row_identity, row_keys
+from distilect.data.units import Units
+from distilect.data.word_outputs import read_word_columns
 from distilect.data.writers import check_suffix, table_writer, write_columns
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Rows",
     "Source",
     "Table",
+    "Units",
     "Window",
     "check_suffix",
     "encode",
@@ -40,6 +43,7 @@ __all__ = [
     "pad_id",
     "read_columns",
     "read_texts",
+    "read_word_columns",
     "row_identity",
     "row_keys",
     "scoring_batches",

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from distilect.data.on_disk import ColumnFiles, open_columns, write_once
 from distilect.data.table import Table
+from distilect.data.units import Units
+from distilect.data.word_tokens import CHUNK, LARGE, Words, encode_words
 from distilect.errors import DataError
 from distilect.progress import track
 
-CHUNK = 1000  # rows per tokenizer call
-LARGE = 20_000  # rows from which on tokenising takes long enough for a progress bar
 FEW = 50  # tokens or texts, below which nothing is said of a tokenizer
 MOST, NOTABLE = 0.5, 0.01  # shares of unknown tokens: refused above the first, reported from the second on
 _COUNTS = ("truncated", "tokens", "unknown", "texts", "empty")
@@ -32,13 +32,14 @@ class Encoded:
 
     Args:
         columns: input_ids and, where the tokenizer makes them, token_type_ids: int32, all rows one after the other.
-        lengths: int32 [N], tokens per row with special tokens, after cutting.
+        lengths: int32 [N], tokens per row with special tokens, after cutting; of all windows of a word table's row.
         offsets: int64 [N + 1], where each row begins in `columns`.
         padding: value that pads each column.
         left: whether rows are padded on the left.
         truncated: number of rows that were longer than the maximum length.
         max_length: in tokens.
         unknown: share of the text's tokens that are the unknown token.
+        words: of a word table; its rows are never cut, `truncated` ones are read in windows.
     """
 
     columns: dict[str, NDArray[np.int32]]
@@ -49,6 +50,7 @@ class Encoded:
     truncated: int = 0
     max_length: int = 0
     unknown: float = 0.0
+    words: Words | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,8 +58,14 @@ class Encoded:
     def report(self, who: str, rows: str) -> list[str]:
         """Lines for the user: rows that were cut, and text that `who` does not know."""
         lines = []
-        if self.truncated:
+        if self.truncated and self.words is None:
             lines.append(f"{who}: {self.truncated:,} of {len(self):,} {rows} rows are cut at {self.max_length} tokens")
+        elif self.truncated:
+            lines.append(
+                f"{who}: {self.truncated:,} of {len(self):,} {rows} rows are longer than {self.max_length} tokens: read in windows"
+            )
+        if self.words is not None and self.words.without_tokens:
+            lines.append(f"{who}: {self.words.without_tokens:,} words of {rows} have no token of their own")
         if self.unknown >= NOTABLE:
             lines.append(f"{who}: {100 * self.unknown:.1f} % of the tokens of {rows} are unknown to its tokenizer")
         return lines
@@ -69,18 +77,23 @@ class Encoded:
         inside = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         flat = np.repeat(self.offsets[index], lengths) + inside
         columns = {name: column[flat] for name, column in self.columns.items()}
-        return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths))
+        words = None if self.words is None else self.words.take(index)
+        return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths), words=words)
 
     def collate(self, rows: Sequence[int] | NDArray[np.integer]) -> dict[str, torch.Tensor]:
         """The model inputs of `rows`, padded to the longest of them on the tokenizer's padding side.
 
         Returns:
-            input_ids, attention_mask and, where the tokenizer makes them, token_type_ids: int64 [B, T].
+            input_ids, attention_mask and, where the tokenizer makes them, token_type_ids: int64 [B, T]. Of a word table [S, T], a
+            sequence for each window of a row, and `words` int64 [B, W] (`Words.index`), which is no input of the model.
         """
         index = np.asarray(rows, dtype=np.int64)
-        sizes = self.lengths[index]
+        sizes, starts = self.lengths[index], self.offsets[index]
+        if self.words is not None:
+            sizes = self.words.lengths[self.words.windows.of(index)]
+            first = np.repeat(self.offsets[index], self.words.windows.sizes[index])
+            starts = first + _within(sizes, self.words.windows.take(index))
         width = int(sizes.max(initial=0))
-        starts = self.offsets[index]
         places = np.arange(width) - (width - sizes[:, None] if self.left else 0)  # position in the row [B, T]
         inside = (places >= 0) & (places < sizes[:, None])
         flat = (starts[:, None] + places)[inside]
@@ -89,6 +102,8 @@ class Encoded:
             padded = np.full(inside.shape, self.padding[name], dtype=np.int64)
             padded[inside] = column[flat]
             inputs[name] = torch.from_numpy(padded)
+        if self.words is not None:
+            inputs["words"] = self.words.index(index, width, self.left)
         return inputs
 
 
@@ -107,7 +122,11 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
     """
     typed = "token_type_ids" in (getattr(tokenizer, "model_input_names", None) or ())
     names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
-    if table.folder is not None:
+    words = None
+    if table.units is not None:
+        columns, words, found_words = encode_words(table, tokenizer, max_length, names, description)
+        columns["offsets"], counts = _offsets(columns["lengths"]), Counter(found_words)
+    elif table.folder is not None:
         columns, counts = _mapped_tokens(table, table.folder, tokenizer, max_length, names, description)
     else:
         blocks = list(_blocks(table, tokenizer, max_length, names, description))
@@ -128,7 +147,14 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         truncated=counts["truncated"],
         max_length=max_length,
         unknown=counts["unknown"] / max(1, counts["tokens"]),
+        words=words,
     )
+
+
+def _within(sizes: NDArray[np.int32], windows: Units) -> NDArray[np.int64]:
+    """int64 [S]: where each window begins among the tokens of its row."""
+    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    return np.asarray(starts[:-1] - np.repeat(starts[windows.offsets[:-1]], windows.sizes))
 
 
 def _check_text(counts: Counter[str], tokenizer: Any) -> None:

@@ -165,8 +165,11 @@ class Table:
         return [text.split(WORD_END) for text in self.texts[0].take(index).to_pylist()]
 
     def chunks(self, size: int = CHUNK) -> Iterator[list[list[str]]]:
-        """Blocks of `size` rows in order, as one list of strings per text."""
-        return _blocks(self.texts, size)
+        """Blocks of `size` rows in order, as one list of strings per text; words are joined by spaces."""
+        blocks = _blocks(self.texts, size)
+        if self.units is None:
+            return blocks
+        return ([[text.replace(WORD_END, " ") for text in column] for column in block] for block in blocks)
 
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> Table:
         """The table of `rows`, in their order."""

@@ -141,6 +141,7 @@ def specialist(number: int, part: Path, data: DemoData, folder: Path, quick: boo
             "learning_rate": 2e-4,
             "max_length": 64,
             "seed": number,
+            "train__resumable": False,
         }
         finetune(
             part, init=BACKBONE, output=output, dev=data.dev, kind="classification", labels=data.classes, **settings
@@ -165,6 +166,12 @@ def demo_config(
         "student": {"init": f"{BACKBONE}[layers=3]", "vocabulary": "auto"},
         "method": METHOD,
         "baselines": BASELINES,
-        "train": {"epochs": epochs, "learning_rate": 2e-4, "max_length": 64, "final_weights": "last"},
+        "train": {
+            "epochs": epochs,
+            "learning_rate": 2e-4,
+            "max_length": 64,
+            "final_weights": "last",
+            "resumable": False,  # each training takes less than two minutes
+        },
     }
     return parse_config(raw)

@@ -15,6 +15,7 @@ from torch import nn
 from distilect.data.batches import scoring_batches
 from distilect.evaluation.modes import eval_mode
 from distilect.models.precision import autocast
+from distilect.models.words import per_unit, split_words
 from distilect.tasks import has_label
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def predict(
     precision: str = "auto",
     dropout: bool = False,
 ) -> NDArray[np.float32]:
-    """Logits [N, C] float32 of all rows, or of some in the order given; the model's device and training mode are left as they were.
+    """Logits [N, C] float32 of all rows, or of some in the order given; of a word table [U, C], of their words. The model's device and
+    training mode are left as they were.
 
     Rows are run by length, in batches of at most `max_tokens` padded tokens: hardly any padding is computed.
     """
@@ -43,8 +45,11 @@ def predict(
         outputs = getattr(getattr(model, "config", None), "num_labels", 1)
         return np.zeros((0, outputs), dtype=np.float32)
     values = torch.cat(parts).cpu().numpy()  # one transfer, after all batches
+    order = np.concatenate(batches)
+    if encoded.words is not None:
+        order = encoded.words.units.take(rows).of(order)
     logits = np.empty_like(values)
-    logits[np.concatenate(batches)] = values
+    logits[order] = values
     return logits
 
 
@@ -56,7 +61,7 @@ def run_batches(
     dropout: bool = False,
     before: Callable[[int], object] = lambda number: None,
 ) -> list[torch.Tensor]:
-    """Logits float32 [b, C] of each batch of rows, without gradient; `before` is called with its number.
+    """Logits float32 [b, C] of each batch of rows (of their words, [u, C]), without gradient; `before` is called with its number.
 
     The model's device and training mode are left as they were.
     """
@@ -68,8 +73,8 @@ def run_batches(
     with eval_mode(model, dropout=dropout), off(), autocast(precision, device):
         for number, batch in enumerate(batches):
             before(number)
-            inputs = {key: value.to(device) for key, value in encoded.collate(batch).items()}
-            parts.append(model(**inputs).logits.float())
+            inputs, words = split_words({key: value.to(device) for key, value in encoded.collate(batch).items()})
+            parts.append(per_unit(model(**inputs).logits.float(), words))
     return parts
 
 
@@ -77,7 +82,8 @@ def evaluate(
     model: nn.Module, encoded: Encoded, table: Table, task: Task, *, max_tokens: int = 16384, precision: str = "auto"
 ) -> dict[str, float]:
     """The task's metrics of `model` on the labelled rows of `table`; `encoded` is its tokens."""
-    return task.score(predict(model, encoded, max_tokens=max_tokens, precision=precision), table.labels)
+    logits = predict(model, encoded, max_tokens=max_tokens, precision=precision)
+    return task.score(logits, table.labels, offsets=table.offsets)
 
 
 def share_kept(score: float, teacher: float | None, chance: float = 0.0) -> float | None:
@@ -98,19 +104,21 @@ class Chance:
     limit: float
 
 
-def chance_of(task: Task, labels: NDArray[Any]) -> Chance:
+def chance_of(task: Task, labels: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> Chance:
     """Chance in the task's primary metric.
 
     Args:
-        labels: [N] class indexes or scores, of rows of which some may have none.
+        labels: [N] class indexes or scores, of rows of which some may have none; of words [U].
+        offsets: of a word table, where the words of each row begin.
     """
-    known = labels[has_label(labels)]
+    known = labels if offsets is not None else labels[has_label(labels)]
     constants: list[Any] = np.eye(len(task.labels)).tolist()
     if task.kind == "regression":
         constants = [[float(known.mean())]]
     elif task.kind == "multi-label":  # the most frequent label, the two most frequent ones, …
         frequent = np.argsort(-(known == 1).sum(axis=0), kind="stable")
         constants = [np.isin(np.arange(len(frequent)), frequent[: k + 1]) * 1.0 for k in range(len(frequent))]
-    score = max(task.score(np.tile(np.array(one), (len(known), 1)), known)[task.primary] for one in constants)
+    outputs = [np.tile(np.array(one), (len(known), 1)) for one in constants]
+    score = max(task.score(one, known, offsets=offsets)[task.primary] for one in outputs)
     variance = 1.0 if task.primary in ("matthews", "pearson", "spearman") else max(0.0, score * (1 - score))
     return Chance(score, score + 1.645 * math.sqrt(variance / len(known)))

@@ -34,6 +34,9 @@ class LearnsConfig(Part):
     noise: Fraction = Field(
         0.0, description="share of its rows with a wrong label: another class, or in a regression the mirrored score"
     )
+    types: list[str] | None = Field(
+        None, description="of a task of named entities: the types that are annotated for it; all others are `O` there"
+    )
 
 
 class PoolTeacherConfig(TeacherConfig):

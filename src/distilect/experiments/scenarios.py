@@ -7,7 +7,7 @@ change nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilect.config import RunConfig
-from distilect.data import Data, Table, hold_out, row_keys
+from distilect.data import Data, Table, hold_out
 from distilect.errors import ConfigError, DataError
 from distilect.experiments.config import LearnsConfig, PartsConfig, ScenarioConfig
 from distilect.models import EncoderTeacher
@@ -44,8 +44,10 @@ def with_noise(table: Table, share: float, task: Task, seed: int, purpose: str) 
     known = np.flatnonzero(table.has_label)
     if share <= 0 or not len(known):
         return table
-    if task.kind == "multi-label":
-        raise ConfigError(f"task {task.name!r} is multi-label, for which label noise is not defined: set it to 0")
+    if task.kind in ("multi-label", "tokens"):
+        raise ConfigError(
+            f"task {task.name!r} is of kind {task.kind}, for which label noise is not defined: set it to 0"
+        )
     salted = derived_seed(seed, purpose)
     rows = known
     if share < 1:
@@ -60,6 +62,21 @@ def with_noise(table: Table, share: float, task: Task, seed: int, purpose: str) 
         classes = len(task.labels)
         labels[rows] = (labels[rows] + np.random.default_rng(salted).integers(1, classes, len(rows))) % classes
     return replace(table, labels=labels)
+
+
+def with_types(table: Table, types: Sequence[str], task: Task) -> Table:
+    """A table of words in which entities of other types are not annotated: their words are `O`.
+
+    Raises:
+        ConfigError: the task has no tags of these types.
+    """
+    known = {label.partition("-")[2] for label in task.labels if "-" in label} if task.kind == "tokens" else set()
+    for name in types:
+        if name not in known:
+            there = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"learns: types: task {task.name!r} has no entities of type {name!r}; its types: {there}")
+    others = [i for i, label in enumerate(task.labels) if "-" in label and label.partition("-")[2] not in types]
+    return replace(table, labels=np.where(np.isin(table.labels, others), task.labels.index("O"), table.labels))
 
 
 def with_few_labels(data: Data, share: float, seed: int) -> Data:
@@ -107,14 +124,16 @@ def for_teacher(clean: Data, learns: LearnsConfig | None, parts: Parts | None, s
             raise DataError(f"part {learns.part} of train has no rows: set fewer parts, or divide by something else")
     for role, table in tables.items():
         tables[role] = with_noise(table, learns.noise, clean.task, seed, f"teacher noise {role}")
+        if learns.types is not None:
+            tables[role] = with_types(tables[role], learns.types, clean.task)
     return replace(clean, train=tables["train"], validation=tables["validation"])
 
 
 def truth_of(clean: Data) -> dict[int, Any]:
-    """Row key → true label, or its list of 0 and 1, for the oracle."""
+    """Key of a row or word → true label, or its list of 0 and 1, for the oracle."""
     found: dict[int, Any] = {}
     for table in (clean.train, clean.validation):
-        found.update(zip(row_keys(table.ids).tolist(), table.labels.tolist(), strict=True))
+        found.update(zip(table.unit_keys().tolist(), table.labels.tolist(), strict=True))
     return found
 
 

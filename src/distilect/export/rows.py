@@ -39,7 +39,7 @@ class Rows:
     """A table for the student, and what it makes of it.
 
     Args:
-        reference: float32 [N, C], the student's outputs in its own order; `order` brings them into the task's.
+        reference: float32 [N, C] (of words [U, C]), the student's outputs in its own order; `order` brings them into the task's.
         thresholds: of a multi-label task.
         labels: as `Table.labels`.
         own_labels: the labels are those that the student predicts.
@@ -74,7 +74,9 @@ class Rows:
     def scores(self, logits: NDArray[np.float32]) -> dict[str, float]:
         """The task's metrics of outputs [N, C]; empty without labels."""
         known = bool(has_label(self.labels).any())
-        return self.task.score(logits[:, self.order], self.labels, self.thresholds) if known else {}
+        if not known:
+            return {}
+        return self.task.score(logits[:, self.order], self.labels, self.thresholds, self.table.offsets)
 
     def compare(self, logits: NDArray[np.float32]) -> Comparison:
         """Outputs [N, C] of a file against the student's."""

@@ -20,7 +20,7 @@ from distilect.progress import track
 Inputs = dict[str, Tensor]
 # number of threads (None: as many as it likes) → a function that runs one batch with so many
 Start = Callable[[int | None], Callable[[Inputs], Any]]
-ROUNDS = {1: 60, 32: 12}  # measured rounds by batch size; a larger batch varies less
+ROUNDS = {1: 40, 32: 6}  # measured rounds by batch size; a larger batch varies less
 
 
 def start_torch(model: Any, *, bf16: bool = False) -> Start:

@@ -47,6 +47,7 @@ class Attention(Knowledge):
     """
 
     name = "attention"
+    per_row = True
     summary = "how tokens relate in queries, keys and values of the last layer: KL (MiniLMv2)"
 
     class Options(Part):

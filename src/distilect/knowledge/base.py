@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,13 +18,16 @@ from distilect.signals import TeacherSignals
 class StudentOutputs:
     """One forward pass of the student over B rows of at most T tokens.
 
+    Of a word table T counts words, and hidden states and attention are those of each word's first token.
+
     Attributes:
-        logits: float32 [B, C]; C = 1 for regression.
+        logits: float32 [B, C]; C = 1 for regression. Of a word table [U, C], a line for each word.
         mask: bool [B, T], true on real tokens.
         cls: int64 [B], position of the classification token.
         hidden: `hidden_states` of the model, index 0 the embeddings, each [B, T, H]; None if nobody asked for them.
         attention: `query.L`, `key.L`, `value.L` → [B, T, H] of the layers that somebody asked for.
-        features: [B, H], what the output layer read, detached; None if nobody asked for it.
+        features: [B, H], what the output layer read, detached; None if nobody asked for it. Of a word table [U, H].
+        places: of a word table int64 [U], where each word stands in [B · T]; None: a row is one unit.
     """
 
     logits: Tensor
@@ -33,21 +36,42 @@ class StudentOutputs:
     hidden: tuple[Tensor, ...] | None = None
     attention: Mapping[str, Tensor] = field(default_factory=dict)
     features: Tensor | None = None
+    places: Tensor | None = None
 
-    def take(self, rows: Tensor) -> StudentOutputs:
-        """The outputs of some rows; `rows` int64 [b]."""
-        hidden = None if self.hidden is None else tuple(h[rows] for h in self.hidden)
-        attention = {name: values[rows] for name, values in self.attention.items()}
-        features = None if self.features is None else self.features[rows]
-        return StudentOutputs(self.logits[rows], self.mask[rows], self.cls[rows], hidden, attention, features)
+    def take(self, units: Tensor) -> StudentOutputs:
+        """The outputs of some units, int64 [b]; of words with all that there is of their rows."""
+        features = None if self.features is None else self.features[units]
+        rows, places = units, None
+        if self.places is not None:
+            width = self.mask.shape[1]
+            rows, own = torch.unique(self.places[units] // width, return_inverse=True)
+            places = own * width + self.places[units] % width
+        return replace(
+            self,
+            logits=self.logits[units],
+            mask=self.mask[rows],
+            cls=self.cls[rows],
+            hidden=None if self.hidden is None else tuple(h[rows] for h in self.hidden),
+            attention={name: values[rows] for name, values in self.attention.items()},
+            features=features,
+            places=places,
+        )
+
+    def per_unit(self, values: Tensor) -> Tensor:
+        """[B, …] → [U, …]: what holds of a row, for each of its units."""
+        return values if self.places is None else values[self.places // self.mask.shape[1]]
 
     def at_cls(self, layer: int) -> Tensor:
-        """[B, H]: the hidden state of `layer` at the classification token."""
+        """[B, H]: the hidden state of `layer` at the classification token; of a word table [U, H], at each word."""
         hidden = self.states(layer)
+        if self.places is not None:
+            return hidden.flatten(0, 1)[self.places]
         return hidden[torch.arange(len(hidden), device=hidden.device), self.cls]
 
     def mean(self, layer: int) -> Tensor:
-        """[B, H]: the mean of `layer` over real tokens; padding never enters."""
+        """[B, H]: the mean of `layer` over real tokens; padding never enters. Of a word table as `at_cls`."""
+        if self.places is not None:
+            return self.at_cls(layer)
         hidden, mask = self.states(layer), self.mask.unsqueeze(-1)
         return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)
 
@@ -86,10 +110,11 @@ class Layout:
         teachers: names, in the order of every K axis.
         teacher_layers, teacher_widths: L and H per teacher; 0 where a teacher has no hidden states (a table, a
             callable).
-        same_tokens: per teacher, whether it cuts a text into exactly the student's tokens.
+        same_tokens: per teacher, whether it cuts a text into exactly the student's tokens; words are the same for all.
         attention: per teacher, whether it and the student keep queries, keys and values in linear maps of their own.
         class_weights: of label knowledge, C of them; (): all 1.
         label_smoothing: of label knowledge.
+        words: a row's units are its words.
     """
 
     regression: bool
@@ -103,6 +128,7 @@ class Layout:
     multi_label: bool = False
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
+    words: bool = False
 
     @property
     def num_teachers(self) -> int:
@@ -110,15 +136,19 @@ class Layout:
 
 
 class Knowledge(nn.Module):
-    """One kind of knowledge: how far the student is from each teacher, per row and never reduced.
+    """One kind of knowledge: how far the student is from each teacher, per unit (a row, a word) and never reduced.
 
     Subclasses set `name`, may have parameters (projections; trained beside the student, saved in checkpoints, never
     shipped in it) and return from `forward` float32 [B] (no teacher involved) or [B, K].
+
+    Attributes:
+        per_row: `forward` compares whole rows: of a word table the step gives a row's value to each of its words.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     asks_teachers: ClassVar[bool] = True
+    per_row: ClassVar[bool] = False
 
     class Options(Part):
         """What a config may set; a subclass declares its own."""

@@ -25,7 +25,8 @@ def masked_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 class Feature(Knowledge):
     """Squared distance between mapped hidden states, mean over layers.
 
-    Where widths differ, a trained linear map takes the student's states to the teacher's width.
+    Where widths differ, a trained linear map takes the student's states to the teacher's width. Of words the states at each word are
+    compared, whatever `tokens` is.
     Sibling: `relation` compares how layers relate to each other.
     Example: `knowledge: {labels: {}, response: {}, feature: {tokens: cls, normalize: true}}`.
     """
@@ -61,6 +62,8 @@ class Feature(Knowledge):
         if tokens == "all":
             check_same_tokens(layout, "feature", "set tokens: cls or tokens: mean")
         self.prefix = {"all": "hidden", "cls": "cls", "mean": "mean"}[tokens]
+        if layout.words:  # a unit is a word: its own state
+            self.prefix = "cls"
         self.projections = Projections(layout)
 
     def teacher_fields(self, teacher: int) -> Sequence[str]:

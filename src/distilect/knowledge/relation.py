@@ -34,6 +34,7 @@ class Relation(Knowledge):
     """
 
     name = "relation"
+    per_row = True
     summary = "flow between neighbouring layers: MSE of FSP matrices"
 
     class Options(Part):

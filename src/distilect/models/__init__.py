@@ -18,8 +18,10 @@ from distilect.models.teachers import (
     load_teacher,
     per_token,
     same_tokens,
+    stored_name,
 )
 from distilect.models.vocabulary import VOCABULARY_DIGEST, Vocabulary, find_vocabulary, with_vocabulary
+from distilect.models.words import at_words, per_unit, split_words
 
 __all__ = [
     "VOCABULARY_DIGEST",
@@ -31,6 +33,7 @@ __all__ = [
     "Teacher",
     "Vocabulary",
     "align_labels",
+    "at_words",
     "attention_maps",
     "autocast",
     "build_student",
@@ -50,11 +53,14 @@ __all__ = [
     "load_teacher",
     "parse_spec",
     "per_token",
+    "per_unit",
     "quiet",
     "resolve_path",
     "resolve_precision",
     "same_tokens",
     "sampling",
     "set_dropout",
+    "split_words",
+    "stored_name",
     "with_vocabulary",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from distilect.errors import DistilectError, TeacherError
 from distilect.models.checkpoints import load_pretrained
@@ -35,6 +35,11 @@ class Loaded:
         return self.width is None and all(key.startswith(f"{self.model.base_model_prefix}.") for key in self.missing)
 
 
+def loader_of(task: Task) -> Any:
+    """The class of transformers that loads a model for a task."""
+    return AutoModelForTokenClassification if task.kind == "tokens" else AutoModelForSequenceClassification
+
+
 def load(loader: Any, path: str, error: type[DistilectError], config: Any) -> Loaded:
     """The model as `config` describes it; weights that do not fit are left at random.
 
@@ -54,9 +59,9 @@ def load(loader: Any, path: str, error: type[DistilectError], config: Any) -> Lo
 
 
 def load_classifier(
-    path: str, error: type[DistilectError], names: Sequence[str] | None = None
+    path: str, error: type[DistilectError], task: Task, names: Sequence[str] | None = None
 ) -> tuple[Loaded, list[str]]:
-    """A checkpoint for sequence classification, and the names of its outputs.
+    """A checkpoint for a task, and the names of its outputs.
 
     A head that is wider than the config's labels is taken as it is where the config names none, or where `names` names all.
 
@@ -64,7 +69,7 @@ def load_classifier(
         error: it cannot be loaded, or it is unknown what the outputs of its head are.
     """
     config = load_pretrained(AutoConfig, path, error)
-    loaded = load(AutoModelForSequenceClassification, path, error, config)
+    loaded = load(loader_of(task), path, error, config)
     own = label_names(config)
     if loaded.width is not None:
         if len(names or ()) != loaded.width and not are_generic(own):
@@ -73,7 +78,7 @@ def load_classifier(
                 f"there, or give all {loaded.width} names in order with labels:"
             )
         config.num_labels = loaded.width
-        loaded = load(AutoModelForSequenceClassification, path, error, config)
+        loaded = load(loader_of(task), path, error, config)
         own = label_names(config)
     return loaded, own
 

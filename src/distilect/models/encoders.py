@@ -11,6 +11,7 @@ from distilect.errors import MethodError
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
 from distilect.models.classifiers import load
 from distilect.models.teachers import CheckpointTeacher, pool_tokens
+from distilect.models.words import per_unit
 
 
 class EncoderTeacher(CheckpointTeacher):
@@ -33,3 +34,7 @@ class EncoderTeacher(CheckpointTeacher):
     def _logits(self, outputs: Any, mask: Tensor, cls: Tensor) -> Tensor:
         """float32 [B, H]: the last layer at the classification token, or its mean over real tokens."""
         return pool_tokens(self.pooling, outputs.last_hidden_state.float(), mask, cls)
+
+    def _word_logits(self, outputs: Any, words: Tensor) -> Tensor:
+        """float32 [U, H]: the last layer at each word."""
+        return per_unit(outputs.last_hidden_state.float(), words)

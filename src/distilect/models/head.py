@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distilect.errors import MethodError
 from distilect.models.classifiers import output_layer
+from distilect.models.words import per_unit
 
 
 class HeadReader:
@@ -23,19 +24,22 @@ class HeadReader:
     def hook(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self.read, self.said = inputs[0].detach(), output.detach()
 
-    def features(self, logits: Tensor, *, check: bool) -> Tensor:
+    def features(self, logits: Tensor, *, check: bool, words: Tensor | None = None) -> Tensor:
         """float32 [B, H]: what the layer read of each row. A decoder's layer reads every token: of these the one whose outputs are the
         row's logits.
 
         Args:
-            logits: [B, C], as the model gave them.
+            logits: [B, C], as the model gave them; of words [U, C].
+            words: int64 [B, W], of a word table.
             check: that they are the layer's outputs; waits for the device.
 
         Raises:
             MethodError: they are not, so that the output layer alone does not say how a step changes them.
         """
         read, said = self.read, self.said
-        if read is not None and said is not None and said.ndim == 3:
+        if words is not None and read is not None and said is not None:
+            read, said = per_unit(read, words), per_unit(said, words)
+        elif read is not None and said is not None and said.ndim == 3:
             token = (said - logits.unsqueeze(1)).abs().sum(-1).nan_to_num(0.0).argmin(1)  # [B]
             rows = torch.arange(len(token), device=token.device)
             read, said = read[rows, token], said[rows, token]

@@ -10,13 +10,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from distilect.config import StudentConfig
 from distilect.data import Encoded, Table, encode
 from distilect.errors import StudentError, TeacherError, did_you_mean
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
-from distilect.models.classifiers import is_binary, label_names, load, output_layer, output_order, split_binary_head
+from distilect.models.classifiers import (
+    is_binary,
+    label_names,
+    load,
+    loader_of,
+    output_layer,
+    output_order,
+    split_binary_head,
+)
 from distilect.models.labels import are_generic
 from distilect.models.layers import core_config, cut_layers, depth_of, even_layers
 from distilect.models.precision import default_device
@@ -32,7 +40,8 @@ class Student:
     """The model that is trained and shipped.
 
     Attributes:
-        model: an `AutoModelForSequenceClassification` with the task's labels, fp32, on the default device.
+        model: an `AutoModelForSequenceClassification`, or for words an `AutoModelForTokenClassification`, with the task's labels, fp32,
+            on the default device.
         tokenizer: its own.
         max_length: in tokens.
         source: where it came from: path, layers.
@@ -147,18 +156,19 @@ def parse_spec(text: str) -> tuple[str, list[int] | int | None, bool]:
 def _fresh(path: str, task: Task) -> Any:
     config = load_pretrained(AutoConfig, path, StudentError)
     _label(config, task)
-    return AutoModelForSequenceClassification.from_config(config)
+    return loader_of(task).from_config(config)
 
 
 def _pretrained(path: str, task: Task, report: list[str]) -> Any:
     """The whole model; its head is kept, in the task's order, if it was made for the task's labels; else it is new."""
     config = load_pretrained(AutoConfig, path, StudentError)
-    headed = any("ForSequenceClassification" in str(name) for name in config.architectures or ())
+    head = "ForTokenClassification" if task.kind == "tokens" else "ForSequenceClassification"
+    headed = any(head in str(name) for name in config.architectures or ())
     own, outputs = label_names(config), config.num_labels
     order = _known_order(path, config, own, task) if headed else None
     if order is None:
         _label(config, task)
-    loaded = load(AutoModelForSequenceClassification, path, StudentError, config)
+    loaded = load(loader_of(task), path, StudentError, config)
     model, whole = loaded.model, headed and loaded.has_head
     if order is None and whole and are_generic(own):  # its config did not say how many outputs the head has
         order = _known_order(path, model.config, [f"LABEL_{i}" for i in range(task.num_outputs)], task)
@@ -207,4 +217,4 @@ def _label(config: Any, task: Task) -> None:
     config.num_labels = len(names)
     if getattr(config, "thresholds", None) is not None:
         config.thresholds = None  # those of another model
-    config.problem_type = PROBLEM_TYPES[task.kind]
+    config.problem_type = PROBLEM_TYPES.get(task.kind)

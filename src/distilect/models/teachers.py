@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilect.config import TeacherConfig
-from distilect.data import Encoded, Table, encode, read_columns
+from distilect.data import Encoded, Table, Units, encode, read_columns, read_word_columns
 from distilect.errors import DataError, DistilectError, MethodError, TeacherError
 from distilect.models.attention import PARTS, attention_maps, captured
 from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, head_remedy, resolve_path
@@ -22,14 +22,21 @@ from distilect.models.layers import core_config, depth_of
 from distilect.models.precision import autocast, default_device, resolve_precision
 from distilect.models.row_index import RowIndex
 from distilect.models.tokenizers import fit_tokenizer, load_tokenizer, usable_length
+from distilect.models.words import per_unit, split_words
 from distilect.tasks import Task
 
 FORMAT = 1  # of what is stored; higher when pooling or numbers change, so that older signals are computed anew
 
 
 def per_token(field: str) -> bool:
-    """Whether a field has a vector for every token of a row: `hidden.L`, and `query.L`, `key.L`, `value.L` of its attention."""
-    return field.partition(".")[0] in ("hidden", *PARTS)
+    """Whether a field has a vector for every token of a row: `hidden.L`, and `query.L`, `key.L`, `value.L` of its attention; for every
+    word: `words.…`."""
+    return field.partition(".")[0] in ("hidden", "words", *PARTS)
+
+
+def stored_name(field: str, table: Table) -> str:
+    """The name of a field in the store: `words.FIELD` of a word table, where it has a value for every word."""
+    return field if table.units is None else f"words.{field}"
 
 
 class Teacher:
@@ -58,7 +65,7 @@ class Teacher:
 
 
 class CheckpointTeacher(Teacher):
-    """A fine-tuned `AutoModelForSequenceClassification` with its own tokenizer.
+    """A fine-tuned `AutoModelForSequenceClassification`, or for words `AutoModelForTokenClassification`, with its own tokenizer.
 
     A single logit, as cross-encoders have it, is read as the outputs [0, logit] of two classes.
 
@@ -86,7 +93,7 @@ class CheckpointTeacher(Teacher):
     ) -> None:
         self.name, self.path = name, resolve_path(path)
         check_checkpoint(self.path)
-        loaded, own = load_classifier(self.path, TeacherError, labels)
+        loaded, own = load_classifier(self.path, TeacherError, task, labels)
         self._keep(loaded, max_length, precision, TeacherError, head_remedy(self.path), tokenizer=tokenizer)
         config = self.model.config
         self.order = output_order(name, config, own, task, labels)
@@ -165,20 +172,27 @@ class CheckpointTeacher(Teacher):
         """One batch.
 
         Args:
-            inputs: of the teacher's own tokenizer, int64 [B, T].
+            inputs: of the teacher's own tokenizer, int64 [B, T]; with `words` those of a word table (`data.Encoded.collate`).
             fields: besides `logits`, which always come.
 
         Returns:
             logits float32 [B, C] in the teacher's own order; `cls.L` and `mean.L` float32 [B, H]; `hidden.L`, `query.L`, `key.L`,
-            `value.L` float32 [B, T, H], padding included.
+            `value.L` float32 [B, T, H], padding included. Of a word table all are per word, [U, …].
         """
         inputs = {key: value.to(self.device) for key, value in inputs.items()}
         inner = [field for field in fields if field.partition(".")[0] in PARTS]
         wanted = [field for field in fields if field != "logits" and field not in inner]
         layers = sorted({int(field.partition(".")[2]) for field in inner})
+        read, words = split_words(inputs)
         with autocast(self.precision, self.device), captured(self.model, layers) as attention:
-            outputs = self.model(**inputs, output_hidden_states=bool(wanted))
+            outputs = self.model(**read, output_hidden_states=bool(wanted))
         mask = inputs["attention_mask"].bool()
+        if words is not None:
+            found = {"logits": self._word_logits(outputs, words)}
+            found |= {field: per_unit(attention[field].float(), words) for field in inner}
+            for field in wanted:
+                found[field] = per_unit(self._hidden(outputs, int(field.partition(".")[2]), mask), words)
+            return found
         cls = classification_positions(inputs["input_ids"], mask, self.tokenizer.cls_token_id)
         found = {"logits": self._logits(outputs, mask, cls), **{field: attention[field].float() for field in inner}}
         for field in wanted:
@@ -190,6 +204,10 @@ class CheckpointTeacher(Teacher):
         """float32 [B, C] of a forward pass; `mask` bool [B, T], `cls` int64 [B]."""
         logits: Tensor = outputs.logits.float()
         return logits
+
+    def _word_logits(self, outputs: Any, words: Tensor) -> Tensor:
+        """float32 [U, C] of a forward pass; `words` int64 [B, W]."""
+        return per_unit(outputs.logits.float(), words)
 
     def _hidden(self, outputs: Any, layer: int, mask: Tensor) -> Tensor:
         """float32 [B, T, H]; encoder-decoders and models that shorten the sequence have no such states."""
@@ -274,7 +292,8 @@ class TableTeacher(Teacher):
 
     Args:
         file: CSV, TSV, JSONL or Parquet with the text column(s) and one number per label, in columns named like the labels
-            (`score` in regression).
+            (`score` in regression). Of a word table: JSONL or Parquet with a list of words, and in each column a list with a number per
+            word.
         outputs: what the numbers are. Probabilities become logits by their logarithm, at least log(1e-7); in a multi-label task
             each label's is log(p / (1 - p)), with p from 1e-7 to 1 - 1e-7.
     """
@@ -282,12 +301,17 @@ class TableTeacher(Teacher):
     def __init__(self, name: str, file: Path, task: Task, outputs: str = "probabilities") -> None:
         self.name, self.file = name, file
         columns = ["score"] if task.kind == "regression" else list(task.labels)
+        self.units: Units | None = None
         try:
-            ids, values = read_columns(file.resolve(), columns, task.num_texts)
+            if task.kind == "tokens":
+                ids, self.units, values = read_word_columns(file.resolve(), columns)
+            else:
+                ids, values = read_columns(file.resolve(), columns, task.num_texts)
         except DataError as error:
             raise TeacherError(f"teacher {name!r}: {error}") from None
         if not np.isfinite(values).all():
             row = int(np.nonzero(~np.isfinite(values).all(1))[0][0])
+            row = row if self.units is None else int(self.units.rows(np.array([row]))[0])
             raise TeacherError(f"teacher {name!r}: {file}, row {row + 1} holds a value that is no finite number")
         exponents = outputs == "log_probabilities" and task.kind == "multi-label"
         values = np.exp(values) if exponents else values
@@ -296,7 +320,7 @@ class TableTeacher(Teacher):
                 raise TeacherError(
                     f"teacher {name!r}: {file} has values outside [0, 1], expected probabilities: set outputs: logits?"
                 )
-            values = np.log(np.maximum(values, 1e-7)) if task.kind == "classification" else _log_odds(values)
+            values = np.log(np.maximum(values, 1e-7)) if task.classes else _log_odds(values)
         self.index, self.logits = RowIndex.of(ids), values.astype(np.float32)
         self.order = list(range(len(columns)))
         self.parts = {
@@ -306,7 +330,7 @@ class TableTeacher(Teacher):
         }
 
     def outputs_for(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 [b, C]: logits of some rows.
+        """float32 [b, C]: logits of some rows; of a word table [u, C], of their words.
 
         Raises:
             TeacherError: the table lacks some of them; the message counts them and shows the first.
@@ -319,7 +343,7 @@ class TableTeacher(Teacher):
                 f"teacher {self.name!r}: {self.file} has no outputs for {len(missing):,} of {len(rows):,} rows, the first is "
                 f"{text!r}: score them too, or leave them out of the data"
             )
-        return self.logits[places]
+        return self.logits[places if self.units is None else self.units.of(places)]
 
 
 def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -332,7 +356,8 @@ class CallableTeacher(Teacher):
 
     Args:
         function: list of texts (strings, or pairs for two texts) → array [N, C] in the task's label order, [N] or [N, 1] in
-            regression; of a sigmoid for each label in a multi-label task. It is called once per chunk. Its outputs are stored
+            regression; of a sigmoid for each label in a multi-label task. Of a word table: list of lists of words → list of arrays
+            [W, C]. It is called once per chunk. Its outputs are stored
             under its name, its code and its attribute
             `fingerprint` (any string): change one of them when what the function calls has changed.
     """
@@ -349,25 +374,44 @@ class CallableTeacher(Teacher):
         }
 
     def outputs_for(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 [b, C].
+        """float32 [b, C]; of a word table [U, C].
 
         Raises:
             TeacherError: the function fails, or returns another shape or values that are no numbers.
         """
         texts: list[Any] = [t[0] if len(t) == 1 else t for t in table.text(rows)]
+        if table.units is not None:
+            texts = table.words(rows)
         try:
-            values = np.asarray(self.function(texts), dtype=np.float32)
+            given = self.function(texts)
+            if table.units is not None:
+                self._check_words(texts, given)
+                given = np.concatenate([np.asarray(one, dtype=np.float32) for one in given])
+            values = np.asarray(given, dtype=np.float32)
+        except TeacherError:
+            raise
         except Exception as error:  # anything may go wrong in the user's code
             raise TeacherError(
                 f"teacher {self.name!r}: its function failed: {type(error).__name__}: {error}"
             ) from error
         if self.task.num_outputs == 1:
             values = values.reshape(len(values), -1)
-        if values.shape != (len(texts), self.task.num_outputs):
+        expected = (len(table.unit_index(rows)), self.task.num_outputs)
+        if values.shape != expected:
             raise TeacherError(
-                f"teacher {self.name!r}: its function returned shape {values.shape}, expected ({len(texts)}, {self.task.num_outputs})"
+                f"teacher {self.name!r}: its function returned shape {values.shape}, expected {expected}"
             )
         return values
+
+    def _check_words(self, rows: list[list[str]], given: Any) -> None:
+        """One array per row, with a line for each of its words."""
+        if len(given) != len(rows):
+            raise TeacherError(f"teacher {self.name!r}: its function returned {len(given)} rows, expected {len(rows)}")
+        for words, one in zip(rows, given, strict=True):
+            if len(one) != len(words):
+                raise TeacherError(
+                    f"teacher {self.name!r}: its function returned {len(one)} lines for {len(words)} words: {' '.join(words)[:60]!r}"
+                )
 
 
 def _code(code: Any) -> str:

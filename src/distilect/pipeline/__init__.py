@@ -197,7 +197,7 @@ def evaluate(
     encoded = teacher.encode(table)
     logits = predict(teacher.model, encoded, precision=precision)
     return {
-        "scores": task.score(logits[:, teacher.order], table.labels, teacher.thresholds),
+        "scores": task.score(logits[:, teacher.order], table.labels, teacher.thresholds, table.offsets),
         "rows": len(table),
         "task": task.to_dict(),
         "report": encoded.report(teacher.name, "evaluated"),

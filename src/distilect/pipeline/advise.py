@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distilect import ranks
 from distilect.config import RunConfig
-from distilect.data import Table, row_keys
 from distilect.pipeline.judge import LEAST_ROWS, MOST_ROWS, Gain, Judgement, Rule, judge
 from distilect.pipeline.metrics import calibration_scores
 from distilect.pipeline.work import Workbench
 from distilect.report.models import calibration_text
 from distilect.selection import TrainingSample
 from distilect.signals import fit_calibration
-from distilect.tasks import Task
+from distilect.tasks import Task, has_label
 
 
 @dataclass(frozen=True)
@@ -48,30 +48,31 @@ def advice_on(bench: Workbench) -> Advice:
     """The same for teachers that are loaded."""
     if len(bench.teachers) < 2:
         return Advice(None, [], [f"{len(bench.teachers) or 'no'} teacher: there is nothing to choose among"])
-    table = _labelled(bench)
-    if len(table) < LEAST_ROWS:
-        why = f"{len(table):,} validation rows have a label, at least {LEAST_ROWS} are needed to judge the teachers"
+    table, task = bench.data.validation, bench.data.task.of_units
+    units = _labelled(bench)
+    if len(units) < LEAST_ROWS:
+        why = f"{len(units):,} validation rows have a label, at least {LEAST_ROWS} are needed to judge the teachers"
         return Advice(None, [], [f"{why}: take `keep`, or give more of them (data.validation_size, data.validation)"])
     logits = np.stack([bench.outputs(teacher, table) for teacher in bench.teachers], axis=1)
-    keys, labels = torch.from_numpy(row_keys(table.ids)), torch.tensor(table.labels)
+    keys, labels = torch.from_numpy(table.unit_keys()[units]), torch.tensor(table.labels[units])
     names = [teacher.name for teacher in bench.teachers]
-    pool = TrainingSample(keys, labels, torch.from_numpy(logits), None)
-    on_all = np.stack([bench.outputs(teacher, bench.data.validation) for teacher in bench.teachers], axis=1)
-    found = judge(bench.data.task, names, pool, calibrate=bool(bench.calibrations(on_all)))
-    scores = [_score(bench.data.task, pool, k) for k in range(len(names))]
-    lines = [*_teachers(bench.data.task, names, scores, pool), "", *_rules(bench.data.task, found)]
+    pool = TrainingSample(keys, labels, torch.from_numpy(logits[units]), None)
+    found = judge(task, names, pool, calibrate=bool(bench.calibrations(logits)))
+    scores = [_score(task, pool, k) for k in range(len(names))]
+    lines = [*_teachers(task, names, scores, pool), "", *_rules(task, found)]
     best = int(np.argmax(scores))
-    return Advice(found, lines, words(bench.data.task, found, names[best], scores[best]))
+    return Advice(found, lines, words(task, found, names[best], scores[best]))
 
 
-def _labelled(bench: Workbench) -> Table:
-    """The validation rows to judge by, different ones in the order of their identity; none where the teachers labelled them."""
+def _labelled(bench: Workbench) -> NDArray[np.int64]:
+    """The validation rows (or words) to judge by, places in the labels: different ones in the order of their identity; none where the
+    teachers labelled them."""
     table = bench.data.validation
-    rows = np.flatnonzero(table.has_label) if not bench.data.agreement else np.empty(0, np.int64)
-    rows = rows[np.unique(row_keys(table.ids[rows]), return_index=True)[1]]
-    if len(rows) > MOST_ROWS:
-        rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(np.int64)]
-    return table.take(rows)
+    units = np.flatnonzero(has_label(table.labels)) if not bench.data.agreement else np.empty(0, np.int64)
+    units = units[np.unique(table.unit_keys()[units], return_index=True)[1]]
+    if len(units) > MOST_ROWS:
+        units = units[np.linspace(0, len(units) - 1, MOST_ROWS).astype(np.int64)]
+    return units
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

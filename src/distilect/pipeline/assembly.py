@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from distilect.config import MethodConfig, TrainConfig
-from distilect.data import Table, hold_out, row_keys
+from distilect.data import Table, hold_out
 from distilect.errors import ConfigError, DataError, MethodError, did_you_mean
 from distilect.knowledge import Layout
 from distilect.models import CheckpointTeacher, Student, Teacher, keeps_attention, same_tokens
@@ -23,7 +23,7 @@ from distilect.selection import (
     row_uniform,
 )
 from distilect.signals import Prepared
-from distilect.tasks import Task
+from distilect.tasks import Task, has_label
 from distilect.training import TrainingRows
 
 CREDIT_ROWS = 1024  # of the validation split, at most: each look at them costs a forward pass
@@ -32,7 +32,7 @@ CREDIT_ROWS = 1024  # of the validation split, at most: each look at them costs 
 def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowledge: Any) -> Layout:
     """What kinds of knowledge need to know of the models; `label_knowledge` is what `label_options` returns."""
     checkpoints = [t if isinstance(t, CheckpointTeacher) else None for t in pool]
-    attention = keeps_attention(student.model)
+    attention, words = keeps_attention(student.model), task.kind == "tokens"
     return Layout(
         regression=task.kind == "regression",
         multi_label=task.kind == "multi-label",
@@ -41,8 +41,9 @@ def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowled
         teachers=tuple(t.name for t in pool),
         teacher_layers=tuple(t.num_layers if t else 0 for t in checkpoints),
         teacher_widths=tuple(t.hidden_size if t else 0 for t in checkpoints),
-        same_tokens=tuple(t is not None and same_tokens(student, t) for t in checkpoints),
+        same_tokens=tuple(t is not None and (words or same_tokens(student, t)) for t in checkpoints),
         attention=tuple(attention and t is not None and keeps_attention(t.model) for t in checkpoints),
+        words=words,
         **label_knowledge,
     )
 
@@ -57,7 +58,7 @@ def label_options(config: TrainConfig, table: Table, task: Task) -> dict[str, An
         ConfigError: the task has no classes, or a weight is given to a label that it does not have.
     """
     given = config.class_weights
-    if task.kind != "classification" and (given is not None or config.label_smoothing):
+    if not task.classes and (given is not None or config.label_smoothing):
         raise ConfigError(
             f"train.class_weights and train.label_smoothing need a classification task, this is {task.kind}: remove them"
         )
@@ -71,7 +72,7 @@ def label_options(config: TrainConfig, table: Table, task: Task) -> dict[str, An
                 )
         weights = [given.get(label, 1.0) for label in task.labels]
     elif given is not None:
-        counts = np.bincount(table.labels[table.has_label], minlength=len(task.labels))
+        counts = np.bincount(table.labels[has_label(table.labels)], minlength=len(task.labels))
         weights = [round(float(counts.sum() / (len(counts) * count)), 6) if count else 1.0 for count in counts]
     return {"class_weights": tuple(weights), "label_smoothing": config.label_smoothing}
 
@@ -93,22 +94,23 @@ def set_up(context: SelectionContext, *selectors: Any) -> None:
 
 
 def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample]:
-    """`SelectionContext.sample` over a training table; draws rows by identity, so that their order does not matter."""
+    """`SelectionContext.sample` over a training table; draws units by identity, so that their order does not matter."""
 
     def sample(limit: int, labelled: bool = False) -> TrainingSample:
-        keys = row_keys(table.ids)
-        rows = np.flatnonzero(table.has_label) if labelled else np.arange(len(table))
-        rows = rows[np.unique(keys[rows], return_index=True)[1]]  # ascending keys; equal texts once
-        if len(rows) > limit:
-            draws = row_uniform(torch.from_numpy(keys[rows]), 0, 0, "sample").numpy()
-            rows = rows[np.sort(np.argsort(draws, kind="stable")[:limit])]
+        keys = table.unit_keys()
+        units = np.flatnonzero(has_label(table.labels)) if labelled else np.arange(table.num_units)
+        units = units[np.unique(keys[units], return_index=True)[1]]  # ascending keys; equal texts once
+        if len(units) > limit:
+            draws = row_uniform(torch.from_numpy(keys[units]), 0, 0, "sample").numpy()
+            units = units[np.sort(np.argsort(draws, kind="stable")[:limit])]
         source, vectors = prepared.source, prepared.vectors
         assert source is not None
+        rows, places = table.locate(units)
         return TrainingSample(
-            torch.from_numpy(keys[rows]),
-            torch.tensor(table.labels[rows]),
-            source.fetch(table, rows, [[] for _ in source.names]).judged.cpu(),
-            vectors.fetch(table, rows, [[]]).logits[:, 0].cpu() if vectors else None,
+            torch.from_numpy(keys[units]),
+            torch.tensor(table.labels[units]),
+            source.fetch(table, rows, [[] for _ in source.names]).judged.cpu()[places],
+            vectors.fetch(table, rows, [[]]).logits[:, 0].cpu()[places] if vectors else None,
         )
 
     return sample

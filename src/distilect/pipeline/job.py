@@ -144,7 +144,7 @@ class _Reported:
         """The scores of one model on dev."""
         if self.split != "dev" or name not in self.outputs:
             return {}
-        return task.score(self.outputs[name], self.table.labels, self.thresholds[name])
+        return task.score(self.outputs[name], self.table.labels, self.thresholds[name], self.table.offsets)
 
 
 def _report_outputs(bench: Workbench, student: Student, trained: Trained) -> _Reported:

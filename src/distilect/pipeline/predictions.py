@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distilect.data import Table
 from distilect.errors import RunError
 from distilect.files import atomic
-from distilect.tasks import NO_LABEL, Task
+from distilect.tasks import NO_LABEL, Task, has_label
 from distilect.training.row_sample import MAX_TEXT, shorten
 
 Logits = NDArray[np.float32]
@@ -23,9 +23,9 @@ PREDICTIONS = "predictions.parquet"
 
 
 def write_predictions(path: Path, split: str, table: Table, task: Task, outputs: Mapping[str, Logits]) -> None:
-    """One line per row of `table`, in its order.
+    """One line per row of `table`, in its order; of a word table one per word.
 
-    Columns: row; id_high, id_low (the row's identity, uint64); text[, text_2] (shortened); label (int64, float32 in
+    Columns: row; id_high, id_low (the row's identity, uint64); text[, text_2] (shortened; of a word table the word); label (int64, float32 in
     regression, or in a multi-label task a list with a 0 or 1 for each label; null without one); and each of `outputs`.
 
     Args:
@@ -33,15 +33,19 @@ def write_predictions(path: Path, split: str, table: Table, task: Task, outputs:
             and the `kind` of task.
         outputs: of `student` and `teacher/NAME`, [N, C] each: logits in the order of the task's labels, or one score.
     """
-    columns: dict[str, Any] = {"row": pa.array(np.arange(len(table)))}
-    columns |= {"id_high": pa.array(table.ids[:, 0]), "id_low": pa.array(table.ids[:, 1])}
-    for name, texts in zip(("text", "text_2"), table.texts, strict=False):
-        columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
+    rows = np.arange(len(table)) if table.units is None else table.units.rows(np.arange(len(table.units)))
+    columns: dict[str, Any] = {"row": pa.array(rows)}
+    columns |= {"id_high": pa.array(table.ids[rows, 0]), "id_low": pa.array(table.ids[rows, 1])}
+    if table.units is not None:
+        columns["text"] = pa.array([shorten(word) for words in table.words(range(len(table))) for word in words])
+    else:
+        for name, texts in zip(("text", "text_2"), table.texts, strict=False):
+            columns[name] = pa.array([shorten(text, MAX_TEXT) for text in texts.to_pylist()])
     if task.kind == "multi-label":
         known = zip(table.labels.tolist(), table.has_label, strict=True)
         columns["label"] = pa.array([row if has else None for row, has in known], pa.list_(pa.int8()))
     else:
-        columns["label"] = pa.array(table.labels, mask=~table.has_label)
+        columns["label"] = pa.array(table.labels, mask=~has_label(table.labels))
     for name, logits in outputs.items():
         flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)

@@ -347,7 +347,7 @@ class Workbench:
         if (
             self.config.signals.calibrate == "auto"
             and fitted
-            and not calibration_helps(self.data.task, logits, labels, found)
+            and not calibration_helps(self.data.task.of_units, logits, labels, found)
         ):
             return {}
         return {teacher.name: one for teacher, one in zip(self.teachers, found, strict=True)}
@@ -383,7 +383,7 @@ class Workbench:
         scores = []
         for k in range(len(pool)) if len(labels) else ():
             thresholds = task.thresholds(logits[:, k], labels)
-            scores.append(task.score(logits[:, k], labels, thresholds)[task.primary])
+            scores.append(task.score(logits[:, k], labels, thresholds, self.data.validation.offsets)[task.primary])
         return SelectionContext(
             teachers=tuple(t.name for t in pool),
             kinds=(),

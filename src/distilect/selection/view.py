@@ -54,8 +54,10 @@ CreditRows = Literal["train", "validation"]
 class StepView:
     """What a selector may know of a step. Every tensor is detached.
 
+    A row here is a unit: what has a label and an output distribution. In a word table each word is one, B the words of the step.
+
     Attributes:
-        keys: int64 [B], identity of each row's texts, not its position.
+        keys: int64 [B], identity of each row's texts, not its position; of a word, its row's identity and place.
         labels: int64 [B], -100 where a row has none; float32 with NaN in regression; int8 [B, C] of 0 and 1 in a multi-label task.
         student: logits float32 [B, C].
         pooled: the student's last layer at the classification token, [B, H]; None unless a selector needs it.

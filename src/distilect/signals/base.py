@@ -25,7 +25,7 @@ class TeacherSignals:
     Attributes:
         logits: float32 [b, K, C] in the task's label order; C = 1 in regression.
         fields: per teacher, name → tensor: `cls.L` and `mean.L` float32 [b, H], `hidden.L` float32 [b, T, H] with the real
-            tokens first and zeros after them.
+            tokens first and zeros after them. Of a word table `cls.L` and `mean.L` are [u, H], `hidden.L` [b, W, H].
         out_of_fold: as `logits`, of copies of the teachers that were not fine-tuned on the row; None where no teacher has copies.
     """
 
@@ -37,6 +37,12 @@ class TeacherSignals:
     def judged(self) -> Tensor:
         """[b, K, C]: logits by which selectors judge teachers: of copies that have not seen the row, where there are some."""
         return self.logits if self.out_of_fold is None else self.out_of_fold
+
+    def of_units(self, places: Tensor) -> TeacherSignals:
+        """Those of some words, int64 [u] among the rows' words; what is padded per row stays whole."""
+        fields = [{name: v[places] if v.ndim == 2 else v for name, v in one.items()} for one in self.fields]
+        judged = None if self.out_of_fold is None else self.out_of_fold[places]
+        return TeacherSignals(self.logits[places], fields, judged)
 
     def to(self, device: torch.device) -> TeacherSignals:
         """The same on another device."""

@@ -12,7 +12,7 @@ from distilect import ranks
 from distilect.data import NOTABLE, Table
 from distilect.errors import MethodError, SignalError
 from distilect.files import locked
-from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token, stored_name
 from distilect.models.row_index import unique_rows
 from distilect.signals.base import Fields, Pool, Reader, SignalSource
 from distilect.signals.readers import LiveReader, StoredReader
@@ -102,7 +102,7 @@ def _scored(
     fingerprint = teacher.fingerprint
 
     def missing_now() -> Missing:
-        return Missing(teacher, table, {name: store.field(fingerprint, name) for name in names})
+        return Missing(teacher, table, {name: store.field(fingerprint, stored_name(name, table)) for name in names})
 
     missing, scored, cut = missing_now(), 0, ""
     if ranks.any_of(missing.total > 0):
@@ -131,7 +131,7 @@ def _scored(
             if unknown >= NOTABLE:
                 cut += f", {100 * unknown:.1f} % of the tokens unknown to its tokenizer"
             for name in names:
-                store.field(fingerprint, name)
+                store.field(fingerprint, stored_name(name, table))
             ranks.barrier()
     reused = missing.different - scored
     found.forwards += scored
@@ -162,6 +162,6 @@ def _bytes(teacher: Teacher, missing: Missing, names: Sequence[str]) -> int:
     """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row."""
     if not isinstance(teacher, CheckpointTeacher):
         return 0
-    whole = sum(per_token(name) for name in names)
+    whole = sum(per_token(stored_name(name, missing.table)) for name in names if name != "logits")
     vectors = missing.total * (len(names) - 1 - whole) + (missing.tokens() * whole if whole else 0)
     return 2 * teacher.hidden_size * vectors

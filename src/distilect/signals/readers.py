@@ -8,11 +8,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distilect.data import Encoded, Table, fold_of
 from distilect.errors import SignalError
-from distilect.models import CheckpointTeacher, TableTeacher, Teacher
+from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.signals.base import Pool, Reader, Rows
 from distilect.signals.scoring import run_teacher
 from distilect.signals.store import FieldStore
@@ -29,17 +30,15 @@ class StoredReader:
         """See `Reader`."""
         ids = table.ids[rows]
         logits: Any = self.stores["logits"].get(ids)
+        if table.units is not None:
+            logits = joined(logits, len(self.order))
         found = {"logits": torch.from_numpy(logits[:, self.order])}
         for name in fields:
             if name not in self.stores:
                 raise SignalError(
                     f"{name} of teacher {self.name!r} was not prepared; there are {', '.join(self.stores)}"
                 )
-            values = self.stores[name].get(ids)
-            if isinstance(values, list):
-                found[name] = pad_tokens([torch.from_numpy(value) for value in values])
-            else:
-                found[name] = torch.from_numpy(values).float()
+            found[name] = _as_field(name, self.stores[name].get(ids))
         return found
 
 
@@ -60,8 +59,10 @@ class LiveReader:
             self._encoded[table] = self.teacher.encode(table)
         rows = np.asarray(rows, dtype=np.int64)
         outputs = run_teacher(self.teacher, table, self._encoded.get(table), rows, fields, self.max_tokens)
-        outputs["logits"] = outputs["logits"][:, self.teacher.order]
-        return {name: pad_tokens(value) if isinstance(value, list) else value for name, value in outputs.items()}
+        logits = outputs.pop("logits")
+        logits = torch.from_numpy(joined(logits, len(self.teacher.order))) if isinstance(logits, list) else logits
+        fields = {name: _as_field(name, values) for name, values in outputs.items()}
+        return {"logits": logits[:, self.teacher.order], **fields}
 
 
 class FoldReader:
@@ -81,9 +82,11 @@ class FoldReader:
     def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
         """See `Reader`; logits only."""
         folds, parts, places = fold_of(table.ids[rows], len(self.copies)), [], []
+        units = None if table.units is None else table.units.take(rows)
         for fold in np.unique(folds):
-            places.append(np.flatnonzero(folds == fold))
-            parts.append(self.copies[fold].read(table, rows[places[-1]], ())["logits"])
+            own = np.flatnonzero(folds == fold)
+            places.append(own if units is None else units.of(own))
+            parts.append(self.copies[fold].read(table, rows[own], ())["logits"])
         if not parts:
             return self.copies[0].read(table, rows, ())
         return {"logits": torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(places)))]}
@@ -94,6 +97,22 @@ class LiveSignals(Pool):
 
     def __init__(self, teachers: Sequence[Teacher], max_tokens: int = 16384) -> None:
         super().__init__([LiveReader(teacher, max_tokens) for teacher in teachers])
+
+
+def joined(rows: Any, width: int) -> NDArray[np.float32]:
+    """b arrays or tensors [words, C] → float32 [U, C]; C = `width` where there are none."""
+    none = np.zeros((0, width), np.float32)
+    return np.concatenate([none, *(np.asarray(row, dtype=np.float32) for row in rows)])
+
+
+def _as_field(name: str, values: Any) -> Tensor:
+    """A field as `TeacherSignals` holds it: one vector per row or word, or padded tokens."""
+    if not isinstance(values, list):
+        return torch.as_tensor(values).float()
+    rows = [torch.as_tensor(value) for value in values]
+    if per_token(name):
+        return pad_tokens(rows)
+    return torch.cat(rows).float() if rows else torch.zeros(0, 0)
 
 
 def pad_tokens(rows: list[Tensor]) -> Tensor:

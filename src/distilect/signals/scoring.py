@@ -13,7 +13,7 @@ from torch import Tensor
 from distilect import ranks
 from distilect.data import Encoded, Table, scoring_batches
 from distilect.errors import TeacherError
-from distilect.models import CheckpointTeacher, Teacher, per_token
+from distilect.models import CheckpointTeacher, Teacher, per_token, stored_name
 from distilect.models.row_index import unique_rows
 from distilect.progress import bar
 from distilect.signals.base import Rows
@@ -45,25 +45,34 @@ def run_teacher(
 
     Returns:
         logits float32 [b, C] in the teacher's own order; `cls.L`, `mean.L` [b, H]; fields `per_token` a list of b tensors
-        [tokens, H] without padding.
+        [tokens, H] without padding. Of a word table each is a list of b tensors [words, …].
 
     Raises:
         TeacherError: an output is no finite number; names the row's text.
     """
     if encoded is None:
         outputs: dict[str, Any] = {"logits": torch.from_numpy(teacher.outputs_for(table, rows))}
+        if table.units is not None:
+            outputs["logits"] = list(outputs["logits"].split(table.units.sizes[rows].tolist()))
         advance(len(rows))
     else:
         outputs = _run_batches(teacher, encoded, rows, fields, max_tokens, half, advance)
-    finite = torch.isfinite(outputs["logits"]).all(1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
+    bad = _broken(outputs["logits"])
+    if bad:
         text = " | ".join(table.text([int(rows[bad[0]])])[0])[:80]
         raise TeacherError(
             f"teacher {teacher.name!r} gives NaN or infinity for {len(bad)} of {len(rows)} rows, the first is {text!r}: "
             "try signals.precision=fp32, or take it out of the pool"
         )
     return outputs
+
+
+def _broken(logits: Tensor | list[Tensor]) -> list[int]:
+    """Rows with a number that is not finite."""
+    if isinstance(logits, list):
+        return [row for row, values in enumerate(logits) if not torch.isfinite(values).all()]
+    found: list[int] = (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()
+    return found
 
 
 def _run_batches(
@@ -76,21 +85,26 @@ def _run_batches(
     advance: Callable[[int], object],
 ) -> dict[str, Any]:
     """Length-sorted batches under the token budget, results put back in the order of `rows`."""
+    words = encoded.words
+    ragged = {name: words is not None or per_token(name) for name in ["logits", *fields]}
     nothing = torch.zeros(0, teacher.hidden_size, dtype=torch.float16 if half else torch.float32)
-    parts: dict[str, list[Any]] = {name: [] if per_token(name) else [nothing] for name in fields}
-    parts["logits"] = [torch.zeros(0, len(teacher.order))]
+    parts: dict[str, list[Any]] = {name: [] if ragged[name] else [nothing] for name in fields}
+    parts["logits"] = [] if words is not None else [torch.zeros(0, len(teacher.order))]
     batches = scoring_batches(encoded.lengths[rows], max_tokens)
     for batch in batches:
         inputs = encoded.collate(rows[batch])
         mask = inputs["attention_mask"].bool()
         for name, values in teacher.forward(inputs, fields).items():
-            if half and name != "logits":
+            if half and (name != "logits" or words is not None):
                 values = values.clamp(-_HALF, _HALF).half()
-            parts[name] += _without_padding(values, mask) if per_token(name) else [values.cpu()]
+            if words is not None:
+                parts[name] += list(values.cpu().split(words.units.sizes[rows[batch]].tolist()))
+            else:
+                parts[name] += _without_padding(values, mask) if per_token(name) else [values.cpu()]
         advance(len(batch))
     back = np.argsort(np.concatenate([np.empty(0, np.int64), *batches]), kind="stable")
     return {
-        name: [part[i] for i in back] if per_token(name) else torch.cat(part)[torch.from_numpy(back)]
+        name: [part[i] for i in back] if ragged[name] else torch.cat(part)[torch.from_numpy(back)]
         for name, part in parts.items()
     }
 
@@ -154,7 +168,7 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int) -> tuple[int
     """
     stores, world, rank = missing.stores, ranks.world(), ranks.rank()
     fields = [name for name in stores if name != "logits"]
-    size = chunk_rows(teacher, fields)
+    size = chunk_rows(teacher, [stored_name(name, missing.table) for name in fields])
     chunks = [-(-count // size) for count in missing.counts]
     whole_blocks = len(chunks) >= 4 * world  # else a block's chunks are shared out, and every rank tokenises it
     first, cut, unknown = 0, 0, 0.0

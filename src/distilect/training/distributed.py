@@ -213,7 +213,7 @@ def predict_shared(
     dropout: bool = False,
     before: Callable[[int], object] = lambda number: None,
 ) -> NDArray[np.float32]:
-    """`evaluation.predict`, its batches shared out; the same float32 [n, C] on all ranks.
+    """`evaluation.predict`, its batches shared out; the same float32 [n, C] (of words [u, C]) on all ranks.
 
     Args:
         before: called before each batch with its number among all of them, where dropout draws by it.
@@ -227,8 +227,10 @@ def predict_shared(
     mine = [min(n, len(batches) - 1) for n in rounds]
     parts = run_batches(model, encoded, [rows[batches[n]] for n in mine], precision, dropout, lambda i: before(mine[i]))
     found = ranks.gather({str(n): part for n, part in zip(mine, parts, strict=True)})
-    logits = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
+    units = None if encoded.words is None else encoded.words.units.take(rows)
+    logits = np.empty((len(rows) if units is None else len(units), parts[0].shape[1]), dtype=np.float32)
     for one in found:
         for number, values in one.items():
-            logits[batches[int(number)]] = values.numpy()
+            own = batches[int(number)]
+            logits[own if units is None else units.of(own)] = values.numpy()
     return logits

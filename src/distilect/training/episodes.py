@@ -135,8 +135,8 @@ def episode_rows(rows: TrainingRows, plan: Episodes, config: TrainConfig, seed: 
     """int64 [n]: positions of the rows of an episode, drawn by identity; at least so many that it has its `least_steps`."""
     least = int(np.ceil(plan.least_steps * config.batch_size / config.epochs))
     count = max(round(plan.share * len(rows)), least, config.batch_size)
-    drawn = draw_rows(rows.keys, count, seed, number, "episode")
-    return np.flatnonzero(np.isin(rows.keys.numpy(), drawn.numpy()))
+    drawn = draw_rows(rows.row_keys, count, seed, number, "episode")
+    return np.flatnonzero(np.isin(rows.row_keys.numpy(), drawn.numpy()))
 
 
 def episodes_begun(folder: Path) -> bool:

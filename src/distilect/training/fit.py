@@ -140,7 +140,9 @@ def _fitted(trainer: DistillationTrainer, student: Student, checkpoint: Path | N
     rows = trainer.rows
     logits = trainer.predict_rows(rows.validation_encoded)
     thresholds = rows.task.thresholds(logits, rows.validation.labels)
-    validation = rows.task.score(logits, rows.validation.labels, thresholds) if len(logits) else {}
+    validation = {}
+    if len(logits):
+        validation = rows.task.score(logits, rows.validation.labels, thresholds, rows.validation.offsets)
     if thresholds is not None:
         student.model.config.thresholds = list(thresholds)
     return Fitted(

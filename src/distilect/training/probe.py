@@ -28,7 +28,7 @@ from distilect.training.student import StudentPass
 
 @dataclass
 class StudentProbe:
-    """`selection.Probe`: rows are named by identity; every row that is run is counted.
+    """`selection.Probe`: units (rows, or words) are named by identity; every row that is run is counted.
 
     Equal texts share an identity, and their logits are the same.
 
@@ -82,8 +82,8 @@ class StudentProbe:
         """int64 [N]."""
         return self.keys.numpy()[self.order]
 
-    def positions(self, keys: Tensor) -> NDArray[np.int64]:
-        """int64 [n]: where the rows stand in the training table."""
+    def units(self, keys: Tensor) -> NDArray[np.int64]:
+        """int64 [n]: where the units stand in the training table's labels."""
         found: NDArray[np.int64] = self.order[np.searchsorted(self.sorted, keys.cpu().numpy())]
         return found
 
@@ -94,11 +94,12 @@ class StudentProbe:
         return self.run(keys, Passes())[0]
 
     def run(self, keys: Tensor, passes: Passes) -> Tensor:
-        """float32 [P, n, C], on the device of `keys`."""
-        return self.run_positions(self.positions(keys), passes).to(keys.device)
+        """float32 [P, n, C], on the device of `keys`; of words their whole rows are run."""
+        rows, places = self.rows.table.locate(self.units(keys))
+        return self.run_positions(rows, passes)[:, torch.from_numpy(places)].to(keys.device)
 
     def run_positions(self, positions: NDArray[np.int64], passes: Passes) -> Tensor:
-        """float32 [P, n, C] on rows of the training table, int64 [n]; on the CPU."""
+        """float32 [P, u, C] on the units of rows of the training table, int64 [n]; on the CPU."""
         self.count(self.rows.encoded.lengths[positions], passes.count)
         model = self.student.model
         differ = passes.dropout and passes.count > 1
@@ -137,7 +138,7 @@ class StudentProbe:
     # ---- validation rows -------------------------------------------------------------------------------------------
 
     def validation(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """Logits [n, C] and labels [n] on validation rows; the lowest identities, as a file may be sorted by class."""
+        """Logits [u, C] and labels [u] on validation rows; the lowest identities, as a file may be sorted by class."""
         encoded, positions = self.rows.validation_encoded, self._validation_positions(limit)
         self.count(encoded.lengths[positions], 1)
         most = 2 * self.max_tokens
@@ -145,7 +146,8 @@ class StudentProbe:
             logits = predict(self.student.model, encoded, rows=positions, max_tokens=most, precision=self.precision)
         else:
             logits = predict_shared(self.student.model, encoded, positions, most, self.precision)
-        return torch.from_numpy(logits), torch.tensor(self.rows.validation.labels[positions])
+        units = self.rows.validation.unit_index(positions)
+        return torch.from_numpy(logits), torch.tensor(self.rows.validation.labels[units])
 
     def _validation_positions(self, limit: int | None) -> NDArray[np.int64]:
         """int64 [n]: the same ones at every look."""
@@ -161,12 +163,12 @@ class StudentProbe:
         return self._credit[2], self._credit[3]
 
     def _run_credit(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
-        encoded, positions = self.rows.encoded, None
+        encoded, table, units = self.rows.encoded, self.rows.table, None
         if self.rows.credit is not None and self.rows.credit_encoded is not None:
-            encoded, own = self.rows.credit_encoded, row_keys(self.rows.credit.ids)
+            encoded, table, own = self.rows.credit_encoded, self.rows.credit, self.rows.credit.unit_keys()
             order = np.argsort(own, kind="stable")
-            positions = order[np.searchsorted(own[order], keys.numpy())]
-        positions = self.positions(keys) if positions is None else positions
+            units = order[np.searchsorted(own[order], keys.numpy())]
+        positions, places = table.locate(self.units(keys) if units is None else units)
         self.count(encoded.lengths[positions], 1)
         batches = scoring_batches(encoded.lengths[positions], self._tokens_at_once())
         needed = any(selector.needs.features for selector in self.method.selectors.values())
@@ -179,14 +181,17 @@ class StudentProbe:
             read = {} if found.features is None else {"features": found.features.cpu()}
             return {"logits": found.logits.cpu(), **read}
 
-        whole, back = self._joined(len(batches), work), np.argsort(np.concatenate(batches))
+        whole, order = self._joined(len(batches), work), np.concatenate(batches)
+        if table.units is not None:
+            order = table.units.take(positions).of(order)
+        back = np.argsort(order)[places]
         return whole["logits"][back], whole["features"][back] if needed else None
 
     # ---- hidden states and losses ----------------------------------------------------------------------------------
 
     def look(self, keys: Tensor) -> Look:
         """See `selection.Probe`: student, teachers and losses on rows of train, without dropout."""
-        positions = self.positions(keys)
+        positions = self.rows.table.locate(self.units(keys))[0]
         lengths = self.rows.encoded.lengths[positions]
         self.count(lengths, 1)
         batches = scoring_batches(lengths, self._tokens_at_once())
@@ -212,7 +217,7 @@ class StudentProbe:
         return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
     def _seen(self, positions: NDArray[np.int64]) -> dict[str, Tensor]:
-        """What a look needs of some rows, [n, …] each, on the CPU: `student`, `losses`, and `teacher K` where a selector needs it."""
+        """What a look needs of the units of some rows, [u, …] each, on the CPU: `student`, `losses`, and `teacher K` where a selector needs it."""
         student, signals, losses = self._losses(positions)
         assert student.hidden is not None
         cls = zip(signals.fields, self.method.teacher_cls, strict=False) if signals is not None else ()
@@ -228,7 +233,7 @@ class StudentProbe:
         with autocast(self.precision, self.device):
             student = self.student(self.student.model, inputs, hidden=True)
         device = student.logits.device
-        labels = self.rows.labels[torch.from_numpy(positions)].to(device)
+        labels = self.rows.labels[torch.from_numpy(self.rows.table.unit_index(positions))].to(device)
         signals = None
         if self.source is not None:
             fields = self.method.all_fields(self.source.num_teachers)
@@ -236,7 +241,8 @@ class StudentProbe:
         columns = []
         for kind in self.method.knowledge:
             if kind.asks_teachers:
-                columns.append(kind(student, signals, labels).mean(1))  # [n, K]: all teachers alike
+                found = kind(student, signals, labels)  # [n, K]: all teachers alike
+                columns.append((student.per_unit(found) if kind.per_row else found).mean(1))
             else:
                 columns.append(kind(student, None, labels).masked_fill(~has_label(labels), torch.nan))
         return student, signals, torch.stack(columns, dim=1)

@@ -29,7 +29,7 @@ class StepRecords:
     def __init__(self, rows: TrainingRows, method: Method, teachers: tuple[str, ...]) -> None:
         self.method = method
         self.averages = Averages()
-        by_label = rows.task.labels if rows.task.kind == "classification" else ()
+        by_label = rows.task.labels if rows.task.classes else ()
         self.recorder = SelectionRecorder(teachers, method.kinds, by_label)
         self.sample = RowSample(rows.keys.numpy(), teachers, method.kinds)
         self.asking = torch.tensor([kind.asks_teachers for kind in method.knowledge])  # bool [M]
@@ -39,10 +39,10 @@ class StepRecords:
     def add(self, batch: Batch, view: StepView, result: StepResult, labelled_share: float = 1.0) -> None:
         """Count one part of a step; `labelled_share` as in `distillation_loss`."""
         self.recorder.add(view.epoch, view.labels, result)
-        self.sample.add(view.epoch, batch.positions, view.student, result, view.multi_label)
+        self.sample.add(view.epoch, batch.units, view.student, result, view.multi_label)
         if self.step_losses is not None:
             self._add_losses(self.step_losses, view, result, labelled_share)
-        count = len(batch)
+        count = len(batch.units)
         for kind, losses in zip(self.method.kinds, result.losses.T, strict=True):
             self.averages.add(f"train/loss_{kind}", losses.sum(), count)
         for kind, weights in zip(self.method.kinds, result.loss_weights.T, strict=True):
@@ -63,8 +63,8 @@ class StepRecords:
     def leave_out(self, batch: Batch, epoch: int) -> None:
         """Count rows of a step that no training pass will see."""
         self.recorder.leave_out(epoch, batch.labels)
-        self.sample.leave_out(epoch, batch.positions)
-        self.averages.add("rows/asked", torch.zeros(()), len(batch))
+        self.sample.leave_out(epoch, batch.units)
+        self.averages.add("rows/asked", torch.zeros(()), len(batch.units))
 
     def take_losses(self) -> Tensor | None:
         """The step's losses, which then start from 0."""

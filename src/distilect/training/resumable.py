@@ -121,8 +121,9 @@ class ResumableTrainer(Trainer):
     ) -> dict[str, float]:
         """Scores on the validation split, in a multi-label task with the thresholds that suit it now; the student's mode is restored."""
         logits = self.predict_rows(self.rows.validation_encoded)
-        labels, task = self.rows.validation.labels, self.rows.task
-        scores = task.score(logits, labels, task.thresholds(logits, labels)) | {"loss": task.loss(logits, labels)}
+        table, task = self.rows.validation, self.rows.task
+        thresholds = task.thresholds(logits, table.labels)
+        scores = task.score(logits, table.labels, thresholds, table.offsets) | {"loss": task.loss(logits, table.labels)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

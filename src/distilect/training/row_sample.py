@@ -22,6 +22,7 @@ from distilect.training.step import StepResult
 ROWS = 400  # enough to see a pattern, few enough that a page can hold their texts
 _STRETCH = 1 << 20  # rows whose keys are compared at once
 MAX_TEXT = 600  # characters; the page shows less
+_CONTEXT = 20  # words on either side of one that is shown
 
 
 class RowSample:
@@ -29,7 +30,7 @@ class RowSample:
     the same rows, whatever their order.
 
     Args:
-        keys: int64 [N], the identities of all rows of train.
+        keys: int64 [U], the identities of all units of train (rows; of a word table, words).
         teachers, kinds: names, in the order of the K and M axes.
     """
 
@@ -45,7 +46,7 @@ class RowSample:
     def add(
         self, epoch: int, positions: NDArray[np.int64], student: Tensor, result: StepResult, multi_label: bool = False
     ) -> None:
-        """Keep what one batch decided; `positions` int64 [B], `student` its logits [B, C] in this pass.
+        """Keep what one batch decided; `positions` int64 [B] of units, `student` its logits [B, C] in this pass.
 
         Stays on the device: nothing is waited for.
         """
@@ -94,11 +95,11 @@ class RowSample:
     def table(self, rows: Table, labels: Sequence[str]) -> pa.Table:
         """One line per epoch and sampled row that a pass saw: its text, label, and what was decided.
 
-        Columns: epoch, row (position in train), text[, text_2], label (a name, several names, or a number), asked, trained, uncertainty (the
+        Columns: epoch, row (position in train; of a word among all words), text[, text_2] (a word is marked in its sentence: [[word]]), label (a name, several names, or a number), asked, trained, uncertainty (the
         student's normalised entropy when it learned from the row), `teacher/NAME`, `right/NAME` (1 where the teacher's best class
         is the label), `knowledge/NAME`. Null where it is not known.
         """
-        texts = [tuple(map(shorten, row)) for row in rows.text(self.positions)]
+        texts = [tuple(map(shorten, row)) for row in _texts(rows, self.positions)]
         gold = [label_name(value, labels) for value in rows.labels[self.positions]]
         lines: list[dict[str, Any]] = []
         for epoch, values in sorted(self.epochs.items()):
@@ -144,6 +145,19 @@ def _smallest(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         found = np.concatenate([found, own])
         if len(found) > count:
             found = found[np.argpartition(keys[found], count - 1)[:count]]
+    return found
+
+
+def _texts(rows: Table, units: NDArray[np.int64]) -> list[tuple[str, ...]]:
+    """The texts of some units; of a word its sentence, cut around it where it is long."""
+    if rows.units is None:
+        return rows.text(units)
+    own = rows.units.rows(units)
+    places = units - rows.units.offsets[own]
+    found = []
+    for words, place in zip(rows.words(own), places.tolist(), strict=True):
+        before, after = words[max(0, place - _CONTEXT) : place], words[place + 1 : place + 1 + _CONTEXT]
+        found.append((" ".join([*before, f"[[{words[place]}]]", *after]),))
     return found
 
 

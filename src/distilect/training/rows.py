@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from distilect.data import Encoded, Table, row_keys
+from distilect.data import Encoded, Table, Units, row_keys
 from distilect.selection import Passes
 from distilect.tasks import Task
 
@@ -23,16 +23,21 @@ class Batch:
 
     Attributes:
         positions: int64 [B] on the CPU, where the rows stand in the training table.
+        units: int64 [U] on the CPU, where their units stand in its labels: the rows themselves, or their words (U = B below but
+            for word tables).
+        of_rows: the units of each row; None: a row is one.
         lengths: int [B] on the CPU, tokens per row.
-        keys: int64 [B], identities of the rows.
-        labels: int64 [B], -100 where a row has none; float32 with NaN in regression; int8 [B, C] in a multi-label task.
+        keys: int64 [U], identities of the units.
+        labels: int64 [U], -100 where a unit has none; float32 with NaN in regression; int8 [B, C] in a multi-label task.
         inputs: of the student, each [B, T].
-        passes: logits without gradient, float32 [P, B, C], by the passes that selectors need.
-        selected: bool [B], rows that were chosen before the step; None: the row selector decides in the step.
+        passes: logits without gradient, float32 [P, U, C], by the passes that selectors need.
+        selected: bool [U], units that were chosen before the step; None: the row selector decides in the step.
         idle: a single row of weight 0, so that this rank runs as many parts as the others. No selector or record sees it.
     """
 
     positions: NDArray[np.int64]
+    units: NDArray[np.int64]
+    of_rows: Units | None
     lengths: NDArray[np.integer]
     keys: Tensor
     labels: Tensor
@@ -43,6 +48,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @property
+    def trained(self) -> NDArray[np.int64]:
+        """The units that the step will train on, places in the table's labels, as far as was chosen before it."""
+        return self.units if self.selected is None else self.units[self.selected.cpu().numpy()]
 
     @property
     def tokens(self) -> int:
@@ -109,22 +119,30 @@ class TrainingRows:
 
     @cached_property
     def keys(self) -> Tensor:
-        """int64 [N], identities; a copy, as tables are read-only; of a table larger than memory its mapped file."""
+        """int64 [U], identities of units; a copy, as tables are read-only; of a table larger than memory its mapped file."""
         if self.table.folder is None:
-            return torch.from_numpy(row_keys(self.table.ids))
+            return torch.from_numpy(self.table.unit_keys())
         return torch.from_numpy(self.table.ids.view(np.int64)[:, 0])
 
     @cached_property
+    def row_keys(self) -> Tensor:
+        """int64 [N], identities of rows: `keys` but for word tables."""
+        return self.keys if self.table.units is None else torch.from_numpy(row_keys(self.table.ids))
+
+    @cached_property
     def labels(self) -> Tensor:
-        """[N]; a copy or a mapped file, as `keys`."""
+        """[U]; a copy or a mapped file, as `keys`."""
         return torch.tensor(self.table.labels) if self.table.folder is None else torch.from_numpy(self.table.labels)
 
     def batch(self, positions: NDArray[np.int64] | list[int], *, inputs: bool = True) -> Batch:
         """The rows at these positions, padded to the longest of them; `inputs`: with what the student reads."""
         positions = np.asarray(positions, dtype=np.int64)
-        index = torch.from_numpy(positions)
+        units, words = self.table.unit_index(positions), self.table.units
+        index = torch.from_numpy(units)
         return Batch(
             positions=positions,
+            units=units,
+            of_rows=None if words is None else words.take(positions),
             lengths=self.encoded.lengths[positions],
             keys=self.keys[index],
             labels=self.labels[index],
@@ -133,7 +151,7 @@ class TrainingRows:
 
     def part(self, batch: Batch, index: NDArray[np.int64]) -> Batch:
         """Some rows of a batch, int64 [b], padded anew."""
-        rows = torch.from_numpy(index)
+        rows = torch.from_numpy(index if batch.of_rows is None else batch.of_rows.of(index))
         return replace(
             self.batch(batch.positions[index]),
             passes={passes: logits[:, rows] for passes, logits in batch.passes.items()},

@@ -21,10 +21,10 @@ AskTeachers = Callable[[Tensor], TeacherSignals]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one evaluation of the formula gives; all but `loss` is detached.
+    """What one evaluation of the formula gives; all but `loss` is detached. Rows are units here: in a word table, words.
 
     Attributes:
-        loss: scalar, the sum over rows (the trainer divides by the rows of the whole optimiser step).
+        loss: scalar, the sum over units (the trainer divides by the units of the whole optimiser step).
         losses: float32 [B, M], each kind of knowledge after the teacher weights, before the loss weights; those on teacher outputs
             divided by the share of rows that ask, those on labels by the share of rows that have one.
         teacher_weights: float32 [B, K], 0 on rows that asked no teacher; K = 0 without teachers.
@@ -57,7 +57,7 @@ def distillation_loss(
         student: the forward pass, with gradient.
         view: the same step as selectors may see it.
         method: selectors and kinds of knowledge.
-        ask: indexes of rows within the batch (int64 [b]) → their teacher outputs.
+        ask: indexes of units within the batch (int64 [b]) → their teacher outputs.
         selected: bool [B], where rows were chosen before the pass; None: `method.rows` chooses now.
         labelled_share: of the rows of the whole optimiser step, those that have a label.
     """
@@ -128,7 +128,9 @@ def _losses(
         elif signals is None:
             columns.append(_zeros(student))
         else:
-            per_row = (weights * kind(asking, signals, labels[rows])).sum(1) / method.rows.asked_share  # [b, K] → [b]
+            distances = kind(asking, signals, labels[rows])
+            distances = asking.per_unit(distances) if kind.per_row else distances
+            per_row = (weights * distances).sum(1) / method.rows.asked_share  # [b, K] → [b]
             columns.append(per_row.new_zeros(len(labels)).index_copy(0, rows, per_row))
     return torch.stack(columns, dim=1)
 

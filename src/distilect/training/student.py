@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from distilect.knowledge import Knowledge, StudentOutputs
-from distilect.models import attention_maps, captured, classification_positions, head_reader
+from distilect.models import (
+    at_words,
+    attention_maps,
+    captured,
+    classification_positions,
+    head_reader,
+    per_unit,
+    split_words,
+)
 
 
 @dataclass
@@ -48,13 +56,29 @@ class StudentPass:
             check: that the logits are its outputs (`HeadReader.features`).
         """
         reading = head_reader(self.model) if features else nullcontext()
+        read, words = split_words(inputs)
         with captured(self.model, self.attention_layers) as attention, reading as head:
-            outputs = model(**inputs, output_hidden_states=hidden)
-        return StudentOutputs(
-            logits=outputs.logits.float(),
+            outputs = model(**read, output_hidden_states=hidden)
+        logits, states = per_unit(outputs.logits, words), outputs.hidden_states if hidden else None
+        found = StudentOutputs(
+            logits=logits.float(),
             mask=inputs["attention_mask"].bool(),
             cls=classification_positions(inputs["input_ids"], inputs["attention_mask"], self.cls_token_id),
-            hidden=outputs.hidden_states if hidden else None,
+            hidden=states,
             attention=attention,
-            features=None if head is None else head.features(outputs.logits, check=check),
+            features=None if head is None else head.features(logits, check=check, words=words),
         )
+        return found if words is None else _of_words(found, words)
+
+
+def _of_words(found: StudentOutputs, words: Tensor) -> StudentOutputs:
+    """A pass over a word table, read at its words; `words` int64 [B, W]."""
+    mask = words >= 0
+    return replace(
+        found,
+        mask=mask,
+        cls=mask.int().argmax(1),
+        hidden=None if found.hidden is None else tuple(at_words(states, words) for states in found.hidden),
+        attention={name: at_words(values, words) for name, values in found.attention.items()},
+        places=mask.flatten().nonzero().squeeze(1),
+    )

@@ -96,8 +96,8 @@ class DistillationTrainer(ResumableTrainer):
         self.of_all_ranks = Counts()  # tokens, the running step's included; the same on each rank
         self.preselection = Preselection(rows, method)
         self.sampler = batch_sampler(rows, method, config, seed)
-        self.rows_in_step, self.labelled_share = 1, 1.0  # the share of these rows that have a label
-        # positions and losses [b, M] of this batch's parts, for messages
+        self.units_in_step, self.labelled_share = 1, 1.0  # the share of these units that have a label
+        # units and losses [b, M] of this batch's parts, for messages
         self.part_losses: list[tuple[NDArray[np.int64], Tensor]] = []
         self.bad_loss = ""  # the message of a loss that is no number
         steps_per_epoch = len(self.sampler) // config.gradient_accumulation_steps
@@ -164,7 +164,7 @@ class DistillationTrainer(ResumableTrainer):
     ) -> tuple[list[Batch], Any]:
         """The accumulated batches of one optimiser step, without the rows that leave it before the training pass.
 
-        Also counts the rows that the step trains on, and those of them that have a label, over all batches and ranks: the
+        Also counts the units that the step trains on, and those of them that have a label, over all batches and ranks: the
         denominators of its means.
         """
         batches = list(islice(epoch_iterator, num_batches))
@@ -174,22 +174,27 @@ class DistillationTrainer(ResumableTrainer):
             batches, left_out = self.preselection(batches, self.probe.run_positions, self.view_of, of_all_ranks)
             if left_out is not None:
                 self.records.leave_out(left_out.to(self.args.device), self.sampler.epoch)
-        rows, tokens = sum(map(len, batches)), sum(batch.tokens for batch in batches)
+        trained = [self._trained(batch) for batch in batches]
+        units, tokens = sum(map(len, trained)), sum(batch.tokens for batch in batches)
         # of the table, not of the batch: its labels are on the device, which would be waited for
-        labelled = sum(int(has_label(self.rows.table.labels[batch.positions]).sum()) for batch in batches)
+        labelled = sum(int(has_label(self.rows.table.labels[own]).sum()) for own in trained)
         if several:
             asked = self.preemption is not None and self.preemption.asked
-            rows, tokens, labelled, stop = distributed.sum_over_ranks(rows, tokens, labelled, int(asked))
+            units, tokens, labelled, stop = distributed.sum_over_ranks(units, tokens, labelled, int(asked))
             if self.preemption is not None:
                 self.preemption.stops = stop > 0
         self.of_all_ranks.tokens += tokens
-        self.rows_in_step = max(rows, 1)
-        self.labelled_share = max(labelled, 1) / self.rows_in_step
+        self.units_in_step = max(units, 1)
+        self.labelled_share = max(labelled, 1) / self.units_in_step
         # gradients are synchronised in the last batch's backward pass: empty ones come first, and an idle row stands in for none
         batches = sorted(batches, key=lambda batch: len(batch) > 0)
         if batches and not len(batches[-1]):
             batches[-1] = self.rows.idle_batch()
-        return batches, torch.tensor(self.rows_in_step)
+        return batches, torch.tensor(self.units_in_step)
+
+    def _trained(self, batch: Batch) -> NDArray[np.int64]:
+        """The units of a batch that the step will train on, places in the table's labels."""
+        return batch.units if self.method.rows.trains_rest else batch.trained
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Run one batch, in parts where it holds more padded tokens than `max_tokens`; the loss is the same."""
@@ -214,7 +219,7 @@ class DistillationTrainer(ResumableTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The formula on one part of a batch, divided by the rows of the whole optimiser step."""
+        """The formula on one part of a batch, divided by the units of the whole optimiser step."""
         batch: Batch = inputs.to(self.args.device)
         student = self.student(model, batch.inputs, self.needs_hidden, self.needs_features)
         if batch.idle:
@@ -226,8 +231,8 @@ class DistillationTrainer(ResumableTrainer):
             selected = distributed.decide_rows(self.method.rows, view)
         result = distillation_loss(student, view, self.method, partial(self._ask, batch), selected, self.labelled_share)
         self.records.add(batch, view, result, self.labelled_share)
-        self.part_losses.append((batch.positions, result.losses))
-        return result.loss * (self.args.world_size / self.rows_in_step)  # gradients are averaged over ranks
+        self.part_losses.append((batch.units, result.losses))
+        return result.loss * (self.args.world_size / self.units_in_step)  # gradients are averaged over ranks
 
     def _idle_loss(self, student: StudentOutputs) -> Tensor:
         """0, with a gradient of zeros: this rank has no rows in this part."""
@@ -246,7 +251,7 @@ class DistillationTrainer(ResumableTrainer):
     def view_of(
         self, batch: Batch, logits: Tensor, pooled: Tensor | None = None, features: Tensor | None = None
     ) -> StepView:
-        """Some rows of this step as selectors see them; `logits` [B, C], `pooled` [B, H], `features` [B, H]."""
+        """Some units of this step as selectors see them; `logits` [U, C], `pooled` [U, H], `features` [U, H]."""
         vectors = None
         if self.vectors is not None:
             vectors = self.vectors.fetch(self.rows.table, batch.positions, [[]]).logits[:, 0].to(logits.device)
@@ -266,12 +271,16 @@ class DistillationTrainer(ResumableTrainer):
         )
 
     def _ask(self, batch: Batch, index: Tensor) -> TeacherSignals:
-        """Teacher outputs on some rows of a part; `index` int64 [b] within it."""
+        """Teacher outputs on some units of a part; `index` int64 [b] within it."""
         assert self.source is not None
-        positions = batch.positions[index.cpu().numpy()]
+        units, places = index.cpu().numpy(), None
+        if batch.of_rows is not None:
+            units, places = batch.of_rows.locate(units)
+        positions = batch.positions[units]
         self.counts.add("teacher_rows", len(positions) * self.source.num_teachers)
         try:
-            return self.source.fetch(self.rows.table, positions, self.fields).to(index.device)
+            found = self.source.fetch(self.rows.table, positions, self.fields)
+            return (found if places is None else found.of_units(torch.from_numpy(places))).to(index.device)
         except TeacherError as error:
             raise RunError(
                 f"step {self.state.global_step + 1}, {_named(positions)}: {error}; the last checkpoint is kept"
@@ -285,8 +294,8 @@ class DistillationTrainer(ResumableTrainer):
         """
         if torch.isfinite(loss):
             return loss
-        bad = [positions[~torch.isfinite(losses.cpu()).all(1).numpy()] for positions, losses in self.part_losses]
-        positions = np.concatenate(bad)
+        bad = [units[~torch.isfinite(losses.cpu()).all(1).numpy()] for units, losses in self.part_losses]
+        positions = self.rows.table.locate(np.concatenate(bad))[0]
         self.bad_loss = (
             f"the loss is {float(loss)} at step {self.state.global_step + 1}, "
             f"{_named(positions) if len(positions) else 'the mean over its rows'}: "
@@ -359,7 +368,7 @@ def batch_sampler(rows: TrainingRows, method: Method, config: TrainConfig, seed:
     """Whole optimiser steps, cut into this rank's parts; the rows that a planning selector chose, if there is one."""
     planner = method.rows if isinstance(method.rows, PlannedRows) else None
     window = None if planner is None else planner.window
-    keys = rows.keys.numpy()
+    keys = rows.row_keys.numpy()
 
     def plan(epoch: int, of: Window) -> NDArray[np.int64]:
         assert planner is not None

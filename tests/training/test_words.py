@@ -1,0 +1,196 @@
+"""Every selector decides per word in a word table, and what holds for rows holds for words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distilect.data import Table, encode
+from distilect.evaluation import predict
+from distilect.selection import actor_critic, akskd
+from distilect.training import DistillationTrainer
+from tests.presets import each_preset
+from tests.tiny import SENTENCES, tiny_roberta
+from tests.training.helpers import TAGS, Bench, weights, whole_and_resumed
+
+# fits the tiny bench: a policy that acts from the start, three short phases
+EAGER: dict[str, dict[str, Any]] = {
+    "rlkd": {"teachers": {"policy_updates": 4}},
+    "rlkd-published": {"teachers": {"warmup_epochs": 0, "policy_rows": 16, "update_every": 1}},
+    "akskd": {"loss_weights": {"phases": 3}},
+    "akskd-hard": {"loss_weights": {"phases": 3}},
+}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"), words=True)
+
+
+def trained(bench: Bench, method: Any, name: str, **settings: Any) -> DistillationTrainer:
+    trainer = bench.trainer(method, name=name, **settings)
+    with mock.patch.multiple(akskd, RANDOM=0.0), mock.patch.multiple(actor_critic, UPDATES=4):
+        trainer.train()
+    return trainer
+
+
+def same(first: DistillationTrainer, second: DistillationTrainer, **tolerance: float) -> None:
+    one, other = weights(first), weights(second)
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], **(tolerance or {"rtol": 0, "atol": 0}), err_msg=name)
+
+
+@pytest.mark.parametrize("name", each_preset())
+def test_every_preset_trains(bench: Bench, name: str) -> None:
+    trainer = bench.trainer({"name": name, **EAGER.get(name, {})}, name=f"preset-{name}")
+    before = weights(trainer)
+    trainer.train()
+    after = weights(trainer)
+    assert all(np.isfinite(values).all() for values in after.values())
+    assert any((before[key] != after[key]).any() for key in before)
+    lines = {line["group"]: line for line in trainer.records.recorder.table().to_pylist() if line["epoch"] == 0}
+    assert lines["all"]["rows"] == bench.table.num_units  # words
+    assert {"O", "B-thing", "I-thing"} <= set(lines)
+
+
+@pytest.mark.parametrize("rows", ["uncertainty", "uncertainty-skip", "random", "random-skip", "random-plan"])
+def test_every_row_selector_chooses_words(bench: Bench, rows: str) -> None:
+    trainer = trained(bench, {"name": "uniform", "rows": {"name": rows, "ratio": 0.4}}, f"rows-{rows}")
+    assert all(np.isfinite(values).all() for values in weights(trainer).values())
+    line = trainer.records.recorder.table().to_pylist()[0]
+    if rows != "random-plan":
+        assert line["rows"] == bench.table.num_units and 0.25 < line["asked"] < 0.6
+
+
+def test_a_row_leaves_the_step_only_when_none_of_its_words_is_chosen(bench: Bench) -> None:
+    whole = trained(bench, "uniform", "whole", epochs=1)
+    few = trained(bench, {"name": "uniform", "rows": {"name": "random-skip", "ratio": 0.05}}, "few", epochs=1)
+    line = few.records.recorder.table().to_pylist()[0]
+    assert line["trained"] == line["asked"] < 0.12  # words that were not chosen teach nothing
+    assert few.counts.rows < whole.counts.rows  # and rows without any are not run
+    assert few.counts.rows > line["asked"] * whole.counts.rows
+
+
+@pytest.mark.parametrize("name", ["uniform", "best-single", "rlkd", "dynamic-data"])
+def test_words_without_labels_learn_from_the_teachers(bench: Bench, name: str) -> None:
+    whole = bench.table
+    labels = whole.labels.copy()
+    labels[whole.unit_index(range(20, 40))] = -100
+    labels[3] = -100  # and a single word
+    try:
+        bench.table = Table(whole.texts, labels, whole.ids, units=whole.units)
+        trainer = trained(bench, {"name": name, **EAGER.get(name, {})}, f"half-{name}")
+    finally:
+        bench.table = whole
+    assert all(np.isfinite(values).all() for values in weights(trainer).values())
+
+
+# ---- invariances ---------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, Any] = {
+    "name": "uniform",
+    "knowledge": {"labels": {}, "response": {}, "feature": {}, "relation": {"dim": 4}, "attention": {}},
+}
+SPLIT: dict[str, tuple[Any, dict[str, Any]]] = {
+    "all kinds": (KINDS, {}),
+    "rlkd": ({"name": "rlkd", "teachers": {"policy_updates": 4}}, {}),
+    "dynamic-objective": ("dynamic-objective", {}),
+    "skip": ({"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.3}}, {}),
+    "akskd": ({"name": "akskd", "loss_weights": {"phases": 3}}, {}),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_neither_the_token_budget_nor_accumulation_changes_the_training(bench: Bench, name: str) -> None:
+    method, settings = SPLIT[name]
+    settings = {"epochs": 1, **settings}
+    whole = trained(bench, method, f"{name}-whole", **settings)
+    for cut in ({"max_tokens": 24}, {"gradient_accumulation_steps": 2}):
+        other = trained(bench, method, f"{name}-{next(iter(cut))}", **settings, **cut)
+        same(whole, other, rtol=1e-3, atol=2e-4)
+
+
+def test_the_loss_is_the_mean_over_the_labelled_words_of_the_step(bench: Bench) -> None:
+    trainer = bench.trainer("finetune", name="mean", epochs=1, batch_size=40)
+    logits = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(bench.table.labels))
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_identities_hold_bit_for_bit(bench: Bench) -> None:
+    """All ones = uniform; every word asked = kd."""
+    settings = {"epochs": 1}
+    same(trained(bench, "uniform", "a", **settings), trained(bench, "all-ones", "b", **settings))
+    every = {"name": "dynamic-data", "rows": {"ratio": 1.0}}
+    plain = {"name": "dynamic-data", "rows": "all"}
+    same(trained(bench, every, "c", **settings), trained(bench, plain, "d", **settings))
+
+
+def test_words_are_predicted_the_same_in_any_batch(bench: Bench) -> None:
+    student = bench.student()
+    encoded = encode(bench.table, student.tokenizer, 32)
+    one, many = (predict(student.model, encoded, max_tokens=most, precision="fp32") for most in (1, 4096))
+    np.testing.assert_allclose(one, many, atol=1e-5)
+    order = np.arange(len(bench.table))[::-1].copy()
+    reversed_ = predict(student.model, encoded, rows=order, precision="fp32")
+    np.testing.assert_allclose(reversed_, many[bench.table.unit_index(order)], atol=1e-5)
+
+
+def test_rows_that_are_read_in_windows_train(bench: Bench) -> None:
+    words = " ".join(SENTENCES).replace(",", "").split()
+    whole = bench.table
+    try:
+        bench.table = Table.concat([whole, Table.from_words([words], [[i % 3 for i in range(len(words))]])])
+        trainer = trained(bench, KINDS, "windows", epochs=1)
+        assert trainer.rows.encoded.truncated == 1
+        loose = trained(bench, KINDS, "windows-cut", epochs=1, max_tokens=24)
+    finally:
+        bench.table = whole
+    same(trainer, loose, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["rlkd", "dynamic-teacher", "akskd"])
+def test_a_resumed_training_is_the_whole_one(bench: Bench, tmp_path: Path, name: str) -> None:
+    def build(folder: Path, *callbacks: Any) -> DistillationTrainer:
+        method = {"name": name, **EAGER.get(name, {})}
+        return bench.trainer(method, name=str(folder), callbacks=list(callbacks))
+
+    whole, resumed = whole_and_resumed(build, tmp_path, 4)
+    same(whole, resumed[0])
+
+
+# ---- teachers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_with_another_tokenizer_gives_knowledge_per_word(bench: Bench, tmp_path: Path) -> None:
+    from distilect.config import TeacherConfig
+    from distilect.models import load_teacher
+
+    other = tiny_roberta(tmp_path / "roberta", list(TAGS.labels)[::-1], seed=3, layers=4, words=True)
+    teachers = bench.teachers
+    try:
+        bench.teachers = [load_teacher(TeacherConfig(name="r", path=other), TAGS, precision="fp32", max_length=32)]
+        trainer = trained(bench, KINDS, "roberta", epochs=1)
+    finally:
+        bench.teachers = teachers
+    assert bench.teachers is teachers and all(np.isfinite(v).all() for v in weights(trainer).values())
+
+
+def test_the_sample_shows_words_in_their_sentence(bench: Bench, tmp_path: Path) -> None:
+    trainer = trained(bench, "best-single", "recorded", epochs=1)
+    trainer.records.sample.write(tmp_path / "rows.parquet", bench.table, TAGS.labels)
+    rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    texts = bench.table.words(range(len(bench.table)))
+    flat = [word for words in texts for word in words]
+    assert len(rows) > 100
+    for row in rows:
+        assert f"[[{flat[row['row']]}]]" in row["text"]
+        assert row["label"] == TAGS.labels[bench.table.labels[row["row"]]]
+        assert row["right/t0"] in (0.0, 1.0, None)
