@@ -64,3 +64,16 @@ def glue_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no GLUE folders at {folder}; set DISTILECT_GLUE")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wnut17_dir() -> Path:
+    """The folder with train.conll, dev.conll and test.conll of WNUT-17.
+
+    `$DISTILECT_WNUT17`, else `../shared/data/wnut17` beside the checkout; the test is skipped without them.
+    """
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "wnut17"
+    folder = Path(os.environ.get("DISTILECT_WNUT17") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no WNUT-17 at {folder}; set DISTILECT_WNUT17")
+    return folder

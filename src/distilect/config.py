@@ -45,19 +45,22 @@ class Part(BaseModel):
 class TaskConfig(Part):
     """The task. Everything can be inferred from the training table."""
 
-    kind: Literal["auto", "classification", "regression", "multi-label"] = Field(
+    kind: Literal["auto", "classification", "regression", "multi-label", "tokens"] = Field(
         "auto",
         description="auto: inferred from the labels; multi-label: a row has any number of them, as lists, as texts with "
-        "`data.label_delimiter`, or in a column per label",
+        "`data.label_delimiter`, or in a column per label; tokens: each word has a tag (named entities, part of speech)",
     )
     labels: list[str] | None = Field(
-        None, description="label names in the order of the student's outputs; default: those of train, sorted"
+        None,
+        description="label names in the order of the student's outputs; default: those of train, sorted; of entity tags O first, then "
+        "all tags of each type",
     )
     metrics: list[str] | None = Field(
         None,
         description="the first one chooses checkpoints. Classification: accuracy, macro_f1, weighted_f1, matthews, and of one class, "
         "as `f1(spam)`, f1, precision, recall, auc, average_precision. Regression: pearson, spearman, neg_mse. Multi-label: micro_f1, macro_f1, map, "
-        "subset_accuracy. Default: inferred; two "
+        "subset_accuracy. Tokens: entity_f1, entity_precision, entity_recall, each also of one type, as `entity_f1(person)`, macro_entity_f1, "
+        "accuracy, macro_f1, weighted_f1, matthews. Default: inferred; two "
         "classes have accuracy and f1, and macro_f1 where one class has more than twice the rows of the other",
     )
     positive: str | None = Field(
@@ -84,7 +87,7 @@ class DataConfig(Part):
 
     train: str | None = Field(
         None,
-        description="file (.csv .tsv .txt .jsonl .json .parquet), folder or pattern of such files, `datasets` folder or hub id",
+        description="file (.csv .tsv .txt .jsonl .json .parquet .conll), folder or pattern of such files, `datasets` folder or hub id",
     )
     dev: str | None = Field(None, description="labelled file that scores are reported on; no choice uses it")
     glue: str | None = Field(
@@ -102,11 +105,13 @@ class DataConfig(Part):
         description="share (below 1) or number (from 1) of the rows of train that become the validation split; ignored with `validation`",
     )
     text: str | list[str] | None = Field(
-        None, description="one or two text columns; default: inferred from their names"
+        None,
+        description="one or two text columns; default: inferred from their names. Of words: a column of lists, in CoNLL files a number from 0",
     )
     label: str | list[str] | None = Field(
         None,
-        description="label column; default: inferred from its name. Several columns: multi-label, a column of 0 and 1 for each label",
+        description="label column; default: inferred from its name. Several columns: multi-label, a column of 0 and 1 for each label. In "
+        "CoNLL files a number from 0, or from the end (-1); default: the last",
     )
     label_delimiter: str | None = Field(
         None,

@@ -53,7 +53,14 @@ def test_from_dict_names_the_keys_it_expects() -> None:
         ("classification", ("a", "a"), ("accuracy",), "must differ"),
         ("regression", ("a", "b"), ("pearson",), "no label names"),
         ("regression", (), ("accuracy",), "does not fit regression"),
-        ("ranking", (), ("accuracy",), "expected classification, regression or multi-label"),
+        ("ranking", (), ("accuracy",), "expected classification, regression, multi-label or tokens"),
+        ("tokens", ("O", "B-a"), ("entity_f2",), "Did you mean 'entity_f1'"),
+        ("tokens", ("O", "B-a"), ("f1",), "does not fit tokens: use entity_f1"),
+        ("tokens", ("O", "B-a"), ("entity_f1(b)",), "no type of entities is called 'b'. Types: a"),
+        ("tokens", ("O", "B-a"), ("macro_entity_f1(a)",), "not of one type; write macro_entity_f1"),
+        ("tokens", ("NOUN", "VERB"), ("entity_f1",), "but 'NOUN' is none: use accuracy"),
+        ("tokens", ("O", "E-a", "L-a"), ("entity_f1",), "O, E-a, L-a are of different schemes"),
+        ("tokens", ("O",), ("accuracy",), "two labels or more"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(kind: str, labels: tuple, metrics: tuple, message: str) -> None:
@@ -72,6 +79,8 @@ def test_default_metrics_follow_the_number_of_classes() -> None:
     assert default_metrics("classification", 200, unbalanced=True) == ("accuracy", "macro_f1")
     assert default_metrics("multi-label", 3)[0] == "micro_f1"
     assert default_metrics("regression", 0) == ("pearson", "spearman")
+    assert default_metrics("tokens", 3, entities=True)[0] == "entity_f1"
+    assert default_metrics("tokens", 3) == ("accuracy", "macro_f1")
 
 
 def test_metrics_tell_the_kind_of_task() -> None:
@@ -79,6 +88,7 @@ def test_metrics_tell_the_kind_of_task() -> None:
     assert kind_of_metrics(("macro_f1",)) == "classification"
     assert kind_of_metrics(("f1(spam)",)) == "classification"
     assert kind_of_metrics(("map",)) == "multi-label"
+    assert kind_of_metrics(("entity_f1(person)",)) == "tokens"
     assert kind_of_metrics(()) is None
 
 
@@ -285,3 +295,15 @@ def test_the_loss_is_torchs_own_on_the_labelled_rows() -> None:
     assert several.loss(logits, labels) == pytest.approx(expected.item())
     scores = Task("t", "regression", (), ("pearson",), 1)
     assert scores.loss(np.array([[1.0], [2.0], [9.0]]), np.array([0.0, 4.0, np.nan])) == pytest.approx(2.5)
+
+
+def test_a_unit_of_a_classification_or_of_tokens_has_one_class_out_of_several() -> None:
+    assert classes(2).classes
+    assert Task("t", "tokens", ("NOUN", "VERB"), ("accuracy",), 1).classes
+    assert not REGRESSION.classes
+    assert not Task("t", "multi-label", ("a", "b"), ("map",), 1).classes
+
+
+def test_rows_of_words_have_one_text() -> None:
+    with pytest.raises(ConfigError, match="one list of words per row, got 2"):
+        Task("t", "tokens", ("NOUN", "VERB"), ("accuracy",), 2)

@@ -12,14 +12,23 @@ from distilect.data.batches import (
 )
 from distilect.data.columns import text_columns
 from distilect.data.encoding import NOTABLE, Encoded, encode, pad_id
-from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_texts, task_settings_of
+from distilect.data.loading import (
+    Data,
+    load_data,
+    load_table,
+    open_texts,
+    read_columns,
+    read_texts,
+    task_settings_of,
+    word_table,
+)
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
 from distilect.data.splits import fold_of, hold_out
 from distilect.data.table import Table, row_identity, row_keys
 from distilect.data.units import Units
 from distilect.data.word_outputs import read_word_columns
-from distilect.data.writers import check_suffix, table_writer, write_columns
+from distilect.data.writers import check_suffix, entity_columns, table_writer, write_columns
 
 __all__ = [
     "NOTABLE",
@@ -33,6 +42,7 @@ __all__ = [
     "Window",
     "check_suffix",
     "encode",
+    "entity_columns",
     "epoch_batches",
     "fold_of",
     "hold_out",
@@ -52,5 +62,6 @@ __all__ = [
     "task_settings_of",
     "text_columns",
     "token_budget_splits",
+    "word_table",
     "write_columns",
 ]

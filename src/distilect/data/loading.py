@@ -27,15 +27,22 @@ from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.data.splits import hold_out
 from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
+from distilect.data.tag_columns import TagColumn, choose_word_columns, is_word_table
 from distilect.errors import DataError
 from distilect.progress import console
-from distilect.tasks import PROBLEM_TYPES, Kind, Task, default_metrics, kind_of_metrics, named_metrics
+from distilect.tasks import PROBLEM_TYPES, Kind, Task, default_metrics, kind_of_metrics, named_metrics, scheme_of
 from distilect.tasks.label_names import match_labels
 
 _PEEK = 100_000  # rows of a streamed table that its task is inferred from
-Labels = LabelColumn | LabelSets | Unlabelled
-LABEL_TYPES: dict[Kind, Any] = {"classification": np.int64, "regression": np.float32, "multi-label": np.int8}
+Labels = LabelColumn | LabelSets | TagColumn | Unlabelled
+LABEL_TYPES: dict[Kind, Any] = {
+    "classification": np.int64,
+    "regression": np.float32,
+    "multi-label": np.int8,
+    "tokens": np.int64,
+}
 UNBALANCED = 2  # times as many rows in the larger class: two classes are unbalanced above it
+_ANY_TASK = Task("words", "tokens", ("0", "1"), ("accuracy",), 1)  # of words without labels
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
 
 
@@ -90,6 +97,7 @@ class _Loader:
     def __init__(self, config: DataConfig, data_dir: Path) -> None:
         self.config, self.data_dir = config, data_dir
         self.report: list[str] = []
+        self.words = False  # rows are lists of words
         self.glue: GlueTask | None = None
         self.glue_files: dict[str, Path] = {}
         if config.glue is not None:
@@ -103,15 +111,25 @@ class _Loader:
     def load(self, settings: TaskConfig, seed: int, like: str | None) -> Data:
         """Train comes first: it defines the columns and the labels of all other tables."""
         config = self.config
+        self.words = settings.kind == "tokens"
         source = self._open("train")
         assert source is not None
         streamed = config.cache is not None
+        self.words = self.glue is None and is_word_table(source, config.text, config.label, settings)
+        if self.words or settings.kind == "tokens":
+            _refuse_with_words(config)
+            settings = settings.model_copy(update={"kind": "tokens"})
         if self.glue is not None and config.text is None and config.label is None:
             self.columns = self.glue.columns
+        elif self.words:
+            self.numbered = bool(source.words)
+            self.columns = self._word_columns(source, words_alone=True)
         else:
             self.columns = choose_columns(source, config.text, config.label, texts_alone=True)
         if self.columns.label is None:
             settings = _known_task(settings, like, source.label)
+            if settings.kind == "tokens" and not self.words:
+                raise DataError(f"{source.label} has texts, but the teacher tags words: expected lists of words, or a CoNLL file")
             self.report.append("train: no labels; the student learns from the teachers alone")
         first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
         column = self._read(source, self.columns, "train", settings, first)
@@ -189,7 +207,13 @@ class _Loader:
             return None
         config = self.config
         source = open_source(
-            spec, self.data_dir, role=role, delimiter=config.delimiter, quoting=config.quoting, name=config.name
+            spec,
+            self.data_dir,
+            role=role,
+            delimiter=config.delimiter,
+            quoting=config.quoting,
+            name=config.name,
+            words=self.words,
         )
         self.report += [f"{role}: {note}" for note in source.notes]
         return source
@@ -200,7 +224,11 @@ class _Loader:
             return None
         columns = self._columns(source, labelled=True)
         if columns.label is None:  # train has none; a validation or dev table may
-            columns = choose_columns(source, self.config.text, self.config.label, texts_alone=role == "validation")
+            alone = role == "validation"
+            if self.words:
+                columns = self._word_columns(source, words_alone=alone)
+            else:
+                columns = choose_columns(source, self.config.text, self.config.label, texts_alone=alone)
         column = self._read(source, columns, role, self._settings)
         table = _labelled_table(column, columns, self.task, role, self.origin)
         self._report_rows(role, table, source.label)
@@ -212,6 +240,12 @@ class _Loader:
         if source is None:
             return None
         columns = self._columns(source, labelled=False)
+        if self.words:
+            column = TagColumn(source.read(columns.texts), columns.texts[0], None)
+            table = _labelled_table(column, columns, self.task, "extra", self.origin)
+            self._report_rows("extra", table, source.label, "labels ignored")
+            self._report_spellings("extra", column)
+            return table
         texts = text_columns(source.read(columns.texts), columns.texts)
         shape = (len(texts[0]), len(self.task.labels))[: 2 if self.task.kind == "multi-label" else 1]
         table = Table.from_columns(texts, np.zeros(shape, LABEL_TYPES[self.task.kind])).without_labels()
@@ -219,10 +253,13 @@ class _Loader:
         return table
 
     def _columns(self, source: Source, labelled: bool) -> Columns:
-        """Train's columns if `source` has all of them; otherwise inferred again."""
+        """Train's columns if `source` has all of them; otherwise inferred again, as always in CoNLL files, where numbers are no names."""
         same = Columns(self.columns.texts, self.columns.label if labelled else None)
-        if set(same.names) <= set(source.columns):
+        if set(same.names) <= set(source.columns) and not source.words:
             return same
+        if self.words:
+            labelled &= self.columns.label is not None
+            return self._word_columns(source, labelled=labelled)
         chosen = choose_columns(source, self.config.text, self.config.label, labelled=labelled)
         if len(chosen.texts) != self.task.num_texts:
             raise DataError(
@@ -231,10 +268,17 @@ class _Loader:
             )
         return chosen
 
+    def _word_columns(self, source: Source, **wanted: bool) -> Columns:
+        """The columns of a table of words. Those that the user named count where the table is like train, in CoNLL's form or not."""
+        named = bool(source.words) == self.numbered
+        text, label = (self.config.text, self.config.label) if named else (None, None)
+        return choose_word_columns(source, text, label, **wanted)
+
     def _report_rows(self, role: str, table: Table, label: str, more: str = "") -> None:
         repeats = len(table) - len(np.unique(table.ids, axis=0))
         repeated = f", {repeats:,} repeats of a text kept" if repeats else ""
-        self.report.append(f"{role}: {len(table):,} rows from {label}{repeated}{'; ' + more if more else ''}")
+        words = "" if table.units is None else f" of {_range(table.units.sizes)} words ({len(table.units):,} words)"
+        self.report.append(f"{role}: {len(table):,} rows{words} from {label}{repeated}{'; ' + more if more else ''}")
 
     def _report_spellings(self, role: str, column: Labels) -> None:
         lines = (f"{role}: {note}" for note in column.notes)
@@ -280,7 +324,11 @@ def load_table(
     settings = settings_for(())
     named = settings.labels if settings.kind == "multi-label" else None
     dialect = {"delimiter": delimiter, "quoting": quoting}
-    source, columns, glue = _open_any(spec, data_dir, "dev", text, label, labelled=True, named=named, **dialect)
+    source, columns, glue, words = _open_any(
+        spec, data_dir, "dev", text, label, labelled=True, named=named, task=settings, **dialect
+    )
+    if words:
+        settings = settings.model_copy(update={"kind": "tokens"})
     column = _read_labels(source, columns, "evaluation", settings, label_delimiter)
     if isinstance(column, LabelColumn):
         settings = settings_for(column.found())
@@ -311,7 +359,7 @@ def read_texts(
     Raises:
         DataError: as `load_data`.
     """
-    source, columns, _ = _open_any(spec, data_dir, "train", text, label, labelled)
+    source, columns, *_ = _open_any(spec, data_dir, "train", text, label, labelled)
     names = tuple(columns.names) if labelled else columns.texts
     rows = source.read(names)
     labels = rows.table[names[-1]].combine_chunks() if labelled else None
@@ -319,14 +367,18 @@ def read_texts(
 
 
 def open_texts(
-    spec: str, *, text: str | Sequence[str] | None = None, data_dir: Path = Path(".")
+    spec: str, *, text: str | Sequence[str] | None = None, data_dir: Path = Path("."), words: bool = False
 ) -> tuple[Source, tuple[str, ...]]:
     """A table that needs no labels, and its text columns; a GLUE folder means its dev file.
+
+    Args:
+        words: the rows are lists of words: `word_table` makes a table of a block of them.
 
     Raises:
         DataError: as `load_data`.
     """
-    source, columns, _ = _open_any(spec, data_dir, "dev", text, None, labelled=False)
+    task = TaskConfig(kind="tokens" if words else "auto")
+    source, columns, *_ = _open_any(spec, data_dir, "dev", text, None, labelled=False, task=task)
     return source, columns.texts
 
 
@@ -371,6 +423,8 @@ def task_settings_of(checkpoint: str | Path | None, found: Sequence[str] = ()) -
     labels = [names[index] for index in sorted(names)]
     if not set(labels) & set(found):
         labels = [label.removeprefix("LABEL_") for label in labels]
+    if any(str(name).endswith("ForTokenClassification") for name in values.get("architectures") or ()):
+        return TaskConfig(kind="tokens", labels=labels or None)
     if values.get("problem_type") == PROBLEM_TYPES["multi-label"]:
         return TaskConfig(kind="multi-label", labels=labels)
     if values.get("problem_type") == PROBLEM_TYPES["regression"]:
@@ -395,15 +449,29 @@ def infer_task(column: Labels, columns: Columns, given: TaskConfig, glue: GlueTa
         if len(labels) < 2:
             column.require_classes()
         unbalanced = column.largest_ratio() > UNBALANCED
-    metrics = metrics or default_metrics(kind, len(labels), unbalanced)
+    if isinstance(column, TagColumn):
+        _check_tags(column, labels, inferred=given.kind == "auto" and not given.labels)
+    entities = kind == "tokens" and scheme_of(labels) is not None
+    metrics = metrics or default_metrics(kind, len(labels), unbalanced, entities)
     return Task(name, kind, labels, named_metrics(metrics, kind, labels, given.positive), len(columns.texts))
+
+
+def _check_tags(column: TagColumn, labels: Sequence[str], inferred: bool) -> None:
+    where = f"{column.rows.label}: column {column.column!r}"
+    if len(labels) == 1:
+        raise DataError(f"{where} has the tag {labels[0]} at every word; expected two tags or more")
+    if inferred and len(labels) > max(MANY, len(column) // 10):
+        raise DataError(
+            f"{where} has {len(labels)} different tags for {len(column)} words. Set data.label to the column of tags, or "
+            "task.kind: tokens if it is the right one"
+        )
 
 
 def _kind_of(column: Labels, given: TaskConfig, glue: GlueTask | None, metrics: Sequence[str]) -> Kind:
     if given.kind != "auto":
         return given.kind
-    if isinstance(column, LabelSets):
-        return "multi-label"
+    if isinstance(column, (LabelSets, TagColumn)):
+        return column.kind()
     if given.labels:
         return "classification"
     if glue is not None:
@@ -436,24 +504,29 @@ def _open_any(
     label: str | Sequence[str] | None,
     labelled: bool,
     named: Sequence[str] | None = None,
+    task: TaskConfig = TaskConfig(),
     **dialect: Any,
-) -> tuple[Source, Columns, GlueTask | None]:
-    """A table, or the file for `role` in a GLUE folder.
+) -> tuple[Source, Columns, GlueTask | None, bool]:
+    """A table, or the file for `role` in a GLUE folder; and whether its rows are lists of words.
 
     Args:
+        task: what is known of it, for telling lists of words from texts.
         named: labels of a multi-label task: columns that are called like all of them are its label columns, if none is given.
     """
     path, _, _ = locate(spec, data_dir)
-    if (path / "train.tsv").is_file():
+    words = task.kind == "tokens"
+    if (path / "train.tsv").is_file() and not words:
         glue, train, dev = recognise_folder(path)
-        return open_glue(train if role == "train" else dev, glue), glue.columns, glue
-    if path.name.endswith(".tsv") and path.is_file() and not text and recognise(path) is COLA:
-        return open_glue(path, COLA), COLA.columns, COLA  # it has no header, so only its own columns fit
-    source = open_source(spec, data_dir, role=role, **dialect)
+        return open_glue(train if role == "train" else dev, glue), glue.columns, glue, False
+    if path.name.endswith(".tsv") and path.is_file() and not text and not words and recognise(path) is COLA:
+        return open_glue(path, COLA), COLA.columns, COLA, False  # it has no header, so only its own columns fit
+    source = open_source(spec, data_dir, role=role, words=words, **dialect)
     _say(source.notes)
+    if is_word_table(source, text, label, task):
+        return source, choose_word_columns(source, text, label, labelled=labelled), None, True
     if label is None and named and set(named) <= set(source.columns):
         label = list(named)
-    return source, choose_columns(source, text, label, labelled=labelled), None
+    return source, choose_columns(source, text, label, labelled=labelled), None, False
 
 
 def _say(lines: Iterable[str]) -> None:
@@ -482,6 +555,10 @@ def _labels_of(rows: Rows, columns: Columns, settings: TaskConfig, delimiter: st
     Raises:
         DataError: several label columns, or a delimiter, of another kind of task; or both.
     """
+    if settings.kind == "tokens":
+        if delimiter is not None:
+            raise DataError(f"{rows.label}: label_delimiter {delimiter!r} for a task of kind tokens: remove it")
+        return TagColumn(rows, columns.texts[0], columns.labels[0] if columns.labels else None)
     if columns.label is None:
         return Unlabelled(rows)
     several = isinstance(columns.label, tuple)
@@ -511,13 +588,58 @@ def _labels_of(rows: Rows, columns: Columns, settings: TaskConfig, delimiter: st
 
 
 def _labelled_table(column: Labels, columns: Columns, task: Task, role: str, origin: str) -> Table:
+    if isinstance(column, TagColumn):
+        if not len(column.kept):
+            raise DataError(f"{column.rows.label}: no row has words in column {columns.texts[0]!r}")
+        return column.table(task, role, origin)
     return Table.from_columns(text_columns(column.rows, columns.texts), column.array(task, role, origin))
 
 
+def word_table(rows: Rows, words: str) -> tuple[Table, NDArray[np.int64], list[str]]:
+    """A table of words without labels, from some rows of a source; and lines about what was left out of it.
+
+    Args:
+        words: the column of lists, as `open_texts` names it.
+
+    Returns:
+        the table; int64 [N], which of `rows` it has: those with words; the lines.
+
+    Raises:
+        DataError: the column does not hold lists of words.
+    """
+    column = TagColumn(rows, words, None)
+    return column.table(_ANY_TASK, "unlabelled", ""), column.kept, column.notes
+
+
+def _refuse_with_words(config: DataConfig) -> None:
+    """Refuse the settings that tables of words do not have yet.
+
+    Raises:
+        DataError: names the setting.
+    """
+    why = {
+        "glue": "GLUE has no task that tags words",
+        "cache": "tables of words are read into memory",
+        "augment": "changed copies would lose the tags of the words",
+    }
+    for key, reason in why.items():
+        if getattr(config, key) is not None:
+            raise DataError(f"data.{key} is set, but the task is of kind tokens: {reason}.\nRemove data.{key}")
+
+
 def _task_line(task: Task) -> str:
+    if task.kind == "tokens":
+        types = f"{task.scheme.name}, {len(task.scheme.types)} types: {listed(task.scheme.types, 8)}" if task.scheme else ""
+        tags = f"{task.num_outputs} tags ({types or listed(task.labels, 8)})"
+        return f"task {task.name}: {tags}, a tag per word, scored by {', '.join(task.metrics)}"
     kind = "labels, any number per row," if task.kind == "multi-label" else "classes"
     what = f"{task.num_outputs} {kind} ({listed(task.labels, 8)})" if task.labels else "regression"
     return f"task {task.name}: {what}, {task.num_texts} text(s) per row, scored by {', '.join(task.metrics)}"
+
+
+def _range(sizes: NDArray[np.int64]) -> str:
+    least, most = (int(sizes.min()), int(sizes.max())) if len(sizes) else (0, 0)
+    return f"{least:,} to {most:,}" if least < most else f"{least:,}"
 
 
 def _comparable(table: Table) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distilect.data.arrow_files import datasets_folder, hub_dataset, is_datasets_folder, parquet_file
+from distilect.data.conll import WORD_SUFFIXES, conll_file
 from distilect.data.decoding import COMPRESSED
 from distilect.data.dialect import detect_dialect
 from distilect.data.shards import folder_files, joined, matching_files, one_kind
@@ -17,7 +18,7 @@ from distilect.errors import DataError, did_you_mean
 
 DELIMITED = (".csv", ".tsv", ".txt")
 JSON = (".jsonl", ".ndjson", ".json")
-SUFFIXES = (".csv", ".tsv", *JSON, ".txt", ".parquet")
+SUFFIXES = (".csv", ".tsv", *JSON, ".txt", ".parquet", *WORD_SUFFIXES)
 _SPLIT = re.compile(r"(.+)\[([\w.-]+)\]")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -30,16 +31,18 @@ def open_source(
     delimiter: str | None = None,
     quoting: bool | None = None,
     name: str | None = None,
+    words: bool = False,
 ) -> Source:
     """Open what `spec` names.
 
     Args:
-        spec: a file (.csv .tsv .txt .jsonl .json, also compressed; .parquet), a folder or pattern (`train-*.csv`) of such files,
+        spec: a file (.csv .tsv .txt .jsonl .json .conll, also compressed; .parquet), a folder or pattern (`train-*.csv`) of such files,
             a `datasets` folder or a hub id; folders and hub ids also as `NAME[SPLIT]`. Relative paths start at `data_dir`.
         role: "train", "dev", "validation" or "extra": selects the split of a data set that has several.
         delimiter: between the fields of CSV, TSV and TXT files; None: detected.
         quoting: whether double quotes delimit such fields; None: CSV yes, TSV and TXT detected.
         name: hub config name.
+        words: the rows are lists of words, so TSV and TXT files are in CoNLL's form.
 
     Raises:
         DataError: nothing is there, or it cannot be read.
@@ -52,13 +55,13 @@ def open_source(
             raise DataError(f"{path} looks like a GLUE folder: give it as data.glue, not as data.{role}")
         files, ignored = folder_files(path, SUFFIXES, role, split)
         label = path.resolve().name
-        return _open_files(files, f"{label}[{split}]" if split else label, delimiter, quoting, ignored)
+        return _open_files(files, f"{label}[{split}]" if split else label, delimiter, quoting, words, ignored)
     if path.is_file():
-        return _open_files([path], path.name, delimiter, quoting)
+        return _open_files([path], path.name, delimiter, quoting, words)
     if path.exists():
         raise DataError(f"{path} is neither a file nor a folder")
     if files := matching_files(spec, data_dir):
-        return _open_files(files, path.name, delimiter, quoting, "")
+        return _open_files(files, path.name, delimiter, quoting, words, "")
     if any(mark in spec for mark in "*?"):
         raise DataError(f"no file matches {path}. Relative paths start at data_dir")
     if path.suffix.lower() in (*SUFFIXES, *COMPRESSED) or not _HUB_ID.fullmatch(base):
@@ -79,7 +82,12 @@ def locate(spec: str, data_dir: Path) -> tuple[Path, str, str | None]:
 
 
 def _open_files(
-    paths: Sequence[Path], label: str, delimiter: str | None, quoting: bool | None, ignored: str | None = None
+    paths: Sequence[Path],
+    label: str,
+    delimiter: str | None,
+    quoting: bool | None,
+    words: bool,
+    ignored: str | None = None,
 ) -> Source:
     """One table in one file or several.
 
@@ -91,7 +99,12 @@ def _open_files(
             raise DataError(f"{path} is empty: expected rows")
     suffix = one_kind(paths, label)
     notes: tuple[str, ...] = ()
-    if suffix in DELIMITED:
+    if suffix in WORD_SUFFIXES or (words and suffix in (".tsv", ".txt")):
+        if quoting is not None:
+            raise DataError(f"{label}: data.quoting is set, but CoNLL files have no quotes: remove it")
+        sources = [conll_file(path, delimiter) for path in paths]
+        notes = sources[0].notes
+    elif suffix in DELIMITED:
         dialect = detect_dialect(paths, suffix, delimiter, quoting)
         sources = [delimited_file(path, dialect.delimiter, dialect.quoting) for path in paths]
         notes = dialect.notes

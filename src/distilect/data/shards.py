@@ -97,4 +97,5 @@ def joined(label: str, sources: Sequence[Source], *, same_columns: bool) -> Sour
 
     sizes = [source.num_rows for source in sources]
     total = None if None in sizes else sum(size for size in sizes if size is not None)
-    return Source(label, columns, load, total, tuple(file for source in sources for file in source.files))
+    files = tuple(file for source in sources for file in source.files)
+    return Source(label, columns, load, total, files, words=sources[0].words)

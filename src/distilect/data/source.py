@@ -57,6 +57,7 @@ class Source:
         num_rows: if known without reading; only such a source can be streamed.
         files: that are read, for telling whether they have changed since.
         notes: what was detected about the files, for the user.
+        words: of a CoNLL file, whose columns all are lists: the usual columns of words and, if there are several, of tags.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Source:
     num_rows: int | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def blocks(self, columns: Sequence[str], limit: int | None = None) -> Iterator[Rows]:
         """Read some columns of the first `limit` rows, one block in memory at a time.

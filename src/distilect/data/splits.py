@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilect.data.table import Table
+from distilect.data.units import Units
 from distilect.errors import DataError
 
 Indexes = NDArray[np.int64]
@@ -16,7 +17,7 @@ def hold_out(table: Table, size: float, seed: int) -> tuple[Indexes, Indexes]:
 
     Different texts are drawn, by (seed, text), not rows: repeats of a text never straddle the split and the order of
     the file does not matter. Classes keep their shares, and each keeps at least one text in train. Of several labels a row counts
-    to its rarest one, of which there are the fewest to share out.
+    to its rarest one, of which there are the fewest to share out; so does a row of words to its rarest tag.
 
     Args:
         size: share (<1) or number (≥1) of rows to hold out; duplicates can make it miss by a few rows.
@@ -74,7 +75,10 @@ def _strata(table: Table, group: Indexes, num_texts: int) -> list[Indexes]:
     """
     if table.labels.dtype.kind == "f":
         return [np.arange(num_texts)]
-    classes = table.labels if table.labels.ndim == 1 else _rarest_label(table.labels)
+    if table.units is not None:
+        classes = _rarest_tag(table.labels, table.units)
+    else:
+        classes = table.labels if table.labels.ndim == 1 else _rarest_label(table.labels)
     labels = np.full(num_texts, np.iinfo(np.int64).max)
     np.minimum.at(labels, group, classes)  # repeats that disagree: the lowest, whatever their order
     return [np.flatnonzero(labels == value) for value in np.unique(labels)]
@@ -89,6 +93,20 @@ def _rarest_label(labels: NDArray[np.int8]) -> Indexes:
     rows = (labels == 1).sum(axis=0)
     rarity = np.where(labels == 1, rows, len(labels) + 1)
     return np.where((labels == 1).any(axis=1), rarity.argmin(axis=1), labels.shape[1]).astype(np.int64)
+
+
+def _rarest_tag(labels: Indexes, units: Units) -> Indexes:
+    """int64 [N]: of the tags of each row's words the one that the fewest rows have.
+
+    Args:
+        labels: int64 [U], -100 for words without a tag.
+    """
+    tags, place = np.unique(labels, return_inverse=True)
+    own = np.repeat(np.arange(len(units.sizes)), units.sizes)
+    rows = np.bincount(np.unique(own * len(tags) + place) % len(tags), minlength=len(tags))
+    rank = np.empty(len(tags), np.int64)
+    rank[np.argsort(rows, kind="stable")] = np.arange(len(tags))  # 0: the rarest
+    return np.asarray(tags[np.argsort(rank)[np.minimum.reduceat(rank[place], units.offsets[:-1])]])
 
 
 def _fill(members: Indexes, counts: Indexes, quota: int) -> list[int]:

@@ -126,6 +126,37 @@ def subset_accuracy(margins: Floats, labels: Bools) -> float:
     return float(((margins > 0) == labels).all(axis=1).mean())
 
 
+# ---- entities: counts int64 [..., 3] of those predicted rightly, predicted, and labelled (`tags.entity_counts`) ---------
+
+
+def entity_precision(counts: Ints) -> float:
+    """Share of the predicted entities that are labelled, with the same words and type; 0.0 where none is predicted."""
+    hits, guessed, _ = counts.reshape(-1, 3).sum(axis=0)
+    return float(hits / guessed) if guessed else 0.0
+
+
+def entity_recall(counts: Ints) -> float:
+    """Share of the labelled entities that are predicted; 0.0 where there are none."""
+    hits, _, there = counts.reshape(-1, 3).sum(axis=0)
+    return float(hits / there) if there else 0.0
+
+
+def entity_f1(counts: Ints) -> float:
+    """F1 over all entities (micro); 0.0 where none is predicted and none is labelled."""
+    hits, guessed, there = counts.reshape(-1, 3).sum(axis=0)
+    return float(2 * hits / (guessed + there)) if guessed + there else 0.0
+
+
+def macro_entity_f1(counts: Ints) -> float:
+    """Mean F1 over the types that are predicted or labelled; 0.0 without any.
+
+    Args:
+        counts: int64 [T, 3], of each type.
+    """
+    values = [entity_f1(row) for row in counts if row.any()]
+    return float(np.mean(values)) if values else 0.0
+
+
 def _counts(predicted: Bools, labels: Bools) -> tuple[int, int, int]:
     """(predicted rightly, predicted, labelled)."""
     return int((predicted & labels).sum()), int(predicted.sum()), int(labels.sum())
@@ -158,6 +189,12 @@ MULTI_LABEL: dict[str, Callable[[Floats, Bools], float]] = {
     "map": mean_average_precision,
     "subset_accuracy": subset_accuracy,
 }
+ENTITY: dict[str, Callable[[Ints], float]] = {
+    "entity_f1": entity_f1,
+    "entity_precision": entity_precision,
+    "entity_recall": entity_recall,
+}
+MACRO_ENTITY = "macro_entity_f1"
 REGRESSION: dict[str, Callable[[Floats, Floats], float]] = {
     "pearson": pearson,
     "spearman": spearman,

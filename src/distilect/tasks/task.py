@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +12,23 @@ from scipy.special import logsumexp
 
 from distilect.errors import ConfigError, DataError, did_you_mean
 from distilect.tasks.label_names import same_label_key
-from distilect.tasks.metrics import CLASSIFICATION, MULTI_LABEL, OF_A_CLASS, RANKING, REGRESSION
+from distilect.tasks.metrics import (
+    CLASSIFICATION,
+    ENTITY,
+    MACRO_ENTITY,
+    MULTI_LABEL,
+    OF_A_CLASS,
+    RANKING,
+    REGRESSION,
+    macro_entity_f1,
+)
+from distilect.tasks.tags import Scheme, entity_counts, misfit, scheme_of, type_counts
 from distilect.tasks.thresholds import choose_thresholds, margins
 
-Kind = Literal["classification", "regression", "multi-label"]
-KINDS: tuple[Kind, ...] = ("classification", "regression", "multi-label")
+Kind = Literal["classification", "regression", "multi-label", "tokens"]
+KINDS: tuple[Kind, ...] = ("classification", "regression", "multi-label", "tokens")
 
-PROBLEM_TYPES: dict[Kind, str] = {  # as transformers' configs call them
+PROBLEM_TYPES: dict[Kind, str] = {  # as transformers' configs call them; they have no word for tokens
     "classification": "single_label_classification",
     "regression": "regression",
     "multi-label": "multi_label_classification",
@@ -28,6 +38,7 @@ _FITTING: dict[Kind, tuple[str, ...]] = {
     "classification": (*CLASSIFICATION, *OF_A_CLASS, *RANKING),
     "regression": (*REGRESSION,),
     "multi-label": (*MULTI_LABEL,),
+    "tokens": (*ENTITY, MACRO_ENTITY, *CLASSIFICATION),
 }
 
 
@@ -49,10 +60,11 @@ class Task:
 
     Args:
         name: used in logs and reports.
-        kind: classification; regression with one output; or multi-label, in which a row has any number of the labels.
+        kind: classification; regression with one output; multi-label, in which a row has any number of the labels; or tokens, in which
+            each word of a row has a tag.
         labels: label names in the order of the outputs; () for regression.
         metrics: the first one is the primary; higher is better for all of them. A metric of one class names it:
-            `f1(spam)`. Of two classes, `f1` alone becomes that of the second one.
+            `f1(spam)`. Of two classes, `f1` alone becomes that of the second one. `entity_f1(person)` is of one type of entities.
         num_texts: 1, or 2 for pairs.
 
     Raises:
@@ -77,6 +89,8 @@ class Task:
             raise ConfigError(f"a task has at least one metric: {', '.join(_FITTING[self.kind])}")
         if self.num_texts not in (1, 2):
             raise ConfigError(f"a task has one text or two per row, got {self.num_texts}")
+        if self.kind == "tokens" and self.num_texts != 1:
+            raise ConfigError(f"a tokens task has one list of words per row, got {self.num_texts}")
 
     @property
     def num_outputs(self) -> int:
@@ -84,23 +98,46 @@ class Task:
         return len(self.labels) or 1
 
     @property
+    def classes(self) -> bool:
+        """Whether a unit has one label out of several, so that its outputs go through a softmax: classification and tokens."""
+        return self.kind in ("classification", "tokens")
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The scheme of a tokens task's tags; None where they are none, as in part of speech."""
+        return scheme_of(self.labels) if self.kind == "tokens" else None
+
+    @property
+    def of_units(self) -> Task:
+        """The same for units that stand alone, as a sample of words does: entities cannot be scored there, words are, by macro_f1."""
+        if self.kind != "tokens" or not _of_entities(self.primary):
+            return self
+        return replace(self, metrics=("macro_f1", "accuracy"))
+
+    @property
     def primary(self) -> str:
         """The metric that chooses checkpoints."""
         return self.metrics[0]
 
     def score(
-        self, logits: NDArray[Any], labels: NDArray[Any], thresholds: Sequence[float] | None = None
+        self,
+        logits: NDArray[Any],
+        labels: NDArray[Any],
+        thresholds: Sequence[float] | None = None,
+        offsets: NDArray[np.int64] | None = None,
     ) -> dict[str, float]:
-        """The task's metrics on the labelled rows.
+        """The task's metrics on the labelled rows, or words.
 
         Args:
-            logits: [N, C]; [N, 1] or [N] for regression. A row of NaN counts as wrong.
+            logits: [N, C]; [N, 1] or [N] for regression; [U, C] for tokens. A row of NaN counts as wrong.
             labels: [N] class indexes, -100 for rows without a label; scores, NaN for rows without one; or int8 [N, C] of 0
-                and 1, -100 for rows without labels.
+                and 1, -100 for rows without labels. For tokens [U] class indexes.
             thresholds: of a multi-label task, C probabilities above which a label is predicted; default: 1/2.
+            offsets: of a tokens task, int64 [N + 1], where each row's words begin (`Table.offsets`); metrics of entities need them.
 
         Raises:
             DataError: no row is labelled, or the shapes do not fit.
+            ValueError: metrics of entities without offsets.
         """
         if len(logits) != len(labels):
             raise DataError(f"{len(logits)} predictions for {len(labels)} labels: expected one per row")
@@ -108,13 +145,17 @@ class Task:
         if not kept.any():
             raise DataError(f"no row of {len(labels)} has a label: nothing to score on {self.name}")
         rows, truth = np.asarray(logits, dtype=np.float64)[kept], np.asarray(labels)[kept]
-        if self.kind == "classification":
+        if self.classes:
             self._check_width(rows)
-            return {name: self._class_metric(name, rows, truth.astype(np.int64)) for name in self.metrics}
+            of_words = [name for name in self.metrics if not _of_entities(name)]
+            found = {name: self._class_metric(name, rows, truth.astype(np.int64)) for name in of_words}
+            if len(found) < len(self.metrics):
+                found |= self._entity_metrics(np.asarray(logits), np.asarray(labels), offsets)
+            return {name: found[name] for name in self.metrics}
         if self.kind == "multi-label":
             self._check_width(rows)
-            found = wrong_where_nan(margins(rows, thresholds), truth == 1)
-            return {name: MULTI_LABEL[name](found, truth == 1) for name in self.metrics}
+            above = wrong_where_nan(margins(rows, thresholds), truth == 1)
+            return {name: MULTI_LABEL[name](above, truth == 1) for name in self.metrics}
         values = rows.reshape(len(rows), -1)
         if values.shape[1] != 1:
             raise DataError(f"{values.shape[1]} outputs per row: a regression task has 1")
@@ -128,7 +169,7 @@ class Task:
         """
         kept = has_label(np.asarray(labels))
         rows, truth = np.asarray(logits, dtype=np.float64)[kept], np.asarray(labels)[kept]
-        if self.kind == "classification":
+        if self.classes:
             return float(np.mean(logsumexp(rows, axis=1) - rows[np.arange(len(rows)), truth.astype(np.int64)]))
         if self.kind == "multi-label":
             return float(np.mean(np.logaddexp(0, rows) - rows * truth))
@@ -149,6 +190,47 @@ class Task:
         if not known.any():
             return None
         return tuple(choose_thresholds(np.asarray(logits, np.float64)[known], labels[known] == 1).tolist())
+
+    def entity_counts(
+        self, logits: NDArray[Any], labels: NDArray[Any], offsets: NDArray[np.int64] | None, of: str | None = None
+    ) -> NDArray[np.int64]:
+        """int64 [N, 3]: how many entities of each row are predicted rightly, predicted, and labelled; metrics of entities are made of these.
+
+        Args:
+            logits, labels, offsets: as in `score`.
+            of: count one type only.
+
+        Raises:
+            ValueError: the tags are no scheme, or there are no offsets.
+        """
+        scheme, where = self._entities(labels, offsets)
+        number = None if of is None else scheme.types.index(of)
+        return entity_counts(self._classes(logits), np.asarray(labels, np.int64), where, scheme, number)
+
+    def _entities(self, labels: NDArray[Any], offsets: NDArray[np.int64] | None) -> tuple[Scheme, NDArray[np.int64]]:
+        if self.scheme is None:
+            raise ValueError(f"the labels of {self.name} are no tags of entities (such as O, B-person, I-person)")
+        if offsets is None:
+            raise ValueError("metrics of entities need to know where each row's words begin: pass offsets=table.offsets")
+        if int(offsets[-1]) != len(labels):
+            raise DataError(f"{len(labels)} labels, but rows of {int(offsets[-1])} words: expected one per word")
+        return self.scheme, offsets
+
+    def _entity_metrics(
+        self, logits: NDArray[Any], labels: NDArray[Any], offsets: NDArray[np.int64] | None
+    ) -> dict[str, float]:
+        """Those of the task's metrics that are of entities."""
+        scheme, where = self._entities(labels, offsets)
+        predicted, truth = self._classes(logits), labels.astype(np.int64)
+        found, by_type = {}, type_counts(predicted, truth, where, scheme)
+        overall = entity_counts(predicted, truth, where, scheme)
+        for metric in filter(_of_entities, self.metrics):
+            name, of = parse_metric(metric)
+            if name == MACRO_ENTITY:
+                found[metric] = macro_entity_f1(by_type)
+            else:
+                found[metric] = ENTITY[name](overall if of is None else by_type[scheme.types.index(of)])
+        return found
 
     def _class_metric(self, metric: str, logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
         name, of = parse_metric(metric)
@@ -186,12 +268,19 @@ class Task:
         return cls(**{**values, "labels": tuple(values["labels"]), "metrics": tuple(values["metrics"])})
 
 
-def default_metrics(kind: Kind, num_labels: int, unbalanced: bool = False) -> tuple[str, ...]:
+def default_metrics(
+    kind: Kind, num_labels: int, unbalanced: bool = False, entities: bool = False
+) -> tuple[str, ...]:
     """The metrics of a task that names none.
 
     Classification: accuracy and f1 for two classes, accuracy and macro_f1 for more. Two classes that are `unbalanced` have
     macro_f1 too, as accuracy and the F1 of the larger class are high for a model that knows nothing.
+
+    Args:
+        entities: the labels of a tokens task are a scheme of entities.
     """
+    if kind == "tokens":
+        return (*ENTITY, "accuracy") if entities else ("accuracy", "macro_f1")
     if kind == "regression":
         return ("pearson", "spearman")
     if kind == "multi-label":
@@ -256,6 +345,8 @@ def _named(metric: str, kind: Kind, labels: tuple[str, ...]) -> str:
         raise ConfigError(f"unknown metric {metric!r}.{hint}")
     if name not in fitting:
         raise ConfigError(f"metric {metric!r} does not fit {kind}: use {', '.join(fitting)}")
+    if _of_entities(name):
+        return _named_entities(metric, name, of, labels)
     if kind != "classification" or name in CLASSIFICATION:
         if of is not None:
             raise ConfigError(f"metric {metric!r}: {name} is not of one class; write {name}")
@@ -268,6 +359,29 @@ def _named(metric: str, kind: Kind, labels: tuple[str, ...]) -> str:
         )
     if of not in labels:
         raise ConfigError(f"metric {metric!r}: no label is called {of!r}.{did_you_mean(of, labels)}")
+    return f"{name}({of})"
+
+
+def _of_entities(metric: str) -> bool:
+    name = parse_metric(metric)[0]
+    return name in ENTITY or name == MACRO_ENTITY
+
+
+def _named_entities(metric: str, name: str, of: str | None, labels: tuple[str, ...]) -> str:
+    scheme = scheme_of(labels)
+    if scheme is None:
+        odd = misfit(labels)
+        why = f"{odd!r} is none" if odd is not None else f"{', '.join(labels[:5])} are of different schemes"
+        raise ConfigError(
+            f"metric {metric!r} needs tags of entities (such as O, B-person, I-person), but {why}: use accuracy and macro_f1"
+        )
+    if of is None:
+        return name
+    if name == MACRO_ENTITY:
+        raise ConfigError(f"metric {metric!r}: {name} is not of one type; write {name}")
+    if of not in scheme.types:
+        hint = did_you_mean(of, scheme.types) or f" Types: {', '.join(scheme.types)}."
+        raise ConfigError(f"metric {metric!r}: no type of entities is called {of!r}.{hint}")
     return f"{name}({of})"
 
 
