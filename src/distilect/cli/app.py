@@ -543,9 +543,13 @@ def evaluate(
         metrics=_names(metrics),
         precision=precision,
     )
+    width = max(12, *map(len, found["scores"]))
     for name, value in found["scores"].items():
-        typer.echo(f"{name:<12} {value:.4f}")
-    typer.echo(f"{'rows':<12} {found['rows']}")
+        typer.echo(f"{name:<{width}} {value:.4f}")
+    typer.echo(f"{'rows':<{width}} {found['rows']}")
+    for kind, of in found.get("types", {}).items():
+        scores = ", ".join(f"{name} {of[name]:.4f}" for name in ("precision", "recall", "f1"))
+        typer.echo(f"{kind:<{width}} {scores} ({of['entities']} entities)")
     for line in found.get("report", ()):
         typer.echo(line, err=True)
 
@@ -553,14 +557,14 @@ def evaluate(
 @app.command(cls=Verb)
 def predict(
     model: Annotated[str, typer.Argument(help="Checkpoint, or a run's folder: its student.", show_default=False)],
-    data: Annotated[str, typer.Argument(help="Table of texts.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="Table of texts, or of lists of words.", show_default=False)],
     output: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet", show_default=False)],
     text: Text = None,
     data_dir: DataDir = ".",
     max_length: MaxLength = None,
     precision: Precision = "auto",
 ) -> None:
-    """Write a checkpoint's labels and probabilities for texts.
+    """Write a checkpoint's labels and probabilities for texts, or the entities in them.
 
     Given a run's folder, also how many of its teachers agree.
 

@@ -20,15 +20,15 @@ from distilect.data.loading import (
     read_columns,
     read_texts,
     task_settings_of,
-    word_table,
 )
 from distilect.data.readers import open_source
+from distilect.data.sentences import Sentences, open_sentences, read_sentences
 from distilect.data.source import Rows, Source
 from distilect.data.splits import fold_of, hold_out
 from distilect.data.table import Table, row_identity, row_keys
 from distilect.data.units import Units
 from distilect.data.word_outputs import read_word_columns
-from distilect.data.writers import check_suffix, entity_columns, table_writer, write_columns
+from distilect.data.writers import check_suffix, table_writer, write_columns
 
 __all__ = [
     "NOTABLE",
@@ -36,22 +36,24 @@ __all__ = [
     "Encoded",
     "EpochBatchSampler",
     "Rows",
+    "Sentences",
     "Source",
     "Table",
     "Units",
     "Window",
     "check_suffix",
     "encode",
-    "entity_columns",
     "epoch_batches",
     "fold_of",
     "hold_out",
     "load_data",
     "load_table",
+    "open_sentences",
     "open_source",
     "open_texts",
     "pad_id",
     "read_columns",
+    "read_sentences",
     "read_texts",
     "read_word_columns",
     "row_identity",
@@ -62,6 +64,5 @@ __all__ = [
     "task_settings_of",
     "text_columns",
     "token_budget_splits",
-    "word_table",
     "write_columns",
 ]

@@ -42,7 +42,6 @@ LABEL_TYPES: dict[Kind, Any] = {
     "tokens": np.int64,
 }
 UNBALANCED = 2  # times as many rows in the larger class: two classes are unbalanced above it
-_ANY_TASK = Task("words", "tokens", ("0", "1"), ("accuracy",), 1)  # of words without labels
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
 
 
@@ -367,18 +366,14 @@ def read_texts(
 
 
 def open_texts(
-    spec: str, *, text: str | Sequence[str] | None = None, data_dir: Path = Path("."), words: bool = False
+    spec: str, *, text: str | Sequence[str] | None = None, data_dir: Path = Path(".")
 ) -> tuple[Source, tuple[str, ...]]:
     """A table that needs no labels, and its text columns; a GLUE folder means its dev file.
-
-    Args:
-        words: the rows are lists of words: `word_table` makes a table of a block of them.
 
     Raises:
         DataError: as `load_data`.
     """
-    task = TaskConfig(kind="tokens" if words else "auto")
-    source, columns, *_ = _open_any(spec, data_dir, "dev", text, None, labelled=False, task=task)
+    source, columns, *_ = _open_any(spec, data_dir, "dev", text, None, labelled=False)
     return source, columns.texts
 
 
@@ -593,22 +588,6 @@ def _labelled_table(column: Labels, columns: Columns, task: Task, role: str, ori
             raise DataError(f"{column.rows.label}: no row has words in column {columns.texts[0]!r}")
         return column.table(task, role, origin)
     return Table.from_columns(text_columns(column.rows, columns.texts), column.array(task, role, origin))
-
-
-def word_table(rows: Rows, words: str) -> tuple[Table, NDArray[np.int64], list[str]]:
-    """A table of words without labels, from some rows of a source; and lines about what was left out of it.
-
-    Args:
-        words: the column of lists, as `open_texts` names it.
-
-    Returns:
-        the table; int64 [N], which of `rows` it has: those with words; the lines.
-
-    Raises:
-        DataError: the column does not hold lists of words.
-    """
-    column = TagColumn(rows, words, None)
-    return column.table(_ANY_TASK, "unlabelled", ""), column.kept, column.notes
 
 
 def _refuse_with_words(config: DataConfig) -> None:

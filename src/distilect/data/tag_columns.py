@@ -160,6 +160,7 @@ class TagColumn:
     Attributes:
         rows: as they were read; `kept`: int64 [N], which of them have words.
         words: large_string [U], row by row; `units` says how many each row has.
+        sizes: int64, words of every row as it was read, those without visible characters too.
         tags: of the words that have one, in place `labelled` (int64); None where the table has none.
         class_names: names behind the integers, where the file tells them.
         notes: lines for the user.
@@ -171,7 +172,7 @@ class TagColumn:
     def __init__(self, rows: Rows, words: str, tags: str | None) -> None:
         self.rows, self.column, self.notes = rows, tags, list[str]()
         lists = _lists(rows, words, "words")
-        sizes = _sizes(lists)
+        self.sizes = sizes = _sizes(lists)
         values = _flat(lists).cast(pa.large_string())
         owner = np.repeat(np.arange(len(lists)), sizes)
         self._place = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of a word in its row as read
@@ -189,6 +190,11 @@ class TagColumn:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """int64 [U]: where each word stands in its row as it was read."""
+        return self._place
 
     def where(self, word: int) -> str:
         """Such as `train.conll, line 12, word 3 ('Paris')`; the line is that of the first word."""

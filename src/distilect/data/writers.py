@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from distilect.data.table import CHUNK, Table
+from distilect.data.table import CHUNK
 from distilect.errors import DataError
 from distilect.files import atomic
-from distilect.tasks import Scheme, spans
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -35,27 +32,6 @@ def write_columns(path: Path, columns: Mapping[str, pa.Array]) -> None:
     """Write columns of equal length in the format of the file's suffix, as `table_writer`."""
     with table_writer(path) as write:
         write(pa.table(dict(columns)))
-
-
-def entity_columns(table: Table, classes: NDArray[np.int64], scheme: Scheme) -> dict[str, pa.Array]:
-    """The rows of a table of words as `text` and `entities`, for JSONL and Parquet.
-
-    Args:
-        classes: int64 [U], the class of each word's tag, -100 for none.
-
-    Returns:
-        the words joined by spaces; for each row a list of its entities: first word (from 0), the one after the last, type, and text.
-    """
-    words = table.words(range(len(table)))
-    entities: list[list[dict[str, str | int]]] = [[] for _ in words]
-    offsets = table.offsets
-    assert offsets is not None
-    for row, start, end, kind in zip(*(part.tolist() for part in spans(classes, offsets, scheme)), strict=True):
-        text = " ".join(words[row][start:end])
-        entities[row].append({"start": start, "end": end, "type": scheme.types[kind], "text": text})
-    one = {"start": pa.int64(), "end": pa.int64(), "type": pa.string(), "text": pa.large_string()}
-    lists = pa.list_(pa.struct(list(one.items())))
-    return {"text": pa.array([" ".join(row) for row in words], pa.large_string()), "entities": pa.array(entities, lists)}
 
 
 @contextmanager

@@ -185,7 +185,8 @@ def evaluate(
             `labels` are the names of the checkpoint's outputs, in their order.
 
     Returns:
-        scores, rows, task; report: lines about rows that were cut and text that the tokenizer does not know.
+        scores, rows, task; of entities also `types`: type → precision, recall, f1, entities; report: lines about rows that were cut and
+        text that the tokenizer does not know.
     """
     given = {"kind": kind, "labels": labels, "metrics": metrics}
     settings = parse_part(TaskConfig, {key: value for key, value in given.items() if value is not None})
@@ -195,9 +196,11 @@ def evaluate(
     teacher = load_teacher(spec, task, precision=precision, max_length=max_length)
     assert isinstance(teacher, CheckpointTeacher)
     encoded = teacher.encode(table)
-    logits = predict(teacher.model, encoded, precision=precision)
+    logits = predict(teacher.model, encoded, precision=precision)[:, teacher.order]
+    types = task.type_scores(logits, table.labels, table.offsets)
     return {
-        "scores": task.score(logits[:, teacher.order], table.labels, teacher.thresholds, table.offsets),
+        "scores": task.score(logits, table.labels, teacher.thresholds, table.offsets),
+        **({"types": types} if types else {}),
         "rows": len(table),
         "task": task.to_dict(),
         "report": encoded.report(teacher.name, "evaluated"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from distilect.config import RunConfig, TeacherConfig, load_config
-from distilect.data import Source, Table, check_suffix, open_texts, table_writer, task_settings_of, text_columns
+from distilect.config import RunConfig, TaskConfig, TeacherConfig, load_config
+from distilect.data import (
+    Rows,
+    Sentences,
+    Source,
+    Table,
+    check_suffix,
+    open_sentences,
+    open_texts,
+    read_sentences,
+    table_writer,
+    task_settings_of,
+    text_columns,
+)
 from distilect.errors import DataError, RunError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher, load_teacher, resolve_path
+from distilect.pipeline.tagging import lists_as_json, tag_columns
 from distilect.pipeline.teachers import named_teachers
 from distilect.progress import track
 from distilect.tasks import Kind, Task, default_metrics, margins
@@ -40,6 +54,9 @@ def predict_file(
     class, and `probability_NAME` of each label. Where `model` is a run's folder, its checkpoint teachers are run too: `teachers_agree` is
     the share of them with the same label, `teachers_mean` in regression their mean score.
 
+    Of a model that tags words: lists with one tag and one probability per word, and `entities` (`tagging.tag_columns`); `teachers_agree` is a
+    share of the words. Texts are split into words (`data.sentences.words_of`). In CSV and TSV lists are JSON.
+
     Args:
         model: a checkpoint, or the folder of a run, which means its student.
         data: as `data.train`; labels are not needed.
@@ -56,32 +73,68 @@ def predict_file(
     check_suffix(output)
     run = _Run(Path(model)) if (Path(model) / "metrics.json").is_file() else None
     checkpoint = str(run.student if run else model)
-    source, columns = open_texts(str(data), text=text or (run.text if run else None), data_dir=Path(data_dir))
-    task = _task_of(checkpoint, len(columns))
+    settings = task_settings_of(Path(resolve_path(checkpoint)))
+    opened = _open(str(data), text, run.text if run else None, Path(data_dir), settings.kind == "tokens")
+    task = _task_of(settings, len(opened.columns))
     options: dict[str, Any] = {"precision": precision, "max_length": max_length}
     student = load_teacher(TeacherConfig(path=checkpoint), task, **options)
     assert isinstance(student, CheckpointTeacher)
     models = [student, *(run.teachers(task, options) if run else [])]
     cuts = [student.thresholds, *(run.thresholds(teacher) for teacher in models[1:])] if run else [student.thresholds]
 
-    rows = cut = 0
+    rows = cut = wordless = 0
     with table_writer(output) as write:
-        for block in _blocks(source, output.name):
-            table = Table.from_columns(text_columns(block, columns))
+        for block in _blocks(opened.source, output.name):
+            read = opened.read(block)
+            table = read.table if isinstance(read, Sentences) else read
             encoded = [each.encode(table) for each in models]
             logits = [
                 predict(each.model, tokens, precision=precision)[:, each.order]
                 for each, tokens in zip(models, encoded, strict=True)
             ]
-            write(_with_columns(block.table, _columns(task, logits, cuts), source.label))
-            rows, cut = rows + len(table), cut + encoded[0].truncated
-    lines = [f"{rows:,} rows of {source.label} → {output}"]
+            if isinstance(read, Sentences):
+                added = tag_columns(task, read, logits)
+                wordless += len(block) - len(read.kept)
+            else:
+                added = _columns(task, logits, cuts)
+                cut += encoded[0].truncated
+            written = _with_columns(block.table, added, opened.source.label)
+            write(lists_as_json(written) if task.kind == "tokens" and output.suffix in (".csv", ".tsv") else written)
+            rows += len(block)
+    lines = [f"{rows:,} rows of {opened.source.label} → {output}"]
+    lines += [f"{wordless:,} of them have no words"] if wordless else []
     lines += [f"{cut:,} of them were cut to {student.max_length} tokens: give a higher --max-length"] if cut else []
     return lines + ([f"not asked, as they are no checkpoints: {', '.join(run.others)}"] if run and run.others else [])
 
 
-def _task_of(checkpoint: str, num_texts: int) -> Task:
-    settings = task_settings_of(Path(resolve_path(checkpoint)))
+@dataclass(frozen=True)
+class _Opened:
+    """The file: its text columns, or its one column of words.
+
+    Args:
+        lists: the column holds lists of words; None: the model does not tag words.
+    """
+
+    source: Source
+    columns: tuple[str, ...]
+    lists: bool | None
+
+    def read(self, block: Rows) -> Table | Sentences:
+        """Some rows for the models."""
+        if self.lists is None:
+            return Table.from_columns(text_columns(block, self.columns))
+        return read_sentences(block, self.columns[0], self.lists)
+
+
+def _open(data: str, text: list[str] | None, of_run: list[str] | None, data_dir: Path, words: bool) -> _Opened:
+    """Open the file; `of_run` are the text columns of the run's own tables."""
+    if not words:
+        return _Opened(*open_texts(data, text=text or of_run, data_dir=data_dir), lists=None)
+    source, column, lists = open_sentences(data, text=text, usual=of_run or (), data_dir=data_dir)
+    return _Opened(source, (column,), lists)
+
+
+def _task_of(settings: TaskConfig, num_texts: int) -> Task:
     kind: Kind = "classification" if settings.kind == "auto" else settings.kind
     labels = tuple(settings.labels or ())
     return Task("predict", kind, labels, default_metrics(kind, len(labels)), num_texts)

@@ -30,6 +30,7 @@ from distilect.tasks.task import (
     kind_of_metrics,
     named_metrics,
     parse_metric,
+    type_scores,
     wrong_where_nan,
 )
 from distilect.tasks.thresholds import margins
@@ -66,5 +67,6 @@ __all__ = [
     "spans",
     "spearman",
     "type_counts",
+    "type_scores",
     "wrong_where_nan",
 ]

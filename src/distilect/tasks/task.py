@@ -20,6 +20,9 @@ from distilect.tasks.metrics import (
     OF_A_CLASS,
     RANKING,
     REGRESSION,
+    entity_f1,
+    entity_precision,
+    entity_recall,
     macro_entity_f1,
 )
 from distilect.tasks.tags import Scheme, entity_counts, misfit, scheme_of, type_counts
@@ -207,6 +210,19 @@ class Task:
         number = None if of is None else scheme.types.index(of)
         return entity_counts(self._classes(logits), np.asarray(labels, np.int64), where, scheme, number)
 
+    def type_scores(
+        self, logits: NDArray[Any], labels: NDArray[Any], offsets: NDArray[np.int64] | None
+    ) -> dict[str, dict[str, float]]:
+        """Scores of each type of entities (`type_scores`); empty where the labels are no tags of entities.
+
+        Args:
+            logits, labels, offsets: as in `score`.
+        """
+        if self.scheme is None:
+            return {}
+        scheme, where = self._entities(labels, offsets)
+        return type_scores(self._classes(logits), np.asarray(labels, np.int64), where, scheme)
+
     def _entities(self, labels: NDArray[Any], offsets: NDArray[np.int64] | None) -> tuple[Scheme, NDArray[np.int64]]:
         if self.scheme is None:
             raise ValueError(f"the labels of {self.name} are no tags of entities (such as O, B-person, I-person)")
@@ -266,6 +282,25 @@ class Task:
         if set(values) != expected:
             raise ConfigError(f"a task has the keys {', '.join(sorted(expected))}; got {', '.join(sorted(values))}")
         return cls(**{**values, "labels": tuple(values["labels"]), "metrics": tuple(values["metrics"])})
+
+
+def type_scores(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], offsets: NDArray[np.int64], scheme: Scheme
+) -> dict[str, dict[str, float]]:
+    """`precision`, `recall` and `f1` of each type of entities, and how many `entities` of it are labelled.
+
+    Args:
+        predicted, labels, offsets: as in `entity_counts`.
+    """
+    return {
+        kind: {
+            "precision": entity_precision(counts),
+            "recall": entity_recall(counts),
+            "f1": entity_f1(counts),
+            "entities": int(counts[2]),
+        }
+        for kind, counts in zip(scheme.types, type_counts(predicted, labels, offsets, scheme), strict=True)
+    }
 
 
 def default_metrics(
