@@ -12,15 +12,7 @@ from distilect.data.batches import (
 )
 from distilect.data.columns import text_columns
 from distilect.data.encoding import NOTABLE, Encoded, encode, pad_id
-from distilect.data.loading import (
-    Data,
-    load_data,
-    load_table,
-    open_texts,
-    read_columns,
-    read_texts,
-    task_settings_of,
-)
+from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_texts, task_settings_of
 from distilect.data.readers import open_source
 from distilect.data.sentences import Sentences, open_sentences, read_sentences
 from distilect.data.source import Rows, Source

@@ -24,7 +24,7 @@ from distilect.progress import console
 from distilect.tasks import Task
 
 _ANY_TASK = Task("words", "tokens", ("0", "1"), ("accuracy",), 1)  # of words without tags
-_INNER = r"[\p{L}\p{M}\p{N}_\u200c\u200d]"  # marks and joiners are parts of letters in many scripts
+_INNER = r"[\p{L}\p{M}\p{N}_" + "\u200c\u200d]"  # marks and joiners are parts of letters in many scripts
 # A run of letters and digits with single hyphens and dots inside it; any other visible character is a word of its own. The script that
 # an export writes beside its files has the same (`export/entities.py`).
 WORD = rf"[\p{{L}}\p{{N}}_]{_INNER}*(?:[-.][\p{{L}}\p{{N}}_]{_INNER}*)*|[^\s\p{{Cc}}\p{{Cf}}]\p{{M}}*"

@@ -18,7 +18,7 @@ from distilect.progress import track
 
 CHUNK = 1000  # rows per tokenizer call
 LARGE = 20_000  # rows from which on tokenising takes long enough for a progress bar
-_OVERLAP = 4  # neighbouring windows share a quarter of their tokens
+OVERLAP = 4  # neighbouring windows share a quarter of their tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ def _rows(rows: list[list[str]], tokenizer: Any, max_length: int) -> list[_Row]:
             [texts[i] for i in long],
             truncation=True,
             max_length=max_length,
-            stride=room // _OVERLAP,
+            stride=room // OVERLAP,
             return_overflowing_tokens=True,
             **options,
         )

@@ -22,14 +22,20 @@ def row_draws(rows: int, resamples: int, seed: int) -> NDArray[np.float32]:
 
 
 def resampled_scores(
-    task: Task, outputs: NDArray[np.float32], labels: NDArray[np.generic], draws: NDArray[np.float32]
+    task: Task,
+    outputs: NDArray[np.float32],
+    labels: NDArray[np.generic],
+    draws: NDArray[np.float32],
+    offsets: NDArray[np.int64] | None = None,
 ) -> Floats:
     """The task's primary metric on each resample, float64 [B]; on the rows as they are where `draws` is [[1, …, 1]].
 
     Args:
-        outputs: [N, C], the student's on rows that all have labels; of a multi-label task above 0 where a label is predicted.
-        labels: [N], class indexes or scores; or [N, C] of 0 and 1.
+        outputs: [N, C], the student's on rows that all have labels; of a multi-label task above 0 where a label is predicted. Of words
+            [U, C].
+        labels: [N], class indexes or scores; or [N, C] of 0 and 1. Of words [U], -100 for those without a label.
         draws: [B, N], as `row_draws` gives them.
+        offsets: of words, int64 [N + 1], where those of each row begin: rows are resampled, as the words of one are not independent.
     """
     if task.kind == "regression":
         return _REGRESSION[task.primary](outputs[:, 0].astype(np.float64), labels.astype(np.float64), draws)
@@ -37,21 +43,60 @@ def resampled_scores(
         positive = labels == 1
         return _MULTI_LABEL[task.primary](wrong_where_nan(outputs.astype(np.float64), positive), positive, draws)
     metric, of = parse_metric(task.primary)
+    if metric in _ENTITIES or metric == "macro_entity_f1":
+        return _entity_scores(task, metric, of, outputs, labels, draws, offsets)
     number = task.labels.index(of) if of is not None else -1
     if metric in _RANKING:
         positive = labels == number
         scores = class_margin(outputs.astype(np.float64), number)[:, None]
         return _RANKING[metric](wrong_where_nan(scores, positive[:, None])[:, 0], positive, draws)
-    classes = len(task.labels)
-    broken = np.isnan(outputs).any(axis=1)
-    predicted = np.where(broken, classes, np.nan_to_num(outputs).argmax(axis=1))  # a class of its own: always wrong
-    cell = labels.astype(np.int64) * (classes + 1) + predicted
-    found = np.unique(cell)
-    sums = draws @ (cell[:, None] == found).astype(np.float32)  # [B, cells that occur]
-    confusion = np.zeros((len(draws), classes * (classes + 1)))
-    confusion[:, found] = sums
-    cells = confusion.reshape(len(draws), classes, classes + 1)
+    cells = _confusions(outputs, labels.astype(np.int64), len(task.labels), draws, offsets)
     return _CLASSIFICATION[metric](cells) if of is None else _OF_A_CLASS[metric](cells, number)
+
+
+def _confusions(
+    outputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    draws: NDArray[np.float32],
+    offsets: NDArray[np.int64] | None,
+) -> Floats:
+    """[B, gold, predicted]; the last predicted class is "no class", that of a NaN: always wrong."""
+    broken = np.isnan(outputs).any(axis=1)
+    predicted = np.where(broken, classes, np.nan_to_num(outputs).argmax(axis=1))
+    found, cell = np.unique(labels * (classes + 1) + predicted, return_inverse=True)
+    rows = np.arange(len(labels)) if offsets is None else np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    counts = np.zeros((draws.shape[1], len(found)), dtype=np.float32)
+    known = labels >= 0
+    np.add.at(counts, (rows[known], cell[known]), 1)  # how often each cell that occurs is in each row
+    confusion = np.zeros((len(draws), classes * (classes + 1)))
+    occurs = found >= 0
+    confusion[:, found[occurs]] = draws @ counts[:, occurs]
+    return confusion.reshape(len(draws), classes, classes + 1)
+
+
+def _entity_scores(
+    task: Task,
+    metric: str,
+    of: str | None,
+    outputs: NDArray[np.float32],
+    labels: NDArray[np.generic],
+    draws: NDArray[np.float32],
+    offsets: NDArray[np.int64] | None,
+) -> Floats:
+    """Metrics of entities are made of each row's counts: predicted rightly, predicted, labelled."""
+    weights = draws.astype(np.float64)
+    if metric in _ENTITIES:
+        return _ENTITIES[metric](weights @ task.entity_counts(outputs, labels, offsets, of))
+    types = task.scheme.types if task.scheme else ()
+    counts = [weights @ task.entity_counts(outputs, labels, offsets, kind) for kind in types]
+    values, occurs = (np.stack([make(one) for one in counts]) for make in (_entity_f1, lambda one: one.any(axis=1)))
+    return _ratio((values * occurs).sum(axis=0), occurs.sum(axis=0))
+
+
+def _entity_f1(counts: Floats) -> Floats:
+    """[B, 3] → [B]."""
+    return _ratio(2 * counts[:, 0], counts[:, 1] + counts[:, 2])
 
 
 def _accuracy(confusion: Floats) -> Floats:
@@ -207,6 +252,11 @@ _CLASSIFICATION: dict[str, Callable[[Floats], Floats]] = {
     "matthews": _matthews,
 }
 _OF_A_CLASS: dict[str, Callable[[Floats, int], Floats]] = {"f1": _f1, "precision": _precision, "recall": _recall}
+_ENTITIES: dict[str, Callable[[Floats], Floats]] = {  # of counts [B, 3]
+    "entity_f1": _entity_f1,
+    "entity_precision": lambda counts: _ratio(counts[:, 0], counts[:, 1]),
+    "entity_recall": lambda counts: _ratio(counts[:, 0], counts[:, 2]),
+}
 _RANKING: dict[str, Callable[[Floats, NDArray[np.bool_], NDArray[np.float32]], Floats]] = {
     "auc": _auc,
     "average_precision": _average_precision,

@@ -18,6 +18,7 @@ from distilect.experiments.results import (
     Result,
     Results,
     labels_key,
+    offsets_key,
     prediction_key,
     read_predictions,
     write_predictions,
@@ -128,7 +129,8 @@ def _keep(folder: Path, name: str, results: Sequence[Result], predictions: Mappi
     """Results and predictions in one file each, small enough to commit."""
     atomic_write(folder / f"{name}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in results))
     wanted = {prediction_key(r) for r in results}
-    wanted |= {labels_key(f"{r['scenario']}.{r['task_name']}", r["dev_fingerprint"]) for r in results}
+    for name_of in (labels_key, offsets_key):
+        wanted |= {name_of(f"{r['scenario']}.{r['task_name']}", r["dev_fingerprint"]) for r in results}
     kept = {key: value for key, value in predictions.items() if key in wanted}
     write_predictions(folder / f"{name}.predictions.parquet", kept)
 

@@ -76,7 +76,7 @@ class Results:
 def compact_predictions(
     task: Task, logits: NDArray[np.float32], thresholds: Sequence[float] | None = None
 ) -> NDArray[np.float32]:
-    """[N]: all that the primary metric looks at: the predicted class (-1 where an output is NaN), or the score.
+    """[N]: all that the primary metric looks at: the predicted class (-1 where an output is NaN), or the score. Of words [U].
 
     A ranking metric, such as `auc(spam)`, looks at the margin of its class. Of a multi-label task, [N · C]: the logits less those of
     the thresholds.
@@ -128,6 +128,11 @@ def prediction_key(result: Result) -> str:
 def labels_key(setup: str, dev_fingerprint: str) -> str:
     """The name of a setup's dev labels in the files of predictions."""
     return f"labels {setup} {dev_fingerprint}"
+
+
+def offsets_key(setup: str, dev_fingerprint: str) -> str:
+    """The name of where the words of each dev row begin, beside their labels; tables of words alone have it."""
+    return f"offsets {setup} {dev_fingerprint}"
 
 
 def write_predictions(path: Path, predictions: Mapping[str, NDArray[Any]]) -> None:

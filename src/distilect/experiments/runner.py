@@ -22,6 +22,7 @@ from distilect.experiments.results import (
     Results,
     compact_predictions,
     labels_key,
+    offsets_key,
     prediction_key,
     write_predictions,
 )
@@ -130,12 +131,15 @@ class Runner:
         if self.clean.dev is not None:
             labels = folder / PREDICTIONS / f"{self.setup.key}.labels.parquet"
             if not labels.exists():
-                key = labels_key(self.setup.key, self.clean.dev.fingerprint())
-                write_predictions(labels, {key: self.clean.dev.labels.reshape(-1)})
+                named = self.setup.key, self.clean.dev.fingerprint()
+                values = {labels_key(*named): self.clean.dev.labels.reshape(-1)}
+                if self.clean.dev.offsets is not None:
+                    values[offsets_key(*named)] = self.clean.dev.offsets
+                write_predictions(labels, values)
             logits = read_run_predictions(source / RUN_PREDICTIONS)[2]
             thresholds = result["student"].get("thresholds")
-            values = compact_predictions(self.clean.task, logits, list(thresholds.values()) if thresholds else None)
-            write_predictions(folder / PREDICTIONS / f"{trial.key}.parquet", {prediction_key(result): values})
+            found = compact_predictions(self.clean.task, logits, list(thresholds.values()) if thresholds else None)
+            write_predictions(folder / PREDICTIONS / f"{trial.key}.parquet", {prediction_key(result): found})
         Results(folder / RESULTS).add(result)
         shutil.rmtree(source, ignore_errors=True)
 

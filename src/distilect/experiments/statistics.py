@@ -26,7 +26,14 @@ from distilect.evaluation import (
     row_draws,
     share_kept,
 )
-from distilect.experiments.results import Result, expand_labels, expand_predictions, labels_key, prediction_key
+from distilect.experiments.results import (
+    Result,
+    expand_labels,
+    expand_predictions,
+    labels_key,
+    offsets_key,
+    prediction_key,
+)
 from distilect.tasks import Task, has_label
 
 Floats = NDArray[np.float64]
@@ -221,7 +228,8 @@ class PairedTests:
             labels = self.predictions.get(_rows_of(result))
             if result["task_name"] not in found and labels is not None:
                 task = Task.from_dict(result["task"])
-                found[result["task_name"]] = chance_of(task, expand_labels(task, labels))
+                offsets = _offsets(self.predictions, result)
+                found[result["task_name"]] = chance_of(task, expand_labels(task, labels), offsets)
         return found
 
     def _average(self, group: Group, first: str, second: str) -> Estimate | None:
@@ -256,17 +264,25 @@ class PairedTests:
             return None
         task = Task.from_dict(result["task"])
         labels = expand_labels(task, labels)
-        known = has_label(labels)
+        outputs, offsets = expand_predictions(task, values.astype(np.float32)), _offsets(self.predictions, result)
+        if offsets is None:
+            known = has_label(labels)
+            outputs, labels = outputs[known], labels[known]
         if rows not in self._draws:
             seed = _seed_for(rows.replace("labels", "rows", 1))
-            self._draws[rows] = row_draws(int(known.sum()), self.resamples, seed)
-        outputs = expand_predictions(task, values.astype(np.float32))
-        return resampled_scores(task, outputs[known], labels[known], self._draws[rows])
+            self._draws[rows] = row_draws(len(labels) if offsets is None else len(offsets) - 1, self.resamples, seed)
+        return resampled_scores(task, outputs, labels, self._draws[rows], offsets)
 
 
 def _rows_of(result: Result) -> str:
     """The name of its dev labels in the predictions."""
     return labels_key(f"{result['scenario']}.{result['task_name']}", result["dev_fingerprint"])
+
+
+def _offsets(predictions: Mapping[str, NDArray[Any]], result: Result) -> NDArray[np.int64] | None:
+    """Where the words of each dev row begin; None where rows have one label each."""
+    found = predictions.get(offsets_key(f"{result['scenario']}.{result['task_name']}", result["dev_fingerprint"]))
+    return None if found is None else found.astype(np.int64)
 
 
 def _adjusted(found: Mapping[Any, Estimate | None]) -> dict[Any, Difference]:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from distilect.export.rows import Rows
 from distilect.progress import console
-from distilect.tasks import has_label
 
 KEPT = "kept"
 SHUFFLES = 50  # of outputs over rows; those of a model that knows nothing score as high as its own
@@ -23,7 +22,8 @@ class Gate:
 
     Args:
         rows: of the validation split.
-        max_drop: in points. One row less is never too much unless it is 0: a drop of that size can't be told from none.
+        max_drop: in points. One row less (or word, or entity: what the metric counts) is never too much unless it is 0: a drop of that
+            size can't be told from none.
 
     Attributes:
         tried: per scheme what was found, as `export.json` keeps it.
@@ -34,8 +34,8 @@ class Gate:
     def __init__(self, rows: Rows, max_drop: float) -> None:
         self.rows, self.max_drop = rows, max_drop
         self.metric = rows.task.primary
-        self.count = int(has_label(rows.labels).sum())
-        self.limit = max(max_drop, 100 / self.count) if max_drop else 0.0
+        self.count, self.counted = rows.graded
+        self.limit = max(max_drop, 100 / max(1, self.count)) if max_drop else 0.0
         self.before = self._points(rows.reference)
         self.tried: list[dict[str, Any]] = []
         self.open = self._says_something(rows.reference)
@@ -46,9 +46,9 @@ class Gate:
     def rule(self) -> str:
         """A line: what is judged, on what, and what may be lost."""
         of = " in agreement with itself" if self.rows.own_labels else ""
-        more = f" (one row; {self.max_drop:g} points would be less than that)" if self.limit > self.max_drop else ""
+        more = f" ({self._one}; {self.max_drop:g} points would be less than that)" if self.limit > self.max_drop else ""
         return (
-            f"validation split, {self.count:,} rows: the student has {self.metric} {self.before:.2f}{of}; "
+            f"validation split, {self.count:,} {self.counted}: the student has {self.metric} {self.before:.2f}{of}; "
             f"a file may lose {self.limit:.2f} points{more}"
         )
 
@@ -84,7 +84,7 @@ class Gate:
         """
         best = min(tried, key=lambda each: float(each["drop"]))
         self.refusals.append(
-            f"no {what} is kept: none stays within {self.limit:.2f} points of {self.metric} on {self.count:,} validation rows; the best, "
+            f"no {what} is kept: none stays within {self.limit:.2f} points of {self.metric} on {self.count:,} validation {self.counted}; the best, "
             f"{best['scheme']}, loses {best['drop']:.2f}: raise --max-drop, or ship student/onnx/model.onnx"
         )
 
@@ -93,6 +93,7 @@ class Gate:
         return {
             "text": self.rule(),
             "rows": self.count,
+            "counted": self.counted,
             "metric": self.metric,
             "student": round(self.before, 4),
             "max_drop": self.max_drop,
@@ -100,6 +101,10 @@ class Gate:
             "tried": self.tried,
             "refusals": self.refusals,
         }
+
+    @property
+    def _one(self) -> str:
+        return {"rows": "one row", "words": "one word", "entities": "one entity"}[self.counted]
 
     def _verdict(self, drop: float, logits: NDArray[np.float32]) -> str:
         if not np.isfinite(logits).all():
@@ -123,7 +128,7 @@ class Gate:
 
     def _at_chance(self) -> str:
         return (
-            f"the student's outputs say no more about {self.count:,} validation rows than chance ({self.metric} {self.before:.2f}), so a "
+            f"the student's outputs say no more about {self.count:,} validation {self.counted} than chance ({self.metric} {self.before:.2f}), so a "
             "loss could not be seen and no 8-bit file is kept: train a better student, or ship student/onnx/model.onnx"
         )
 

@@ -16,12 +16,17 @@ from distilect.config import RunConfig
 from distilect.errors import RunError
 from distilect.files import atomic_write
 from distilect.report import words
-from distilect.report.files import mapping, number, part, records
+from distilect.report.entities import scores_by_type
+from distilect.report.files import mapping, number, part, read_predictions, records
 from distilect.report.models import SIZES, kept_tokens, method_name, outcome
-from distilect.tasks import parse_metric
+from distilect.tasks import Scheme, parse_metric, scheme_of
 
 # Our metric names -> the Hub's metric types; the others go by their own name.
 _HUB_METRICS = {
+    "entity_f1": "f1",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
+    "macro_entity_f1": "f1",
     "macro_f1": "f1",
     "micro_f1": "f1",
     "weighted_f1": "f1",
@@ -58,6 +63,8 @@ def write_model_card(
 ) -> Path:
     """Write `README.md` into the student's folder and return its path; nothing is sent or fetched.
 
+    The scores of each type of entities are those of the run's `predictions.parquet`, beside the student's folder.
+
     Args:
         metrics: the run's `metrics.json`; what it lacks is left out.
         config: the run's configuration; adds the selectors that differ from the preset's.
@@ -77,7 +84,7 @@ def write_model_card(
         base_model=base_model,
         language=language,
         library_name="transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=_pipeline(metrics),
         tags=["distilect", "knowledge-distillation"],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=_name(metrics) if results else None,
@@ -91,7 +98,9 @@ def write_model_card(
         keep_trailing_newline=True,
         finalize=_plain,
     )
-    body = environment.get_template("model_card.md.j2").render(_content(metrics, settings, export or {}))
+    body = environment.get_template("model_card.md.j2").render(
+        {**_content(metrics, settings, export or {}), "types": _types(folder.parent)}
+    )
     page = f"---\n{data.to_yaml()}\n---\n\n{body}"
     atomic_write(folder / "README.md", page.encode("utf-8", "replace"))
     return folder / "README.md"
@@ -116,7 +125,7 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
     scores = {str(name): number(value) for name, value in mapping(part(metrics, "student", "scores")).items()}
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=_pipeline(metrics),
             dataset_name=task,
             dataset_type=re.sub(r"[^\w.-]+", "-", task).strip("-").lower() or "task",
             dataset_split="validation",
@@ -126,6 +135,22 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
         )
         for name, value in scores.items()
         if value is not None
+    ]
+
+
+def _pipeline(metrics: Mapping[str, Any]) -> str:
+    """The task as transformers' pipelines and the Hub call it."""
+    return "token-classification" if part(metrics, "task", "kind") == "tokens" else "text-classification"
+
+
+def _types(run: Path) -> list[tuple[str, list[str]]]:
+    """Each type of entities with precision, recall, F1 and how many there are, on dev; none of other runs."""
+    predictions = read_predictions(run)
+    if predictions is None or predictions.split != "dev":
+        return []
+    return [
+        (kind, [*(words.score(of[name]) for name in ("precision", "recall", "f1")), words.whole(of["entities"])])
+        for kind, of in scores_by_type(predictions, predictions.student).items()
     ]
 
 
@@ -142,6 +167,7 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         [str(raw.get("name")) for raw in records(metrics.get("teachers"))],
     )
     kind, counts = part(metrics, "task", "kind"), mapping(metrics.get("rows"))
+    scheme, length = _scheme(metrics), number(part(metrics, "student", "max_length"))
     return {
         "name": _name(metrics),
         "task": _task(metrics),
@@ -152,6 +178,11 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         "regression": kind == "regression",
         "classification": kind != "regression",
         "multi_label": kind == "multi-label",
+        "tokens": kind == "tokens",
+        "scheme": scheme and scheme.name,
+        # transformers' pipelines join tags of this scheme alone
+        "joined": bool(scheme and scheme.name == "BIO"),
+        "stride": int(length // 4) if length else None,
         "thresholds": [
             (str(label), words.score(number(value)))
             for label, value in mapping(part(metrics, "student", "thresholds")).items()
@@ -166,8 +197,8 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         "method": _code(method),
         "teachers": ", ".join(teachers),
         "layers": part(metrics, "student", "source", "layers"),
-        "tokens": kept_tokens(mapping(part(metrics, "student", "source"))).removeprefix(", "),
-        "max_length": words.whole(n) if (n := number(part(metrics, "student", "max_length"))) else "",
+        "vocabulary": kept_tokens(mapping(part(metrics, "student", "source"))).removeprefix(", "),
+        "max_length": words.whole(length) if length else "",
         "seed": metrics.get("seed"),
         "versions": ", ".join(f"{name} {version}" for name, version in mapping(metrics.get("versions")).items()),
         "papers": citations(method, mapping(config.get("method")), bool(teachers)),
@@ -175,15 +206,30 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
 
 
 def _task(metrics: Mapping[str, Any]) -> str:
-    """`text classification (polarity) into 2 labels: no, yes`."""
+    """`text classification (polarity) into 2 labels: no, yes`; `named entity recognition (news) with 2 types: person, place`."""
     name, labels = part(metrics, "task", "name"), part(metrics, "task", "labels")
+    scheme = _scheme(metrics)
+    if scheme is not None:
+        shown = [*scheme.types[:30], *(["…"] if len(scheme.types) > 30 else [])]
+        named = f" ({name})" if name else ""
+        return f"named entity recognition{named} with {len(scheme.types)} types: {', '.join(shown)}"
     regression = part(metrics, "task", "kind") == "regression"
-    task = ("scoring texts" if regression else "text classification") + (f" ({name})" if name else "")
+    of_words = part(metrics, "task", "kind") == "tokens"
+    what = "scoring texts" if regression else "tagging words" if of_words else "text classification"
+    task = what + (f" ({name})" if name else "")
     if regression or not isinstance(labels, list) or not labels:
         return task
     shown = [str(label) for label in labels[:30]] + (["…"] if len(labels) > 30 else [])
-    into = "with any of" if part(metrics, "task", "kind") == "multi-label" else "into"
-    return f"{task} {into} {len(labels)} labels: {', '.join(shown)}"
+    into = "with any of" if part(metrics, "task", "kind") == "multi-label" else "with" if of_words else "into"
+    return f"{task} {into} {len(labels)} {'tags' if of_words else 'labels'}: {', '.join(shown)}"
+
+
+def _scheme(metrics: Mapping[str, Any]) -> Scheme | None:
+    """Of a tokens task's tags; None of other tasks, and where the tags are none of entities."""
+    labels = part(metrics, "task", "labels")
+    if part(metrics, "task", "kind") != "tokens" or not isinstance(labels, list):
+        return None
+    return scheme_of([str(label) for label in labels])
 
 
 def _name(metrics: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from distilect.data import Encoded, scoring_batches
 from distilect.errors import ExportError
 from distilect.models import quiet
+from distilect.models.words import per_unit, split_words
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TWO_GB = 1_900_000_000  # an ONNX file is a protocol buffer, which ends at 2 GB: larger weights go to a file beside it
@@ -59,7 +60,8 @@ def export_onnx(model: Any, example: Mapping[str, Tensor], target: Path) -> Path
     """Write `model` (on the CPU, fp32) as ONNX, whole or not at all.
 
     Args:
-        example: inputs of two rows or more, int64 [B, T]; batch and length are free in the file.
+        example: inputs of two rows or more, int64 [B, T]; batch and length are free in the file. Of a model that tags words the file
+            gives logits of every token.
 
     Raises:
         ExportError: torch cannot export this architecture.
@@ -116,22 +118,31 @@ class OnnxModel:
         self.names = [value.name for value in self.session.get_inputs()]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> NDArray[np.float32]:
-        """Logits float32 [B, C]; inputs that the file does not know are left out."""
+        """Logits float32 [B, C], of each token [B, T, C]; inputs that the file does not know are left out."""
         feed = {name: inputs[name].numpy() for name in self.names}
         return np.asarray(self.session.run(["logits"], feed)[0], dtype=np.float32)
 
     def predict(self, encoded: Encoded) -> NDArray[np.float32]:
-        """Logits float32 [N, C] of all rows."""
+        """Logits float32 [N, C] of all rows, or [U, C] of all words."""
         return outputs(self, encoded)
 
 
 def outputs(run: Callable[[dict[str, Tensor]], Any], encoded: Encoded) -> NDArray[np.float32]:
-    """Logits float32 [N, C] of all rows, in batches by length as `evaluation.predict` runs them."""
+    """Logits float32 [N, C] of all rows, in batches by length as `evaluation.predict` runs them; [U, C] of a word table's words."""
     batches = scoring_batches(encoded.lengths, MAX_TOKENS)
-    parts = np.concatenate([run(encoded.collate(rows)) for rows in batches])
+    parts = np.concatenate([_run(run, encoded, rows) for rows in batches])
+    order = np.concatenate(batches)
+    if encoded.words is not None:
+        order = encoded.words.units.of(order)
     logits = np.empty_like(parts)
-    logits[np.concatenate(batches)] = parts
+    logits[order] = parts
     return logits
+
+
+def _run(run: Callable[[dict[str, Tensor]], Any], encoded: Encoded, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """One batch: [B, C] of its rows, or [U, C] of their words, each read at its first token."""
+    inputs, words = split_words(encoded.collate(rows))
+    return per_unit(torch.from_numpy(run(inputs)), words).numpy()
 
 
 @contextlib.contextmanager

@@ -59,6 +59,6 @@ class OpenVinoModel:
         self.names = [value.any_name for value in self.model.inputs]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> NDArray[np.float32]:
-        """Logits float32 [B, C]; inputs that the model does not know are left out."""
+        """Logits float32 [B, C], of each token [B, T, C]; inputs that the model does not know are left out."""
         found = self.request.infer({name: inputs[name].numpy() for name in self.names})
         return np.asarray(found["logits"], dtype=np.float32)

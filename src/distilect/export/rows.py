@@ -15,7 +15,7 @@ from distilect.errors import DataError, ExportError
 from distilect.evaluation import predict
 from distilect.models import CheckpointTeacher
 from distilect.report.files import mapping
-from distilect.tasks import Task, has_label, margins
+from distilect.tasks import Task, has_label, margins, parse_metric
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Comparison:
     Attributes:
         scores: the task's metrics; empty without labels.
         largest, mean: difference of an output.
-        changed: rows with another predicted label, of a multi-label task pairs of row and label; None in regression.
+        changed: rows (of a tokens task words) with another predicted label, of a multi-label task pairs of row and label; None in
+            regression.
     """
 
     scores: dict[str, float]
@@ -71,8 +72,19 @@ class Rows:
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def graded(self) -> tuple[int, str]:
+        """How many things the primary metric counts, and what they are: labelled rows, words, or entities."""
+        if self.task.kind != "tokens":
+            return int(has_label(self.labels).sum()), "rows"
+        if self.task.of_units is self.task or self.task.scheme is None:
+            return int(has_label(self.labels).sum()), "words"
+        _, of = parse_metric(self.task.primary)
+        perfect = np.eye(len(self.task.labels))[np.maximum(self.labels, 0)]
+        return int(self.task.entity_counts(perfect, self.labels, self.table.offsets, of)[:, 2].sum()), "entities"
+
     def scores(self, logits: NDArray[np.float32]) -> dict[str, float]:
-        """The task's metrics of outputs [N, C]; empty without labels."""
+        """The task's metrics of outputs [N, C], of words [U, C]; empty without labels."""
         known = bool(has_label(self.labels).any())
         if not known:
             return {}

@@ -22,7 +22,7 @@ from distilect.export.openvino import OpenVinoModel, check_openvino, convert
 from distilect.export.plain import write_plain
 from distilect.export.quantise import products, quantise, schemes
 from distilect.export.rows import Comparison, Rows, rows_to_report, run_data
-from distilect.export.speed import ROUNDS, Start, speed_table, start_onnx, start_openvino, start_torch
+from distilect.export.speed import ROUNDS, Start, model_inputs, speed_table, start_onnx, start_openvino, start_torch
 from distilect.files import atomic_write
 from distilect.models import CheckpointTeacher
 from distilect.progress import console
@@ -250,7 +250,7 @@ def _time(files: _Files, student: CheckpointTeacher, teacher: CheckpointTeacher 
     models["student"] = (start_torch(student.model), tokens)
     bf16 = start_torch(student.model, bf16=True)
     try:
-        bf16(None)(tokens.collate([0]))
+        bf16(None)(model_inputs(tokens, [0]))
         models["student bf16"] = (bf16, tokens)
     except RuntimeError as error:
         console.print(f"[yellow]bf16 is not timed:[/yellow] PyTorch cannot run it here ({error})")

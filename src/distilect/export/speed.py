@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distilect.data import Encoded
 from distilect.evaluation import take_turns
 from distilect.export.onnx import OnnxModel
 from distilect.export.openvino import OpenVinoModel
+from distilect.models.words import split_words
 from distilect.progress import track
 
 Inputs = dict[str, Tensor]
@@ -85,4 +87,9 @@ def speed_table(
 def _batches(rows: Encoded, size: int, rounds: int) -> list[Inputs]:
     """As many batches as there are rounds or different rows; all models get the same rows."""
     count = max(1, min(rounds, len(rows) // size))
-    return [rows.collate(np.arange(i * size, (i + 1) * size) % len(rows)) for i in range(count)]
+    return [model_inputs(rows, np.arange(i * size, (i + 1) * size) % len(rows)) for i in range(count)]
+
+
+def model_inputs(rows: Encoded, index: Sequence[int] | NDArray[np.int64]) -> Inputs:
+    """What a model reads of some rows; where the words stand in it is left out."""
+    return split_words(rows.collate(index))[0]

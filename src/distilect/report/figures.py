@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distilect.report.models import ModelRow
 
 Trace = dict[str, Any]
 MAX_POINTS = 1500  # per curve; more cannot be seen, and would make pages of long runs heavy
+_MAX_LABELS = 25  # of a confusion matrix
 
 
 @dataclass(frozen=True)
@@ -87,3 +91,32 @@ def score_against_cost(rows: Sequence[ModelRow], primary: str) -> Figure | None:
     xaxis = axis("ms per row, batch 1", type="log", range=x_range, nticks=6)
     layout = {"xaxis": xaxis, "yaxis": axis(label(primary or "score"), range=y_range)}
     return Figure("Score against time", "higher is better, further left is faster", data, layout)
+
+
+def confusion(title: str, labels: Sequence[str], counts: NDArray[np.int64], unit: str, note: str) -> Figure:
+    """What has each label (lines) by what is predicted (columns), coloured by its share of the line; the most frequent labels.
+
+    Args:
+        counts: [C, C], in the order of `labels`.
+        unit: what is counted.
+    """
+    totals = counts.sum(axis=1)
+    shown = np.sort(np.argsort(-totals, kind="stable")[:_MAX_LABELS])
+    counts = counts[np.ix_(shown, shown)]
+    shares = counts / np.maximum(totals[shown], 1)[:, None]
+    names = [label(labels[index], 20) for index in shown]
+    # plotly would put two equal names in one place
+    names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names, start=1)]
+    hovering = f"label %{{y}}, predicted %{{x}}: %{{customdata}} {unit}, %{{z:.0%}}<extra></extra>"
+    matrix = heatmap(names, names, shares.round(4).tolist(), 1, customdata=counts.tolist(), hovertemplate=hovering)
+    matrix["showscale"] = False
+    if len(shown) <= 13:  # numbers fit into the cells
+        matrix |= {"text": counts.tolist(), "texttemplate": "%{text}", "textfont": {"size": 11}}
+    layout = {
+        "xaxis": axis("predicted", type="category", tickangle=-40 if len(names) > 4 else 0, showgrid=False),
+        "yaxis": axis("label", type="category", autorange="reversed", showgrid=False),
+        "height": max(300, 150 + 26 * len(shown)),
+        "showlegend": False,
+    }
+    more = f"; the {len(shown)} most frequent of {len(labels)} labels" if len(labels) > len(shown) else ""
+    return Figure(title, note + more, [matrix], layout)

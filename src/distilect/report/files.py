@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distilect.errors import RunError
+from distilect.tasks import Scheme, scheme_of
 
 T = TypeVar("T")
 Row = dict[str, Any]  # one line of a table; a number that is not known is None
@@ -27,12 +28,14 @@ class Predictions:
     Attributes:
         split: `dev` or `validation`.
         labels: names in the order of the outputs; () in regression.
-        gold: int64 [N], -1 without a label; float64 [N] with NaN; or in a multi-label task int64 [N, C] of 0 and 1, -1 without.
+        gold: int64 [N], -1 without a label; float64 [N] with NaN; or in a multi-label task int64 [N, C] of 0 and 1, -1 without. Of a
+            word table each word is one of the N.
         student: float64 [N, C], logits; one score in regression.
         teachers: name → the same.
         texts: N rows with `text` and perhaps `text_2`.
         multi_label: outputs are a sigmoid for each label.
         thresholds: of a multi-label task, float64 [C] each: `student` and `teacher/NAME`, where they are known.
+        offsets: of a word table, int64 [rows + 1], where the words of each row begin.
     """
 
     split: str
@@ -43,6 +46,12 @@ class Predictions:
     texts: pa.Table
     multi_label: bool = False
     thresholds: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    offsets: NDArray[np.int64] | None = None
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """Of a word table's tags; None of other tables, and where the tags are none of entities."""
+        return None if self.offsets is None else scheme_of(self.labels)
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -98,6 +107,14 @@ def read_export(folder: Path) -> dict[str, Any]:
         return mapping(json.loads((folder / "export.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
+
+
+def read_predictions(folder: Path) -> Predictions | None:
+    """The content of `predictions.parquet`; None where there is none, or it is damaged."""
+    try:
+        return _predictions(pq.read_table(folder / "predictions.parquet"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def read_run(folder: str | Path) -> RunFiles:
@@ -201,6 +218,10 @@ def _predictions(table: pa.Table) -> Predictions | None:
         flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return np.asarray(flat, dtype=np.float64).reshape(table.num_rows, max(1, len(labels)))
 
+    offsets = None
+    if metadata.get(b"kind") == b"tokens":
+        starts = np.flatnonzero(np.diff(table["row"].to_numpy(), prepend=-1))
+        offsets = np.append(starts, table.num_rows).astype(np.int64)
     teachers = [name for name in table.column_names if name.startswith("teacher/")]
     return Predictions(
         metadata[b"split"].decode(),
@@ -210,6 +231,7 @@ def _predictions(table: pa.Table) -> Predictions | None:
         {name.removeprefix("teacher/"): outputs(name) for name in teachers},
         table.select([name for name in ("text", "text_2") if name in table.column_names]),
         multi_label,
+        offsets=offsets,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from distilect.report import words
 from distilect.report.curves import curves_of, knowledge_by_phase
 from distilect.report.decisions import decision_figures, decision_table
+from distilect.report.entities import by_type, entity_counts_text, entity_table, type_table
 from distilect.report.figures import score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
 from distilect.report.label_sets import label_table
@@ -16,6 +17,7 @@ from distilect.report.models import COST, SIZES, Outcome, facts, models_table, o
 from distilect.report.predictions import agreement, calibration_table, differences, prediction_figures
 from distilect.report.selection import selection_by_epoch, selection_by_label
 from distilect.report.shell import Cell, DataTable, number_cell, write_page
+from distilect.tasks import Scheme, scheme_of
 
 # Title, place in metrics.json, how it is shown.
 _COST = (
@@ -51,7 +53,10 @@ def build_report(run_folder: str | Path) -> Path:
     run = read_run(run_folder)
     metrics, result = run.metrics, outcome(run.metrics)
     curves, phases = curves_of(run.history), knowledge_by_phase(run.history)
-    selected = [*selection_by_epoch(run.selection), phases, *decision_figures(run.rows), *curves["selection"]]
+    of_words, scheme, labels = _tags(metrics)
+    groups = by_type(run.selection, scheme, labels)
+    what = "type" if scheme else "label"
+    selected = [*selection_by_epoch(groups, what), phases, *decision_figures(run.rows), *curves["selection"]]
     live = part(metrics, "signals", "live")
     teachers_ran = [("teachers ran", "live, in every step" if live else "once, before training")]
     return write_page(
@@ -65,7 +70,9 @@ def build_report(run_folder: str | Path) -> Path:
         scatter=score_against_cost(result.rows, result.primary),
         curves=curves,
         selection=[figure for figure in selected if figure is not None],
-        labels=selection_by_label(run.selection),
+        labels=selection_by_label(groups, what, "words" if of_words else "rows"),
+        by=what,
+        unit="word" if of_words else "row",
         last_epoch=max((row["epoch"] for row in run.selection), default=0),
         decisions=decision_table(run.rows),
         predictions=_predictions(run, result.best),
@@ -84,6 +91,14 @@ def build_report(run_folder: str | Path) -> Path:
         },
         config=run.config,
     )
+
+
+def _tags(metrics: Mapping[str, Any]) -> tuple[bool, Scheme | None, list[str]]:
+    """Whether words have labels, the scheme of their tags, and the tags."""
+    names = part(metrics, "task", "labels")
+    labels = [str(name) for name in names] if isinstance(names, list) else []
+    of_words = part(metrics, "task", "kind") == "tokens"
+    return of_words, scheme_of(labels) if of_words else None, labels
 
 
 def _stage(stage: Mapping[str, Any], primary: str | None) -> tuple[str, str]:
@@ -133,8 +148,13 @@ def _predictions(run: RunFiles, best: Any) -> dict[str, Any] | None:
         return None
     teacher = best.name if best is not None and best.name in found.teachers else next(iter(found.teachers), None)
     split = "dev rows" if found.split == "dev" else "rows of the validation split, which chose the checkpoint"
+    rows = words.whole(len(found.gold) if found.offsets is None else len(found.offsets) - 1)
+    of = f"{words.whole(len(found.gold))} words of " if found.offsets is not None else ""
     return {
-        "split": f"{words.whole(len(found.gold))} {split}",
+        "split": f"{of}{rows} {split}",
+        "types": type_table(found),
+        "entities": entity_table(found),
+        "found": entity_counts_text(found),
         "figures": prediction_figures(found, teacher),
         "per_label": label_table(found, teacher),
         "calibration": calibration_table(found),

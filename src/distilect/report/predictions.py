@@ -9,7 +9,8 @@ from scipy.special import expit as sigmoid
 from distilect.evaluation import brier_score, expected_calibration_error, negative_log_likelihood, softmax
 from distilect.report import words
 from distilect.report.decisions import hover, row_text
-from distilect.report.figures import Figure, Trace, axis, dotted, heatmap, label
+from distilect.report.entities import in_context, type_confusion
+from distilect.report.figures import Figure, Trace, axis, confusion, dotted, label
 from distilect.report.files import Predictions
 from distilect.report.label_sets import above, set_cell
 from distilect.report.shell import Cell, DataTable, one_line
@@ -17,7 +18,6 @@ from distilect.report.shell import Cell, DataTable, one_line
 Logits = NDArray[np.float64]
 
 _MAX_DIFFERENCES = 150
-_MAX_LABELS = 25  # of a confusion matrix
 _MAX_POINTS = 1200  # of a scatter plot
 _MAX_MODELS = 7  # curves of calibration
 _BINS = 10
@@ -27,7 +27,8 @@ _SHOWN = 400  # characters of a text
 def prediction_figures(predictions: Predictions, best: str | None) -> list[Figure]:
     """Confusion and calibration, or predictions against labels in regression; `best` is the best teacher's name.
 
-    A multi-label task has no confusion of one label with another: `label_sets.label_table` is in its place.
+    A multi-label task has no confusion of one label with another: `label_sets.label_table` is in its place. Tags of entities are
+    compared by type.
     """
     if predictions.multi_label:
         figure = _calibration(predictions)
@@ -35,7 +36,7 @@ def prediction_figures(predictions: Predictions, best: str | None) -> list[Figur
     models = {"the student": predictions.student}
     if best in predictions.teachers:
         models[f"teacher {best}"] = predictions.teachers[best]
-    show = _confusion if predictions.labels else _against_labels
+    show = type_confusion if predictions.scheme else _confusion if predictions.labels else _against_labels
     figures = [show(predictions, name, logits) for name, logits in models.items()]
     if predictions.labels:
         figures.append(_calibration(predictions))
@@ -66,7 +67,7 @@ def agreement(predictions: Predictions, best: str | None) -> str:
         words.whole(int(part.sum()))
         for part in (known, student & teacher, student & ~teacher, ~student & teacher, ~student & ~teacher)
     )
-    return f"Of {rows} rows both are right on {both}, only the student on {own}, only {best} on {other}, neither on {neither}."
+    return f"Of {rows} {_unit(predictions)} both are right on {both}, only the student on {own}, only {best} on {other}, neither on {neither}."
 
 
 def differences(predictions: Predictions, best: str | None) -> DataTable | None:
@@ -83,7 +84,10 @@ def differences(predictions: Predictions, best: str | None) -> DataTable | None:
         apart = np.abs(student - teacher)[:, 0]
     furthest = np.argsort(-np.nan_to_num(apart, nan=-1.0), kind="stable")[:_MAX_DIFFERENCES]
     body = []
-    for row, text in zip(furthest, predictions.texts.take(furthest).to_pylist(), strict=True):
+    texts = predictions.texts.take(furthest).to_pylist()
+    if predictions.offsets is not None:
+        texts = [{"text": in_context(predictions, row)} for row in furthest.tolist()]
+    for row, text in zip(furthest, texts, strict=True):
         gold, outputs = predictions.gold[row], (student[row], teacher[row])
         if predictions.multi_label:
             sets = [
@@ -100,6 +104,11 @@ def differences(predictions: Predictions, best: str | None) -> DataTable | None:
         body.append([Cell(row_text(text, _SHOWN)), *cells, difference])
     titles = ["text", "label", "student", f"teacher {best}", "difference"]
     return DataTable("differences", titles, body, wide=[0], words=[1, 2, 3] if predictions.labels else [])
+
+
+def _unit(predictions: Predictions) -> str:
+    """What has a label."""
+    return "rows" if predictions.offsets is None else "words"
 
 
 def _models(predictions: Predictions) -> list[tuple[str, Logits]]:
@@ -131,26 +140,9 @@ def _confusion(predictions: Predictions, name: str, logits: Logits) -> Figure | 
     gold, count = predictions.gold[known], len(predictions.labels)
     counts = np.zeros((count, count), np.int64)
     np.add.at(counts, (gold, logits.argmax(axis=1)[known]), 1)
-    totals = counts.sum(axis=1)
-    shown = np.sort(np.argsort(-totals, kind="stable")[:_MAX_LABELS])
-    counts = counts[np.ix_(shown, shown)]
-    shares = counts / np.maximum(totals[shown], 1)[:, None]
-    names = [label(predictions.labels[index], 20) for index in shown]
-    # plotly would put two equal names in one place
-    names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names, start=1)]
-    hovering = "label %{y}, predicted %{x}: %{customdata} rows, %{z:.0%}<extra></extra>"
-    matrix = heatmap(names, names, shares.round(4).tolist(), 1, customdata=counts.tolist(), hovertemplate=hovering)
-    matrix["showscale"] = False
-    if len(shown) <= 13:  # numbers fit into the cells
-        matrix |= {"text": counts.tolist(), "texttemplate": "%{text}", "textfont": {"size": 11}}
-    layout = {
-        "xaxis": axis("predicted", type="category", tickangle=-40 if len(names) > 4 else 0, showgrid=False),
-        "yaxis": axis("label", type="category", autorange="reversed", showgrid=False),
-        "height": max(300, 150 + 26 * len(shown)),
-        "showlegend": False,
-    }
-    note = f"; the {len(shown)} most frequent of {count} labels" if count > len(shown) else ""
-    return Figure(f"Confusion of {name}", f"rows of each label by predicted label{note}", [matrix], layout)
+    unit = _unit(predictions)
+    note = f"{unit} of each label by predicted label"
+    return confusion(f"Confusion of {name}", predictions.labels, counts, unit, note)
 
 
 def _calibration(predictions: Predictions) -> Figure | None:
@@ -178,7 +170,7 @@ def _calibration(predictions: Predictions) -> Figure | None:
         )
     low = min(min(trace["x"]) for trace in data[1:])
     layout = dict(xaxis=axis("confidence", range=[max(0.0, low - 0.05), 1.01]), yaxis=axis("accuracy", range=[0, 1.03]))
-    what = "pairs of row and label" if predictions.multi_label else "rows"
+    what = "pairs of row and label" if predictions.multi_label else _unit(predictions)
     note = f"below the dotted line a model is overconfident; bins of equally many {what}"
     return Figure("Calibration", note, data, layout)
 

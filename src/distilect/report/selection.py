@@ -15,8 +15,8 @@ _MAX_LABELS = 25  # lines of such a map
 _ALL = 0.9995  # shares from here on mean that no row was left out
 
 
-def selection_by_epoch(selection: Sequence[Row]) -> list[Figure]:
-    """Mean weights over all rows, teachers' weights where they are right, weights by label, shares of rows."""
+def selection_by_epoch(selection: Sequence[Row], by: str = "label") -> list[Figure]:
+    """Mean weights over all rows, teachers' weights where they are right, weights by label (or `by` what groups are), shares of rows."""
     rows = [row for row in selection if row["group"] == "all"]
     xaxis = _epoch_axis(len(rows))
     yaxis = axis("mean weight", rangemode="tozero")
@@ -40,8 +40,8 @@ def selection_by_epoch(selection: Sequence[Row]) -> list[Figure]:
         note = "mean weight on labelled rows where the teacher's prediction is right, and where it is wrong"
         figures.append(Figure("Teacher weights where right and wrong", note, data, {"xaxis": xaxis, "yaxis": yaxis}))
 
-    figures += _maps_by_label(selection, "teacher/", "Weight of teacher")
-    figures += _maps_by_label(selection, "knowledge/", "Loss weight of")
+    figures += _maps_by_label(selection, "teacher/", "Weight of teacher", by)
+    figures += _maps_by_label(selection, "knowledge/", "Loss weight of", by)
 
     shares = [curve(rows, "epoch", *names) for names in (("asked", "asked teachers"), ("trained", "trained on"))]
     if any(value < _ALL for trace in shares for value in trace["y"]):
@@ -51,8 +51,12 @@ def selection_by_epoch(selection: Sequence[Row]) -> list[Figure]:
     return figures
 
 
-def selection_by_label(selection: Sequence[Row]) -> DataTable | None:
-    """What was selected in the last epoch, a line per label; None where rows have no labels."""
+def selection_by_label(selection: Sequence[Row], by: str = "label", unit: str = "rows") -> DataTable | None:
+    """What was selected in the last epoch, a line per label; None where rows have no labels.
+
+    Args:
+        by, unit: what the groups are called, and what is counted in them.
+    """
     last = max((row["epoch"] for row in selection), default=None)
     rows = [row for row in selection if row["group"] != "all" and row["epoch"] == last]
     rows.sort(key=lambda row: -row["rows"])
@@ -63,9 +67,7 @@ def selection_by_label(selection: Sequence[Row]) -> DataTable | None:
         [Cell(row["group"]), number_cell(row["rows"], words.whole), *(_bar(row.get(key)) for key in keys)]
         for row in rows
     ]
-    return (
-        DataTable("labels", ["label", "rows", *(key.partition("/")[2] or key for key in keys)], body) if body else None
-    )
+    return DataTable("labels", [by, unit, *(key.partition("/")[2] or key for key in keys)], body) if body else None
 
 
 def _bar(weight: float | None) -> Cell:
@@ -75,7 +77,7 @@ def _bar(weight: float | None) -> Cell:
     )
 
 
-def _maps_by_label(selection: Sequence[Row], prefix: str, title: str) -> list[Figure]:
+def _maps_by_label(selection: Sequence[Row], prefix: str, title: str, by: str) -> list[Figure]:
     """A map of epochs × labels for each weight; nothing where it is the same everywhere."""
     rows = [row for row in selection if row["group"] != "all"]
     epochs = sorted({row["epoch"] for row in rows})
@@ -102,8 +104,8 @@ def _maps_by_label(selection: Sequence[Row], prefix: str, title: str) -> list[Fi
         hover = "%{y}, epoch %{x}: %{z:.2f}<extra></extra>"
         bar = {"thickness": 10, "outlinewidth": 0}
         data = [heatmap(epochs, names, lines, highest, colorbar=bar, hovertemplate=hover)]  # one scale for all maps
-        name = f"{title} {key.removeprefix(prefix)} by label and epoch"
-        figures.append(Figure(name, "mean over the rows of a label", data, layout))
+        name = f"{title} {key.removeprefix(prefix)} by {by} and epoch"
+        figures.append(Figure(name, f"mean over the rows of a {by}", data, layout))
     return figures
 
 

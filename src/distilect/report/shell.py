@@ -30,12 +30,14 @@ class Cell:
         value: the number by which it is sorted; None: by its text.
         mark: its colour: `good`, `bad` or "".
         filled: percentage of the cell that a bar fills.
+        parts: the same text in pieces, each with a mark of its own.
     """
 
     text: str
     value: float | None = None
     mark: str = ""
     filled: int | None = None
+    parts: Sequence[tuple[str, str]] = ()
 
 
 def number_cell(value: float | None, show: Callable[[float | None], str], mark: str = "") -> Cell:
@@ -63,7 +65,7 @@ class DataTable:
     @property
     def marked(self) -> bool:
         """Whether colours mean something in it."""
-        return any(cell.mark for row in self.rows for cell in row)
+        return any(cell.mark or cell.parts for row in self.rows for cell in row)
 
 
 def write_page(path: str | Path, template: str, **context: Any) -> Path:
