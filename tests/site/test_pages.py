@@ -33,6 +33,7 @@ from tests.pipeline.helpers import write_table
 from tests.report.run_files import write_answers
 from tests.site.blocks import DOCS, LANGUAGES, MARKS, Block, blocks, inline_commands, pages
 from tests.tiny import tiny_bert
+from tests.training.helpers import TAGS, toy_words
 
 SLOW = {"tutorial/demo.md", "tutorial/ship.md"}  # fine-tunes three teachers, if tiny ones; exports
 # two thousand updates of a policy take twenty seconds
@@ -54,8 +55,10 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     lines = (json.dumps({"text": text, "no": 0.3, "yes": 0.7}) + "\n" for text in dict.fromkeys(texts))
     (tmp_path / "llm.jsonl").write_text("".join(lines))
     write_comments(tmp_path)
+    write_sentences(tmp_path)
     for seed, name in enumerate(("teacher-a", "teacher-b", "backbone")):
         tiny_bert(tmp_path / name, ["no", "yes"], seed, layers=6)
+    tiny_bert(tmp_path / "tagger-b", ["O", "B-thing", "I-thing"], layers=4, words=True)
     (tmp_path / "reviews.yaml").write_text(REVIEWS.text.replace("runs/teacher-a/student", "teacher-a"))
     monkeypatch.setattr(budget, "MOST_EPOCHS", 3)  # a hundred epochs of tiny models take half a minute
     monkeypatch.chdir(tmp_path)
@@ -84,6 +87,26 @@ def write_comments(folder: Path) -> None:
         ",".join([text, *(str(int(n in labels)) for n in names)]) for text, labels in zip(texts, sets, strict=True)
     )
     (folder / "columns.csv").write_text("\n".join([",".join(["text", *names]), *lines]) + "\n")
+
+
+def write_sentences(folder: Path) -> None:
+    """Sentences with tags, and some without, in CoNLL."""
+    for name, count, seed in (("names.conll", 60, 0), ("names-dev.conll", 24, 1), ("names-more.conll", 20, 2)):
+        table = toy_words(count, seed)
+        assert table.units is not None
+        tags = iter(table.labels)
+        tagged = name != "names-more.conll"
+        rows = [
+            [f"{word}\t{TAGS.labels[next(tags)]}" if tagged else word for word in row]
+            for row in table.words(range(count))
+        ]
+        (folder / name).write_text("\n\n".join("\n".join(row) for row in rows) + "\n")
+    rows = load_table(str(folder / "names.conll"))[0].words(range(60)) + load_table(str(folder / "names-dev.conll"))[
+        0
+    ].words(range(24))
+    chances = dict(zip(TAGS.labels, (0.8, 0.15, 0.05), strict=True))
+    lines = [json.dumps({"words": row, **{tag: [p] * len(row) for tag, p in chances.items()}}) for row in rows]
+    (folder / "tagged-elsewhere.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _texts(path: Path, count: int) -> list[tuple[str, ...]]:

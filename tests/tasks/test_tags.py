@@ -47,10 +47,7 @@ def pairs(labels: tuple[str, ...]):
     return st.lists(st.lists(st.tuples(tag, tag), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
-both_schemes = st.one_of(
-    st.tuples(st.just(BIO), pairs(BIO)),
-    st.tuples(st.just(BIOES), pairs(BIOES)),
-)
+both_schemes = st.one_of(st.tuples(st.just(BIO), pairs(BIO)), st.tuples(st.just(BIOES), pairs(BIOES)))
 
 
 @given(both_schemes)

@@ -128,12 +128,13 @@ class Bench:
             seed=seed,
             regression=layout.regression,
             multi_label=layout.multi_label,
+            words=layout.words,
             student_width=layout.student_width,
             teacher_widths=layout.teacher_widths,
             validation_labels=self.validation.labels,
             teacher_sizes=tuple(range(1, len(pool) + 1)),
-            num_labelled=int(self.table.has_label.sum()),
-            num_rows=len(self.table),
+            num_labelled=self.table.num_labelled_units,
+            num_rows=self.table.num_units,
             sample=sampler_of(self.table, Prepared(source, vectors=vectors)),
         )
         validation, credit = set_apart(self.validation, credit_source(built))

@@ -107,6 +107,11 @@ class Table:
         return len(self.labels)
 
     @property
+    def num_labelled_units(self) -> int:
+        """How many words of a word table have a label; else the rows."""
+        return self.num_labelled if self.units is None else int(np.count_nonzero(has_label(self.labels)))
+
+    @property
     def offsets(self) -> NDArray[np.int64] | None:
         """int64 [N + 1]: where the words of each row begin in `labels`; None where a row is one unit."""
         return None if self.units is None else self.units.offsets

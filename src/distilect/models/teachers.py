@@ -385,6 +385,7 @@ class CallableTeacher(Teacher):
         try:
             given = self.function(texts)
             if table.units is not None:
+                given = list(given)
                 self._check_words(texts, given)
                 given = np.concatenate([np.asarray(one, dtype=np.float32) for one in given])
             values = np.asarray(given, dtype=np.float32)

@@ -389,6 +389,7 @@ class Workbench:
             kinds=(),
             regression=task.kind == "regression",
             multi_label=task.kind == "multi-label",
+            words=task.kind == "tokens",
             validation_logits=logits if len(labels) else None,
             validation_labels=labels,
             validation_scores=tuple(scores),
@@ -396,8 +397,8 @@ class Workbench:
             seed=self.config.seed,
             epochs=self.config.train.epochs,
             steps_per_epoch=math.ceil(len(self.data.distillation) / self.config.train.batch_size),
-            num_labelled=self.data.distillation.num_labelled,
-            num_rows=len(self.data.distillation),
+            num_labelled=self.data.distillation.num_labelled_units,
+            num_rows=self.data.distillation.num_units,
         )
 
 

@@ -73,6 +73,8 @@ class UncertainRowsPlan(PlannedRows):
         self.window_scores = torch.empty(0)  # a run that is resumed within a window plans it again: by the same scores
 
     def setup(self, context: SelectionContext) -> None:
+        if context.words:
+            raise ValueError("plans rows by a score of their own, which rows of words do not have: use uncertainty-skip")
         self.score, self.multi_label = score_of(self.options.score, context.regression), context.multi_label
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:

@@ -173,12 +173,13 @@ class SelectionContext:
         kinds: names of the knowledge, in the order of every M axis.
         regression: one output per row instead of C classes.
         multi_label: outputs are a sigmoid for each of C labels.
+        words: a row's units are its words.
         validation_logits: float32 [N, K, C], the teachers on the validation split.
         validation_labels: [N], its labels.
         validation_scores: each teacher's primary metric there.
         teacher_sizes: parameters of each teacher; 0 where they are not known (tables, functions).
         seed: of the run.
-        num_labelled, num_rows: of train, with unlabelled extra rows.
+        num_labelled, num_rows: units of train, with those of unlabelled extra rows.
         epochs, steps_per_epoch: of training; an epoch has fewer optimiser steps where rows are planned.
         sample: (limit, labelled only) → teacher outputs on at most so many rows of train, drawn by identity.
         credit: the same of the rows of the validation split that were set apart for a selector's credit; None: there are none.
@@ -204,6 +205,7 @@ class SelectionContext:
     student_width: int = 0
     teacher_widths: tuple[int, ...] = ()
     multi_label: bool = False
+    words: bool = False
 
     def __post_init__(self) -> None:
         if self.multi_label and self.response is _plain_response:

@@ -40,7 +40,7 @@ def run_teacher(
 
     Args:
         encoded: `table` as the teacher's own tokens; None for a teacher that is no checkpoint.
-        half: fields in float16, as they are stored.
+        half: fields in float16, as they are stored; of words logits too.
         advance: is called with the number of rows of each batch.
 
     Returns:
@@ -64,6 +64,8 @@ def run_teacher(
             f"teacher {teacher.name!r} gives NaN or infinity for {len(bad)} of {len(rows)} rows, the first is {text!r}: "
             "try signals.precision=fp32, or take it out of the pool"
         )
+    if half and table.units is not None:  # those of a text are a few bytes, those of words are not
+        outputs["logits"] = [values.clamp(-_HALF, _HALF).half() for values in outputs["logits"]]
     return outputs
 
 
@@ -95,7 +97,7 @@ def _run_batches(
         inputs = encoded.collate(rows[batch])
         mask = inputs["attention_mask"].bool()
         for name, values in teacher.forward(inputs, fields).items():
-            if half and (name != "logits" or words is not None):
+            if half and name != "logits":
                 values = values.clamp(-_HALF, _HALF).half()
             if words is not None:
                 parts[name] += list(values.cpu().split(words.units.sizes[rows[batch]].tolist()))
