@@ -15,17 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data import (
-    Data,
-    Table,
-    entity_columns,
-    hold_out,
-    load_data,
-    load_table,
-    open_texts,
-    word_table,
-    write_columns,
-)
+from distilect.data import Data, Table, hold_out, load_data, load_table
 from distilect.errors import ConfigError, DataError
 
 WORDS = [["Ada", "Lovelace", "wrote"], ["in", "London", "."], ["Acme", "Corp", "paid"]]
@@ -491,36 +481,6 @@ def test_glue_has_no_words(folder: Folder) -> None:
     for name in ("train", "dev"):
         folder.write(f"SST-2/{name}.tsv", "sentence\tlabel\na\t0\nb\t1\n")
     assert folder.fault(glue="SST-2", task={"kind": "tokens"}).endswith("Remove data.glue")
-
-
-def test_words_without_tags_for_prediction(folder: Folder) -> None:
-    folder.write("t.jsonl", {"tokens": [["a", " "], [], ["b", "c"]]})
-    source, texts = open_texts("t.jsonl", data_dir=folder.path, words=True)
-    table, kept, notes = word_table(source.read(texts), texts[0])
-    assert table.words(range(2)) == [["a"], ["b", "c"]]
-    assert kept.tolist() == [0, 2]
-    assert len(notes) == 2
-    nothing, kept, _ = word_table(source.read(texts).slice(1, 1), texts[0])
-    assert (len(nothing), nothing.num_units, len(kept)) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
-def test_entities_are_written(folder: Folder, name: str) -> None:
-    data = folder.load(NER, "t.jsonl")
-    assert data.task.scheme is not None
-    columns = entity_columns(data.train, data.train.labels, data.task.scheme)
-    write_columns(folder.path / name, columns)
-    if name == "out.parquet":
-        rows = pq.read_table(folder.path / name).to_pylist()
-    else:
-        rows = [json.loads(line) for line in (folder.path / name).read_text().splitlines()]
-    assert rows[0] == {
-        "text": "Ada Lovelace wrote",
-        "entities": [{"start": 0, "end": 2, "type": "per", "text": "Ada Lovelace"}],
-    }
-    assert [entity["text"] for row in rows for entity in row["entities"]] == ["Ada Lovelace", "London", "Acme Corp"]
-    empty = entity_columns(data.train, np.full(9, -100), data.task.scheme)
-    assert empty["entities"].to_pylist() == [[], [], []]
 
 
 # ---- split -----------------------------------------------------------------------------------------------------------

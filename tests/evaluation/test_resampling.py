@@ -82,6 +82,57 @@ def test_constant_and_broken_predictions_score_as_the_metrics_say(name: str) -> 
     )
 
 
+WORD_METRICS = (
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "entity_f1(b)",
+    "entity_recall(a)",
+    "macro_entity_f1",
+    "accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "matthews",
+)
+
+
+def toy_words(metric: str) -> tuple[Task, np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Rows of one to eight words, some of which have no label; one output is broken."""
+    task = Task("t", "tokens", ("O", "B-a", "I-a", "B-b", "I-b"), (metric,), 1)
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 9, 40))])
+    labels = rng.choice(5, size=offsets[-1], p=(0.5, 0.2, 0.1, 0.1, 0.1))
+    outputs = rng.normal(size=(len(labels), 5)).astype(np.float32)
+    outputs[np.arange(len(labels)), labels] += 2
+    outputs[7] = np.nan
+    labels[rng.random(len(labels)) < 0.1] = -100
+    labels[offsets[3] : offsets[4]] = -100  # a row without any
+    return task, outputs, labels, offsets
+
+
+@pytest.mark.parametrize("metric", WORD_METRICS)
+def test_the_score_of_a_resample_of_sentences_is_the_metric_of_their_words(metric: str) -> None:
+    task, outputs, labels, offsets = toy_words(metric)
+    draws = row_draws(40, 25, seed=1)
+    for counts, score in zip(draws, resampled_scores(task, outputs, labels, draws, offsets), strict=True):
+        rows = np.repeat(np.arange(40), counts.astype(int))
+        words = np.concatenate([np.arange(offsets[row], offsets[row + 1]) for row in rows])
+        ends = np.concatenate([[0], np.cumsum(np.diff(offsets)[rows])])
+        expected = task.score(outputs[words], labels[words], offsets=ends)[task.primary]
+        assert score == pytest.approx(expected, abs=1e-6)
+    whole = resampled_scores(task, outputs, labels, np.ones((1, 40), np.float32), offsets)
+    assert whole[0] == pytest.approx(task.score(outputs, labels, offsets=offsets)[task.primary], abs=1e-6)
+
+
+def test_sentences_vary_more_than_words_that_are_taken_for_independent() -> None:
+    """Whole sentences are right or wrong: resampling words would make the interval far too narrow."""
+    task = Task("t", "tokens", ("O", "B-a", "I-a"), ("accuracy",), 1)
+    labels, offsets = np.zeros(1000, int), np.arange(0, 1001, 20)
+    outputs = np.eye(3, dtype=np.float32)[np.repeat(np.arange(50) % 2, 20)]
+    by_sentence = resampled_scores(task, outputs, labels, row_draws(50, 2000, 0), offsets).std()
+    assert by_sentence == pytest.approx(0.5 / math.sqrt(50), rel=0.1)
+
+
 def test_draws_of_rows_are_those_of_a_bootstrap() -> None:
     draws = row_draws(40, 4000, seed=0)
     assert (draws.sum(axis=1) == 40).all()

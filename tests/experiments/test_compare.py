@@ -26,11 +26,12 @@ from distilect.experiments import Plan, compare, engines, estimate, publish
 from distilect.experiments.compare import open_trials
 from distilect.experiments.estimate import OVERHEAD_SECONDS
 from distilect.experiments.jobs import Job, Outcome, Worker
-from distilect.experiments.results import Result, Results
+from distilect.experiments.results import Result, Results, read_predictions
 from distilect.experiments.runner import Runner
 from distilect.pipeline.work import Workbench
 from tests.experiments.helpers import Toy
 from tests.launch import fork, wait
+from tests.tagging import sentences, taught, write_conll
 from tests.tiny import tiny_bert
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine may take ten times as long as a free one
@@ -195,6 +196,29 @@ def test_a_multi_label_task_is_compared_up_to_its_tables(toy: Toy) -> None:
     assert "| sets, micro_f1 |" in page
     assert re.search(r"chance \(one prediction for all rows\): sets \d", page)
     assert re.search(r"dynamic-data minus finetune: .+ points \[.+\], p = ", page)
+
+
+def test_a_task_over_words_is_compared_up_to_its_tables_and_published_with_its_rows(toy: Toy, tmp_path: Path) -> None:
+    data = {
+        name: str(write_conll(toy.folder / f"words-{name}.conll", sentences(count, seed)))
+        for seed, (name, count) in enumerate({"train": 40, "dev": 24}.items())
+    }
+    tagger = taught(toy.folder / "tagger", layers=2, steps=20)
+    tasks = [{"name": "words", "data": data, "teachers": [tagger]}]
+    config = toy.config(
+        name="words", tasks=tasks, students=["tagger[layers=1]"], methods=["finetune", "kd"], seeds=[0, 1]
+    )
+    found = compare(config)
+    assert found.done == 4 and not found.failed
+    page = (config.folder / "comparison.md").read_text(encoding="utf-8")
+    assert "| words, entity_f1 |" in page
+    assert re.search(r"chance \(one prediction for all rows\): words \d", page)
+    assert re.search(r"kd minus finetune: .+ points \[.+\], p = ", page)
+    publish(config, docs=tmp_path)
+    kept = read_predictions([tmp_path / "words.predictions.parquet"])
+    (offsets,) = (value for key, value in kept.items() if key.startswith("offsets ordinary.words "))
+    (labels,) = (value for key, value in kept.items() if key.startswith("labels ordinary.words "))
+    assert len(offsets) == 25 and offsets[-1] == len(labels) == sum(len(words) for words, _ in sentences(24, 1))
 
 
 # ---- kills and locks -------------------------------------------------------------------------------------------------

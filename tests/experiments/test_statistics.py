@@ -10,6 +10,7 @@ from scipy import stats
 
 from distilect.evaluation import holm
 from distilect.experiments.statistics import PairedTests, cost_of, groups, pareto
+from distilect.tasks import Task
 from tests.evaluation.reference import paired_bootstrap
 from tests.experiments.made import LABELS, Made, predicted
 
@@ -79,6 +80,45 @@ def test_one_seed_and_one_task_is_the_plain_paired_bootstrap() -> None:
     assert (found.low, found.high) == pytest.approx((0.06 - 1.96 * error, 0.06 + 1.96 * error), abs=0.006)
     assert found.p_value == pytest.approx(2 * stats.norm.sf(0.06 / error), rel=0.5)
     assert abs(found.p_value - plain.p_value) < 0.001
+
+
+def test_words_are_resampled_by_sentence_and_scored_as_entities() -> None:
+    """Against a loop that draws sentences and calls the metric."""
+    task = Task("one", "tokens", ("O", "B-a", "I-a"), ("entity_f1",), 1)
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 9, 60))])
+    labels = rng.choice(3, size=offsets[-1], p=(0.6, 0.25, 0.15))
+    labels[::17] = -100
+    answers = {m: np.where(rng.random(len(labels)) < share, labels, 0) for m, share in (("a", 0.9), ("base", 0.7))}
+    made = Made().add("a", 0.8).add("base", 0.7)
+    made.predictions |= {
+        "labels ordinary.one dev": labels.astype(float),
+        "offsets ordinary.one dev": offsets.astype(float),
+    }
+    outputs = {}
+    for result in made.results:
+        predicted_classes = np.maximum(answers[result["method"]], 0)
+        outputs[result["method"]] = np.eye(3)[predicted_classes]
+        made.predictions[f"{result['trial']} x"] = predicted_classes.astype(float)
+        score = task.score(outputs[result["method"]], labels, offsets=offsets)
+        result |= {"task": task.to_dict(), "primary": "entity_f1"}
+        result["student"]["scores"] = score
+    tests, group = PairedTests(made.predictions, 3000), groups(made.results)[0]
+    found = tests.against(group, "base")[0].tasks["one"]
+    gaps = []
+    for _ in range(600):
+        rows = rng.integers(0, 60, 60)
+        words = np.concatenate([np.arange(offsets[row], offsets[row + 1]) for row in rows])
+        ends = np.concatenate([[0], np.cumsum(np.diff(offsets)[rows])])
+        own, base = (task.score(outputs[m][words], labels[words], offsets=ends)["entity_f1"] for m in ("a", "base"))
+        gaps.append(own - base)
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(gaps), rel=0.12)
+    chance = tests.chances(group)["one"]
+    best = max(
+        task.score(np.tile(np.eye(3)[c], (len(labels), 1)), labels, offsets=offsets)["entity_f1"] for c in range(3)
+    )
+    assert chance.score == pytest.approx(best)
+    assert chance.limit == pytest.approx(best + 1.645 * math.sqrt(best * (1 - best) / 60))
 
 
 def test_the_spread_between_seeds_is_in_the_interval() -> None:

@@ -121,4 +121,5 @@ def chance_of(task: Task, labels: NDArray[Any], offsets: NDArray[np.int64] | Non
     outputs = [np.tile(np.array(one), (len(known), 1)) for one in constants]
     score = max(task.score(one, known, offsets=offsets)[task.primary] for one in outputs)
     variance = 1.0 if task.primary in ("matthews", "pearson", "spearman") else max(0.0, score * (1 - score))
-    return Chance(score, score + 1.645 * math.sqrt(variance / len(known)))
+    rows = len(known) if offsets is None else len(offsets) - 1  # the words of a row are not independent
+    return Chance(score, score + 1.645 * math.sqrt(variance / rows))
