@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def test_a_text_is_split_at_spaces_and_punctuation(text: str, words: list[str]) 
 def test_words_stand_where_it_is_said_and_no_visible_character_is_lost(text: str) -> None:
     found = words_of(text)
     assert all(text[start:end] == word for word, (start, end) in found)
-    assert all(a[1] <= b[0] for (_, a), (_, b) in zip(found, found[1:], strict=False))
+    assert all(a[1] <= b[0] for (_, a), (_, b) in itertools.pairwise(found))
     inside = {place for _, (start, end) in found for place in range(start, end)}
     assert not [c for place, c in enumerate(text) if c.isalnum() and place not in inside]
 

@@ -128,9 +128,7 @@ class _Loader:
         if self.columns.label is None:
             settings = _known_task(settings, like, source.label)
             if settings.kind == "tokens" and not self.words:
-                raise DataError(
-                    f"{source.label} has texts, but the teacher tags words: expected lists of words, or a CoNLL file"
-                )
+                raise DataError(f"{source.label} has texts, but the teacher tags words: expected lists of words, or a CoNLL file")
             self.report.append("train: no labels; the student learns from the teachers alone")
         first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
         column = self._read(source, self.columns, "train", settings, first)
@@ -610,9 +608,7 @@ def _refuse_with_words(config: DataConfig) -> None:
 
 def _task_line(task: Task) -> str:
     if task.kind == "tokens":
-        types = (
-            f"{task.scheme.name}, {len(task.scheme.types)} types: {listed(task.scheme.types, 8)}" if task.scheme else ""
-        )
+        types = f"{task.scheme.name}, {len(task.scheme.types)} types: {listed(task.scheme.types, 8)}" if task.scheme else ""
         tags = f"{task.num_outputs} tags ({types or listed(task.labels, 8)})"
         return f"task {task.name}: {tags}, a tag per word, scored by {', '.join(task.metrics)}"
     kind = "labels, any number per row," if task.kind == "multi-label" else "classes"
