@@ -244,4 +244,4 @@ def test_several_runs_over_words_are_set_side_by_side(tmp_path: Path) -> None:
     text = Page(build_summary(runs, tmp_path / "summary.html")).text
     assert "entity_f1" in text
     table = summary_table([json.loads((run / "metrics.json").read_text()) for run in runs])
-    assert any(column.header == "entity_f1" for column in table.columns)
+    assert any(str(column.header) == "entity_f1" for column in table.columns)

@@ -257,7 +257,7 @@ class TagColumn:
             self._report_scheme(reading, task.labels)
             classes = reading.classes
         rows = pa.LargeListArray.from_arrays(pa.array(self.units.offsets), self.words)
-        texts = pc.binary_join(rows, WORD_END)
+        texts = pc.binary_join(rows, pa.scalar(WORD_END, pa.large_string()))
         return Table((texts,), classes, identities([texts]), units=self.units)
 
     def _check_words(self, name: str) -> None:
