@@ -162,8 +162,10 @@ def test_a_column_that_would_be_written_twice_is_refused(run: Path, tmp_path: Pa
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize("family", [tiny_bert, tiny_roberta])
-@pytest.mark.parametrize("strategy", ["first", "simple"])
+# with byte-level BPE transformers guesses where words begin ("fallback heuristic"), and is wrong where a space is a token of its own
+@pytest.mark.parametrize(
+    ("family", "strategy"), [(tiny_bert, "first"), (tiny_bert, "simple"), (tiny_roberta, "simple")]
+)
 def test_a_pipeline_of_transformers_finds_the_same_entities(tmp_path: Path, family: Any, strategy: str) -> None:
     """In texts that fit into one window and whose words stand between spaces, as in training."""
     student = taught(tmp_path / "student", family, steps=40)
