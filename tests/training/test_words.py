@@ -132,7 +132,7 @@ def test_all_words_asked_is_kd_bit_for_bit(bench: Bench, rows: dict[str, Any]) -
 
 
 def test_equal_weights_of_the_teachers_are_uniform_bit_for_bit(bench: Bench) -> None:
-    kept = {"name": "weighted", "teachers": {"weights": [0.5, 0.5]}}
+    kept = {"name": "weighted", "teachers": {"values": [0.5, 0.5]}}
     same(*(trained(bench, spec, "equal", epochs=1, final_weights="last") for spec in ("uniform", kept)))
 
 
