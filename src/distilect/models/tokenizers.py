@@ -238,13 +238,14 @@ def _same(model: Any, padded: Encoded, alone: Sequence[Tensor]) -> bool:
 
 
 def _outputs(model: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Per row its logits [C]; of a model without head its last hidden states [tokens, H]."""
+    """Per row its logits, [C] or for each token [tokens, C]; of a model without head its last hidden states [tokens, H]."""
     device = next(model.parameters()).device
     outputs = model(**{name: values.to(device) for name, values in inputs.items()})
-    if "logits" in outputs:
-        return list(outputs.logits.float())
+    values = outputs.logits if "logits" in outputs else outputs.last_hidden_state
+    if values.ndim == 2:
+        return list(values.float())
     mask = inputs["attention_mask"].bool().to(device)
-    return [hidden[real] for hidden, real in zip(outputs.last_hidden_state.float(), mask, strict=True)]
+    return [of_row[real] for of_row, real in zip(values.float(), mask, strict=True)]
 
 
 class _Positions(TorchFunctionMode):
