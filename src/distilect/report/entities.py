@@ -118,7 +118,7 @@ def by_type(selection: Sequence[Row], scheme: Scheme | None, labels: Sequence[st
     }
     merged: dict[tuple[int, str], list[Row]] = {}
     for row in selection:
-        merged.setdefault((row["epoch"], names.get(row["group"], row["group"])), []).append(row)
+        merged.setdefault((row["epoch"], names.get(str(row["group"]), str(row["group"]))), []).append(row)
     return [_merged(epoch, group, rows) for (epoch, group), rows in merged.items()]
 
 
