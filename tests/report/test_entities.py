@@ -27,7 +27,7 @@ from distilect.report.predictions import agreement, differences, prediction_figu
 from distilect.report.selection import selection_by_label
 from distilect.tasks import Task, scheme_of
 from tests.report.run_files import metrics, model, write_rows, write_run
-from tests.report.test_page import EVIL, Page
+from tests.report.test_page import EVIL, Page, titles
 
 LABELS = ("O", "B-loc", "I-loc", "B-per", "I-per")
 WORDS = [["Ada", "Lovelace", "saw", "London"], ["in", "New", "York", "City"], ["Paris"]]
@@ -79,7 +79,7 @@ def test_each_entity_stands_in_brackets_in_its_sentence_with_every_model_s_type(
     assert table is not None and table.titles == ["text", "outcome", "label", "student", "teacher t"]
     assert texts_of(table) == [
         ["Ada Lovelace saw [London | loc → none]", "missed", "loc", "none", "loc"],
-        ["in [New York City | loc → loc, other words]", "wrong words", "loc", "loc, other words", "loc"],
+        ["in [New York City | loc → loc for “New York”]", "wrong words", "loc", "loc for “New York”", "loc"],
         ["[Paris | none → loc]", "not there", "none", "loc", "none"],
         ["[Ada Lovelace | per] saw London", "found", "per", "per", "loc"],
     ]
@@ -223,8 +223,9 @@ def test_the_page_of_a_run_over_words(tmp_path: Path) -> None:
         "Of 3 entities the student finds 1",
     ):
         assert text in page.text, text
-    assert "[New York City | loc → loc, other words]" in page.text and "the [[film]] 3" in page.text
+    assert "[New York City | loc → loc for “New York”]" in page.text and "the [[film]] 3" in page.text
     assert "By label" not in page.text and "Row by row" not in page.text
+    assert "Weight of teacher weak by word" in titles(page) and "a sample of the words in the last epoch" in page.text
     assert any(attrs.get("id") == "table-entities" for _, attrs in page.elements)
     marked = [attrs["class"] for tag, attrs in page.elements if tag == "b" and attrs.get("class")]
     assert sorted(marked) == ["bad", "bad", "bad", "good"]

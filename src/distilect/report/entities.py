@@ -20,9 +20,7 @@ Place = tuple[int, int, int]  # row, first word, word after the last; words are 
 NONE = "none"  # no entity
 _WRONG, _FOUND = 150, 50  # entities that are shown
 _CONTEXT = 20  # words on either side
-_SHOWN = 400  # characters of a sentence
 _MAX_TEACHERS = 7  # columns of votes
-_OTHER = ", other words"
 
 
 def scores_by_type(predictions: Predictions, logits: NDArray[np.float64]) -> dict[str, dict[str, float]]:
@@ -73,20 +71,22 @@ def entity_table(predictions: Predictions) -> DataTable | None:
     labelled = _Votes(gold, offsets, scheme)
     votes = [_Votes(_predicted(gold, logits), offsets, scheme) for _, logits in models]
     # a predicted entity at a labelled one is shown with it
-    more = [place for place in votes[0].types if labelled.vote(place) == NONE]
-    places = sorted([*labelled.types, *more])
+    places = sorted([*labelled.types, *(place for place in votes[0].types if labelled.near(place) is None)])
     right = {place: votes[0].types.get(place) == labelled.types.get(place) for place in places}
     chosen = _spread([place for place in places if not right[place]], _WRONG)
     chosen += _spread([place for place in places if right[place]], _FOUND)
     texts = predictions.texts["text"]
     body = []
     for place in chosen:
-        wanted, found = labelled.vote(place), votes[0].vote(place)
-        cells = [_in_sentence(texts, offsets, place, wanted, found), Cell(_verdict(wanted, found)), Cell(wanted)]
-        for one in votes:
-            vote = one.vote(place)
-            cells.append(Cell(vote, mark="good" if vote == wanted else "bad"))
-        body.append(cells)
+        wanted, there = labelled.types.get(place), votes[0].near(place)
+        said = [one.vote(place, texts) for one in votes]
+        kind = wanted if wanted and right[place] else f"{wanted or NONE} → {said[0]}"
+        verdict = _verdict(wanted, votes[0].types[there] if there else None, there == place)
+        cells = [_in_sentence(texts, offsets, place, kind, right[place]), Cell(verdict), Cell(wanted or NONE)]
+        marks = [
+            "good" if one.types.get(place) == wanted and one.near(place) in (place, None) else "bad" for one in votes
+        ]
+        body.append(cells + [Cell(text, mark=mark) for text, mark in zip(said, marks, strict=True)])
     titles = ["text", "outcome", "label", *(one_line(name, 40) for name, _ in models)]
     return DataTable("entities", titles, body, wide=[0], words=list(range(1, len(titles)))) if body else None
 
@@ -134,55 +134,61 @@ class _Votes:
     """The entities of one model, or the labelled ones.
 
     Attributes:
-        types: (row, first word, word after the last) → type; words are counted over all rows.
+        types: place → type.
         at: int64 [U], the number of the type at each word; -1 outside.
     """
 
     def __init__(self, classes: Ints, offsets: Ints, scheme: Scheme) -> None:
-        self.names, self.at = scheme.types, np.full(len(classes), -1)
         self.types: dict[Place, str] = {}
+        self.at = np.full(len(classes), -1)
+        self._place_at: dict[int, Place] = {}  # word → the entity that it is in
         for row, first, after, kind in zip(*(part.tolist() for part in spans(classes, offsets, scheme)), strict=True):
             if kind < len(scheme.types):  # a prediction that is no class has none
                 start, end = int(offsets[row]) + first, int(offsets[row]) + after
                 self.types[row, start, end] = scheme.types[kind]
                 self.at[start:end] = kind
+                self._place_at |= dict.fromkeys(range(start, end), (row, start, end))
 
-    def vote(self, place: Place) -> str:
-        """The type for exactly these words; `person, other words`; or `none`."""
-        if place in self.types:
-            return self.types[place]
-        there = self.at[place[1] : place[2]]
-        return f"{self.names[int(there[there >= 0][0])]}{_OTHER}" if (there >= 0).any() else NONE
+    def near(self, place: Place) -> Place | None:
+        """The entity with exactly these words, or else the first one that shares a word; None without one."""
+        shared = (self._place_at[word] for word in range(*place[1:]) if word in self._place_at)
+        return place if place in self.types else next(shared, None)
+
+    def vote(self, place: Place, texts: Any) -> str:
+        """The type for exactly these words; `person for “Ada”`, if it is for others; or `none`."""
+        found = self.near(place)
+        if found is None or found == place:
+            return NONE if found is None else self.types[found]
+        return f"{self.types[found]} for “{_words(texts, found[1], found[2])}”"
 
 
-def _verdict(wanted: str, found: str) -> str:
-    """What the student made of an entity."""
-    if wanted == found:
-        return "found"
-    if found == NONE:
+def _verdict(wanted: str | None, found: str | None, exact: bool) -> str:
+    """What the student made of an entity, by its label and its prediction at these words."""
+    if found is None:
         return "missed"
-    if wanted == NONE:
+    if wanted is None:
         return "not there"
-    return "wrong words" if found == wanted + _OTHER else "wrong type"
+    return "wrong type" if found != wanted else "found" if exact else "wrong words"
 
 
-def _in_sentence(texts: Any, offsets: Ints, place: Place, wanted: str, found: str) -> Cell:
-    """The sentence with the entity in brackets and its type, or what is wrong with it."""
+def _in_sentence(texts: Any, offsets: Ints, place: Place, kind: str, right: bool) -> Cell:
+    """The sentence with the entity in brackets, and its type or what is wrong with it."""
     before, middle, after = _parts(texts, offsets, place)
-    kind = wanted if wanted == found else f"{wanted} → {found}"
-    marked = f"[{one_line(middle, _SHOWN // 2)} | {kind}]"
-    return Cell(
-        f"{before}{marked}{after}", parts=((before, ""), (marked, "good" if wanted == found else "bad"), (after, ""))
-    )
+    marked = f"[{middle} | {kind}]"
+    mark = "good" if right else "bad"
+    return Cell(f"{before}{marked}{after}", parts=((before, ""), (marked, mark), (after, "")))
 
 
 def _parts(texts: Any, offsets: Ints, place: Place) -> tuple[str, str, str]:
     """The words before some words of a row, these, and those after them; with the spaces between."""
     row, start, end = place
     low, high = max(int(offsets[row]), start - _CONTEXT), min(int(offsets[row + 1]), end + _CONTEXT)
-    shown = [one_line(str(word), 60) for word in texts.slice(low, high - low).to_pylist()]
-    before, middle, after = shown[: start - low], shown[start - low : end - low], shown[end - low :]
-    return " ".join([*before, ""]), " ".join(middle), " ".join(["", *after])
+    before, after = _words(texts, low, start), _words(texts, end, high)
+    return f"{before} " if before else "", _words(texts, start, end), f" {after}" if after else ""
+
+
+def _words(texts: Any, start: int, end: int) -> str:
+    return " ".join(one_line(str(word), 60) for word in texts.slice(start, end - start).to_pylist())
 
 
 def _confusion(gold: Ints, predicted: Ints, offsets: Ints, scheme: Scheme) -> Ints:

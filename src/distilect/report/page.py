@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from distilect.report import words
 from distilect.report.curves import curves_of, knowledge_by_phase
 from distilect.report.decisions import decision_figures, decision_table
 from distilect.report.entities import by_type, entity_counts_text, entity_table, type_table
-from distilect.report.figures import score_against_cost
+from distilect.report.figures import Figure, score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
 from distilect.report.label_sets import label_table
 from distilect.report.models import COST, SIZES, Outcome, facts, models_table, outcome, sampling_error
@@ -69,7 +71,7 @@ def build_report(run_folder: str | Path) -> Path:
         table=models_table(result.rows, result.primary),
         scatter=score_against_cost(result.rows, result.primary),
         curves=curves,
-        selection=[figure for figure in selected if figure is not None],
+        selection=[_worded(figure, of_words) for figure in selected if figure is not None],
         labels=selection_by_label(groups, what, "words" if of_words else "rows"),
         by=what,
         unit="word" if of_words else "row",
@@ -91,6 +93,14 @@ def build_report(run_folder: str | Path) -> Path:
         },
         config=run.config,
     )
+
+
+def _worded(figure: Figure, of_words: bool) -> Figure:
+    """What is called a row in other tasks is a word where words have labels."""
+    if not of_words:
+        return figure
+    title = re.sub(r"^Rows\b", "Words", re.sub(r" by row$", " by word", figure.title))
+    return replace(figure, title=title, note=re.sub(r"\brow(s?)\b", r"word\1", figure.note))
 
 
 def _tags(metrics: Mapping[str, Any]) -> tuple[bool, Scheme | None, list[str]]:
