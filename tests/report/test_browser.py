@@ -11,6 +11,7 @@ from distilect.report import build_report, build_summary
 from tests.browser import Browser, need, started
 from tests.presets import slow
 from tests.report.run_files import metrics, write_answers, write_rows, write_run
+from tests.report.test_entities import WORDS, tagged_run
 
 EVIL = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> row {row}"
 
@@ -30,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(root / "one", text=EVIL)
     write_answers(root / "one", text=EVIL)
     build_report(root / "one")
+    build_report(tagged_run(root / "words", [[EVIL if word == "London" else word for word in row] for row in WORDS]))
     build_summary([root / "one", root / "two"], root / "summary.html")
     return root
 
@@ -46,7 +48,7 @@ def test_there_is_no_console_error_and_no_call_to_the_network(
     browser: Browser, folder: Path, width: int, dark: bool
 ) -> None:
     browser.errors.clear()
-    for path in (folder / "one" / "report.html", folder / "summary.html"):
+    for path in (folder / "one" / "report.html", folder / "words" / "report.html", folder / "summary.html"):
         browser.open(path, width=width, dark=dark)
     assert browser.errors == []
 
@@ -67,6 +69,18 @@ def test_a_text_with_a_script_stays_text(page: Browser) -> None:
     assert page.run("document.images.length") == 0
     cells = page.run("[...document.querySelectorAll('#table-differences td.wide')].map(cell => cell.textContent)")
     assert len(cells) > 10 and all(text.startswith("<script>") for text in cells)
+
+
+def test_an_entity_is_marked_in_its_sentence_by_more_than_its_colour(browser: Browser, folder: Path) -> None:
+    browser.open(folder / "words" / "report.html")
+    assert browser.run("document.title") == "a-run · distilect" and browser.run("document.images.length") == 0
+    marked = browser.run(
+        "[...document.querySelectorAll('#table-entities b')].map(mark => [mark.textContent, mark.className])"
+    )
+    assert ["[Ada Lovelace | per]", "good"] in marked
+    assert any(
+        text.startswith("[<script>") and text.endswith("| loc → none]") for text, mark in marked if mark == "bad"
+    )
 
 
 def test_the_table_filters_by_every_word_and_counts(page: Browser) -> None:
