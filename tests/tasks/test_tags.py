@@ -47,10 +47,7 @@ def pairs(labels: tuple[str, ...]):
     return st.lists(st.lists(st.tuples(tag, tag), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
-both_schemes = st.one_of(
-    st.tuples(st.just(BIO), pairs(BIO)),
-    st.tuples(st.just(BIOES), pairs(BIOES)),
-)
+both_schemes = st.one_of(st.tuples(st.just(BIO), pairs(BIO)), st.tuples(st.just(BIOES), pairs(BIOES)))
 
 
 @given(both_schemes)
@@ -170,8 +167,7 @@ def test_a_label_set_is_closed() -> None:
 
 @given(both_schemes)
 def test_a_closed_label_set_has_every_tag_once_and_is_of_the_same_scheme(case) -> None:
-    labels, rows = case
-    tags = {tag for row in rows for _, tag in row}
+    tags = {tag for row in case[1] for _, tag in row}
     whole = closed(tags)
     if tags == {"O"}:
         assert whole is None

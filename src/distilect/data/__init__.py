@@ -12,7 +12,16 @@ from distilect.data.batches import (
 )
 from distilect.data.columns import text_columns
 from distilect.data.encoding import NOTABLE, Encoded, encode, pad_id
-from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_texts, task_settings_of, word_table
+from distilect.data.loading import (
+    Data,
+    load_data,
+    load_table,
+    open_texts,
+    read_columns,
+    read_texts,
+    task_settings_of,
+    word_table,
+)
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
 from distilect.data.splits import fold_of, hold_out
