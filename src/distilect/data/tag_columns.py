@@ -124,7 +124,9 @@ def _hold_lists(source: Source, words: str, tags: str) -> bool:
 def _only(given: str | Sequence[str] | None, key: str) -> str | None:
     names = [given] if isinstance(given, str) else list(given or ())
     if len(names) > 1:
-        raise DataError(f"data.{key} names {len(names)} columns ({listed(names)}); a tokens task has one: name it alone")
+        raise DataError(
+            f"data.{key} names {len(names)} columns ({listed(names)}); a tokens task has one: name it alone"
+        )
     return names[0] if names else None
 
 
@@ -174,7 +176,9 @@ class TagColumn:
         sizes = _sizes(lists)
         values = _flat(lists).cast(pa.large_string())
         owner = np.repeat(np.arange(len(lists)), sizes)
-        self._place = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of a word in its row as read
+        self._place = np.arange(len(values)) - np.repeat(
+            np.cumsum(sizes) - sizes, sizes
+        )  # of a word in its row as read
         self._owner, self.words = owner, values
         self._check_words(words)
         aligned = None if tags is None else self._aligned(_lists(rows, tags, "tags"), sizes, words)
@@ -196,11 +200,13 @@ class TagColumn:
         return f"{self.rows.where(int(self._owner[word]))}, word {self._place[word] + 1} ({shown!r})"
 
     def require_all(self, role: str) -> None:
-        """Refuse rows without tags, unless the table has none at all.
+        """Refuse a table without words, and rows without tags, unless the table has none at all.
 
         Raises:
             DataError: names the first one.
         """
+        if not len(self.kept):
+            raise DataError(f"{self.rows.label}: no row has words")
         if self.column is not None:
             refuse_unlabelled(self.rows, self.rows.table[self.column].combine_chunks(), self.column, role)
 
@@ -251,13 +257,15 @@ class TagColumn:
             self._report_scheme(reading, task.labels)
             classes = reading.classes
         rows = pa.LargeListArray.from_arrays(pa.array(self.units.offsets), self.words)
-        texts = pc.binary_join(rows, WORD_END)
+        texts = pc.binary_join(rows, pa.scalar(WORD_END, pa.large_string()))
         return Table((texts,), classes, identities([texts]), units=self.units)
 
     def _check_words(self, name: str) -> None:
         if self.words.null_count:
             word = int(pc.index(pc.is_null(self.words), True).as_py())
-            raise DataError(f"{self.rows.where(int(self._owner[word]))}: a word in column {name!r} is null: write a text")
+            raise DataError(
+                f"{self.rows.where(int(self._owner[word]))}: a word in column {name!r} is null: write a text"
+            )
         word = int(pc.index(self._holds_separator(), True).as_py())
         if word >= 0:
             raise DataError(f"{self.where(word)}: the word holds the control character \\x1f: clean it")

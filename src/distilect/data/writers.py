@@ -55,7 +55,10 @@ def entity_columns(table: Table, classes: NDArray[np.int64], scheme: Scheme) -> 
         entities[row].append({"start": start, "end": end, "type": scheme.types[kind], "text": text})
     one = {"start": pa.int64(), "end": pa.int64(), "type": pa.string(), "text": pa.large_string()}
     lists = pa.list_(pa.struct(list(one.items())))
-    return {"text": pa.array([" ".join(row) for row in words], pa.large_string()), "entities": pa.array(entities, lists)}
+    return {
+        "text": pa.array([" ".join(row) for row in words], pa.large_string()),
+        "entities": pa.array(entities, lists),
+    }
 
 
 @contextmanager

@@ -211,7 +211,9 @@ class Task:
         if self.scheme is None:
             raise ValueError(f"the labels of {self.name} are no tags of entities (such as O, B-person, I-person)")
         if offsets is None:
-            raise ValueError("metrics of entities need to know where each row's words begin: pass offsets=table.offsets")
+            raise ValueError(
+                "metrics of entities need to know where each row's words begin: pass offsets=table.offsets"
+            )
         if int(offsets[-1]) != len(labels):
             raise DataError(f"{len(labels)} labels, but rows of {int(offsets[-1])} words: expected one per word")
         return self.scheme, offsets
@@ -268,9 +270,7 @@ class Task:
         return cls(**{**values, "labels": tuple(values["labels"]), "metrics": tuple(values["metrics"])})
 
 
-def default_metrics(
-    kind: Kind, num_labels: int, unbalanced: bool = False, entities: bool = False
-) -> tuple[str, ...]:
+def default_metrics(kind: Kind, num_labels: int, unbalanced: bool = False, entities: bool = False) -> tuple[str, ...]:
     """The metrics of a task that names none.
 
     Classification: accuracy and f1 for two classes, accuracy and macro_f1 for more. Two classes that are `unbalanced` have
