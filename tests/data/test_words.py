@@ -214,7 +214,7 @@ word = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zs", "Zl", "
 
 
 @given(st.lists(st.lists(st.tuples(word, st.sampled_from(LABELS)), min_size=1, max_size=5), min_size=1, max_size=5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_word_is_lost_in_any_format(folder: Folder, rows: list[list[tuple[str, str]]]) -> None:
     words, tags = [[w for w, _ in row] for row in rows], [[t for _, t in row] for row in rows]
     task = {"labels": list(LABELS), "kind": "tokens"}
