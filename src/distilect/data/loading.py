@@ -27,7 +27,7 @@ from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.data.splits import hold_out
 from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
-from distilect.data.tag_columns import TagColumn, choose_word_columns, is_word_table
+from distilect.data.tag_columns import ANY_TASK, TagColumn, choose_word_columns, is_word_table
 from distilect.errors import DataError
 from distilect.progress import console
 from distilect.tasks import PROBLEM_TYPES, Kind, Task, default_metrics, kind_of_metrics, named_metrics, scheme_of
@@ -42,7 +42,6 @@ LABEL_TYPES: dict[Kind, Any] = {
     "tokens": np.int64,
 }
 UNBALANCED = 2  # times as many rows in the larger class: two classes are unbalanced above it
-_ANY_TASK = Task("words", "tokens", ("0", "1"), ("accuracy",), 1)  # of words without labels
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
 
 
@@ -608,7 +607,7 @@ def word_table(rows: Rows, words: str) -> tuple[Table, NDArray[np.int64], list[s
         DataError: the column does not hold lists of words.
     """
     column = TagColumn(rows, words, None)
-    return column.table(_ANY_TASK, "unlabelled", ""), column.kept, column.notes
+    return column.table(ANY_TASK, "unlabelled", ""), column.kept, column.notes
 
 
 def _as_tokens(settings: TaskConfig) -> TaskConfig:

@@ -26,6 +26,7 @@ from distilect.tasks.tags import Reading, closed, misfit, read_tags
 WORDS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "ner", "pos_tags", "pos", "upos", "labels", "label")
 _PEEK = 100  # rows that tell whether columns hold lists
+ANY_TASK = Task("words", "tokens", ("0", "1"), ("accuracy",), 1)  # of words without labels
 _BLANK = r"\A[\p{Z}\p{Cc}\p{Cf}]*\z"  # spaces, control characters, invisible marks
 _INTEGER = r"\A-?[0-9]+\z"
 
@@ -173,7 +174,7 @@ class TagColumn:
     def __init__(self, rows: Rows, words: str, tags: str | None) -> None:
         self.rows, self.column, self.notes = rows, tags, list[str]()
         lists = _lists(rows, words, "words")
-        sizes = _sizes(lists)
+        sizes = self._sizes_read = _sizes(lists)
         values = _flat(lists).cast(pa.large_string())
         owner = np.repeat(np.arange(len(lists)), sizes)
         self._place = np.arange(len(values)) - np.repeat(
@@ -193,6 +194,12 @@ class TagColumn:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @property
+    def as_read(self) -> NDArray[np.int64]:
+        """int64 [U]: where each word stands among all words of the rows as they were read."""
+        starts = np.cumsum(self._sizes_read) - self._sizes_read
+        return np.asarray(starts[self._owner] + self._place)
 
     def where(self, word: int) -> str:
         """Such as `train.conll, line 12, word 3 ('Paris')`; the line is that of the first word."""
