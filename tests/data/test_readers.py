@@ -158,7 +158,7 @@ def test_lists_of_names_are_read(tmp_path: Path) -> None:
     assert values(tmp_path / "t.jsonl") == {"a": [["x", "y"], [], None]}
     (tmp_path / "t.jsonl").write_text('{"a": ["x", 1.5]}\n')
     assert (
-        "line 1: 'a' is of type list of other values, expected a string, a number, or a list of strings or integers"
+        "line 1: 'a' is of type list of other values, expected a string, a number, or a list of strings or numbers"
         in fault(tmp_path / "t.jsonl")
     )
 

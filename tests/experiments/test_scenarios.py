@@ -21,6 +21,7 @@ from distilect.selection.registry import TEACHERS
 from distilect.tasks import Task
 from tests.selection.views import make_view
 from tests.tiny import SENTENCES, tiny_bert
+from tests.training.helpers import toy_words
 
 TASK = Task("toy", "classification", ("a", "b", "c"), ("accuracy",), 1)
 SCORES = Task("toy", "regression", (), ("pearson",), 1)
@@ -176,3 +177,50 @@ def test_the_oracle_knows_all_labels_of_a_row() -> None:
     with oracle_knows(truth):
         weights = construct(TEACHERS, {"name": "oracle"}, "teacher selector").decide(hidden)
     assert weights[:, 2].eq(1).all()
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+NAMES = Task("toy-names", "tokens", ("O", "B-person", "I-person", "B-place"), ("entity_f1",), 1)
+
+
+def words() -> Data:
+    return Data(NAMES, toy_words(60), toy_words(20, 1), toy_words(10, 2))
+
+
+def test_a_specialist_by_type_sees_all_other_types_as_outside() -> None:
+    clean = words()
+    clean.train.labels[:4] = (3, 1, 2, -100)
+    found = for_teacher(clean, LearnsConfig(types=["person"]), None, 0)
+    assert found.train.labels[:4].tolist() == [0, 1, 2, -100]
+    kept = np.isin(clean.train.labels, (0, 1, 2, -100))
+    assert (found.train.labels == np.where(kept, clean.train.labels, 0)).all()
+    assert found.train.units is clean.train.units and found.dev is clean.dev
+    with pytest.raises(ConfigError, match="no entities of type 'firm'; its types: person, place"):
+        for_teacher(clean, LearnsConfig(types=["firm"]), None, 0)
+    with pytest.raises(ConfigError, match="its types: none"):
+        for_teacher(data(), LearnsConfig(types=["person"]), None, 0)
+
+
+def test_few_labels_hide_whole_sentences() -> None:
+    clean = words()
+    found = with_few_labels(clean, 0.2, 0)
+    assert len(found.train) == 12 and found.extra is not None and found.extra.num_labelled == 0
+    assert found.train.has_label.all()
+    assert found.train.num_units + found.extra.num_units + found.validation.num_units == sum(
+        t.num_units for t in (clean.train, clean.validation)
+    )
+
+
+def test_noise_and_parts_by_class_are_refused_for_words() -> None:
+    with pytest.raises(ConfigError, match="of kind tokens, for which label noise is not defined"):
+        with_noise(words().train, 0.2, NAMES, 0, "x")
+    with pytest.raises(ConfigError, match="is a tokens task"):
+        parts_of(PartsConfig(by="class", count=2), words(), None)  # type: ignore[arg-type]
+
+
+def test_the_oracle_knows_the_tag_of_each_word() -> None:
+    clean = words()
+    truth = truth_of(clean)
+    for table in (clean.train, clean.validation):
+        assert [truth[key] for key in table.unit_keys().tolist()] == table.labels.tolist()

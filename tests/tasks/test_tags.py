@@ -167,8 +167,7 @@ def test_a_label_set_is_closed() -> None:
 
 @given(both_schemes)
 def test_a_closed_label_set_has_every_tag_once_and_is_of_the_same_scheme(case) -> None:
-    labels, rows = case
-    tags = {tag for row in rows for _, tag in row}
+    tags = {tag for row in case[1] for _, tag in row}
     whole = closed(tags)
     if tags == {"O"}:
         assert whole is None

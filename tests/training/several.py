@@ -61,6 +61,13 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
         ),
         "rlkd, credit": ({"name": "rlkd", "teachers": {"reward": "alignment", "policy_updates": 20}}, {}),
         "parts": ("uniform", {"max_tokens": 24, "gradient_accumulation_steps": 2}),
+        # of word tables: what is decided per word, and rows of which no word stays
+        "words, rlkd": ({"name": "rlkd", "teachers": {"policy_updates": 20}}, {}),
+        "words, skipped": ({"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.1}}, {}),
+        "words, parts": (
+            {"name": "uniform", "knowledge": {"labels": {}, "response": {}, "feature": {}, "attention": {}}},
+            {"max_tokens": 24},
+        ),
         "projections": ({"name": "pkd", "teachers": "uniform"}, {}),
     }
     return found
@@ -112,8 +119,8 @@ def narrow_student(bench: Bench) -> None:
 def main(folder: Path, names: list[str]) -> None:
     """Train by the methods of these names; all, without names."""
     ranks.start()
-    bench = Bench(folder, rows=ROWS)
+    texts, words = Bench(folder, rows=ROWS), Bench(folder / "words", rows=ROWS, words=True)
     chosen = {name: each for name, each in methods().items() if not names or name in names}
-    found = {name: train(bench, name, *each) for name, each in chosen.items()}
+    found = {name: train(words if name.startswith("words") else texts, name, *each) for name, each in chosen.items()}
     out = folder / f"out-{ranks.world()}-{ranks.rank()}.json"
     out.write_text(json.dumps(found), encoding="utf-8")

@@ -62,6 +62,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     here = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     names = sorted({item.callspec.params["name"] for item in here})
     narrow_student(Bench(folder, rows=ROWS))
+    Bench(folder / "words", rows=ROWS, words=True)
     main(folder, names)
     run_ranks(2, lambda: main(folder, names), folder)
     return [json.loads((folder / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")]

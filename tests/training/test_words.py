@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,10 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from distilect.data import Table, encode
+from distilect.errors import TeacherError
 from distilect.evaluation import predict
+from distilect.models import CallableTeacher, TableTeacher
 from distilect.selection import actor_critic, akskd
+from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
 from tests.presets import each_preset
 from tests.tiny import SENTENCES, tiny_roberta
@@ -184,6 +189,58 @@ def test_a_teacher_with_another_tokenizer_gives_knowledge_per_word(bench: Bench,
     finally:
         bench.teachers = teachers
     assert bench.teachers is teachers and all(np.isfinite(v).all() for v in weights(trainer).values())
+
+
+def outputs(words: list[str]) -> list[list[float]]:
+    """Logits that depend on the word alone."""
+    return [[float(len(word)), float(ord(word[0]) % 5), float("e" in word)] for word in words]
+
+
+def test_tables_and_functions_give_outputs_per_word(bench: Bench, tmp_path: Path) -> None:
+    rows = bench.table.words(range(len(bench.table)))
+    lines = []
+    for words in rows:  # a blank word is left out, as from every table of words
+        columns = zip(*([*outputs(words), [9.0, 9.0, 9.0]]), strict=True)
+        lines.append({"words": [*words, " "], **dict(zip(TAGS.labels, map(list, columns), strict=True))})
+    file = tmp_path / "outputs.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    table = TableTeacher("table", file, TAGS, "logits")
+    function = CallableTeacher("function", lambda rows: (np.array(outputs(words)) for words in rows), TAGS)
+    order = np.array([5, 0, 39])
+    expected = np.array([values for row in order for values in outputs(rows[row])])
+    for teacher in (table, function):
+        found = prepare_signals([teacher], bench.table, SignalStore(tmp_path / "store"), [[]]).source
+        assert found is not None
+        np.testing.assert_array_equal(found.fetch(bench.table, order, [[]]).logits[:, 0], expected)
+
+
+def test_outputs_that_do_not_fit_the_words_are_refused(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "short.jsonl"
+    file.write_text(json.dumps({"words": ["a", "film"], "O": [1.0, 2.0], "B-thing": [0.0], "I-thing": [0.0, 0.0]}))
+    with pytest.raises(TeacherError, match=r"row 1: 1 numbers in 'B-thing' for 2 words|line 1: 1 numbers"):
+        TableTeacher("short", file, TAGS)
+    short = CallableTeacher("short", lambda rows: [np.zeros((1, 3)) for _ in rows], TAGS)
+    with pytest.raises(TeacherError, match="returned 1 lines for"):
+        short.outputs_for(bench.table, np.array([0]))
+
+
+def test_signals_of_words_are_stored_in_half_precision_and_found_again(bench: Bench, tmp_path: Path) -> None:
+    store = SignalStore(tmp_path)
+    fields = [["cls.4", "hidden.2"], []]
+    first = prepare_signals(bench.teachers, bench.table, store, fields)
+    assert first.forwards == 2 * len({*map(tuple, bench.table.ids.tolist())})
+    shards = [load_file(path)["value"].dtype for path in tmp_path.glob("*/words.*/shard-*")]
+    assert len(shards) == 4 and set(shards) == {np.dtype(np.float16)}
+    again = prepare_signals(bench.teachers, bench.table, SignalStore(tmp_path), fields)
+    assert again.forwards == 0 and again.source is not None and first.source is not None
+    rows = np.array([7, 2])
+    live = LiveSignals(bench.teachers).fetch(bench.table, rows, fields)
+    for source in (first.source, again.source):
+        found = source.fetch(bench.table, rows, fields)
+        torch.testing.assert_close(found.logits, live.logits, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(found.fields[0]["cls.4"], live.fields[0]["cls.4"], rtol=2e-3, atol=2e-3)
+        assert found.fields[0]["hidden.2"].shape == live.fields[0]["hidden.2"].shape
+        assert found.logits.shape == (len(bench.table.unit_index(rows)), 2, 3)
 
 
 def test_the_sample_shows_words_in_their_sentence(bench: Bench, tmp_path: Path) -> None:

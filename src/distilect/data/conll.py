@@ -21,7 +21,6 @@ from distilect.data.table import CHUNK
 from distilect.errors import DataError
 
 WORD_SUFFIXES = (".conll", ".conllu", ".bio", ".iob")
-WORD_LIST = pa.large_list(pa.large_string())
 _DOCUMENT = ("-DOCSTART-", "#begin document", "#end document")  # of CoNLL-2003, of CoNLL-2011 and 2012
 _UNIVERSAL_WIDTH = 10  # columns of CoNLL-U: a number, the word, its lemma, its part of speech, …
 _NO_WORD = re.compile(r"\d+[-.]\d+")
@@ -66,8 +65,10 @@ def conll_file(path: Path, delimiter: str | None = None) -> Source:
     def load(wanted: Sequence[str], limit: int | None) -> Iterator[Rows]:
         sentences = islice(_sentences(path, shape), limit)
         while block := list(islice(sentences, CHUNK)):
+            offsets = pa.array(np.cumsum([0, *(len(words) for _, words in block)]))
+            flat = list(zip(*(fields for _, words in block for fields in words), strict=True))  # a tuple per column
             arrays = {
-                name: pa.array([[fields[int(name)] for fields in words] for _, words in block], WORD_LIST)
+                name: pa.LargeListArray.from_arrays(offsets, pa.array(flat[int(name)], pa.large_string()))
                 for name in wanted
             }
             yield Rows(pa.table(arrays), path.name, np.array([line for line, _ in block]), "line")
@@ -112,7 +113,7 @@ def _sentences(path: Path, shape: _Shape) -> Iterator[Sentence]:
                 words = []
                 continue
             fields = _fields(line, shape.delimiter)
-            if _is_comment(line, len(fields), bool(words), shape):
+            if line[0] == "#" and _is_comment(line, len(fields), bool(words), shape):
                 continue
             if shape.universal and _NO_WORD.fullmatch(fields[0]):
                 continue
@@ -133,9 +134,9 @@ def _is_between(line: str) -> bool:
 
 
 def _is_comment(line: str, fields: int, inside: bool, shape: _Shape) -> bool:
-    """Whether a line is a comment, not the word "#": it stands before a sentence, and has another number of fields."""
+    """Whether a line that begins with "#" is a comment, not that word: it stands before a sentence, and has another number of fields."""
     if shape.universal:
-        return line.startswith("#")
+        return True
     return line.startswith(("# ", "#\n", "#\r")) and not inside and fields != shape.width
 
 

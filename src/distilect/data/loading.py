@@ -117,7 +117,6 @@ class _Loader:
         self.words = self.glue is None and is_word_table(source, config.text, config.label, settings)
         if self.words or settings.kind == "tokens":
             _refuse_with_words(config)
-            settings = settings.model_copy(update={"kind": "tokens"})
         if self.glue is not None and config.text is None and config.label is None:
             self.columns = self.glue.columns
         elif self.words:
@@ -126,12 +125,14 @@ class _Loader:
         else:
             self.columns = choose_columns(source, config.text, config.label, texts_alone=True)
         if self.columns.label is None:
-            settings = _known_task(settings, like, source.label)
+            settings = _known_task(_as_tokens(settings) if self.words else settings, like, source.label)
             if settings.kind == "tokens" and not self.words:
-                raise DataError(f"{source.label} has texts, but the teacher tags words: expected lists of words, or a CoNLL file")
+                raise DataError(
+                    f"{source.label} has texts, but the teacher tags words: expected lists of words, or a CoNLL file"
+                )
             self.report.append("train: no labels; the student learns from the teachers alone")
         first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
-        column = self._read(source, self.columns, "train", settings, first)
+        column = self._read(source, self.columns, "train", _as_tokens(settings) if self.words else settings, first)
         name = self.glue.name if self.glue else _name(locate(config.train or "", self.data_dir)[0])
         self.task = infer_task(column, self.columns, settings, self.glue, name)
         if isinstance(column, LabelColumn) and self.task.kind == "classification":
@@ -241,7 +242,8 @@ class _Loader:
         columns = self._columns(source, labelled=False)
         if self.words:
             column = TagColumn(source.read(columns.texts), columns.texts[0], None)
-            table = _labelled_table(column, columns, self.task, "extra", self.origin)
+            column.require_all("extra")
+            table = column.table(self.task, "extra", self.origin)
             self._report_rows("extra", table, source.label, "labels ignored")
             self._report_spellings("extra", column)
             return table
@@ -326,9 +328,8 @@ def load_table(
     source, columns, glue, words = _open_any(
         spec, data_dir, "dev", text, label, labelled=True, named=named, task=settings, **dialect
     )
-    if words:
-        settings = settings.model_copy(update={"kind": "tokens"})
-    column = _read_labels(source, columns, "evaluation", settings, label_delimiter)
+    as_read = _as_tokens(settings) if words else settings
+    column = _read_labels(source, columns, "evaluation", as_read, label_delimiter)
     if isinstance(column, LabelColumn):
         settings = settings_for(column.found())
     name = glue.name if glue else _name(locate(spec, data_dir)[0])
@@ -499,7 +500,7 @@ def _open_any(
     label: str | Sequence[str] | None,
     labelled: bool,
     named: Sequence[str] | None = None,
-    task: TaskConfig = TaskConfig(),
+    task: TaskConfig | None = None,
     **dialect: Any,
 ) -> tuple[Source, Columns, GlueTask | None, bool]:
     """A table, or the file for `role` in a GLUE folder; and whether its rows are lists of words.
@@ -509,6 +510,7 @@ def _open_any(
         named: labels of a multi-label task: columns that are called like all of them are its label columns, if none is given.
     """
     path, _, _ = locate(spec, data_dir)
+    task = task or TaskConfig()
     words = task.kind == "tokens"
     if (path / "train.tsv").is_file() and not words:
         glue, train, dev = recognise_folder(path)
@@ -584,10 +586,12 @@ def _labels_of(rows: Rows, columns: Columns, settings: TaskConfig, delimiter: st
 
 def _labelled_table(column: Labels, columns: Columns, task: Task, role: str, origin: str) -> Table:
     if isinstance(column, TagColumn):
-        if not len(column.kept):
-            raise DataError(f"{column.rows.label}: no row has words in column {columns.texts[0]!r}")
         return column.table(task, role, origin)
     return Table.from_columns(text_columns(column.rows, columns.texts), column.array(task, role, origin))
+
+
+def _as_tokens(settings: TaskConfig) -> TaskConfig:
+    return settings.model_copy(update={"kind": "tokens"})
 
 
 def _refuse_with_words(config: DataConfig) -> None:
@@ -608,7 +612,9 @@ def _refuse_with_words(config: DataConfig) -> None:
 
 def _task_line(task: Task) -> str:
     if task.kind == "tokens":
-        types = f"{task.scheme.name}, {len(task.scheme.types)} types: {listed(task.scheme.types, 8)}" if task.scheme else ""
+        types = (
+            f"{task.scheme.name}, {len(task.scheme.types)} types: {listed(task.scheme.types, 8)}" if task.scheme else ""
+        )
         tags = f"{task.num_outputs} tags ({types or listed(task.labels, 8)})"
         return f"task {task.name}: {tags}, a tag per word, scored by {', '.join(task.metrics)}"
     kind = "labels, any number per row," if task.kind == "multi-label" else "classes"

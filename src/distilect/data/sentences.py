@@ -18,12 +18,10 @@ from distilect.data.label_sets import is_list
 from distilect.data.readers import open_source
 from distilect.data.source import Rows, Source
 from distilect.data.table import Table
-from distilect.data.tag_columns import TagColumn, choose_word_columns, is_word_table
+from distilect.data.tag_columns import ANY_TASK, TagColumn, choose_word_columns, is_word_table
 from distilect.errors import DataError
 from distilect.progress import console
-from distilect.tasks import Task
 
-_ANY_TASK = Task("words", "tokens", ("0", "1"), ("accuracy",), 1)  # of words without tags
 _INNER = r"[\p{L}\p{M}\p{N}_" + "\u200c\u200d]"  # marks and joiners are parts of letters in many scripts
 # A run of letters and digits with single hyphens and dots inside it; any other visible character is a word of its own. The script that
 # an export writes beside its files has the same (`export/entities.py`).
@@ -91,7 +89,7 @@ def read_sentences(rows: Rows, column: str, lists: bool) -> Sentences:
     """
     if lists:
         words = TagColumn(rows, column, None)
-        return Sentences(words.table(_ANY_TASK, "unlabelled", ""), words.kept, words.sizes, words.places)
+        return Sentences(words.table(ANY_TASK, "unlabelled", ""), words.kept, words.sizes, words.places)
     texts: list[str] = text_columns(rows, [column])[0].to_pylist()
     found = [words_of(text) for text in texts]
     sizes = np.array([len(row) for row in found], dtype=np.int64)

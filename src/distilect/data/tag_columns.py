@@ -26,6 +26,7 @@ from distilect.tasks.tags import Reading, closed, misfit, read_tags
 WORDS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "ner", "pos_tags", "pos", "upos", "labels", "label")
 _PEEK = 100  # rows that tell whether columns hold lists
+ANY_TASK = Task("words", "tokens", ("0", "1"), ("accuracy",), 1)  # of words without labels
 _BLANK = r"\A[\p{Z}\p{Cc}\p{Cf}]*\z"  # spaces, control characters, invisible marks
 _INTEGER = r"\A-?[0-9]+\z"
 
@@ -124,7 +125,9 @@ def _hold_lists(source: Source, words: str, tags: str) -> bool:
 def _only(given: str | Sequence[str] | None, key: str) -> str | None:
     names = [given] if isinstance(given, str) else list(given or ())
     if len(names) > 1:
-        raise DataError(f"data.{key} names {len(names)} columns ({listed(names)}); a tokens task has one: name it alone")
+        raise DataError(
+            f"data.{key} names {len(names)} columns ({listed(names)}); a tokens task has one: name it alone"
+        )
     return names[0] if names else None
 
 
@@ -175,7 +178,9 @@ class TagColumn:
         self.sizes = sizes = _sizes(lists)
         values = _flat(lists).cast(pa.large_string())
         owner = np.repeat(np.arange(len(lists)), sizes)
-        self._place = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of a word in its row as read
+        self._place = np.arange(len(values)) - np.repeat(
+            np.cumsum(sizes) - sizes, sizes
+        )  # of a word in its row as read
         self._owner, self.words = owner, values
         self._check_words(words)
         aligned = None if tags is None else self._aligned(_lists(rows, tags, "tags"), sizes, words)
@@ -196,17 +201,25 @@ class TagColumn:
         """int64 [U]: where each word stands in its row as it was read."""
         return self._place
 
+    @property
+    def as_read(self) -> NDArray[np.int64]:
+        """int64 [U]: where each word stands among all words of the rows as they were read."""
+        starts = np.cumsum(self.sizes) - self.sizes
+        return np.asarray(starts[self._owner] + self._place)
+
     def where(self, word: int) -> str:
         """Such as `train.conll, line 12, word 3 ('Paris')`; the line is that of the first word."""
         shown = str(self.words[word].as_py())[:40]
         return f"{self.rows.where(int(self._owner[word]))}, word {self._place[word] + 1} ({shown!r})"
 
     def require_all(self, role: str) -> None:
-        """Refuse rows without tags, unless the table has none at all.
+        """Refuse a table without words, and rows without tags, unless the table has none at all.
 
         Raises:
             DataError: names the first one.
         """
+        if not len(self.kept):
+            raise DataError(f"{self.rows.label}: no row has words")
         if self.column is not None:
             refuse_unlabelled(self.rows, self.rows.table[self.column].combine_chunks(), self.column, role)
 
@@ -263,7 +276,9 @@ class TagColumn:
     def _check_words(self, name: str) -> None:
         if self.words.null_count:
             word = int(pc.index(pc.is_null(self.words), True).as_py())
-            raise DataError(f"{self.rows.where(int(self._owner[word]))}: a word in column {name!r} is null: write a text")
+            raise DataError(
+                f"{self.rows.where(int(self._owner[word]))}: a word in column {name!r} is null: write a text"
+            )
         word = int(pc.index(self._holds_separator(), True).as_py())
         if word >= 0:
             raise DataError(f"{self.where(word)}: the word holds the control character \\x1f: clean it")

@@ -228,14 +228,16 @@ def _json_column(path: Path, name: str, block: list[Object], kinds: dict[str, st
             continue
         kind = _TYPES[type(value)]
         known = kinds.setdefault(name, kind)
-        plain = kind != "object" and (kind != "list" or all(type(item) in (str, int) for item in value))
+        plain = kind != "object" and (kind != "list" or _is_plain(value))
         if not plain or kind != known:
-            expected = "a string, a number, or a list of strings or integers"
+            expected = "a string, a number, or a list of strings or numbers"
             expected = expected if kind == known else f"a {known} as in the rows before"
             shown = "list of other values" if kind == "list" and kind == known else kind
             raise DataError(f"{path.name}, {unit} {number}: {name!r} is of type {shown}, expected {expected}")
     if kinds.get(name) == "string":
         return to_strings(values, lambda row: f"{path.name}, {unit} {block[row][0]}")
+    if kinds.get(name) == "list" and any(type(item) is float for value in values if value for item in value):
+        return pa.array(values, pa.large_list(pa.float64()))
     if kinds.get(name) == "list":
         lists = [None if value is None else [str(item) for item in value] for value in values]
         return pa.array(lists, pa.large_list(pa.large_string()))
@@ -243,6 +245,12 @@ def _json_column(path: Path, name: str, block: list[Object], kinds: dict[str, st
     if kinds.get(name) == "number" and not fits:
         return pa.array([None if value is None else _float(value) for value in values])
     return pa.array(values)
+
+
+def _is_plain(values: list[Any]) -> bool:
+    """Strings, integers, or both; or numbers, which may have decimals."""
+    kinds = set(map(type, values))
+    return kinds <= {str, int} or kinds <= {int, float}
 
 
 def _float(value: float) -> float:

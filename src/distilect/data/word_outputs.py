@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from distilect.data.label_sets import is_list
 from distilect.data.readers import open_source
-from distilect.data.source import Source, check_columns, listed
-from distilect.data.table import Table
+from distilect.data.source import Rows, Source, check_columns, listed
+from distilect.data.tag_columns import ANY_TASK, TagColumn
 from distilect.data.units import Units
 from distilect.errors import DataError
 from distilect.tasks.label_names import match_labels
@@ -38,20 +38,26 @@ def read_word_columns(
     spelled = match_labels([name for name in columns if name not in source.columns], source.columns)
     columns = [spelled.get(name, name) for name in columns]
     check_columns(columns, source.columns, source.label)
-    rows = source.read([_words_of(source, columns), *columns])
-    words = rows.table.column(0).combine_chunks()
-    sizes = pc.fill_null(pc.list_value_length(words), 0).to_numpy(zero_copy_only=False)
+    name = _words_of(source, columns)
+    rows = source.read([name, *columns])
+    words = TagColumn(rows, name, None)  # leaves out what every table of words does
+    table = words.table(ANY_TASK, "outputs", "")
+    sizes = _sizes(rows, name)
     values = []
-    for name in columns:
-        column = rows.table[name].combine_chunks()
-        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    for column in columns:
+        lengths = _sizes(rows, column)
         if (lengths != sizes).any():
             row = int(np.argmax(lengths != sizes))
-            raise DataError(f"{rows.where(row)}: {lengths[row]} numbers in {name!r} for {sizes[row]} words")
-        values.append(pc.list_flatten(column).cast(pa.float64()).to_numpy(zero_copy_only=False))
-    table = Table.from_words(words.to_pylist())
-    assert table.units is not None
-    return table.ids, table.units, np.stack(values, axis=1)
+            raise DataError(f"{rows.where(row)}: {lengths[row]} numbers in {column!r} for {sizes[row]} words")
+        flat = pc.list_flatten(rows.table[column].combine_chunks()).cast(pa.float64())
+        values.append(flat.to_numpy(zero_copy_only=False)[words.as_read])
+    return table.ids, words.units, np.stack(values, axis=1)
+
+
+def _sizes(rows: Rows, column: str) -> NDArray[np.int64]:
+    """int64 [N]: how many values each list has."""
+    found = pc.fill_null(pc.list_value_length(rows.table[column].combine_chunks()), 0)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _words_of(source: Source, others: Sequence[str]) -> str:

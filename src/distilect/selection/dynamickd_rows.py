@@ -74,7 +74,9 @@ class UncertainRowsPlan(PlannedRows):
 
     def setup(self, context: SelectionContext) -> None:
         if context.words:
-            raise ValueError("plans rows by a score of their own, which rows of words do not have: use uncertainty-skip")
+            raise ValueError(
+                "plans rows by a score of their own, which rows of words do not have: use uncertainty-skip"
+            )
         self.score, self.multi_label = score_of(self.options.score, context.regression), context.multi_label
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:

@@ -183,7 +183,7 @@ def score_rows(teacher: Teacher, missing: Missing, max_tokens: int) -> tuple[int
                 continue
             todo, encoded = missing.block(block)
             if encoded is not None and owners[0] == rank:
-                cut += encoded.truncated
+                cut += encoded.truncated if encoded.words is None else 0  # long rows of words are read in windows
                 unknown = max(unknown, encoded.unknown)
             order = np.arange(len(todo))
             if encoded is not None:

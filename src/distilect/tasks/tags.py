@@ -127,11 +127,7 @@ def closed(found: Iterable[str]) -> tuple[str, ...] | None:
     types = sorted({tag[1] for tag in map(_parsed, tags) if tag is not None})
     return (
         "O",
-        *(
-            letter if kind == _UNNAMED and bare else f"{letter}-{kind}"
-            for kind in types
-            for letter in _LETTERS[name]
-        ),
+        *(letter if kind == _UNNAMED and bare else f"{letter}-{kind}" for kind in types for letter in _LETTERS[name]),
     )
 
 
@@ -202,7 +198,9 @@ def type_counts(predicted: Ints, labels: Ints, offsets: Ints, scheme: Scheme) ->
     """int64 [T, 3]: as `entity_counts`, over all rows, for each type."""
     found, hits, gold = _matched(predicted, labels, offsets, scheme)
     size = len(scheme.types)
-    return np.stack([np.bincount(types, minlength=size)[:size] for types in (found[2][hits], found[2], gold[2])], axis=1)
+    return np.stack(
+        [np.bincount(types, minlength=size)[:size] for types in (found[2][hits], found[2], gold[2])], axis=1
+    )
 
 
 def _matched(
