@@ -543,7 +543,7 @@ def evaluate(
         metrics=_names(metrics),
         precision=precision,
     )
-    width = max(12, *map(len, found["scores"]))
+    width = max([12, *map(len, found["scores"])])
     for name, value in found["scores"].items():
         typer.echo(f"{name:<{width}} {value:.4f}")
     typer.echo(f"{'rows':<{width}} {found['rows']}")
@@ -564,7 +564,7 @@ def predict(
     max_length: MaxLength = None,
     precision: Precision = "auto",
 ) -> None:
-    """Write a checkpoint's labels and probabilities for texts, or the entities in them.
+    """Write a checkpoint's labels (or entities) and probabilities for texts.
 
     Given a run's folder, also how many of its teachers agree.
 
