@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -178,3 +181,18 @@ def test_an_annealed_temperature_goes_from_the_first_to_the_last(pair):
         kind.begin_step(progress)
         found = kind(student, teachers, no_labels(6))
         torch.testing.assert_close(found, response_kl(pair[0], pair[1].unsqueeze(1), temperature))
+
+
+def test_words_have_textbrewer_s_loss_and_gradient() -> None:
+    """Its cross-entropy is our KL but for the teacher's entropy; its mask leaves padding out, ours are the places of the words."""
+    known = json.loads((Path(__file__).with_name("textbrewer.json")).read_text(encoding="utf-8"))
+    temperature, width = known["temperature"], len(known["student"][0])
+    student = torch.tensor(known["student"], requires_grad=True)
+    teacher = torch.tensor(known["teacher"])
+    places = torch.tensor([row * width + place for row, words in enumerate(known["words"]) for place in range(words)])
+    theirs = teacher.flatten(0, 1)[places]
+    per_word = response_kl(student.flatten(0, 1)[places], theirs.unsqueeze(1), temperature)[:, 0]
+    entropy = torch.special.entr((theirs / temperature).softmax(-1)).sum(-1)
+    assert float((per_word / temperature**2 + entropy).mean()) == pytest.approx(known["loss"], abs=1e-6)
+    (per_word / temperature**2).mean().backward()
+    torch.testing.assert_close(student.grad, torch.tensor(known["gradient"]), rtol=0, atol=1e-7)

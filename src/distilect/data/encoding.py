@@ -122,10 +122,11 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
     """
     typed = "token_type_ids" in (getattr(tokenizer, "model_input_names", None) or ())
     names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
+    columns: dict[str, NDArray[Any]]
     words = None
     if table.units is not None:
-        columns, words, found_words = encode_words(table, tokenizer, max_length, names, description)
-        columns["offsets"], counts = _offsets(columns["lengths"]), Counter(found_words)
+        flat, words, found_words = encode_words(table, tokenizer, max_length, names, description)
+        columns, counts = {**flat, "offsets": _offsets(flat["lengths"])}, Counter(found_words)
     elif table.folder is not None:
         columns, counts = _mapped_tokens(table, table.folder, tokenizer, max_length, names, description)
     else:

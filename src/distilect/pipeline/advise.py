@@ -51,7 +51,7 @@ def advice_on(bench: Workbench) -> Advice:
     table, task = bench.data.validation, bench.data.task.of_units
     units = _labelled(bench)
     if len(units) < LEAST_ROWS:
-        why = f"{len(units):,} validation rows have a label, at least {LEAST_ROWS} are needed to judge the teachers"
+        why = f"{len(units):,} validation {_row(task)}s have a label, at least {LEAST_ROWS} are needed to judge the teachers"
         return Advice(None, [], [f"{why}: take `keep`, or give more of them (data.validation_size, data.validation)"])
     logits = np.stack([bench.outputs(teacher, table) for teacher in bench.teachers], axis=1)
     keys, labels = torch.from_numpy(table.unit_keys()[units]), torch.tensor(table.labels[units])
@@ -84,16 +84,14 @@ def words(task: Task, found: Judgement, best: str, score: float) -> list[str]:
     Args:
         best: name of the best teacher; score: its own.
     """
-    fixed, by_row, unit = found.fixed, found.by_row, _Unit(task)
+    fixed, by_row, unit, row = found.fixed, found.by_row, _Unit(task), _row(task)
     alike = f"agree on {100 * found.agreement:.0f} % of"
     alike = f"correlate by {found.agreement:.2f} on" if task.kind == "regression" else alike
     pooled = f"; {_named(fixed, best)} is {unit.gain(found.pooling)} better" if fixed.name != "single" else ""
-    first = (
-        f"teachers {alike} {found.rows:,} validation rows; the best one, {best}, has {task.primary} {score:.3f}{pooled}"
-    )
+    first = f"teachers {alike} {found.rows:,} validation {row}s; the best one, {best}, has {task.primary} {score:.3f}{pooled}"
     most = max(0.0, min(found.choosing.high, found.oracle.value))
     second = (
-        f"choosing among them row by row can gain at most {unit.amount(most)}: {by_row.name} gains {unit.gain(found.choosing)} "
+        f"choosing among them {row} by {row} can gain at most {unit.amount(most)}: {by_row.name} gains {unit.gain(found.choosing)} "
         f"over {_named(fixed, best)}, knowing the labels would gain {unit.amount(found.oracle.value)}"
     )
     if found.choosing.low > 0:
@@ -103,6 +101,10 @@ def words(task: Task, found: Judgement, best: str, score: float) -> list[str]:
     else:
         third = f"take `keep` from {best} alone: neither the others nor a choice among them adds to it"
     return [first, second, f"advice: {third}"]
+
+
+def _row(task: Task) -> str:
+    return "word" if task.kind == "tokens" else "row"
 
 
 class _Unit:

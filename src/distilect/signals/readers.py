@@ -61,8 +61,8 @@ class LiveReader:
         outputs = run_teacher(self.teacher, table, self._encoded.get(table), rows, fields, self.max_tokens)
         logits = outputs.pop("logits")
         logits = torch.from_numpy(joined(logits, len(self.teacher.order))) if isinstance(logits, list) else logits
-        fields = {name: _as_field(name, values) for name, values in outputs.items()}
-        return {"logits": logits[:, self.teacher.order], **fields}
+        found = {name: _as_field(name, values) for name, values in outputs.items()}
+        return {"logits": logits[:, self.teacher.order], **found}
 
 
 class FoldReader:

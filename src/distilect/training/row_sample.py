@@ -154,7 +154,7 @@ def _texts(rows: Table, units: NDArray[np.int64]) -> list[tuple[str, ...]]:
         return rows.text(units)
     own = rows.units.rows(units)
     places = units - rows.units.offsets[own]
-    found = []
+    found: list[tuple[str, ...]] = []
     for words, place in zip(rows.words(own), places.tolist(), strict=True):
         before, after = words[max(0, place - _CONTEXT) : place], words[place + 1 : place + 1 + _CONTEXT]
         found.append((" ".join([*before, f"[[{words[place]}]]", *after]),))
