@@ -564,7 +564,7 @@ def predict(
     max_length: MaxLength = None,
     precision: Precision = "auto",
 ) -> None:
-    """Write a checkpoint's labels (or entities) and probabilities for texts.
+    """Write a checkpoint's labels, or the entities, of texts.
 
     Given a run's folder, also how many of its teachers agree.
 
