@@ -112,3 +112,9 @@ def test_no_row_has_words(tmp_path: Path) -> None:
 def test_pairs_of_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="reads one text per row: name it with --text"):
         read(tmp_path, "t.jsonl", {"sentence1": ["a"], "sentence2": ["b"]})
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.txt"])
+def test_a_conll_file_by_another_name_is_told_how_to_be_called(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="If it is a CoNLL file, give it a name that ends in .conll"):
+        read(tmp_path, name, "Ada\tB-per\nwrites\tO\n\nso\tO\n")

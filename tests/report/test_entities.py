@@ -231,6 +231,21 @@ def test_the_page_of_a_run_over_words(tmp_path: Path) -> None:
     assert sorted(marked) == ["bad", "bad", "bad", "good"]
 
 
+def test_plain_tags_are_compared_as_labels_and_no_interval_takes_words_for_independent(tmp_path: Path) -> None:
+    folder = tagged_run(tmp_path / "run")
+    table = pq.read_table(folder / "predictions.parquet")
+    labels = ["A", "B", "C", "D", "E"]
+    metadata = {"split": "dev", "labels": json.dumps(labels), "kind": "tokens"}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "predictions.parquet")
+    values = json.loads((folder / "metrics.json").read_text())
+    values["task"] |= {"labels": labels, "metrics": ["accuracy"]}
+    values["student"]["scores"], values["primary"] = {"accuracy": 0.7}, "accuracy"
+    (folder / "metrics.json").write_text(json.dumps(values))
+    page = Page(build_report(folder))
+    assert "Confusion of the student" in titles(page) and "words of each label" in page.text
+    assert "Type by type" not in page.text and "confidence interval" not in page.text
+
+
 def test_a_word_with_a_script_stays_text(tmp_path: Path) -> None:
     evil = [[EVIL if word == "London" else word for word in row] for row in WORDS]
     path = build_report(tagged_run(tmp_path / "run", evil, name=EVIL))

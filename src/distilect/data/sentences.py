@@ -69,7 +69,12 @@ def open_sentences(
     only = names[0] if len(names) == 1 else None
     if len(names) < 2 and is_word_table(source, only, None, TaskConfig()):
         return source, choose_word_columns(source, only, None, labelled=False).texts[0], True
-    columns = choose_columns(source, names or None, None, labelled=False).texts
+    try:
+        columns = choose_columns(source, names or None, None, labelled=False).texts
+    except DataError as error:
+        if not {path.suffix for path in source.files} & {".tsv", ".txt"}:
+            raise
+        raise DataError(f"{error}. If it is a CoNLL file, give it a name that ends in .conll") from None
     if len(columns) > 1:
         raise DataError(
             f"{source.label}: text in {' + '.join(columns)}, but a model that tags words reads one text per row: name it with --text"

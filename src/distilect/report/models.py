@@ -137,9 +137,16 @@ def best_teacher(rows: Sequence[ModelRow]) -> ModelRow | None:
 
 
 def sampling_error(metrics: Mapping[str, Any], score: float | None) -> str:
-    """A sentence on how far chance moves an accuracy; "" for other metrics, or where the number of dev rows is unknown."""
+    """A sentence on how far chance moves an accuracy; "" for other metrics and for words, which are not independent, or where the number of
+    dev rows is unknown."""
     dev = number(part(metrics, "rows", "dev"))
-    if primary_metric(metrics) != "accuracy" or not dev or score is None or not 0 < score < 1:
+    if (
+        primary_metric(metrics) != "accuracy"
+        or part(metrics, "task", "kind") == "tokens"
+        or not dev
+        or score is None
+        or not 0 < score < 1
+    ):
         return ""
     error = 1.96 * math.sqrt(score * (1 - score) / dev)
     return f"On {words.whole(dev)} rows, the 95 % confidence interval of this accuracy is about ±{error:.3f}."
