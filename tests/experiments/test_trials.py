@@ -184,11 +184,15 @@ def test_the_config_of_a_run_is_told_apart(tmp_path: Path) -> None:
         load_compare(file)
 
 
+# a first look; the only task at hand whose teachers can be specialists by class, or whose units are words
+ONE_TASK = {"demo", "alignment", "wnut17", "wnut17-types"}
+
+
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_configs_of_the_project_are_whole(file: Path) -> None:
     found = Plan(load_compare(file))
     assert found.config.name == file.stem
-    assert len({trial.setup.task.name for trial in found.trials}) >= (1 if file.stem == "demo" else 2)
+    assert len({trial.setup.task.name for trial in found.trials}) >= (1 if file.stem in ONE_TASK else 2)
     if file.stem != "demo":
         assert all(len(found.seeds(m)) >= 3 for m in found.config.methods)
 
