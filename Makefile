@@ -20,8 +20,9 @@ test: venv
 test-quick: venv
 	@$(PYTEST)
 
+# Hypothesis tests again, with more examples.
 test-slow: venv
-	@$(PYTEST) -m slow
+	@EXAMPLES=300 $(PYTEST) -m "slow or hypothesis"
 
 lint: venv
 	@$(BIN)/ruff check .

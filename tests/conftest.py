@@ -18,7 +18,9 @@ import pytest
 from hypothesis import settings
 
 # No deadline: the first example pays for imports. In CI the examples are always the same ones.
-settings.register_profile("distilect", deadline=None, derandomize=bool(os.environ.get("CI")))
+# `make test-slow` tries more of them
+EXAMPLES = int(os.environ.get("EXAMPLES", "50"))
+settings.register_profile("distilect", deadline=None, derandomize=bool(os.environ.get("CI")), max_examples=EXAMPLES)
 settings.load_profile("distilect")
 
 

@@ -5,24 +5,14 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 import distilect.demo as demo
-from distilect.demo import build_docstrings, docstrings
+from distilect.demo import build_docstrings
 from distilect.demo.docstrings import LABELS, DocstringData, collect
 from distilect.errors import DataError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def sources() -> Iterator[None]:
-    """The library's sources are read once, not for each build."""
-    with mock.patch.object(docstrings, "collect", cache(collect)):
-        yield
 
 
 @pytest.fixture(scope="module")

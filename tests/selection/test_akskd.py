@@ -108,7 +108,7 @@ def test_the_critic_fits_and_the_actor_reaches_the_best_action_of_every_state(se
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *slow(1)])
 def test_with_shuffled_rewards_it_reaches_nothing(seed: int) -> None:
     fit, distance, constant = learn_environment(seed, shuffled=True)
     assert fit < 0.1 and distance > constant
@@ -425,6 +425,7 @@ def interior(seed: int) -> tuple[float, float]:
     return sum(found) / 10, sum(half) / 10
 
 
+@pytest.mark.slow
 def test_with_the_presets_settings_the_actor_is_nearer_to_an_interior_optimum_than_one_half_for_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

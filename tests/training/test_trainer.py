@@ -184,7 +184,7 @@ def test_batches_are_drawn_anew_each_epoch(bench: Bench) -> None:
     assert set(epochs[0]) != set(epochs[1]) != set(epochs[2])
 
 
-@pytest.mark.parametrize("method", ["random-single", "uniform"])
+@pytest.mark.parametrize("method", ["random-single", *slow("uniform")])
 def test_selections_do_not_depend_on_the_batch(bench: Bench, method: str) -> None:
     """PITFALLS 30: same seed and rows, same selection, whatever accumulation and split."""
     tables = []

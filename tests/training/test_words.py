@@ -20,7 +20,7 @@ from distilect.models import CallableTeacher, TableTeacher
 from distilect.selection import actor_critic, akskd
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
-from tests.presets import each_preset
+from tests.presets import each_preset, slow
 from tests.tiny import SENTENCES, tiny_roberta
 from tests.training.helpers import TAGS, Bench, weights, whole_and_resumed
 
@@ -111,7 +111,7 @@ SPLIT: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", ["all kinds", "rlkd", *slow("dynamic-objective", "skip", "akskd")])
 def test_neither_the_token_budget_nor_accumulation_changes_the_training(bench: Bench, name: str) -> None:
     method, settings = SPLIT[name]
     settings = {"epochs": 1, "dropout": 0.0, **settings}  # masks belong to a batch
@@ -164,7 +164,7 @@ def test_rows_that_are_read_in_windows_train(bench: Bench) -> None:
     same(trainer, loose, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["rlkd", "dynamic-teacher", "akskd"])
+@pytest.mark.parametrize("name", ["rlkd", *slow("dynamic-teacher", "akskd")])
 def test_a_resumed_training_is_the_whole_one(bench: Bench, tmp_path: Path, name: str) -> None:
     def build(folder: Path, *callbacks: Any) -> DistillationTrainer:
         method = {"name": name, **EAGER.get(name, {})}

@@ -18,6 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from distilect.errors import DataError
@@ -132,8 +133,9 @@ def build_docstrings(folder: str | Path, seed: int = 0, dev_size: float = 0.15) 
     return DocstringData(target / TRAIN, target / DEV, counts, lines)
 
 
+@cache
 def collect(library: str | Path | None = None) -> list[tuple[str, str]]:
-    """All (text, label) rows of the library in folder `library` (default: this Python), in order of files.
+    """All (text, label) rows of the library in folder `library` (default: this Python), in order of files; read once per process.
 
     A text that occurs in two chapters is left out: no classifier could tell which one is meant.
 
