@@ -128,7 +128,6 @@ class Bench:
             seed=seed,
             regression=layout.regression,
             multi_label=layout.multi_label,
-            words=layout.words,
             student_width=layout.student_width,
             teacher_widths=layout.teacher_widths,
             validation_labels=self.validation.labels,

@@ -17,7 +17,7 @@ from distilect.data import Table, encode
 from distilect.errors import TeacherError
 from distilect.evaluation import predict
 from distilect.models import CallableTeacher, TableTeacher
-from distilect.selection import actor_critic, akskd
+from distilect.selection import PlannedRows, actor_critic, akskd, normalised_entropy
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
 from tests.presets import each_preset, slow
@@ -64,13 +64,29 @@ def test_every_preset_trains(bench: Bench, name: str) -> None:
     assert {"O", "B-thing", "I-thing"} <= set(lines)
 
 
-@pytest.mark.parametrize("rows", ["uncertainty", "uncertainty-skip", "random", "random-skip", "random-plan"])
+@pytest.mark.parametrize(
+    "rows", ["uncertainty", "uncertainty-skip", "uncertainty-plan", "random", "random-skip", "random-plan"]
+)
 def test_every_row_selector_chooses_words(bench: Bench, rows: str) -> None:
     trainer = trained(bench, {"name": "uniform", "rows": {"name": rows, "ratio": 0.4}}, f"rows-{rows}")
     assert all(np.isfinite(values).all() for values in weights(trainer).values())
     line = trainer.records.recorder.table().to_pylist()[0]
-    if rows != "random-plan":
+    if not rows.endswith("-plan"):
         assert line["rows"] == bench.table.num_units and 0.25 < line["asked"] < 0.6
+
+
+def test_rows_are_planned_by_the_mean_over_their_words(bench: Bench) -> None:
+    method = {"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "ratio": 0.25}}
+    trainer = bench.trainer(method, name="planned", epochs=1)
+    logits = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
+    assert bench.table.units is not None
+    means = torch.stack([u.mean() for u in normalised_entropy(logits).split(bench.table.units.sizes.tolist())])
+    selector = trainer.method.rows
+    assert isinstance(selector, PlannedRows)
+    selector.begin_epoch(trainer.probe, 0)
+    planned = selector.plan(trainer.rows.row_keys.numpy(), 0, 0)
+    assert len(planned) == 10
+    assert set(planned.tolist()) == set(means.argsort(descending=True)[:10].tolist())
 
 
 def test_a_row_leaves_the_step_only_when_none_of_its_words_is_chosen(bench: Bench) -> None:

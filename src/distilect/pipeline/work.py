@@ -389,7 +389,6 @@ class Workbench:
             kinds=(),
             regression=task.kind == "regression",
             multi_label=task.kind == "multi-label",
-            words=task.kind == "tokens",
             validation_logits=logits if len(labels) else None,
             validation_labels=labels,
             validation_scores=tuple(scores),

@@ -50,7 +50,7 @@ class UncertainRowsSkip(UncertainRows):
 class UncertainRowsPlan(PlannedRows):
     """The most uncertain rows are planned for an epoch, or for a few steps; the others are never loaded.
 
-    Rows are scored by a pass without gradient when they are planned, each of them once per epoch.
+    Rows are scored by a pass without gradient when they are planned, each of them once per epoch; a row of words by their mean.
     """
 
     name = "uncertainty-plan"
@@ -73,10 +73,6 @@ class UncertainRowsPlan(PlannedRows):
         self.window_scores = torch.empty(0)  # a run that is resumed within a window plans it again: by the same scores
 
     def setup(self, context: SelectionContext) -> None:
-        if context.words:
-            raise ValueError(
-                "plans rows by a score of their own, which rows of words do not have: use uncertainty-skip"
-            )
         self.score, self.multi_label = score_of(self.options.score, context.regression), context.multi_label
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
@@ -109,9 +105,10 @@ class UncertainRowsPlan(PlannedRows):
         """float32 [n], on the CPU: scores by the student at this moment."""
         assert self.probe is not None, "plan was called before begin_epoch: there is no student to score rows with"
         different, place = torch.unique(keys, return_inverse=True)
-        logits = self.probe.run(different, scoring_passes(self.score))
-        u = uncertainty(self.score, logits, self.multi_label).cpu()[place]
-        return -u if self.options.reverse else u
+        logits, row = self.probe.run_rows(different, scoring_passes(self.score))
+        of_units = uncertainty(self.score, logits, self.multi_label)
+        u = of_units.new_zeros(len(different)).index_add(0, row, of_units) / row.bincount(minlength=len(different))
+        return -u[place] if self.options.reverse else u[place]
 
     def health(self) -> dict[str, float]:
         """uncertainty/score: the mean score of the rows that plans chose from (with `reverse` negative)."""

@@ -173,7 +173,6 @@ class SelectionContext:
         kinds: names of the knowledge, in the order of every M axis.
         regression: one output per row instead of C classes.
         multi_label: outputs are a sigmoid for each of C labels.
-        words: a row's units are its words.
         validation_logits: float32 [N, K, C], the teachers on the validation split.
         validation_labels: [N], its labels.
         validation_scores: each teacher's primary metric there.
@@ -205,7 +204,6 @@ class SelectionContext:
     student_width: int = 0
     teacher_widths: tuple[int, ...] = ()
     multi_label: bool = False
-    words: bool = False
 
     def __post_init__(self) -> None:
         if self.multi_label and self.response is _plain_response:
@@ -254,6 +252,11 @@ class Probe(Protocol):
 
     def run(self, keys: Tensor, passes: Passes) -> Tensor:
         """float32 [P, n, C] on rows of train (int64 [n], identities), without gradient."""
+        ...
+
+    def run_rows(self, keys: Tensor, passes: Passes) -> tuple[Tensor, Tensor]:
+        """The same for whole rows (int64 [n], identities of rows): float32 [P, u, C] of all their units, and the row of each, int64
+        [u], a place in `keys`; both on the CPU."""
         ...
 
     def logits(self, keys: Tensor) -> Tensor:

@@ -98,6 +98,19 @@ class StudentProbe:
         rows, places = self.rows.table.locate(self.units(keys))
         return self.run_positions(rows, passes)[:, torch.from_numpy(places)].to(keys.device)
 
+    def run_rows(self, keys: Tensor, passes: Passes) -> tuple[Tensor, Tensor]:
+        """See `selection.Probe`."""
+        table = self.rows.table
+        rows = self.units(keys) if table.units is None else self._rows(keys)
+        sizes = np.ones(len(rows), np.int64) if table.units is None else table.units.sizes[rows]
+        return self.run_positions(rows, passes), torch.from_numpy(np.repeat(np.arange(len(rows)), sizes))
+
+    def _rows(self, keys: Tensor) -> NDArray[np.int64]:
+        """int64 [n]: where rows of these identities stand in a word table."""
+        own = self.rows.row_keys.numpy()
+        order = np.argsort(own, kind="stable")
+        return np.asarray(order[np.searchsorted(own[order], keys.cpu().numpy())])
+
     def run_positions(self, positions: NDArray[np.int64], passes: Passes) -> Tensor:
         """float32 [P, u, C] on the units of rows of the training table, int64 [n]; on the CPU."""
         self.count(self.rows.encoded.lengths[positions], passes.count)
