@@ -1,6 +1,7 @@
 """What a step costs: an epoch with three stored teachers against plain fine-tuning, and against the usual way.
 
     python -m benchmarks.step_speed --data-dir PATH/TO/glue
+    python -m benchmarks.step_speed --words PATH/TO/wnut17        (a tag per word; into words_speed.json)
 
 All ratios are measured in turns in this one process.
 """
@@ -29,11 +30,16 @@ BATCH = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True, help="folder with MRPC/ and SST-2/")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data-dir", help="folder with MRPC/ and SST-2/")
+    source.add_argument("--words", help="folder with train.conll")
     parser.add_argument("--tasks", nargs="+", default=["MRPC", "SST-2"])
     parser.add_argument("--rows", type=int, default=8000, help="of each task, at most")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
+    if given.words:
+        write_result("words_speed", measure_words(given.words, given.rows, given.repeats))
+        return
     write_result("step_speed", {task: measure(task, given.rows, given.data_dir, given.repeats) for task in given.tasks})
 
 
@@ -52,6 +58,17 @@ def measure(glue: str, rows: int, data_dir: str, repeats: int) -> dict[str, Any]
         "usual_over_uniform": round(usual / statistics.median(times["uniform"]), 2),
         "usual_steps_measured": USUAL_STEPS - 1,
     }
+
+
+def measure_words(data_dir: str, rows: int, repeats: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        data = {"train": "train.conll", "max_train_rows": rows}
+        bench = open_bench(data_dir, data, {"epochs": 1, "batch_size": BATCH}, Path(folder), teachers=3)
+        names = ["finetune", "uniform", "gate", "entropy"]
+        times = in_turns(lambda name: timed_training(bench, {"name": name})[0], names, repeats)
+    table = bench.data.train
+    found = {f"{name}_over_finetune": ratios(times[name], times["finetune"]) for name in names[1:]}
+    return {"rows": len(table), "words": table.num_units, **found}
 
 
 def usual_step(bench: Workbench) -> float:
