@@ -188,7 +188,8 @@ class TeacherConfig(Part):
         None, description="the teacher is fine-tuned first, on the run's training rows"
     )
     endpoint: str | None = Field(
-        None, description="address of an OpenAI-compatible server, such as http://localhost:8000/v1; the rows are asked there"
+        None,
+        description="address of an OpenAI-compatible server, such as http://localhost:8000/v1; the rows are asked there",
     )
     model: str | None = Field(None, description="of `endpoint`: the name of its model")
     prompt: str | None = Field(
@@ -245,7 +246,9 @@ class TeacherConfig(Part):
     @classmethod
     def _variable(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-            raise ValueError("expected the name of an environment variable, such as OPENAI_API_KEY, never the key itself")
+            raise ValueError(
+                "expected the name of an environment variable, such as OPENAI_API_KEY, never the key itself"
+            )
         return value
 
 

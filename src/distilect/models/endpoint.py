@@ -51,6 +51,10 @@ WAYS: dict[str, dict[str, Any]] = {
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)  # of an answer that is not as the API describes it
 
 
+class _NotGiven(ValueError):
+    """The server has left out what this way needs."""
+
+
 @dataclass
 class Answer:
     """What a row was answered.
@@ -135,8 +139,8 @@ class EndpointTeacher(Teacher):
 
     # ---- asking ----------------------------------------------------------------------------------------------------
 
-    def probe(self, rows: Sequence[Sequence[str]]) -> tuple[int, Answer]:
-        """Find the first way that the server gives, by asking these rows until one is answered; (its index, its answer).
+    def probe(self, rows: Sequence[Sequence[str]]) -> tuple[str, int, Answer]:
+        """Find the first way that the server gives, by asking these rows until one is answered; (the way, the row's index, its answer).
 
         Raises:
             TeacherError: the server cannot be reached, refuses the key, or answers in no way.
@@ -145,12 +149,12 @@ class EndpointTeacher(Teacher):
         for index, texts in enumerate(rows):
             for way in self.ways:
                 self.way = way
-                answer = self.answer(texts)
+                answer = self.answer(texts, probe=True)
                 spent.calls, spent.tokens = spent.calls + answer.calls, spent.tokens + answer.tokens
                 if answer.logits is not None:
                     self.row_calls = answer.calls
                     answer.calls, answer.tokens = spent.calls, spent.tokens
-                    return index, answer
+                    return way, index, answer
                 self.refuse(answer, (0, 401, 403))
                 reasons[way] = answer.why
         self.way = None
@@ -166,15 +170,21 @@ class EndpointTeacher(Teacher):
             return
         where = f"teacher {self.name!r}: {self.spec.endpoint}"
         if answer.status == 0:
-            raise TeacherError(f"{where} cannot be reached ({answer.why}): is the server running, and the address right?")
+            raise TeacherError(
+                f"{where} cannot be reached ({answer.why}): is the server running, and the address right?"
+            )
         if answer.status in (401, 403):
             raise TeacherError(
                 f"{where} refuses the key ({answer.why}): put it into the environment variable {self.spec.key}"
             )
         raise TeacherError(f"{where} does not know {self.spec.model} ({answer.why}): correct endpoint: or model:")
 
-    def answer(self, texts: Sequence[str]) -> Answer:
-        """One row. May be called by several threads."""
+    def answer(self, texts: Sequence[str], *, probe: bool = False) -> Answer:
+        """One row. May be called by several threads.
+
+        Args:
+            probe: ask once where the server leaves out what the way needs.
+        """
         spent, question = Answer(), self.question(texts)
         for _ in range(TRIES):
             try:
@@ -189,6 +199,8 @@ class EndpointTeacher(Teacher):
                 return spent
             except _UNREADABLE as error:
                 spent.why = f"the answer cannot be read: {self._said(error)}"
+                if probe and isinstance(error, _NotGiven):
+                    return spent
             else:
                 spent.logits, spent.why = logits, "" if logits is not None else f"no label in {self._said(said)!r}"
                 return spent
@@ -219,17 +231,17 @@ class EndpointTeacher(Teacher):
         choices = sorted(response.choices, key=lambda choice: choice.index)
         ends = [choice.text.rstrip().endswith(label) for choice, label in zip(choices, self.task.labels, strict=True)]
         if not all(ends) or any(len(c.logprobs.tokens) != len(c.logprobs.token_logprobs) for c in choices):
-            raise ValueError("it does not repeat the prompt")
+            raise _NotGiven("it does not repeat the prompt")
         return of_whole_labels([c.logprobs.tokens for c in choices], [c.logprobs.token_logprobs for c in choices])
 
     def _alternatives(self, question: str, spent: Answer) -> tuple[Vector | None, int, str]:
         choice = self._chat(question, spent, max_tokens=self._longest // 2 + 8).choices[0]
         positions = []
-        for place in choice.logprobs.content:
+        for place in (choice.logprobs and choice.logprobs.content) or ():
             found = {_bytes(one): float(one.logprob) for one in place.top_logprobs}
             positions.append(Position(_bytes(place), {**found, _bytes(place): float(place.logprob)}))
         if not positions or any(len(position.alternatives) < 2 for position in positions[:1]):
-            raise ValueError("it has no log-probabilities")
+            raise _NotGiven("it has no log-probabilities")
         return of_alternatives(self.task.labels, positions), 0, str(choice.message.content)
 
     def _samples(self, question: str, spent: Answer) -> list[str]:
@@ -321,7 +333,9 @@ class EndpointTeacher(Teacher):
             raise TeacherError(f"teacher {self.name!r}: cannot read the prompt {file}: {reason}") from None
         lacks = [place for place in ("{text}", *(["{text_2}"] if pairs else [])) if place not in prompt]
         if lacks:
-            raise TeacherError(f"teacher {self.name!r}: the prompt {file} lacks {', '.join(lacks)}, where a row's text goes")
+            raise TeacherError(
+                f"teacher {self.name!r}: the prompt {file} lacks {', '.join(lacks)}, where a row's text goes"
+            )
         return prompt
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +148,6 @@ def _first_line(answer: str) -> str:
     return _said(answer).partition("\n")[0]
 
 
-def _normalised(masses: NDArray[np.float64]) -> Vector:
+def _normalised(masses: NDArray[np.floating[Any]]) -> Vector:
     shares = np.maximum(masses / masses.sum(), FLOOR)
     return np.asarray(np.log(shares / shares.sum()), dtype=np.float32)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from distilect import ranks
 from distilect.data import Table
-from distilect.errors import DistilectError, TeacherError
+from distilect.errors import DistilectError, SignalError, TeacherError
+from distilect.files import locked
 from distilect.models import Answer, EndpointTeacher
 from distilect.models.endpoint import WAYS
 from distilect.models.row_index import unique_rows
@@ -67,17 +69,26 @@ def announce(teacher: EndpointTeacher, answers: Answers, tables: Sequence[Table]
     Raises:
         TeacherError: the budget does not allow it; nothing but the probe has been asked.
     """
-    if ranks.is_main():
-        for table in [*tables, *also]:
-            find_way(teacher, answers, table)
-        due, most = bill_of(teacher, answers, tables), bill_of(teacher, answers, [*tables, *also])
-        more = f"; at most {most.calls:,} calls in all, as training asks for further rows" if most.rows > due.rows else ""
-        if most.rows:
+    if ranks.is_main() and bill_of(teacher, answers, [*tables, *also]).rows:
+        with asking(answers, teacher.name):
+            answers.refresh()
+            for table in [*tables, *also]:
+                find_way(teacher, answers, table)
+            due, most = bill_of(teacher, answers, tables), bill_of(teacher, answers, [*tables, *also])
+            more = f"; at most {most.calls:,} calls in all, as training asks for further rows" if also else ""
             console.print(f"teacher {teacher.name}: {due.text()}, {teacher.describe()}{more}", markup=False)
-        check_budget(teacher, answers, due)
+            check_budget(teacher, answers, due)
     ranks.barrier()
     if not ranks.is_main():
         find_way(teacher, answers, tables[0].take(np.empty(0, np.int64)))  # the first rank's
+
+
+@contextmanager
+def asking(answers: Answers, name: str) -> Iterator[None]:
+    """Held while a process asks, so that two do not ask the same rows."""
+    busy = f"another process asks {name} into {answers.path.parent}"
+    with locked(answers.path.with_name(".lock"), SignalError, busy, wait=True, what="answers "):
+        yield
 
 
 def find_way(teacher: EndpointTeacher, answers: Answers, table: Table) -> None:
@@ -93,9 +104,8 @@ def find_way(teacher: EndpointTeacher, answers: Answers, table: Table) -> None:
     rows = answers.lacking(table.ids)[:PROBES]
     if not len(rows):
         return
-    number, answer = teacher.probe(table.text(rows))
-    assert teacher.way is not None
-    answers.begin(teacher.way)
+    way, number, answer = teacher.probe(table.text(rows))
+    answers.begin(way)
     answers.add(table.ids[rows[number]], answer)
 
 
@@ -138,9 +148,11 @@ class AskedReader:
     def ask_all(self, table: Table) -> int:
         """Ask for all rows without an answer, on rank 0; returns how many these were."""
         if ranks.is_main():
-            find_way(self.teacher, self.answers, table)
-            check_budget(self.teacher, self.answers, bill_of(self.teacher, self.answers, [table]))
-            self.ask(table, self.answers.lacking(table.ids))
+            with asking(self.answers, self.name):
+                self.answers.refresh()
+                find_way(self.teacher, self.answers, table)
+                check_budget(self.teacher, self.answers, bill_of(self.teacher, self.answers, [table]))
+                self.ask(table, self.answers.lacking(table.ids))
         ranks.barrier()
         if not ranks.is_main():
             self.answers.refresh()
