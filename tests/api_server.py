@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -151,10 +151,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("content-length", str(length or len(content)))
             self.end_headers()
-            try:
+            with suppress(OSError):  # the client has given up
                 self.wfile.write(content)
-            except OSError:  # the client has given up
-                pass
 
         def log_message(self, *args: Any) -> None:
             pass

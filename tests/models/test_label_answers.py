@@ -73,7 +73,7 @@ def test_whole_labels_are_scored_by_all_of_their_tokens_and_the_line_end() -> No
 
 
 def test_samples_are_counted_with_one_more_spread_evenly() -> None:
-    found, off = of_samples(["a", "b"], ["A.", "a", "perhaps", "<think>b?</think>\n\"b\"\nas I said"])
+    found, off = of_samples(["a", "b"], ["A.", "a", "perhaps", '<think>b?</think>\n"b"\nas I said'])
     assert chances(found) == [round(2.5 / 4, 4), round(1.5 / 4, 4)] and off == 1
     assert of_samples(["a", "b"], ["perhaps"]) == (None, 1)
 

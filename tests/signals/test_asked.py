@@ -52,9 +52,7 @@ def logits(found: Prepared, table: Table = TABLE) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("gives", "way", "calls"), ALL_WAYS)
-def test_each_way_gives_the_rule_of_the_server(
-    gives: tuple[str, ...], way: str, calls: int, tmp_path: Path
-) -> None:
+def test_each_way_gives_the_rule_of_the_server(gives: tuple[str, ...], way: str, calls: int, tmp_path: Path) -> None:
     with serving(gives=gives) as server:
         asked = teacher(server)
         found = prepare_signals([asked], TABLE, SignalStore(tmp_path), [[]])
