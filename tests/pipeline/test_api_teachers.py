@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from distilect.cli import app
 from distilect.config import dump_config
-from distilect.errors import TeacherError
+from distilect.errors import RunError, TeacherError
 from distilect.pipeline import advise, run, score
 from distilect.pipeline.calls import forecast
+from distilect.pipeline.folders import check_free
 from tests.api_server import Server, serving
 from tests.pipeline.helpers import Job
 
@@ -64,8 +65,9 @@ def _train_texts(job: Job) -> set[str]:
     return {line.rpartition(",")[0] for line in job.train.read_text().splitlines()[1:]}
 
 
-def test_a_live_run_asks_for_the_rows_that_its_selector_chooses(job: Job, tmp_path: Path) -> None:
-    method = {"name": "kd", "rows": {"name": "uncertainty-skip", "ratio": 0.25}}
+@pytest.mark.parametrize("rows", ["uncertainty-skip", "uncertainty-plan"])
+def test_a_live_run_asks_for_the_rows_that_its_selector_chooses(rows: str, job: Job, tmp_path: Path) -> None:
+    method = {"name": "kd", "rows": {"name": rows, "ratio": 0.25}}
     signals = {"precision": "fp32", "live": True}
     data = {"train": str(job.train), "validation_size": 8}
     with serving() as server:
@@ -90,6 +92,17 @@ def test_a_budget_stops_a_run_before_it_starts(job: Job, tmp_path: Path) -> None
         assert server.requests in (52, 53)  # the validation split alone, and the probe
         score(job.config(**changes(job, server, tmp_path, data={"train": str(job.train)}, llm={"call_budget": 100})))
         assert set(server.asked) == _train_texts(job)
+
+
+def test_a_run_goes_on_with_another_server_or_budget_and_not_with_another_prompt(job: Job, tmp_path: Path) -> None:
+    server, folder = Server(url="http://a/v1"), tmp_path / "toy"
+    (folder / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    begun = job.config(**changes(job, server, tmp_path))
+    (folder / "config.yaml").write_text(dump_config(begun))
+    reached = {"endpoint": "http://b/v1", "call_budget": 9, "concurrency": 2, "key": "OTHER"}
+    check_free(folder, job.config(**changes(job, server, tmp_path, llm=reached)), False)
+    with pytest.raises(RunError, match="unfinished run with other settings"):
+        check_free(folder, job.config(**changes(job, server, tmp_path, llm={"samples": 5})), False)
 
 
 def test_dry_run_and_estimate_count_calls_without_asking(job: Job, tmp_path: Path) -> None:

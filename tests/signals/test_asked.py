@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -264,6 +265,16 @@ def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pass
     with pytest.raises(TeacherError, match="cannot be reached .*is the server running"):
         ask(server, tmp_path)
+
+
+def test_what_is_missing_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        with pytest.raises(TeacherError, match="variable that key: names is not set: export it") as caught:
+            ask(server, tmp_path, key="LOOKS_LIKE_A_NAME")
+        assert "LOOKS_LIKE" not in str(caught.value)
+        monkeypatch.setitem(sys.modules, "openai", None)
+        with pytest.raises(TeacherError, match="is behind an API: pip install 'distilect\\[api\\]'"):
+            ask(server, tmp_path)
 
 
 def test_texts_are_put_into_the_prompt_as_they_are(tmp_path: Path) -> None:

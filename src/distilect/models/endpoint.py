@@ -287,15 +287,21 @@ class EndpointTeacher(Teacher):
 
     @cached_property
     def _client(self) -> Any:
+        if self._key is None and self.spec.key != TeacherConfig.model_fields["key"].default:
+            # its value is not shown: it may be a key that looks like a name
+            raise TeacherError(f"teacher {self.name!r}: the environment variable that key: names is not set: export it")
         # servers of one's own need no key, but the client wants some text
-        key = os.environ.get(self.spec.key) or "none"
+        key = self._key or "none"
         return self._openai.OpenAI(base_url=self.spec.endpoint, api_key=key, max_retries=RETRIES, timeout=TIMEOUT)
+
+    @property
+    def _key(self) -> str | None:
+        return os.environ.get(self.spec.key, "").strip() or None
 
     def _said(self, what: object) -> str:
         """What the server said, in one short line without the key."""
-        key = os.environ.get(self.spec.key)
         text = " ".join(str(what).split())
-        return (text.replace(key, "…") if key else text)[:160]
+        return (text.replace(self._key, "…") if self._key else text)[:160]
 
     # ---- the prompt ------------------------------------------------------------------------------------------------
 
