@@ -352,7 +352,7 @@ def test_what_is_no_delimiter_is_refused(delimiter: str) -> None:
         ({"data": {"text": {}}}, "'data.text': Input should be a valid string or Input should be a valid list, got {}"),
         (
             {"teachers": [{"name": "a"}]},
-            "'teachers.0': a teacher has exactly one of path, table, finetune; got none, got {'name': 'a'}",
+            "'teachers.0': a teacher has exactly one of path, table, finetune, endpoint; got none, got {'name': 'a'}",
         ),
         ({"name": "a/b"}, "'name': String should match pattern '^[^/\\\\\\x00]+$', got 'a/b'"),
         ({"name": ".."}, "'name': expected the name of a folder, got '..'"),

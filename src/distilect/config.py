@@ -174,7 +174,7 @@ class FinetuneConfig(Part):
 
 
 class TeacherConfig(Part):
-    """One teacher: a fine-tuned checkpoint, a table of its outputs, or a checkpoint that is fine-tuned first."""
+    """One teacher: a fine-tuned checkpoint, a table of its outputs, a checkpoint that is fine-tuned first, or a model behind an API."""
 
     name: str | None = Field(None, description="in logs and reports; default: the last part of the path")
     path: str | None = Field(None, description="fine-tuned checkpoint: folder or hub id")
@@ -187,6 +187,28 @@ class TeacherConfig(Part):
     finetune: FinetuneConfig | None = Field(
         None, description="the teacher is fine-tuned first, on the run's training rows"
     )
+    endpoint: str | None = Field(
+        None,
+        description="address of an OpenAI-compatible server, such as http://localhost:8000/v1; the rows are asked there",
+    )
+    model: str | None = Field(None, description="of `endpoint`: the name of its model")
+    prompt: str | None = Field(
+        None,
+        description="of `endpoint`: text file with {text}, {labels}, and {text_2} of pairs; default: a plain question, but a regression needs one",
+    )
+    samples: int = Field(
+        8, ge=1, description="of `endpoint`: answers per row, where it gives no log-probabilities of the labels"
+    )
+    concurrency: int = Field(8, ge=1, description="of `endpoint`: requests at a time")
+    call_budget: int | None = Field(
+        None, ge=1, description="of `endpoint`: most calls, those of the stored answers included"
+    )
+    token_budget: int | None = Field(
+        None, ge=1, description="of `endpoint`: most tokens, those of the stored answers included"
+    )
+    key: str = Field(
+        "OPENAI_API_KEY", description="of `endpoint`: environment variable that holds the key; never the key itself"
+    )
     labels: list[str] | None = Field(
         None, description="label names in the order of its outputs, if its own config has none"
     )
@@ -197,12 +219,37 @@ class TeacherConfig(Part):
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
-        given = [key for key in ("path", "table", "finetune") if getattr(self, key) is not None]
+        given = [key for key in ("path", "table", "finetune", "endpoint") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"a teacher has exactly one of path, table, finetune; got {given or 'none'}")
+            raise ValueError(f"a teacher has exactly one of path, table, finetune, endpoint; got {given or 'none'}")
         if self.table is not None and self.tokenizer is not None:
             raise ValueError("a table of outputs needs no tokenizer")
+        own = ("model", "prompt", "samples", "concurrency", "call_budget", "token_budget", "key")
+        without = ("labels", "tokenizer", "max_length") if self.endpoint is not None else own
+        idle = [key for key in without if getattr(self, key) != type(self).model_fields[key].default]
+        if idle:
+            why = "does nothing with endpoint: say it in the prompt" if self.endpoint else "needs endpoint"
+            raise ValueError(f"{', '.join(idle)} {why}")
+        if self.endpoint is not None and self.model is None:
+            raise ValueError("endpoint needs model, the name of a model there")
         return self
+
+    @field_validator("endpoint")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        # whatever comes before @ or after ? may be a secret, and configs are written into folders
+        if value is not None and not re.fullmatch(r"https?://[^@?#\s]+", value):
+            raise ValueError("expected http://HOST/v1 or https://HOST/v1, without a user, a password or a query")
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _variable(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+            raise ValueError(
+                "expected the name of an environment variable, such as OPENAI_API_KEY, never the key itself"
+            )
+        return value
 
 
 class StudentConfig(Part):
@@ -637,6 +684,9 @@ def _is_mark(text: str) -> bool:
     return bool(text) and not any(sign.isalnum() or sign in ("'", '"', "\\") for sign in text)
 
 
+# What is not shown in messages: somebody may have put a key there.
+_SECRET = (("key",), ("endpoint",))
+
 # Where a plain word stands for a mapping with one key; `*` is an index.
 _SHORT_FORMS = {
     ("method",): "name",
@@ -704,7 +754,8 @@ def _explain_place(place: tuple[Any, ...], faults: Sequence[Any], root: type[Par
             f'put quotes around them, as in {place[-1]}: {example} or on the command line "{where}={example}"'
         )
     messages = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in faults)
-    return f"{where!r}: {' or '.join(messages)}, got {_short(fault['input'])}"
+    got = "" if place[-1:] in _SECRET else f", got {_short(fault['input'])}"
+    return f"{where!r}: {' or '.join(messages)}{got}"
 
 
 def _is_misread_text(fault: Any) -> bool:

@@ -324,6 +324,11 @@ def run(
         for method in (settings.method, *settings.baselines):
             likely_stages(method, settings.train)
         typer.echo(dump_config(settings), nl=False)
+        if any(teacher.endpoint for teacher in settings.teachers):
+            from distilect.pipeline.calls import forecast
+
+            for line in forecast(settings):
+                typer.echo(f"# {line}")
         return
 
     from distilect import pipeline, ranks
@@ -362,6 +367,7 @@ def estimate(
 
     settings = load_config(config, overrides)
 
+    from distilect.pipeline.calls import forecast
     from distilect.pipeline.estimate import estimate as estimate_costs
 
     found = estimate_costs(settings, [int(count) for count in rows or ()], gpu)
@@ -374,6 +380,8 @@ def estimate(
         typer.echo(f"  student          {each.training_seconds / 3600:>12,.2f} {unit}")
         typer.echo(f"  signals          {each.signal_bytes / 1e9:>12,.2f} GB")
         typer.echo(f"  table, if mapped {each.table_bytes / 1e9:>12,.2f} GB")
+    for line in forecast(settings, [int(count) for count in rows or ()]):
+        typer.echo(f"{line}; the time of its answers is not in the hours")
 
 
 @app.command(cls=Verb)

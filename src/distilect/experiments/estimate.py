@@ -111,7 +111,7 @@ def _add_setup(
         rates, parameters, source = _pilot(plan, trials, rows)
         found.basis.append(f"{setup.key}: {source}")
         slowest = max(rates.scoring.values(), default=0.0)  # stands for teachers that the pilot's method does not ask
-        scored = [name for name, spec in named_teachers(config).items() if spec.table is None]
+        scored = [name for name, spec in named_teachers(config).items() if spec.table is None and spec.endpoint is None]
         found.scoring_seconds += rows * sum(rates.scoring.get(name, slowest) for name in scored)
         found.scoring_seconds += rows * sum(rates.scoring.get(name, slowest) for name in in_folds(config))
         found.disk += rows * rates.signal_bytes

@@ -4,6 +4,7 @@ from distilect.models.attention import attention_maps, captured, keeps_attention
 from distilect.models.checkpoints import check_checkpoint, checkpoint_fingerprint, load_pretrained, quiet, resolve_path
 from distilect.models.dropout import sampling, set_dropout
 from distilect.models.encoders import EncoderTeacher
+from distilect.models.endpoint import Answer, EndpointTeacher
 from distilect.models.head import head_reader
 from distilect.models.labels import align_labels
 from distilect.models.layers import cut_layers, even_layer_map, even_layers
@@ -25,9 +26,11 @@ from distilect.models.words import at_words, per_unit, split_words
 
 __all__ = [
     "VOCABULARY_DIGEST",
+    "Answer",
     "CallableTeacher",
     "CheckpointTeacher",
     "EncoderTeacher",
+    "EndpointTeacher",
     "Student",
     "TableTeacher",
     "Teacher",

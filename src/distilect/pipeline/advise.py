@@ -41,7 +41,7 @@ def advise(config: RunConfig) -> Advice:
     Teachers that are still to be fine-tuned are. With several processes all of them call this.
     """
     ranks.start()
-    return advice_on(Workbench.open(config))
+    return advice_on(Workbench.open(config, whole=False))
 
 
 def advice_on(bench: Workbench) -> Advice:

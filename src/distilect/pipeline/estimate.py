@@ -230,7 +230,7 @@ class _PilotBench(Workbench):
 class Pilot:
     """The config's models and method over the first rows of its table, in a folder that is thrown away.
 
-    An untrained model stands in for a teacher that is still to be fine-tuned: it costs the same.
+    An untrained model stands in for a teacher that is still to be fine-tuned: it costs the same. A teacher behind an API is not asked.
 
     Attributes:
         stages: how many the method has.
@@ -249,8 +249,10 @@ class Pilot:
         }
         small = {"data": config.data.model_copy(update=rows), "output": str(folder), "baselines": []}
         pilot = config.model_copy(update=small)
-        teachers = [_stand_in(spec, place, pilot, folder) for place, spec in enumerate(config.teachers, start=1)]
-        bench = _PilotBench.open(pilot.model_copy(update={"teachers": teachers}), {})
+        asked = {name: _unasked(pilot) for name, spec in named_teachers(config).items() if spec.endpoint is not None}
+        specs = [(place, spec) for place, spec in enumerate(config.teachers, start=1) if spec.endpoint is None]
+        teachers = [_stand_in(spec, place, pilot, folder) for place, spec in specs]
+        bench = _PilotBench.open(pilot.model_copy(update={"teachers": teachers}), asked)
         self.folder, self.student = folder, bench.new_student()
         stages = bench.stages(config.method, self.student)
         stage, self.stages = stages[number], len(stages)
@@ -361,6 +363,12 @@ def _before_split(config: RunConfig, wanted: int) -> int:
     size = config.data.validation_size
     rows = wanted if config.data.validation else math.ceil(wanted / (1 - size)) + 1 if size < 1 else wanted + int(size)
     return min(rows, config.data.max_train_rows or rows)
+
+
+def _unasked(config: RunConfig) -> Callable[[list[Any]], NDArray[np.float64]]:
+    """A function in the place of a teacher behind an API, whose time is not measured and whose calls `forecast` counts."""
+    task = load_data(config.data, config.task, config.seed, Path(config.data_dir)).task
+    return lambda texts: np.random.default_rng(0).normal(size=(len(texts), task.num_outputs))
 
 
 def _stand_in(spec: TeacherConfig, number: int, config: RunConfig, folder: Path) -> TeacherConfig:

@@ -70,11 +70,27 @@ def check_free(folder: Path, config: RunConfig, overwrite: bool) -> None:
             f"output folder {folder} holds a finished run: give it more train.epochs to go on, use {OVERWRITE}, or another name="
         )
     # Only training is worth keeping: a run that stopped before it (at a missing file, say) may change its settings.
-    if _begun(folder) and recorded.read_text(encoding="utf-8") != dump_config(config):
+    if _begun(folder) and not _of_run(recorded, config):
         raise RunError(
             f"output folder {folder} holds an unfinished run with other settings: use {OVERWRITE}, or another name= "
             f"(to go on with it: distilect run {recorded})"
         )
+
+
+def _of_run(recorded: Path, config: RunConfig) -> bool:
+    """Whether a folder's config is this one, apart from how teachers behind an API are reached."""
+    if recorded.read_text(encoding="utf-8") == dump_config(config):
+        return True
+    with contextlib.suppress(ConfigError):
+        return _without_reach(load_config(recorded)) == _without_reach(config)
+    return False
+
+
+def _without_reach(config: RunConfig) -> RunConfig:
+    """The server, the rate and the budget of a teacher change no answer: a run goes on with others."""
+    reach = {"endpoint": "", "concurrency": 1, "call_budget": None, "token_budget": None, "key": ""}
+    teachers = [teacher.model_copy(update=reach) if teacher.endpoint else teacher for teacher in config.teachers]
+    return config.model_copy(update={"teachers": teachers})
 
 
 def _begun(folder: Path) -> bool:

@@ -188,6 +188,7 @@ def _result(
             | thresholds_by_label(task, reported.thresholds.get(f"teacher/{teacher.name}"))
             | ({"calibration": calibrations[teacher.name]} if teacher.name in calibrations else {})
             | teacher_size(teacher)
+            | ({"answers": answered} if (answered := bench.answered(teacher)) else {})
             | speed.get(f"teacher/{teacher.name}", {})
             for teacher in bench.teachers
         ],

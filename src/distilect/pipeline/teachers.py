@@ -22,6 +22,7 @@ from distilect.models import (
     CallableTeacher,
     CheckpointTeacher,
     EncoderTeacher,
+    EndpointTeacher,
     Teacher,
     build_student,
     checkpoint_fingerprint,
@@ -51,6 +52,9 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
             folder = finetuned_teacher(name, spec.finetune, data, config, spec.tokenizer)
             copies = fold_copies(name, spec.finetune, data, config, spec.tokenizer)
             spec = TeacherConfig(name=name, path=str(folder), max_length=spec.max_length)
+        if spec.endpoint is not None:
+            found.append(EndpointTeacher(name, spec, data.task, Path(config.data_dir)))
+            continue
         found.append(
             load_teacher(
                 spec,
@@ -90,10 +94,10 @@ def backbone_path(config: RunConfig) -> str:
 
 
 def named_teachers(config: RunConfig) -> dict[str, TeacherConfig]:
-    """Teachers by name; one without a name takes the last part of its path, the student of a run that of the run."""
+    """Teachers by name; one without a name takes the last part of its path or model, the student of a run that of the run."""
     named: dict[str, TeacherConfig] = {}
     for number, spec in enumerate(config.teachers, start=1):
-        path = Path(spec.path or f"teacher-{number}")
+        path = Path(spec.path or spec.model or f"teacher-{number}")
         last = path.parent.name if path.name == "student" and path.parent.name else path.name
         name = spec.name or (Path(spec.table).stem if spec.table else last)
         if name in named:

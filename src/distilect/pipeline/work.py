@@ -22,6 +22,7 @@ from distilect.errors import DataError, MethodError, TeacherError
 from distilect.knowledge import Layout, Response
 from distilect.models import (
     CheckpointTeacher,
+    EndpointTeacher,
     Student,
     Teacher,
     Vocabulary,
@@ -32,6 +33,7 @@ from distilect.models import (
     resolve_path,
 )
 from distilect.pipeline.assembly import assemble, credit_source, label_options, layout_of, sampler_of, set_apart, set_up
+from distilect.pipeline.calls import announce_calls
 from distilect.pipeline.judge import calibration_helps
 from distilect.pipeline.metrics import calibration_lines, calibration_scores, teacher_size
 from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
@@ -96,8 +98,14 @@ class Workbench:
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: RunConfig, functions: Mapping[str, Outputs] | None = None) -> Workbench:
-        """Read the data, load or fine-tune the teachers, open the store."""
+    def open(
+        cls, config: RunConfig, functions: Mapping[str, Outputs] | None = None, *, whole: bool = True
+    ) -> Workbench:
+        """Read the data, load or fine-tune the teachers, open the store; say what teachers behind an API will cost.
+
+        Args:
+            whole: all rows will be scored, not the validation split alone.
+        """
         paths = [resolve_path(teacher.path) for teacher in config.teachers if teacher.path]
         data = load_data(config.data, config.task, config.seed, Path(config.data_dir), paths[0] if paths else None)
         if config.data.augment is not None:
@@ -109,6 +117,7 @@ class Workbench:
         teachers = teachers_of(config, data, functions or {})
         store = SignalStore(Path(config.output) / config.signals.store)
         bench = cls(config, data, teachers, time.perf_counter() - started, store)
+        announce_calls(teachers, data, config, store, whole)
         if data.agreement:
             bench.data = bench._labelled_by_teachers()
         return bench
@@ -328,6 +337,19 @@ class Workbench:
         for line in prepared.notes:
             console.print(line, markup=False)
         return _logits(prepared, table)[:, 0]
+
+    def answered(self, teacher: Teacher) -> dict[str, Any]:
+        """What a teacher behind an API has cost, and how well it answered; {} for others."""
+        if not isinstance(teacher, EndpointTeacher):
+            return {}
+        answers = self.store.answers(teacher.fingerprint)
+        found = {
+            "model": teacher.spec.model,
+            "asked": teacher.describe(),
+            "calls": answers.calls,
+            "tokens": answers.tokens,
+        }
+        return {**found, "rows": len(answers), "unanswered": len(answers.failed), "no_label": answers.off}
 
     def calibrations(self, logits: NDArray[np.float32]) -> dict[str, Calibration]:
         """By name of teacher, from [N, K, C] outputs of all of them on the validation split; empty where none is wanted or (`auto`) it would harm.

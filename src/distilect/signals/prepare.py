@@ -12,8 +12,9 @@ from distilect import ranks
 from distilect.data import NOTABLE, Table
 from distilect.errors import MethodError, SignalError
 from distilect.files import locked
-from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token, stored_name
+from distilect.models import CheckpointTeacher, EndpointTeacher, TableTeacher, Teacher, per_token, stored_name
 from distilect.models.row_index import unique_rows
+from distilect.signals.asked import AskedReader
 from distilect.signals.base import Fields, Pool, Reader, SignalSource
 from distilect.signals.readers import LiveReader, StoredReader
 from distilect.signals.scoring import Missing, score_rows
@@ -76,6 +77,8 @@ def prepare_signals(
             teacher.outputs_for(table, unique_rows(table.ids))  # raises before the run where the table lacks rows
             found.report.append(f"teacher {teacher.name}: read from {teacher.file}")
             readers.append(LiveReader(teacher, max_tokens))
+        elif isinstance(teacher, EndpointTeacher):
+            readers.append(_asked(teacher, table, store, live, found))
         elif live:
             found.report.append(f"teacher {teacher.name}: run live in every step")
             readers.append(LiveReader(teacher, max_tokens))
@@ -141,6 +144,27 @@ def _scored(
     if cut:
         found.notes.append(line)
     return StoredReader(teacher, missing.stores)
+
+
+def _asked(teacher: EndpointTeacher, table: Table, store: SignalStore, live: bool, found: Prepared) -> Reader:
+    """Reads the answers, once those that are missing have been asked for; in a live run they are when training wants them."""
+    answers = store.answers(teacher.fingerprint)
+    reader = AskedReader(teacher, answers, table)
+    if ranks.is_main():
+        store.register(teacher.name, teacher.fingerprint, teacher.parts)
+    if live:
+        found.report.append(
+            f"teacher {teacher.name}: asked in training for the rows that want it; answers are kept in {answers.path}"
+        )
+        return reader
+    asked = reader.ask_all(table)
+    reused = max(0, len(unique_rows(table.ids)) - asked)  # the probe may be of another table
+    found.forwards += asked
+    found.reused += reused
+    found.report.append(
+        f"teacher {teacher.name}: {asked:,} rows asked; {reused:,} reused from {store.root}{reader.report(table)}"
+    )
+    return reader
 
 
 def _check(teacher: Teacher, wanted: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
     ROOT/<teacher fingerprint>/manifest.json                  what the fingerprint is made of
     ROOT/<teacher fingerprint>/<field>/shard-<sha256>.safetensors   ids of rows and their values
     ROOT/<teacher fingerprint>/<field>/index-<listing>-<rows>.bin   large fields only, see `index_file`
+    ROOT/<teacher fingerprint>/answers.jsonl                  of a teacher behind an API, see `answers`
 
 A shard appears whole or not at all (temporary name, then rename), and its name is the hash of its bytes: a kill at any moment
 leaves only finished shards, a flipped byte is found when the shard is read first, and processes need not agree on names.
@@ -31,6 +32,7 @@ from distilect.errors import SignalError, why_unwritable
 from distilect.files import atomic_write, file_digest
 from distilect.models import per_token
 from distilect.models.row_index import Ids, RowIndex
+from distilect.signals.answers import Answers
 from distilect.signals.index_file import open_index, remove_indexes, write_index
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class SignalStore:
         self.root = root
         self.warnings: list[str] = []  # what was found damaged or changed since the store was opened
         self._open: dict[Path, FieldStore] = {}
+        self._answers: dict[Path, Answers] = {}
 
     def field(self, fingerprint: str, name: str) -> FieldStore:
         """One field of one teacher, as it is on disk now."""
@@ -64,6 +67,14 @@ class SignalStore:
             self._open[folder] = FieldStore(folder, self.warnings)
         self._open[folder].refresh()
         return self._open[folder]
+
+    def answers(self, fingerprint: str) -> Answers:
+        """The answers of a teacher behind an API, as they are on disk now."""
+        path = self.root / fingerprint[:16] / "answers.jsonl"
+        if path not in self._answers:
+            self._answers[path] = Answers(path, self.warnings)
+        self._answers[path].refresh()
+        return self._answers[path]
 
     def size(self) -> int:
         """Bytes of all shards on disk, of all teachers that were ever scored into this store."""
