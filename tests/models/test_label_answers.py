@@ -72,6 +72,12 @@ def test_whole_labels_are_scored_by_all_of_their_tokens_and_the_line_end() -> No
     assert np.exp(found).sum() == pytest.approx(1)
 
 
+def test_tokens_that_are_not_those_of_prompt_and_label_are_refused() -> None:
+    for tokens in ([["x"], ["y"]], [["p", "x"], ["p"]], [["p"], ["p"]]):
+        with pytest.raises(ValueError, match="not those of prompt and label"):
+            of_whole_labels(tokens, [[None, -1.0][: len(one)] for one in tokens])
+
+
 def test_samples_are_counted_with_one_more_spread_evenly() -> None:
     found, off = of_samples(["a", "b"], ["A.", "a", "perhaps", '<think>b?</think>\n"b"\nas I said'])
     assert chances(found) == [round(2.5 / 4, 4), round(1.5 / 4, 4)] and off == 1

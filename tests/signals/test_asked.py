@@ -32,6 +32,7 @@ RIGHT = np.array([int(not text.startswith("bad")) for text in [*TEXTS, TEXTS[0]]
 ALL_WAYS = [
     (("completions", "chat", "several", "settings"), "completions", 1),
     (("chat", "several", "settings"), "chat", 1),
+    (("echo", "chat", "several", "settings"), "chat", 1),
     (("several", "settings"), "samples", 1),
     (("settings",), "samples-plain", 4),
     ((), "samples-plain", 4),

@@ -33,10 +33,15 @@ def of_whole_labels(tokens: Sequence[Sequence[str]], logprobs: Sequence[Sequence
     Args:
         tokens, logprobs: per label those of prompt, label and line's end. What the labels have in common in front, the prompt, says
             nothing of them and is left out.
+
+    Raises:
+        ValueError: they have no prompt in common, or one ends where another goes on.
     """
     shared = 0
     while all(len(one) > shared and one[shared] == tokens[0][shared] for one in tokens):
         shared += 1
+    if not shared or any(len(one) == shared for one in tokens):
+        raise ValueError("its tokens are not those of prompt and label")
     scores = np.array([sum(value or 0.0 for value in one[shared:]) for one in logprobs])
     return _normalised(np.exp(scores - scores.max()))
 
