@@ -45,6 +45,7 @@ class Server:
     waits: Callable[[str], object] = lambda text: None
     url: str = ""
     slow: float = 1.0
+    counts: bool = True  # tokens
     retry_after: dict[str, str] = field(default_factory=lambda: {"retry-after": "0.02"})
 
     def respond(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -131,6 +132,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if fault == "slow":
                 time.sleep(server.slow)
             status, found = server.respond(self.path, body)
+            if not server.counts:
+                found.pop("usage", None)
             if fault == "off":
                 for choice in found["choices"]:
                     choice.update(message={"role": "assistant", "content": "I would rather not"}, logprobs=None)

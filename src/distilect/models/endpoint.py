@@ -185,6 +185,13 @@ class EndpointTeacher(Teacher):
         Args:
             probe: ask once where the server leaves out what the way needs.
         """
+        found = self._answer(texts, probe)
+        if found.calls and not found.tokens:  # not every server says how many
+            found.tokens = self.estimate(texts)
+        return found
+
+    def _answer(self, texts: Sequence[str], probe: bool) -> Answer:
+        """The row, asked until the answer can be read."""
         spent, question = Answer(), self.question(texts)
         for _ in range(TRIES):
             try:
