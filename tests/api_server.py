@@ -27,7 +27,8 @@ class Server:
     """What it can do, what it does wrong, and what it was asked.
 
     Attributes:
-        gives: of completions, chat (log-probabilities), several (samples in one call), settings (temperature and the like).
+        gives: of completions, echo (as llama.cpp: text alone), chat (log-probabilities), several (samples in one call), settings
+            (temperature and the like).
         faults: text → what its next requests meet: a status, slow, garbage, empty, cut, or off.
         asked: text → requests; answered: text → those with a whole answer. keys: of all requests.
         waits: called with each text before it is answered.
@@ -44,12 +45,13 @@ class Server:
     waits: Callable[[str], object] = lambda text: None
     url: str = ""
     slow: float = 1.0
+    counts: bool = True  # tokens
     retry_after: dict[str, str] = field(default_factory=lambda: {"retry-after": "0.02"})
 
     def respond(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """(status, JSON) of a request without a fault."""
         if path == "/v1/completions":
-            if "completions" not in self.gives:
+            if "completions" not in self.gives and "echo" not in self.gives:
                 return 404, {"error": {"message": "no such route"}}
             return 200, self._completions(body["prompt"])
         if "settings" not in self.gives and ("temperature" in body or "max_tokens" in body):
@@ -77,6 +79,8 @@ class Server:
             said = tokens[-2].strip()
             logprobs = [None, *[-2.5] * (len(tokens) - 3), math.log(SURE if said == label else 1 - SURE), -0.1]
             found = {"tokens": tokens, "token_logprobs": logprobs}
+            if "echo" in self.gives:
+                found = {"tokens": ["I"], "token_logprobs": [-0.5]}
             choices.append({"index": index, "text": prompt, "finish_reason": "length", "logprobs": found})
         choices.reverse()  # the order is in `index`
         return {"id": "1", "object": "text_completion", "model": "m", "choices": choices, "usage": usage(80, 0)}
@@ -128,6 +132,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if fault == "slow":
                 time.sleep(server.slow)
             status, found = server.respond(self.path, body)
+            if not server.counts:
+                found.pop("usage", None)
             if fault == "off":
                 for choice in found["choices"]:
                     choice.update(message={"role": "assistant", "content": "I would rather not"}, logprobs=None)

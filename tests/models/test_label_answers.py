@@ -63,6 +63,12 @@ def test_an_answer_without_any_label_is_none() -> None:
     assert of_alternatives(["yes", "no"], [at("I", I=0.99, perhaps=0.01)]) is None
 
 
+def test_an_answer_that_prefers_to_say_something_else_is_none() -> None:
+    """Of "The text is …" the only label among the likeliest tokens would be certain, by a probability of 0.07."""
+    assert of_alternatives(["positive", "negative"], [at("The", The=0.5, Positive=0.07)]) is None
+    assert of_alternatives(["positive", "negative"], [at("The", The=0.4, Positive=0.3, negative=0.25)]) is not None
+
+
 def test_whole_labels_are_scored_by_all_of_their_tokens_and_the_line_end() -> None:
     """Without the line's end "x" would be as likely as everything that begins with it."""
     tokens = [["p", "q", " x", "\n"], ["p", "q", " x", " y", "\n"]]
@@ -70,6 +76,12 @@ def test_whole_labels_are_scored_by_all_of_their_tokens_and_the_line_end() -> No
     found = of_whole_labels(tokens, logprobs)
     assert found[0] - found[1] == pytest.approx(-0.2 + 1.9)
     assert np.exp(found).sum() == pytest.approx(1)
+
+
+def test_tokens_that_are_not_those_of_prompt_and_label_are_refused() -> None:
+    for tokens in ([["x"], ["y"]], [["p", "x"], ["p"]], [["p"], ["p"]]):
+        with pytest.raises(ValueError, match="not those of prompt and label"):
+            of_whole_labels(tokens, [[None, -1.0][: len(one)] for one in tokens])
 
 
 def test_samples_are_counted_with_one_more_spread_evenly() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def test_a_run_asks_every_row_once_and_leaves_no_key(
         texts = set(server.asked)
         assert set(server.asked.values()) == {1} and ROWS - 5 < len(texts) <= ROWS
         assert server.keys == {"Bearer sk-very-secret"}
-        run(job.config(**changes(job, server, tmp_path, name="again", baselines=["finetune"])))
+        again = run(job.config(**changes(job, server, tmp_path, name="again")))[0].metrics
+        assert again["teachers"][0]["answers"] == metrics["teachers"][0]["answers"]
         assert server.requests == len(texts)
     (teacher,) = metrics["teachers"]
     assert teacher["scores"]["accuracy"] == 1.0  # the rule of the server is that of the table
@@ -110,11 +112,27 @@ def test_dry_run_and_estimate_count_calls_without_asking(job: Job, tmp_path: Pat
         config = job.config(**changes(job, server, tmp_path))
         (tmp_path / "run.yaml").write_text(dump_config(config))
         dry = CliRunner().invoke(app, ["run", str(tmp_path / "run.yaml"), "--dry-run"])
-        assert dry.exit_code == 0 and "\n# teacher llm: " in dry.output and " rows to ask; " in dry.output, dry.output
+        assert dry.exit_code == 0 and "\n# teacher llm: " in dry.output, dry.output
+        counts = re.search(
+            r"llm: (\d+) rows to ask; .*\n#   completions +(\d+) calls, about ([\d,]+) tokens\n", dry.output
+        )
+        assert counts and counts[1] == counts[2] and 100 < int(counts[1]) <= ROWS
         cost = CliRunner().invoke(app, ["estimate", str(tmp_path / "run.yaml"), "--rows", "1e6"])
         assert cost.exit_code == 0, cost.output
-        assert "teacher llm: 1,000,000 rows to ask; 1,000,000 calls" in cost.output
-        assert "else up to 4,000,000; about " in cost.output
+        assert "teacher llm: 1,000,000 rows to ask; by what the server gives:" in cost.output
+        # two labels: two prompts
+        tokens = {
+            way: number(cost.output, rf"{way} +1,000,000 calls, about ([\d,]+) tokens")
+            for way in ("completions", "chat")
+        }
+        assert tokens["completions"] == pytest.approx(2 * tokens["chat"], rel=0.05)
+        assert number(cost.output, r"samples +1,000,000 to 4,000,000 calls, about [\d,]+ to ([\d,]+)") > 3e6
         assert server.requests == 0
         run(config)
         assert forecast(config) == ["teacher llm: all answers are stored"]
+
+
+def number(text: str, pattern: str) -> int:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return int(found[1].replace(",", ""))

@@ -32,6 +32,7 @@ RIGHT = np.array([int(not text.startswith("bad")) for text in [*TEXTS, TEXTS[0]]
 ALL_WAYS = [
     (("completions", "chat", "several", "settings"), "completions", 1),
     (("chat", "several", "settings"), "chat", 1),
+    (("echo", "chat", "several", "settings"), "chat", 1),
     (("several", "settings"), "samples", 1),
     (("settings",), "samples-plain", 4),
     ((), "samples-plain", 4),
@@ -223,6 +224,15 @@ def test_a_budget_stops_also_where_retries_spend_it(tmp_path: Path) -> None:
         with pytest.raises(TeacherError, match="the budget of 25 calls is spent"):
             ask(server, tmp_path, call_budget=25)
         assert server.requests == 25
+
+
+def test_tokens_are_estimated_where_the_server_does_not_count_them(tmp_path: Path) -> None:
+    with serving(counts=False, gives=("chat", "settings")) as server:
+        asked, store = teacher(server), SignalStore(tmp_path)
+        prepare_signals([asked], TABLE, store, [[]])
+        assert store.answers(asked.fingerprint).tokens == sum(asked.estimate([text]) for text in TEXTS) > 500
+        with pytest.raises(TeacherError, match="raise token_budget"):
+            ask(server, tmp_path, Table.from_texts(["good day"]), token_budget=500)
 
 
 def test_only_what_answers_depend_on_makes_other_answers(tmp_path: Path) -> None:

@@ -380,8 +380,8 @@ def estimate(
         typer.echo(f"  student          {each.training_seconds / 3600:>12,.2f} {unit}")
         typer.echo(f"  signals          {each.signal_bytes / 1e9:>12,.2f} GB")
         typer.echo(f"  table, if mapped {each.table_bytes / 1e9:>12,.2f} GB")
-    for line in forecast(settings, [int(count) for count in rows or ()]):
-        typer.echo(f"{line}; the time of its answers is not in the hours")
+    if calls := forecast(settings, [int(count) for count in rows or ()]):
+        typer.echo("\n".join([*calls, "the hours are without the time that its answers take"]))
 
 
 @app.command(cls=Verb)

@@ -185,6 +185,13 @@ class EndpointTeacher(Teacher):
         Args:
             probe: ask once where the server leaves out what the way needs.
         """
+        found = self._answer(texts, probe)
+        if found.calls and not found.tokens:  # not every server says how many
+            found.tokens = self.estimate(texts)
+        return found
+
+    def _answer(self, texts: Sequence[str], probe: bool) -> Answer:
+        """The row, asked until the answer can be read."""
         spent, question = Answer(), self.question(texts)
         for _ in range(TRIES):
             try:
@@ -230,9 +237,15 @@ class EndpointTeacher(Teacher):
         )
         choices = sorted(response.choices, key=lambda choice: choice.index)
         ends = [choice.text.rstrip().endswith(label) for choice, label in zip(choices, self.task.labels, strict=True)]
-        if not all(ends) or any(len(c.logprobs.tokens) != len(c.logprobs.token_logprobs) for c in choices):
-            raise _NotGiven("it does not repeat the prompt")
-        return of_whole_labels([c.logprobs.tokens for c in choices], [c.logprobs.token_logprobs for c in choices])
+        tokens, logprobs = [c.logprobs.tokens for c in choices], [c.logprobs.token_logprobs for c in choices]
+        # a prompt's first token has none; llama.cpp repeats the text, but has log-probabilities of what it adds alone
+        whole = [
+            one[0] is None and None not in one[1:] and len(one) == len(t)
+            for t, one in zip(tokens, logprobs, strict=True)
+        ]
+        if not all(ends) or not all(whole):
+            raise _NotGiven("it has no log-probabilities of the prompt")
+        return of_whole_labels(tokens, logprobs)
 
     def _alternatives(self, question: str, spent: Answer) -> tuple[Vector | None, int, str]:
         choice = self._chat(question, spent, max_tokens=self._longest // 2 + 8).choices[0]

@@ -15,7 +15,7 @@ from distilect.tasks.label_names import same_label_key
 
 Vector = NDArray[np.float32]
 FLOOR = 1e-7  # least probability of a label, as of a table of outputs
-LEAST = 1e-3  # of all labels together, below which an answer is none
+LEAST = 0.5  # of all labels together: a model that wants to say something else has not chosen among them
 
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
@@ -33,10 +33,15 @@ def of_whole_labels(tokens: Sequence[Sequence[str]], logprobs: Sequence[Sequence
     Args:
         tokens, logprobs: per label those of prompt, label and line's end. What the labels have in common in front, the prompt, says
             nothing of them and is left out.
+
+    Raises:
+        ValueError: they have no prompt in common, or one ends where another goes on.
     """
     shared = 0
     while all(len(one) > shared and one[shared] == tokens[0][shared] for one in tokens):
         shared += 1
+    if not shared or any(len(one) == shared for one in tokens):
+        raise ValueError("its tokens are not those of prompt and label")
     scores = np.array([sum(value or 0.0 for value in one[shared:]) for one in logprobs])
     return _normalised(np.exp(scores - scores.max()))
 
@@ -55,7 +60,7 @@ class Position:
 
 
 def of_alternatives(labels: Sequence[str], positions: Sequence[Position]) -> Vector | None:
-    """Log-probabilities float32 [C] of labels, from the likeliest tokens at each place of one answer; None where no label is among them.
+    """Log-probabilities float32 [C] of labels, from the likeliest tokens at each place of one answer; None where the labels together have less than half.
 
     A walk along the answer. At each place, every token's probability (times that of the answer so far) goes in equal parts to the labels that it
     continues or ends; the generated token's is handed on while several labels continue with it. A label that is told apart from the

@@ -10,7 +10,7 @@ from distilect.data import Data, Table, load_data
 from distilect.models import EndpointTeacher, Teacher, resolve_path
 from distilect.pipeline.teachers import named_teachers
 from distilect.selection import asks_teachers
-from distilect.signals import SignalStore, announce, bill_of
+from distilect.signals import Answers, SignalStore, announce, bill_of
 
 
 def announce_calls(teachers: Sequence[Teacher], data: Data, config: RunConfig, store: SignalStore, whole: bool) -> None:
@@ -52,16 +52,27 @@ def forecast(config: RunConfig, rows: Sequence[int] = ()) -> list[str]:
     for name, spec in specs.items():
         teacher = EndpointTeacher(name, spec, data.task, data_dir)
         answers = store.answers(teacher.fingerprint)
-        bill = bill_of(teacher, answers, [*tables, *also])
-        made = " beside the copies that data.augment makes" if config.data.augment else ""
-        most = "at most " if also else ""
-        if not bill.rows:
+        due = bill_of(teacher, answers, [*tables, *also]).rows
+        if not due:
             found.append(f"teacher {name}: all answers are stored")
             continue
-        for count in rows or [bill.rows]:
-            tokens = round(bill.tokens / bill.rows * count)
+        made = ", and the copies that data.augment makes" if config.data.augment else ""
+        for count in rows or [due]:
             found.append(
-                f"teacher {name}: {most}{count:,} rows to ask{made}; {count:,} calls where it gives log-probabilities of labels or several "
-                f"samples at once, else up to {count * spec.samples:,}; about {tokens:,} tokens"
+                f"teacher {name}: {'at most ' if also else ''}{count:,} rows to ask{made}; by what the server gives:"
             )
+            for way in [answers.way] if answers.way else ("completions", "chat", "samples"):
+                if way in teacher.ways:
+                    found.append(f"  {way:<14}{_cost(teacher, way, answers, [*tables, *also], count)}")
     return found
+
+
+def _cost(teacher: EndpointTeacher, way: str, answers: Answers, tables: Sequence[Table], rows: int) -> str:
+    """Calls and tokens of so many rows like those of the tables; of samples, from one call per row to one per sample."""
+    most, costs = teacher.spec.samples if way.startswith("samples") else 1, list[tuple[str, str]]()
+    for teacher.row_calls in sorted({1, most}):
+        teacher.way = way
+        bill = bill_of(teacher, answers, tables)
+        costs.append((f"{teacher.row_calls * rows:,}", f"{round(bill.tokens / bill.rows * rows):,}"))
+    calls, tokens = (" to ".join(each) for each in zip(*costs, strict=True))
+    return f"{calls} calls, about {tokens} tokens"

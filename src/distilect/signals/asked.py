@@ -79,8 +79,7 @@ def announce(teacher: EndpointTeacher, answers: Answers, tables: Sequence[Table]
             console.print(f"teacher {teacher.name}: {due.text()}, {teacher.describe()}{more}", markup=False)
             check_budget(teacher, answers, due)
     ranks.barrier()
-    if not ranks.is_main():
-        find_way(teacher, answers, tables[0].take(np.empty(0, np.int64)))  # the first rank's
+    find_way(teacher, answers, [*tables, *also][0].take(np.empty(0, np.int64)))  # that of the answers, on all ranks
 
 
 @contextmanager
