@@ -93,6 +93,7 @@ def test_with_seeds_alone_it_is_the_paired_t_test_and_with_rows_alone_the_normal
     assert alone.p_value == pytest.approx(2 * stats.norm.sf(2.0))
 
 
+@pytest.mark.slow
 def test_the_interval_holds_0_exactly_where_p_is_at_least_5_percent() -> None:
     random = np.random.default_rng(0)
     for _ in range(300):

@@ -477,6 +477,7 @@ def test_every_method_gets_the_same_tokens_where_that_is_asked(toy: Toy) -> None
         assert whole - step <= tokens <= whole + trainings * step, (method, tokens, whole)
 
 
+@pytest.mark.slow
 def test_scenarios_share_teachers_where_they_learn_the_same(toy: Toy) -> None:
     pool = [toy.made("x"), toy.made("bad", 2, noise=1.0)]
     scenarios = [{"name": "clean"}, {"name": "noisy", "label_noise": 0.4}, {"name": "few", "labelled": 0.3}]

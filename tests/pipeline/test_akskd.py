@@ -153,6 +153,7 @@ def test_regression_runs_through_both_stages(job: Job, tmp_path: Path) -> None:
     assert {value for action in actions for value in action.values()} <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_rows_by_uncertainty_teachers_by_rlkd_and_knowledge_by_akskd(job: Job) -> None:
     """No published system can do this; on rows without labels too, and with kinds that a registry line added."""
     extra = write_table(job.folder / "extra.csv", 24, seed=9)

@@ -85,6 +85,7 @@ def test_the_better_rate_is_chosen_and_dev_is_not_seen(job: Job, monkeypatch: py
     assert result.metrics["student"]["scores"]
 
 
+@pytest.mark.slow
 def test_a_search_is_made_once_and_a_stopped_run_goes_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(job, "once")
     with monkeypatch.context() as patch:

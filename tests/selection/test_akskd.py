@@ -363,6 +363,7 @@ def test_rare_subsets_are_counted_over_the_whole_learning() -> None:
     assert memory.bonus.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_over_episodes_the_actor_finds_what_lowers_the_validation_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels and relation help, the others harm: with real phases, rewards, replay and noise."""
     worth = torch.tensor([1.0, -1.0, -1.0, 1.0])

@@ -377,6 +377,7 @@ def test_rows_without_labels_count_as_far_as_the_labels_around_a_row_agree_with_
     assert half == pytest.approx(few / 2, rel=1e-4) and other > 0
 
 
+@pytest.mark.slow
 def test_trust_is_high_where_neighbours_share_labels_and_0_where_they_do_not():
     shared, which = planted(300)
     labels = which.clone()

@@ -51,6 +51,8 @@ COVERED |= {
     "random rows skipped",
     "rows skipped",
     "rlkd, real steps",
+    "rlkd, credit",
+    "words, skipped",
 }
 METHODS = [*(name for name in methods() if name not in COVERED), *slow(*sorted(COVERED))]
 
