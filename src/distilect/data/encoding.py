@@ -73,9 +73,7 @@ class Encoded:
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> Encoded:
         """The tokens of `rows`, in their order."""
         index = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[index]
-        inside = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        flat = np.repeat(self.offsets[index], lengths) + inside
+        lengths, flat = self.lengths[index], Units(self.offsets).of(index)
         columns = {name: column[flat] for name, column in self.columns.items()}
         words = None if self.words is None else self.words.take(index)
         return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths), words=words)
@@ -90,9 +88,8 @@ class Encoded:
         index = np.asarray(rows, dtype=np.int64)
         sizes, starts = self.lengths[index], self.offsets[index]
         if self.words is not None:
-            sizes = self.words.lengths[self.words.windows.of(index)]
-            first = np.repeat(self.offsets[index], self.words.windows.sizes[index])
-            starts = first + _within(sizes, self.words.windows.take(index))
+            windows = self.words.windows.of(index)
+            sizes, starts = self.words.lengths[windows], self.words.starts[windows]
         width = int(sizes.max(initial=0))
         places = np.arange(width) - (width - sizes[:, None] if self.left else 0)  # position in the row [B, T]
         inside = (places >= 0) & (places < sizes[:, None])
@@ -150,12 +147,6 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         unknown=counts["unknown"] / max(1, counts["tokens"]),
         words=words,
     )
-
-
-def _within(sizes: NDArray[np.int32], windows: Units) -> NDArray[np.int64]:
-    """int64 [S]: where each window begins among the tokens of its row."""
-    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    return np.asarray(starts[:-1] - np.repeat(starts[windows.offsets[:-1]], windows.sizes))
 
 
 def _check_text(counts: Counter[str], tokenizer: Any) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilect.data.table import Table
-from distilect.data.units import Units
+from distilect.data.units import Units, splitmix64
 from distilect.errors import DataError
 
 Indexes = NDArray[np.int64]
@@ -134,11 +134,4 @@ def _draw(ids: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """uint64 [N]: a random number per identity (splitmix64 of both halves and the seed)."""
     start = np.uint64(seed % 2**64)
     with np.errstate(over="ignore"):
-        return _mix(_mix(_mix(ids[:, 0] + start) ^ ids[:, 1]) + start)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+        return splitmix64(splitmix64(splitmix64(ids[:, 0] + start) ^ ids[:, 1]) + start)

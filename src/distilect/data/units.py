@@ -68,11 +68,12 @@ class Units:
         own = np.repeat(np.arange(len(row_keys)), self.sizes)
         place = (np.arange(len(self)) - self.offsets[own]).astype(np.uint64)
         with np.errstate(over="ignore"):
-            return _mixed(row_keys.view(np.uint64)[own] + (place + np.uint64(1)) * _GOLDEN).view(np.int64)
+            return splitmix64(row_keys.view(np.uint64)[own] + place * _GOLDEN).view(np.int64)
 
 
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The last step of splitmix64: neighbouring numbers become unrelated ones."""
+def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One step of the generator: neighbouring numbers become unrelated ones. Call it where overflow is ignored."""
+    x = x + _GOLDEN
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -41,6 +42,11 @@ class Words:
     windows: Units
     lengths: NDArray[np.int32]
     without_tokens: int = 0
+
+    @cached_property
+    def starts(self) -> Indexes:
+        """int64 [S]: where each window begins among the tokens of all rows."""
+        return np.asarray(np.cumsum(self.lengths, dtype=np.int64) - self.lengths)
 
     def take(self, rows: Rows) -> Words:
         """Those of some rows, in their order."""
