@@ -25,6 +25,19 @@ from tests.pipeline.helpers import Job, write_scores
 from tests.report.run_files import metrics, model
 from tests.tiny import tiny_bert
 
+# what a machine that serves the model does not have; the beginning of a script
+WITHOUT_US = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "distilect", "datasets", "sentence_transformers"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
 
 def finished_run(folder: Path, family: Any = tiny_bert, *, regression: bool = False, **changes: Any) -> Path:
     """The run's folder; its teacher `a` is beside it."""

@@ -23,6 +23,7 @@ from distilect.export.plain import model_inputs, write_plain
 from distilect.models import CheckpointTeacher
 from distilect.pipeline.prediction import predict_file
 from distilect.tasks import Task
+from tests.export.runs import WITHOUT_US
 from tests.site.blocks import blocks
 from tests.tiny import FAMILIES, tiny_bert
 
@@ -38,23 +39,16 @@ TEXTS = [
     "bad " + "the train was late again this morning " * 40,  # more than 32 tokens
     "Füße, 日本語 and 😀",
 ]
-# What a machine that serves the model does not have.
-ALONE = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Missing(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "distilect", "datasets", "sentence_transformers"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Missing())
+ALONE = (
+    WITHOUT_US
+    + """
 import json
 import answer
 texts = json.loads(sys.stdin.read())
 print(json.dumps([answer.answer(texts), answer.outputs(texts).tolist()]))
 assert not {"torch", "transformers", "distilect"} & set(sys.modules)
 """
+)
 
 
 def served(folder: Path, script: str, texts: list[Any]) -> tuple[list[str], np.ndarray[Any, Any]]:

@@ -30,6 +30,7 @@ from distilect.models.words import split_words
 from distilect.pipeline.prediction import predict_file
 from distilect.report import build_report
 from distilect.tasks import NO_LABEL, Task
+from tests.export.runs import WITHOUT_US
 from tests.pipeline.test_prediction import rows_of
 from tests.report.run_files import metrics
 from tests.tagging import TASK, finished_tagger, sentences, table_of
@@ -134,20 +135,14 @@ def test_entities_words_and_types_are_what_the_metric_counts(student: Checkpoint
 
 # ---- the script ------------------------------------------------------------------------------------------------------
 
-ALONE = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Missing(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "distilect", "datasets", "sentence_transformers"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Missing())
+ALONE = (
+    WITHOUT_US
+    + """
 import json
 import entities
 print(json.dumps(entities.entities(json.loads(sys.stdin.read()))))
 """
+)
 
 
 def test_the_script_answers_as_predict_does_without_torch_transformers_and_distilect(run: Path, tmp_path: Path) -> None:

@@ -30,6 +30,14 @@ SCORES = Task("toy-scores", "regression", (), ("pearson",), 1)
 
 
 TOPICS = Task("toy-topics", "multi-label", ("a", "b", "c"), ("micro_f1", "map"), 1)
+# fits the tiny bench: a policy that acts from the start, three short phases
+EAGER: dict[str, dict[str, Any]] = {
+    "rlkd": {"teachers": {"policy_updates": 4}},
+    "rlkd-published": {"teachers": {"warmup_epochs": 0, "policy_rows": 16, "update_every": 1}},
+    "akskd": {"loss_weights": {"phases": 3}},
+    "akskd-hard": {"loss_weights": {"phases": 3}},
+}
+
 TAGS = Task("toy-tags", "tokens", ("O", "B-thing", "I-thing"), ("entity_f1", "accuracy"), 1)
 
 

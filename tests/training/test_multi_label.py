@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,15 +13,7 @@ from distilect.data import Table
 from distilect.training import fit
 from tests.presets import each_preset
 from tests.tiny import SENTENCES
-from tests.training.helpers import TOPICS, Bench, weights
-
-# fits the tiny bench: a policy that acts from the start, three short phases
-EAGER: dict[str, dict[str, Any]] = {
-    "rlkd": {"teachers": {"policy_updates": 4}},
-    "rlkd-published": {"teachers": {"warmup_epochs": 0, "policy_rows": 16, "update_every": 1}},
-    "akskd": {"loss_weights": {"phases": 3}},
-    "akskd-hard": {"loss_weights": {"phases": 3}},
-}
+from tests.training.helpers import EAGER, TOPICS, Bench, weights
 
 
 @pytest.fixture(scope="module")

@@ -22,15 +22,7 @@ from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
 from tests.presets import each_preset, slow
 from tests.tiny import SENTENCES, tiny_roberta
-from tests.training.helpers import TAGS, Bench, weights, whole_and_resumed
-
-# fits the tiny bench: a policy that acts from the start, three short phases
-EAGER: dict[str, dict[str, Any]] = {
-    "rlkd": {"teachers": {"policy_updates": 4}},
-    "rlkd-published": {"teachers": {"warmup_epochs": 0, "policy_rows": 16, "update_every": 1}},
-    "akskd": {"loss_weights": {"phases": 3}},
-    "akskd-hard": {"loss_weights": {"phases": 3}},
-}
+from tests.training.helpers import EAGER, TAGS, Bench, weights, whole_and_resumed
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from distilect.data.units import splitmix64
+
 Ints = NDArray[np.int64]
 _PIECE = re.compile(r"\w+|[^\w\s]+|\s+")  # joined, the pieces are the text again
 
@@ -94,8 +96,8 @@ def choose_words(pieces: Pieces, able: NDArray[np.bool_], state: NDArray[np.uint
     rows = pieces.rows[places]
     counts = np.bincount(rows, minlength=len(pieces))
     starts = np.cumsum(counts) - counts
-    word = _mix((np.arange(len(places)) - starts[rows]).astype(np.uint64))  # a word's number in its text
-    drawn, which = (_unit(_mix(_mix(state + np.uint64(stream))[rows] ^ word)) for stream in (1, 2))
+    word = splitmix64((np.arange(len(places)) - starts[rows]).astype(np.uint64))  # a word's number in its text
+    drawn, which = (_unit(splitmix64(splitmix64(state + np.uint64(stream))[rows] ^ word)) for stream in (1, 2))
     least = np.full(len(pieces), np.inf)
     least[counts > 0] = np.minimum.reduceat(drawn, starts[counts > 0]) if len(places) else np.inf
     chosen = (drawn < share) | (drawn == least[rows])
@@ -113,21 +115,13 @@ def random_state(keys: Ints, *numbers: int) -> NDArray[np.uint64]:
     """
     state = keys.view(np.uint64)
     for number in numbers:
-        state = _mix(state ^ _mix(np.array([number % 2**64], dtype=np.uint64)))
+        state = splitmix64(state ^ splitmix64(np.array([number % 2**64], dtype=np.uint64)))
     return state
 
 
 def row_draws(state: NDArray[np.uint64]) -> NDArray[np.float64]:
     """float64 [N] in [0, 1)."""
-    return _unit(_mix(state + np.uint64(1)))
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64; the arithmetic of uint64 arrays wraps around."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return _unit(splitmix64(state + np.uint64(1)))
 
 
 def _unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
