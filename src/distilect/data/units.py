@@ -41,6 +41,11 @@ class Units:
         """int64 [N]: units of each row."""
         return np.diff(self.offsets)
 
+    @property
+    def owners(self) -> Indexes:
+        """int64 [U]: the row of every unit."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.sizes)
+
     def of(self, rows: Rows) -> Indexes:
         """int64 [U]: the units of some rows, row by row."""
         index = np.asarray(rows, dtype=np.int64)
@@ -65,14 +70,14 @@ class Units:
 
     def keys(self, row_keys: Indexes) -> Indexes:
         """int64 [U]: an identity for each unit, from its row's and its place in the row."""
-        own = np.repeat(np.arange(len(row_keys)), self.sizes)
+        own = self.owners
         place = (np.arange(len(self)) - self.offsets[own]).astype(np.uint64)
         with np.errstate(over="ignore"):
             return splitmix64(row_keys.view(np.uint64)[own] + place * _GOLDEN).view(np.int64)
 
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One step of the generator: neighbouring numbers become unrelated ones. Call it where overflow is ignored."""
+    """One step of the generator: neighbouring numbers become unrelated ones. The arithmetic of uint64 arrays wraps around."""
     x = x + _GOLDEN
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -33,7 +33,7 @@ def write_predictions(path: Path, split: str, table: Table, task: Task, outputs:
             and the `kind` of task.
         outputs: of `student` and `teacher/NAME`, [N, C] each: logits in the order of the task's labels, or one score.
     """
-    rows = np.arange(len(table)) if table.units is None else table.units.rows(np.arange(len(table.units)))
+    rows = np.arange(len(table)) if table.units is None else table.units.owners
     columns: dict[str, Any] = {"row": pa.array(rows)}
     columns |= {"id_high": pa.array(table.ids[rows, 0]), "id_low": pa.array(table.ids[rows, 1])}
     if table.units is not None:

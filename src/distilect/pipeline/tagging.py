@@ -63,15 +63,10 @@ def _lists(rows: Sentences, values: pa.Array) -> pa.Array:
     """The values of the table's words, [U], as a list for each row as it was read."""
     starts = np.concatenate([[0], np.cumsum(rows.sizes)])
     index = np.full(int(starts[-1]), -1, dtype=np.int64)
-    index[starts[rows.kept[_row_of(rows)]] + rows.places] = np.arange(len(values))
+    assert rows.table.units is not None
+    index[starts[rows.kept[rows.table.units.owners]] + rows.places] = np.arange(len(values))
     spread = values.take(pa.array(index, mask=index < 0))
     return pa.LargeListArray.from_arrays(pa.array(starts, pa.int64()), spread)
-
-
-def _row_of(rows: Sentences) -> NDArray[np.int64]:
-    """int64 [U]: the table's row of each word."""
-    assert rows.table.units is not None
-    return np.repeat(np.arange(len(rows.table)), rows.table.units.sizes)
 
 
 def _entities(

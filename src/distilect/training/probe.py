@@ -102,8 +102,8 @@ class StudentProbe:
         """See `selection.Probe`."""
         table = self.rows.table
         rows = self.units(keys) if table.units is None else self._rows(keys)
-        sizes = np.ones(len(rows), np.int64) if table.units is None else table.units.sizes[rows]
-        return self.run_positions(rows, passes), torch.from_numpy(np.repeat(np.arange(len(rows)), sizes))
+        owners = np.arange(len(rows)) if table.units is None else table.units.take(rows).owners
+        return self.run_positions(rows, passes), torch.from_numpy(owners)
 
     def _rows(self, keys: Tensor) -> NDArray[np.int64]:
         """int64 [n]: where rows of these identities stand in a word table."""
