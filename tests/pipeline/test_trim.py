@@ -133,6 +133,20 @@ def test_texts_may_be_given(job: Job, tmp_path: Path) -> None:
     assert again["report"] == [f"vocabulary: 1 tokens were asked for, any text needs {found['needed']}"]
 
 
+def test_lists_of_words_are_texts_too(job: Job, tmp_path: Path) -> None:
+    files = {
+        "words.conll": "the\tO\nfilm\tB-x\n\nthe\tO\njoy\tO\n",
+        "texts.jsonl": '{"text": "the film"}\n{"text": "the joy"}\n',
+    }
+    files["words.jsonl"] = '{"tokens": ["the", "film"]}\n{"tokens": []}\n{"tokens": ["the", "joy"]}\n'
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    kept = [trim(job.teachers[0], [tmp_path / name], output=tmp_path / f"of-{name}")["tokens"] for name in files]
+    assert kept[0] == kept[1] == kept[2]
+    done = pretrain([tmp_path / "words.conll"], init=job.teachers[0], output=tmp_path / "p")
+    assert done["texts"] == 2
+
+
 def test_an_encoder_without_head_is_trimmed_too(job: Job, tmp_path: Path) -> None:
     settings = ["student.vocabulary=auto", "train.max_length=32"]
     done = pretrain([job.train], init=job.teachers[0], output=tmp_path / "p", overrides=settings)

@@ -18,6 +18,7 @@ from distilect.data.sentences import Sentences, open_sentences, read_sentences
 from distilect.data.source import Rows, Source
 from distilect.data.splits import fold_of, hold_out
 from distilect.data.table import Table, row_identity, row_keys
+from distilect.data.tag_columns import plain_texts
 from distilect.data.units import Units
 from distilect.data.word_outputs import read_word_columns
 from distilect.data.writers import check_suffix, table_writer, write_columns
@@ -44,6 +45,7 @@ __all__ = [
     "open_source",
     "open_texts",
     "pad_id",
+    "plain_texts",
     "read_columns",
     "read_sentences",
     "read_texts",

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distilect.config import TaskConfig
-from distilect.data.columns import ROW_NUMBERS, SINGLES, Columns, is_string
+from distilect.data.columns import ROW_NUMBERS, SINGLES, Columns, is_string, text_columns
 from distilect.data.label_sets import is_list
 from distilect.data.labels import LabelColumn, refuse_unlabelled
 from distilect.data.source import Rows, Source, check_columns, listed
@@ -357,6 +357,18 @@ def _without_negatives(tags: pa.Array) -> pa.Array:
     if is_string(tags.type) and pc.all(pc.match_substring_regex(tags, _INTEGER)).as_py():
         return pc.if_else(pc.starts_with(tags, "-"), pa.scalar(None, tags.type), tags)
     return tags
+
+
+def plain_texts(rows: Rows, names: Sequence[str]) -> list[pa.Array]:
+    """The text columns as strings; a column of lists of words as what a model of a tokens task reads, with a space between words.
+
+    Raises:
+        DataError: as `text_columns`, which leaves out no row; lists without a word are left out here.
+    """
+    if not is_list(rows.table[names[0]].type):
+        return text_columns(rows, names)
+    texts = pc.binary_join(_lists(rows, names[0], "words").cast(pa.list_(pa.string())), " ")
+    return [texts.filter(pc.fill_null(pc.invert(pc.match_substring_regex(texts, _BLANK)), False))]
 
 
 def _lists(rows: Rows, name: str, what: str) -> Any:

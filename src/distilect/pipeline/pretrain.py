@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from distilect import ranks
 from distilect.config import RunConfig, apply_overrides, parse_config, set_values
-from distilect.data import Data, Table, open_texts, text_columns
+from distilect.data import Data, Table, open_texts, plain_texts
 from distilect.errors import ConfigError
 from distilect.files import atomic_write
 from distilect.models import EncoderTeacher
@@ -111,12 +111,12 @@ def pretrain(
 
 
 def all_texts(files: Sequence[str], names: Sequence[str] | None, data_dir: Path, limit: int | None = None) -> Table:
-    """The texts of some tables, one a row, equal ones once; `names`: of their columns, default: inferred."""
+    """The texts of some tables, one a row, equal ones once; lists of words as texts. `names`: of their columns, default: inferred."""
     found: list[pa.Array] = []
     for file in files:
         source, columns = open_texts(file, text=names, data_dir=data_dir)
-        for block in source.blocks(source.columns):
-            found += [column.cast(pa.large_string()) for column in text_columns(block, columns)]
+        for block in source.blocks(columns):
+            found += [column.cast(pa.large_string()) for column in plain_texts(block, columns)]
     texts = pa.chunked_array(found, pa.large_string()).unique()
     return Table.from_columns([texts if limit is None else texts[:limit]])
 
