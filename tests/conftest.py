@@ -44,7 +44,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     if "distilect.pipeline.metrics" in sys.modules:  # rounds that a run's models are timed in: 1 s a run
-        sys.modules["distilect.pipeline.metrics"].SPEED_ROUNDS = 4
+        sys.modules["distilect.pipeline.metrics"].SPEED_ROUNDS = 1
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

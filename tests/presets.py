@@ -17,6 +17,7 @@ def slow(*values: Any) -> list[Any]:
 
 
 def each_preset() -> list[Any]:
-    """The names of all presets; static ones are for the slow tests, but for `kd`."""
+    """The names of all presets; static ones and variants of another are for the slow tests, but for `kd`."""
     static = [name for name in presets() if name != "kd" and family(ComparedMethodConfig(name=name)) == "static"]
-    return [*(name for name in presets() if name not in static), *slow(*static)]
+    later = [*static, "akskd-hard", "rlkd-published"]
+    return [*(name for name in presets() if name not in later), *slow(*later)]

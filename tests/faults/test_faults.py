@@ -10,6 +10,7 @@ import pytest
 from tests.faults.attempts import Trial, can_mount, flipped_checkpoint, flipped_selector, flipped_store
 from tests.faults.harness import warm_up
 from tests.faults.places import PLACES, Scene
+from tests.presets import slow
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_a_job_preempted_at_any_moment_ends_as_if_it_had_not_been(
     assert trials[name].preempt(random.Random(seed))["wrong"] == ""
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", ["score", *slow("train rlkd")])
 def test_a_full_disk_is_told_and_with_more_room_the_job_goes_on(
     trials: dict[str, Trial], name: str, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from distilect.pipeline.teachers import RECORD
 from distilect.pipeline.work import Workbench
 from distilect.selection import TrainingSample
 from tests.pipeline.helpers import Job
+from tests.presets import slow
 
 FOLDS = 3
 
@@ -52,7 +53,7 @@ def test_a_fold_is_that_of_the_text_and_none_is_empty() -> None:
     assert min(np.bincount(folds, minlength=4)) > 50
 
 
-@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("live", [False, *slow(True)])
 def test_selectors_see_the_copy_that_does_not_know_the_row(job: Job, live: bool) -> None:
     bench = Workbench.open(config(job, signals={"precision": "fp32", "live": live}))
     _, prepared = bench.prepare(bench.config.method, bench.new_student())

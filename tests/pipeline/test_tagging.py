@@ -19,6 +19,7 @@ from distilect.pipeline import evaluate, prediction
 from distilect.pipeline.prediction import predict_file
 from distilect.tasks import scheme_of
 from tests.pipeline.test_prediction import rows_of
+from tests.presets import slow
 from tests.tagging import TASK, Sentence, finished_tagger, sentences, taught, write_conll
 from tests.tiny import tiny_bert, tiny_roberta
 
@@ -164,7 +165,7 @@ def test_a_column_that_would_be_written_twice_is_refused(run: Path, tmp_path: Pa
 
 # with byte-level BPE transformers guesses where words begin ("fallback heuristic"), and is wrong where a space is a token of its own
 @pytest.mark.parametrize(
-    ("family", "strategy"), [(tiny_bert, "first"), (tiny_bert, "simple"), (tiny_roberta, "simple")]
+    ("family", "strategy"), [(tiny_bert, "simple"), *slow((tiny_bert, "first"), (tiny_roberta, "simple"))]
 )
 def test_a_pipeline_of_transformers_finds_the_same_entities(tmp_path: Path, family: Any, strategy: str) -> None:
     """In texts that fit into one window and whose words stand between spaces, as in training."""

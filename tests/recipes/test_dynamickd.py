@@ -17,7 +17,6 @@ from transformers import BertConfig, BertForMaskedLM
 from distilect.config import RunConfig, load_config
 from distilect.pipeline import run
 from distilect.selection import build_teacher_selector, get_preset
-from tests.presets import slow
 from tests.tiny import SENTENCES, tiny_bert, wordpiece_tokenizer
 
 PAPERS = Path(__file__).parents[2] / "recipes" / "papers"
@@ -114,7 +113,8 @@ def test_the_settings_are_those_of_the_released_scripts(arm: str, batch: int, wa
         assert (teacher.finetune.learning_rate, teacher.finetune.epochs, teacher.finetune.batch_size) == (5e-5, 3, 32)
 
 
-@pytest.mark.parametrize("arm", ["objective", *slow("teacher", "data")])
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["objective", "teacher", "data"])
 def test_every_recipe_runs_on_tiny_models(toy: Toy, arm: str) -> None:
     results = run(toy.config(arm))
     assert len(results) == 1 + len(load_config(RECIPES[arm]).baselines)

@@ -217,6 +217,7 @@ def three(toy: Toy) -> list[Any]:
     return run(toy.config(MRPC))
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_the_recipe_and_its_baselines_finishes(three: list[Any]) -> None:
     names = ("", "finetune", "kd", "kd-3", "kd-4", "kd-5", "uniform", "random-single", "weighted", "logistic")
     expected = ["-".join(filter(None, ("rlkd-mrpc", name))) for name in (*names, "best-single")]
@@ -227,12 +228,14 @@ def test_a_dry_run_of_the_recipe_and_its_baselines_finishes(three: list[Any]) ->
         assert [teacher["name"] for teacher in metrics["teachers"]] == ["bert", "roberta", "albert", "xlnet"]
 
 
+@pytest.mark.slow
 def test_the_teachers_are_of_the_four_families(three: list[Any]) -> None:
     folders = [Path(teacher["path"]) for teacher in three[0].metrics["teachers"]]
     kinds = [json.loads((folder / "config.json").read_text())["model_type"] for folder in folders]
     assert kinds == ["bert", "roberta", "albert", "xlnet"]
 
 
+@pytest.mark.slow
 def test_the_policy_takes_over_after_the_warm_up(three: list[Any]) -> None:
     lines = pq.read_table(three[0].folder / "selection.parquet").to_pylist()
     whole = [line for line in lines if line["group"] == "all"]
@@ -241,6 +244,7 @@ def test_the_policy_takes_over_after_the_warm_up(three: list[Any]) -> None:
     assert sum(shares[1]) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_student_of_six_layers_runs_too(toy: Toy, three: list[Any]) -> None:
     overrides = ["name=rlkd-mrpc-6", f"student={BERT_6}", "baselines=[]", "method.teachers.reward=3"]
     result = run(toy.config(MRPC, *overrides))[0]

@@ -101,7 +101,7 @@ def learn_environment(seed: int, hard: bool = False, shuffled: bool = False) -> 
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("seed", [0, 1, *slow(2, 3, 4)])
+@pytest.mark.parametrize("seed", [0, *slow(1, 2, 3, 4)])
 def test_the_critic_fits_and_the_actor_reaches_the_best_action_of_every_state(seed: int) -> None:
     fit, distance, constant = learn_environment(seed)
     assert fit > 0.6 and distance < constant / 4

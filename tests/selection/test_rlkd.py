@@ -26,6 +26,7 @@ from distilect.selection.rlkd_virtual import VirtualReinforcedTeachers, virtual_
 from distilect.selection.static import RandomSingle, UniformTeachers
 from distilect.selection.teacher_state import Decisions, whole
 from distilect.training.state import load_state, save_state
+from tests.presets import slow
 from tests.selection.planted import (
     FakeProbe,
     context_of,
@@ -296,7 +297,7 @@ def test_it_finds_them_by_looking_at_the_student_after_its_step(seed):
     assert share_right(selector, view, which) >= 0.95
 
 
-@pytest.mark.parametrize("options", [{}, {"state": "joint"}, {"encoder": None}])
+@pytest.mark.parametrize("options", [{}, *slow({"state": "joint"}, {"encoder": None})])
 @pytest.mark.parametrize("regression", [False, True])
 def test_a_planted_oracle_is_believed_and_the_others_are_not(regression, options):
     """PAPERS 1.12, 3: one teacher always right, others random."""
@@ -598,7 +599,7 @@ def splits(rows: int) -> list[list[Tensor]]:
     return [[torch.arange(rows)], [shuffled], list(shuffled.split(17)), list(torch.arange(rows).split(1))]
 
 
-@pytest.mark.parametrize("options", [{}, {"kind": VirtualReinforcedTeachers}, {"state": "joint"}])
+@pytest.mark.parametrize("options", [{}, {"kind": VirtualReinforcedTeachers}, *slow({"state": "joint"})])
 @pytest.mark.parametrize("every", [1, "epoch"])
 def test_batch_split_and_row_order_change_neither_choices_nor_what_is_learned(options, every):
     """DESIGN, invariance 1: a step's parts may come in any order and number."""

@@ -35,7 +35,8 @@ from tests.site.blocks import DOCS, LANGUAGES, MARKS, Block, blocks, inline_comm
 from tests.tiny import tiny_bert
 from tests.training.helpers import TAGS, toy_words
 
-SLOW = {"tutorial/demo.md", "tutorial/ship.md"}  # fine-tunes three teachers, if tiny ones; exports
+# they fine-tune three teachers, export, and train a dozen students
+SLOW = {"tutorial/demo.md", "tutorial/ship.md", "keep.md", "methods/choosing.md", "tutorial/multi-label.md"}
 # two thousand updates of a policy take twenty seconds
 QUICKER = {"rlkd.md": ["method.teachers.policy_updates=20"], "keep.md": ["train.epochs=1"]}
 REVIEWS = next(block for block in blocks("tutorial/own-data.md") if block.title == "reviews.yaml")

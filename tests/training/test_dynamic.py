@@ -78,11 +78,9 @@ def trained(trainer: DistillationTrainer) -> list[set[int]]:
     "rows",
     [
         {},
-        {"score": "margin"},
-        {"score": "spread"},
         {"name": "uncertainty-skip"},
         {"name": "uncertainty-plan"},
-        {"name": "uncertainty-plan", "reverse": True},
+        *slow({"score": "margin"}, {"score": "spread"}, {"name": "uncertainty-plan", "reverse": True}),
     ],
     ids=str,
 )
@@ -99,7 +97,7 @@ def test_ratio_1_is_kd_bit_for_bit(bench: Bench, rows: Spec) -> None:
 
 @pytest.mark.parametrize(
     "teachers",
-    [{"mode": "hard"}, {"mode": "hard", "by": "batch"}, {"mode": "soft"}, {"mode": "soft-instance"}],
+    [{"mode": "hard"}, {"mode": "soft-instance"}, *slow({"mode": "hard", "by": "batch"}, {"mode": "soft"})],
     ids=str,
 )
 def test_with_two_equal_teachers_every_mode_is_kd(bench: Bench, teachers: Spec) -> None:
@@ -322,7 +320,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize(
-    "name", ["soft", "skip", "dropout", "plan", "windows of three arms", *slow("hard", "labels", "windows")]
+    "name", ["skip", "windows of three arms", *slow("soft", "dropout", "plan", "hard", "labels", "windows")]
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, tmp_path: Path) -> None:
     """Steps 1 and 3 of 3 (plans, the last step of an epoch) or 5: step 1 lies within a window of two."""
@@ -344,18 +342,20 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, name: str, tmp
 @pytest.mark.parametrize(
     "spec",
     [
-        {**skip(ratio=0.5), "teachers": "dynamic"},
         {"name": "dynamic-objective", "teachers": "dynamic", "rows": {"name": "uncertainty", "ratio": 0.5}},
-        {"name": "dynamic-objective", "rows": {"name": "random-skip", "ratio": 0.5}, "teachers": "uniform"},
-        {"name": "dynamic-teacher", "rows": {"name": "random-plan", "ratio": 0.5}, "loss_weights": "all-ones"},
         {"name": "rlkd", "teachers": {"policy_updates": 20}, "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
-        {
-            "name": "rlkd",
-            "teachers": {"policy_updates": 20},
-            "rows": {"name": "uncertainty-plan", "ratio": 0.5, "refresh": 2},
-        },
-        {**data(ratio=0.5), "teachers": "confidence"},
         {"name": "finetune", "rows": {"name": "uncertainty-skip", "ratio": 0.5}},
+        *slow(
+            {**skip(ratio=0.5), "teachers": "dynamic"},
+            {"name": "dynamic-objective", "rows": {"name": "random-skip", "ratio": 0.5}, "teachers": "uniform"},
+            {"name": "dynamic-teacher", "rows": {"name": "random-plan", "ratio": 0.5}, "loss_weights": "all-ones"},
+            {
+                "name": "rlkd",
+                "teachers": {"policy_updates": 20},
+                "rows": {"name": "uncertainty-plan", "ratio": 0.5, "refresh": 2},
+            },
+            {**data(ratio=0.5), "teachers": "confidence"},
+        ),
     ],
     ids=lambda spec: "-".join(str(v) for v in spec.values())[:60],
 )
@@ -374,12 +374,14 @@ def test_arms_combine_with_each_other_and_with_other_methods_by_config_alone(ben
     "spec",
     [
         {"name": "dynamic-teacher"},
-        {"name": "dynamic-teacher", "teachers": {"mode": "soft-instance"}},
-        data(ratio=0.5),
-        skip(ratio=0.5),
         plan(ratio=0.5, refresh=2),
-        {"name": "dynamic-objective"},
         {"name": "dynamic-objective", "rows": {"name": "uncertainty", "ratio": 0.3}},
+        *slow(
+            {"name": "dynamic-teacher", "teachers": {"mode": "soft-instance"}},
+            data(ratio=0.5),
+            skip(ratio=0.5),
+            {"name": "dynamic-objective"},
+        ),
     ],
     ids=str,
 )

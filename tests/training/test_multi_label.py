@@ -11,7 +11,7 @@ import torch
 
 from distilect.data import Table
 from distilect.training import fit
-from tests.presets import each_preset
+from tests.presets import each_preset, slow
 from tests.tiny import SENTENCES
 from tests.training.helpers import EAGER, TOPICS, Bench, weights
 
@@ -42,7 +42,7 @@ def test_every_preset_trains(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize(
     "rows", ["uncertainty", "uncertainty-skip", "uncertainty-plan", "random", "random-skip", "random-plan"]
 )
-@pytest.mark.parametrize("score", ["entropy", "spread"])
+@pytest.mark.parametrize("score", ["entropy", *slow("spread")])
 def test_every_row_selector_trains(bench: Bench, rows: str, score: str) -> None:
     options = {"score": score} if rows.startswith("uncertainty") else {}
     if rows.startswith("random") and score == "spread":
