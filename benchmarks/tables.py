@@ -1,4 +1,4 @@
-"""The tables of docs/results/{rlkd,akskd,dynamickd,glue,export}.md and docs/trim.md, from the committed result files.
+"""The tables of docs/results/{rlkd,akskd,dynamickd,glue,export,demo}.md and docs/trim.md, from the committed result files.
 
     python -m benchmarks.tables          # rewrites them
     python -m benchmarks.tables --check  # only says which differ
@@ -26,7 +26,7 @@ from benchmarks.common import RESULTS, table
 from distilect.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue", "export")]
+PAGES = [ROOT / "docs" / "results" / f"{name}.md" for name in ("rlkd", "akskd", "dynamickd", "glue", "export", "demo")]
 PAGES.append(ROOT / "docs" / "trim.md")
 KINDS = ("labels", "response", "feature", "relation")
 SUBSETS = ["+".join(kinds) for size in (1, 2, 3, 4) for kinds in itertools.combinations(KINDS, size)]
@@ -377,6 +377,31 @@ def glue(file: str, task: str) -> str:
     return f"{about}\n\n{table(header, cells)}"
 
 
+# ---- docs/results/demo.md --------------------------------------------------------------------------------------------
+
+
+def demo(file: str) -> str:
+    """The models of `distilect demo`; of the lines, a `metrics.json` each, those with one seed are one demo."""
+    lines = read(file)
+    methods = {name: {seed: line["student"] for seed, line in runs.items()} for name, runs in by_method(lines).items()}
+    pools = {line["seed"]: {teacher["name"]: teacher for teacher in line["teachers"]} for line in lines}
+    names = next(iter(pools.values()))
+    models = {f"teacher {name}": {seed: pool[name] for seed, pool in pools.items()} for name in names}
+    best = {seed: max(pool.values(), key=lambda teacher: primary(teacher["scores"])) for seed, pool in pools.items()}
+    models |= {f"student, `{name}`": runs for name, runs in methods.items()}
+    rows = [
+        [
+            name,
+            f"{next(iter(runs.values()))['parameters'] / 1e6:.1f} M",
+            score(runs),
+            "" if name.startswith("teacher") else minus(runs, methods["finetune"]),
+            "" if name.startswith("teacher") else minus(runs, best),
+        ]
+        for name, runs in models.items()
+    ]
+    return table(["model", "parameters", "accuracy", "minus `finetune`", "minus the best teacher"], rows)
+
+
 # ---- docs/trim.md ----------------------------------------------------------------------------------------------------
 
 
@@ -395,7 +420,7 @@ def export(file: str, part: str) -> str:
 
 RLKD, AKSKD = (specialists, bad_teacher, pool, single_teachers, price), (subsets, thirds, rivals, half_of_the_layers)
 MAKERS: dict[str, Callable[..., str]] = {
-    maker.__name__: maker for maker in (*RLKD, *AKSKD, speed, enlarged, arm, glue, trimmed, export)
+    maker.__name__: maker for maker in (*RLKD, *AKSKD, speed, enlarged, arm, glue, demo, trimmed, export)
 }
 
 

