@@ -25,6 +25,7 @@ from distilect.selection.stages import Stage, has_stages, likely_stages, stages_
 from distilect.selection.view import (
     CreditRows,
     Encoder,
+    KindGradients,
     Look,
     Passes,
     Probe,
@@ -41,6 +42,7 @@ __all__ = [
     "Encoder",
     "Episodes",
     "EpisodicSelector",
+    "KindGradients",
     "Look",
     "LossWeights",
     "Method",

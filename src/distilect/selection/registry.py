@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distilect.selection import akskd, alignment, dynamickd, dynamickd_rows, gate, rlkd, rlkd_virtual, static
+from distilect.selection import akskd, alignment, alignment_kinds, dynamickd, dynamickd_rows, gate, rlkd, rlkd_virtual, static
 from distilect.selection.base import LossWeights, RowSelector, TeacherSelector
 
 ROWS: dict[str, type[RowSelector]] = {
@@ -45,6 +45,7 @@ LOSS_WEIGHTS: dict[str, type[LossWeights]] = {
         static.RandomHard,
         dynamickd.UncertainWeights,
         alignment.AlignmentWeights,
+        alignment_kinds.AlignedKinds,
         akskd.ActorCriticWeights,
     )
 }

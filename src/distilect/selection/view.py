@@ -228,6 +228,22 @@ class Look:
     losses: Tensor
 
 
+@dataclass(frozen=True)
+class KindGradients:
+    """Products of gradients by all of the student's weights: g_m of the mean loss of each kind of knowledge on some rows of train, h of
+    the label loss on validation rows.
+
+    Attributes:
+        gram: float64 [M, M], ⟨g_m, g_n⟩.
+        toward: float64 [M], ⟨g_m, h⟩: the first-order fall of the validation loss by a step along -g_m.
+        length: ‖h‖.
+    """
+
+    gram: Tensor
+    toward: Tensor
+    length: float
+
+
 class Probe(Protocol):
     """The student at this moment, for selectors that look at what became of their decisions.
 
@@ -270,6 +286,11 @@ class Probe(Protocol):
     def credit(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits float32 [n, C] on credit rows (int64 [n], identities), and what the output layer read, [n, H], where a selector
         needs it; both on the CPU. Costs a forward pass, once per step."""
+        ...
+
+    def kind_gradients(self, keys: Tensor, limit: int) -> KindGradients:
+        """Of the kinds of knowledge on rows of train (int64 [n], identities), all teachers alike, and of the loss on `limit` validation rows,
+        drawn for the step; costs a backward pass per kind."""
         ...
 
 
