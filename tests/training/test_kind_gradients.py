@@ -49,7 +49,9 @@ def test_the_products_are_those_of_the_whole_students_gradients(bench: Bench) ->
     assert trainer.source is not None
     said = trainer.source.fetch(rows.table, np.arange(6), [[], []]).logits
     logits = model(**rows.batch(np.arange(6)).inputs).logits
-    response = [F.kl_div((logits / 4).log_softmax(-1), (t / 4).softmax(-1), reduction="batchmean") * 16 for t in said.unbind(1)]
+    response = [
+        F.kl_div((logits / 4).log_softmax(-1), (t / 4).softmax(-1), reduction="batchmean") * 16 for t in said.unbind(1)
+    ]
     own = [gradient(F.cross_entropy(logits, rows.labels[:6])), gradient(torch.stack(response).mean())]
 
     keys = torch.from_numpy(row_keys(validation.ids))

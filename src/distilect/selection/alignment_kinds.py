@@ -71,7 +71,8 @@ class AlignedKinds(LossWeights):
         """Of `loss_weights: {name: alignment-kinds, …}`."""
 
         phases: Count = Field(
-            10, description="of equal length, per training; each begins with a look: a backward pass per kind over a few rows"
+            10,
+            description="of equal length, per training; each begins with a look: a backward pass per kind over a few rows",
         )
 
     options: Options

@@ -229,6 +229,25 @@ class Look:
 
 
 @dataclass(frozen=True)
+class KnownRows:
+    """What is known of rows of train before anything is run on them, on the CPU.
+
+    Attributes:
+        keys: int64 [U], identities of their units.
+        labels: [U], as in `StepView`.
+        vectors: float32 [U, D], from the frozen encoder; None unless a selector needs it.
+        row: int64 [U], the row of each unit, a place among the rows.
+        tokens: int64 [n], of each row, as the student reads it.
+    """
+
+    keys: Tensor
+    labels: Tensor
+    vectors: Tensor | None
+    row: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
 class KindGradients:
     """Products of gradients by all of the student's weights: g_m of the mean loss of each kind of knowledge on some rows of train, h of
     the label loss on validation rows.
@@ -286,6 +305,10 @@ class Probe(Protocol):
     def credit(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits float32 [n, C] on credit rows (int64 [n], identities), and what the output layer read, [n, H], where a selector
         needs it; both on the CPU. Costs a forward pass, once per step."""
+        ...
+
+    def known(self, keys: Tensor) -> KnownRows:
+        """Of whole rows of train (int64 [n], identities of rows), without running any."""
         ...
 
     def kind_gradients(self, keys: Tensor, limit: int) -> KindGradients:

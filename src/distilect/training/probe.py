@@ -20,7 +20,7 @@ from distilect.evaluation.modes import eval_mode
 from distilect.knowledge import StudentOutputs
 from distilect.knowledge.labels import label_loss
 from distilect.models import autocast, sampling
-from distilect.selection import KindGradients, Look, Method, Passes, draw_rows
+from distilect.selection import KindGradients, KnownRows, Look, Method, Passes, draw_rows
 from distilect.signals import SignalSource, TeacherSignals, fit_calibration
 from distilect.tasks import has_label
 from distilect.training.distributed import predict_shared, share_out
@@ -39,6 +39,7 @@ class StudentProbe:
         projections: of the kinds of knowledge.
         rows: of train and validation.
         source: teacher outputs; None for methods that ask no teacher.
+        vectors: a frozen encoder's row vectors, where a selector needs them.
         precision, max_tokens: of a training step.
         seed: of the run.
         count: called with lengths (int [n]) and a number of passes over rows of so many tokens, of all ranks together.
@@ -58,6 +59,7 @@ class StudentProbe:
     training_progress: Callable[[], float]
     training_step: Callable[[], int]
     sharded: bool = False
+    vectors: SignalSource | None = None
     step_losses: tuple[Tensor, Tensor] | None = None
     _credit: tuple[int, Tensor, Tensor, Tensor | None] | None = None
 
@@ -102,13 +104,28 @@ class StudentProbe:
 
     def run_rows(self, keys: Tensor, passes: Passes) -> tuple[Tensor, Tensor]:
         """See `selection.Probe`."""
-        table = self.rows.table
-        rows = self.units(keys) if table.units is None else self._rows(keys)
-        owners = np.arange(len(rows)) if table.units is None else table.units.take(rows).owners
-        return self.run_positions(rows, passes), torch.from_numpy(owners)
+        rows = self._rows(keys)
+        return self.run_positions(rows, passes), self._owners(rows)
+
+    def known(self, keys: Tensor) -> KnownRows:
+        """See `selection.Probe`."""
+        rows = self._rows(keys)
+        units = torch.from_numpy(self.rows.table.unit_index(rows))
+        vectors = None
+        if self.vectors is not None:
+            vectors = self.vectors.fetch(self.rows.table, rows, [[]]).logits[:, 0].cpu()
+        tokens = torch.from_numpy(self.rows.encoded.lengths[rows].astype(np.int64))
+        return KnownRows(self.rows.keys[units], self.rows.labels[units], vectors, self._owners(rows), tokens)
+
+    def _owners(self, rows: NDArray[np.int64]) -> Tensor:
+        """int64 [U]: the row of each unit, a place in `rows`."""
+        units = self.rows.table.units
+        return torch.from_numpy(np.arange(len(rows)) if units is None else units.take(rows).owners)
 
     def _rows(self, keys: Tensor) -> NDArray[np.int64]:
-        """int64 [n]: where rows of these identities stand in a word table."""
+        """int64 [n]: where rows of these identities stand in the training table."""
+        if self.rows.table.units is None:
+            return self.units(keys)
         own = self.rows.row_keys.numpy()
         order = np.argsort(own, kind="stable")
         return np.asarray(order[np.searchsorted(own[order], keys.cpu().numpy())])
@@ -262,7 +279,6 @@ class StudentProbe:
                 columns.append(kind(student, None, labels).masked_fill(~has_label(labels), torch.nan))
         return student, signals, torch.stack(columns, dim=1)
 
-
     # ---- gradients of the kinds ------------------------------------------------------------------------------------
 
     def kind_gradients(self, keys: Tensor, limit: int) -> KindGradients:
@@ -279,7 +295,9 @@ class StudentProbe:
         own = torch.from_numpy(row_keys(self.rows.validation.ids))
         drawn = draw_rows(own, limit, self.seed, self.training_step(), "look").numpy()
         held_out = np.flatnonzero(np.isin(own.numpy(), drawn))
-        self.count(self.rows.encoded.lengths[positions], 1 + 2 * len(self.method.kinds))  # a backward pass costs two forward passes
+        self.count(
+            self.rows.encoded.lengths[positions], 1 + 2 * len(self.method.kinds)
+        )  # a backward pass costs two forward passes
         self.count(self.rows.validation_encoded.lengths[held_out], 3)
         found = ranks.gather(self._products(positions, held_out) if ranks.is_main() else {})[0]
         return KindGradients(found["gram"], found["toward"], float(found["length"]))
