@@ -148,7 +148,7 @@ def train(world: World, selector: LossWeights, seed: int, share: float = 1.0, ca
     """A student whose kinds the selector weighs, on a share of the rows that is drawn by seed."""
     draws = torch.Generator().manual_seed(seed)
     student, rows = world.student(), torch.randperm(len(world.x), generator=draws)[: round(share * len(world.x))]
-    probe = WorldProbe(world, student, rows.sort().values, calibrated)
+    probe: Any = WorldProbe(world, student, rows.sort().values, calibrated)  # what these selectors ask for
     optimizer = torch.optim.Adam(student.parameters(), RATE)
     batches = [b for _ in range(EPOCHS) for b in rows[torch.randperm(len(rows), generator=draws)].split(BATCH)]
     selector.begin_epoch(probe, 0)
