@@ -169,7 +169,7 @@ class FinetuneConfig(Part):
         None,
         ge=2,
         description="of a teacher: so many copies are fine-tuned too, each without one part of the rows; on each row selectors judge the "
-        "teacher by the copy that has not seen it, and the student learns from the teacher itself. Takes so many times as long",
+        "teacher by the copy that has not seen it, and the student learns from the teacher itself (`signals.learn_from`). Takes so many times as long",
     )
 
 
@@ -388,6 +388,11 @@ class SignalConfig(Part):
         "auto",
         description="bring each teacher's outputs to one scale by a temperature (in a regression by a line) that is fitted on the validation "
         "split; auto: with two or more teachers, unless the mean of their outputs then scores worse there",
+    )
+    learn_from: Literal["teacher", "out-of-fold"] = Field(
+        "teacher",
+        description="whose logits the student learns from where a teacher has copies in folds (`finetune.folds`). out-of-fold: on each row those "
+        "by which selectors judge, of the copy that has not seen it; hidden states stay the teacher's",
     )
 
     def calibrates(self, teachers: int) -> bool:

@@ -12,6 +12,7 @@ import torch
 
 from distilect.config import TeacherConfig, parse_config
 from distilect.data import Table, fold_of, row_keys
+from distilect.errors import ConfigError
 from distilect.models import CheckpointTeacher, load_teacher
 from distilect.pipeline import run
 from distilect.pipeline.estimate import estimate
@@ -98,6 +99,50 @@ def test_weights_follow_the_copies(job: Job) -> None:
     record = pq.read_table(run(config(job, name="folded"))[0].folder / "selection.parquet").to_pylist()
     shares = [row["teacher/own"] for row in record if row["group"] == "all"]
     assert shares == pytest.approx([float(of_copies)] * len(shares), abs=1e-5)
+
+
+def with_signals(job: Job, method: str = "confidence", folds: int | None = FOLDS, **signals: Any) -> Workbench:
+    raw = config(job, folds).model_dump(mode="json")
+    return Workbench.open(parse_config(raw | {"method": method, "signals": raw["signals"] | signals}))
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_student_may_learn_from_the_copies_too(job: Job, live: bool) -> None:
+    bench = with_signals(job, learn_from="out-of-fold", live=live)
+    _, prepared = bench.prepare(bench.config.method, bench.new_student())
+    plain = with_signals(job)
+    _, other = plain.prepare(plain.config.method, plain.new_student())
+    assert prepared.source is not None and other.source is not None
+    rows = np.arange(len(bench.data.distillation))
+    found, expected = (
+        s.fetch(b.data.distillation, rows, [[], []]) for b, s in ((bench, prepared.source), (plain, other.source))
+    )
+    torch.testing.assert_close(found.logits, expected.judged, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.judged, expected.judged, atol=1e-5, rtol=0)
+    assert not torch.allclose(found.logits[:, 0], expected.logits[:, 0], atol=1e-3)
+    name = job.teachers[1].rsplit("/", 1)[-1]
+    assert f"the student learns from copies in folds of own; from {name} itself" in prepared.report
+
+
+def test_also_from_those_of_a_single_teacher(job: Job) -> None:
+    bench = with_signals(job, learn_from="out-of-fold")
+    method = bench.config.method.model_copy(update={"name": "kd", "teachers": {"name": "single", "teacher": "own"}})
+    _, prepared = bench.prepare(method, bench.new_student())
+    assert prepared.source is not None
+    found = prepared.source.fetch(bench.data.train, np.arange(12), [[]])
+    own = bench.outputs(bench.teachers[0], bench.data.train)[:12]
+    of_copies = np.stack([bench.outputs(copy, bench.data.train)[:12] for copy in copies(bench)])
+    expected = of_copies[fold_of(bench.data.train.ids[:12], FOLDS), np.arange(12)]
+    assert found.logits[:, 0].numpy() == pytest.approx(expected, abs=1e-5)
+    assert found.logits[:, 0].numpy() != pytest.approx(own, abs=1e-3)
+
+
+def test_learning_from_copies_that_nobody_has_is_refused(job: Job) -> None:
+    bench = with_signals(job, folds=None, learn_from="out-of-fold")
+    with pytest.raises(
+        ConfigError, match="no teacher has copies: set folds: 3 in the finetune: of a teacher, or leave it out"
+    ):
+        bench.prepare(bench.config.method, bench.new_student())
 
 
 def test_a_method_that_follows_one_teacher_asks_no_copies(job: Job) -> None:

@@ -59,6 +59,8 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
             },
             {},
         ),
+        "adaptive, priced": ({"name": "adaptive", "rows": {"name": "adaptive", "price": 0.3}}, {"epochs": 2}),
+        "kinds by credit": ({"name": "akskd", "loss_weights": {"name": "alignment-kinds", "phases": 3}}, {}),
         "rlkd, credit": ({"name": "rlkd", "teachers": {"reward": "alignment", "policy_updates": 20}}, {}),
         "parts": ("uniform", {"max_tokens": 24, "gradient_accumulation_steps": 2}),
         # of word tables: what is decided per word, and rows of which no word stays

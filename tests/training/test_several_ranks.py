@@ -45,6 +45,7 @@ COVERED = {
     "pkd",
 }
 COVERED |= {
+    "adaptive",
     "akskd-hard",
     "all-ones",
     "dynamic-teacher, soft",

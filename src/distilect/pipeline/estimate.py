@@ -188,7 +188,8 @@ def total(
     if train.token_budget is not None:
         done = math.ceil(train.token_budget / (rates.tokens * train.batch_size))
     looks = max(1, round(train.epochs * train.evaluations)) + 1 if held else 0
-    copied = sum(rates.scoring.get(name, 0.0) for name in in_folds(config)) if len(rates.scoring) > 1 else 0.0
+    asks_copies = len(rates.scoring) > 1 or config.signals.learn_from == "out-of-fold"
+    copied = sum(rates.scoring.get(name, 0.0) for name in in_folds(config)) if asks_copies else 0.0
     return Estimate(
         rows=rows,
         teacher_seconds=trained * fine_tuning(config, rates),

@@ -18,7 +18,7 @@ from distilect import ranks
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig, StudentConfig, TeacherConfig
 from distilect.data import Data, Table, fold_of, load_data
-from distilect.errors import DataError, MethodError, TeacherError
+from distilect.errors import ConfigError, DataError, MethodError, TeacherError
 from distilect.knowledge import Layout, Response
 from distilect.models import (
     CheckpointTeacher,
@@ -265,8 +265,12 @@ class Workbench:
         prepared = self.signals(planned.pool, self.data.distillation, planned.fields)
         assert prepared.source is not None
         prepared.source.calibrations = planned.calibrations
-        if len(planned.pool) > 1:
+        learned = self.config.signals.learn_from == "out-of-fold"
+        if learned or len(planned.pool) > 1:
             prepared.source.copies = {t.name: self._out_of_fold(t, prepared) for t in planned.pool if t.copies}
+        if learned:
+            prepared.source.out_of_fold = True
+            prepared.report.append(self._learned_from(planned.pool))
         if planned.encoder is not None:  # its row vectors are stored like a teacher's outputs
             encoder = load_encoder(planned.encoder, self.config, self.teachers)
             vectors = self.signals([encoder], self.data.distillation)
@@ -292,6 +296,20 @@ class Workbench:
             prepared.forwards += scored.forwards
             prepared.reused += scored.reused
         return FoldReader(teacher.name, readers)
+
+    def _learned_from(self, pool: list[Teacher]) -> str:
+        """Whose outputs the student learns from, in a line.
+
+        Raises:
+            ConfigError: no teacher has copies.
+        """
+        if not any(teacher.copies for teacher in self.teachers):
+            raise ConfigError(
+                "signals.learn_from is out-of-fold, but no teacher has copies: set folds: 3 in the finetune: of a teacher, or leave it out"
+            )
+        copied = ", ".join(teacher.name for teacher in pool if teacher.copies) or "no teacher that this method asks"
+        own = ", ".join(teacher.name for teacher in pool if not teacher.copies)
+        return f"the student learns from copies in folds of {copied}" + (f"; from {own} itself" if own else "")
 
     def credit_rows(self, method: Method) -> tuple[Table, Table | None]:
         """The validation rows that choose the checkpoint, and the credit rows (`set_apart`)."""

@@ -25,6 +25,8 @@ from distilect.selection.stages import Stage, has_stages, likely_stages, stages_
 from distilect.selection.view import (
     CreditRows,
     Encoder,
+    KindGradients,
+    KnownRows,
     Look,
     Passes,
     Probe,
@@ -41,6 +43,8 @@ __all__ = [
     "Encoder",
     "Episodes",
     "EpisodicSelector",
+    "KindGradients",
+    "KnownRows",
     "Look",
     "LossWeights",
     "Method",

@@ -26,7 +26,7 @@ from distilect.config import Part
 from distilect.options import Count, Share
 from distilect.selection.base import Needs
 from distilect.selection.teacher_state import predictions
-from distilect.selection.view import CreditRows, Encoder, Probe, SelectionContext, StepView
+from distilect.selection.view import CreditRows, Encoder, KnownRows, Probe, SelectionContext, StepView
 from distilect.tasks import has_label
 
 LIMIT = 1024  # credit rows, at most
@@ -86,7 +86,7 @@ def targets(labels: Tensor, outputs: int) -> Tensor:
 
 
 def directions(kernel: Tensor, errors: Tensor) -> Tensor:
-    """d_i = Σ_j κ(i, j) (y_j - p_s(j)) / Σ_j |κ(i, j)|; [B, M], [M, C] → [B, C].
+    """d_i = Σ_j κ(i, j) (y_j - p_s(j)) / Σ_j |κ(i, j)|; [B, M], [M, C] → [B, C]. So is the mean of other values around a row.
 
     The divisor is a row's own: it changes no order of teachers, and makes d_i an estimate of the row's own y - p_s. 0 where no credit row is
     near.
@@ -178,11 +178,14 @@ class Credit:
 
     def _directions(self, rows: Tensor, keys: Tensor) -> Tensor:
         assert self.errors is not None
+        return directions(self._kernel(rows, keys), self.errors.to(rows))
+
+    def _kernel(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """κ without a row's own label, [B, M]."""
         others = self.features if self.exact else self.sample.vectors
         assert others is not None
         kernel = (head_kernel if self.exact else encoder_kernel)(rows, others.to(rows))
-        kernel = kernel.masked_fill(keys.unsqueeze(1) == self.sample.keys.to(keys.device), 0.0)
-        return directions(kernel, self.errors.to(rows))
+        return kernel.masked_fill(keys.unsqueeze(1) == self.sample.keys.to(keys.device), 0.0)
 
     def of_labels(self, view: StepView) -> Tensor:
         """Credit of learning from the row's label instead of from the teachers' mean output, ⟨y - p̄, d⟩; float64 [B], 0 without a
@@ -212,6 +215,20 @@ class Credit:
             gold = targets(view.labels, student.shape[-1]).double()
             found = torch.where(view.has_label.unsqueeze(1), gold - student, found)
         return credit(outputs.double(), student, found, regression=self.regression)
+
+    def expected(self, known: KnownRows) -> tuple[Tensor, Tensor]:
+        """Credit of the label, and of the best teacher, on units on which nothing was run; float64 [n] each, the first one 0 without a label.
+
+        The student's output on the credit rows around a unit stands for its output there, and what the best teacher of each of these rows
+        is worth stands for what it would be worth.
+        """
+        assert self.errors is not None and known.vectors is not None
+        kernel = self._kernel(known.vectors.double(), known.keys)
+        best = self.of_teachers_here().max(1, keepdim=True).values
+        student, direction, teachers = (directions(kernel, v) for v in (self.gold - self.errors, self.errors, best))
+        gold = targets(known.labels, student.shape[-1]).double()
+        labels = credit(gold.unsqueeze(1), student, direction, regression=self.regression)[:, 0]
+        return torch.where(has_label(known.labels), labels, 0.0), teachers[:, 0]
 
     def _student(self, view: StepView) -> Tensor:
         return predictions(view.student.unsqueeze(1), view.multi_label)[:, 0].double()

@@ -77,6 +77,14 @@ _PRESETS = (
     Preset("gate", "per row, weights by a classifier of the best teacher", "", teachers="gate"),
     Preset("alignment", "per row, weights by the effect on the loss of other labelled rows", "", teachers="alignment"),
     Preset(
+        "adaptive",
+        "rows, teachers and labels by one credit, spent where an operation gains most",
+        "",
+        rows="adaptive",
+        teachers="alignment",
+        loss_weights="alignment",
+    ),
+    Preset(
         "rlkd",
         "per row, teachers picked by a reinforced policy",
         "RL-KD; Yuan et al., 2021, arXiv 2012.06048",

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from distilect.selection import akskd, alignment, dynamickd, dynamickd_rows, gate, rlkd, rlkd_virtual, static
+from distilect.selection import (
+    adaptive,
+    akskd,
+    alignment,
+    alignment_kinds,
+    dynamickd,
+    dynamickd_rows,
+    gate,
+    rlkd,
+    rlkd_virtual,
+    static,
+)
 from distilect.selection.base import LossWeights, RowSelector, TeacherSelector
 
 ROWS: dict[str, type[RowSelector]] = {
@@ -16,6 +27,7 @@ ROWS: dict[str, type[RowSelector]] = {
         dynamickd_rows.UncertainRowsSkip,
         dynamickd_rows.UncertainRowsPlan,
         alignment.AlignedRows,
+        adaptive.AdaptiveRows,
     )
 }
 TEACHERS: dict[str, type[TeacherSelector]] = {
@@ -45,6 +57,7 @@ LOSS_WEIGHTS: dict[str, type[LossWeights]] = {
         static.RandomHard,
         dynamickd.UncertainWeights,
         alignment.AlignmentWeights,
+        alignment_kinds.AlignedKinds,
         akskd.ActorCriticWeights,
     )
 }

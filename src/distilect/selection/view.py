@@ -228,6 +228,41 @@ class Look:
     losses: Tensor
 
 
+@dataclass(frozen=True)
+class KnownRows:
+    """What is known of rows of train before anything is run on them, on the CPU.
+
+    Attributes:
+        keys: int64 [U], identities of their units.
+        labels: [U], as in `StepView`.
+        vectors: float32 [U, D], from the frozen encoder; None unless a selector needs it.
+        row: int64 [U], the row of each unit, a place among the rows.
+        tokens: int64 [n], of each row, as the student reads it.
+    """
+
+    keys: Tensor
+    labels: Tensor
+    vectors: Tensor | None
+    row: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class KindGradients:
+    """Products of gradients by all of the student's weights: g_m of the mean loss of each kind of knowledge on some rows of train, h of
+    the label loss on validation rows.
+
+    Attributes:
+        gram: float64 [M, M], ⟨g_m, g_n⟩.
+        toward: float64 [M], ⟨g_m, h⟩: the first-order fall of the validation loss by a step along -g_m.
+        length: ‖h‖.
+    """
+
+    gram: Tensor
+    toward: Tensor
+    length: float
+
+
 class Probe(Protocol):
     """The student at this moment, for selectors that look at what became of their decisions.
 
@@ -270,6 +305,15 @@ class Probe(Protocol):
     def credit(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits float32 [n, C] on credit rows (int64 [n], identities), and what the output layer read, [n, H], where a selector
         needs it; both on the CPU. Costs a forward pass, once per step."""
+        ...
+
+    def known(self, keys: Tensor) -> KnownRows:
+        """Of whole rows of train (int64 [n], identities of rows), without running any."""
+        ...
+
+    def kind_gradients(self, keys: Tensor, limit: int) -> KindGradients:
+        """Of the kinds of knowledge on rows of train (int64 [n], identities), all teachers alike, and of the loss on `limit` validation rows,
+        drawn for the step; costs a backward pass per kind."""
         ...
 
 

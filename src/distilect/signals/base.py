@@ -95,6 +95,7 @@ class Pool:
     Attributes:
         calibrations: by name of teacher; the others' logits are as they gave them.
         copies: by name of teacher, readers of its out-of-fold outputs.
+        out_of_fold: the student learns from these too.
     """
 
     def __init__(self, readers: Sequence[Reader]) -> None:
@@ -102,6 +103,7 @@ class Pool:
         self.names = [reader.name for reader in readers]
         self.calibrations: Mapping[str, Calibration] = {}
         self.copies: Mapping[str, Reader] = {}
+        self.out_of_fold = False
 
     @property
     def num_teachers(self) -> int:
@@ -121,7 +123,8 @@ class Pool:
             self._calibrated(name, self.copies[name].read(table, rows, ())["logits"]) if name in self.copies else own
             for name, own in zip(self.names, logits, strict=True)
         ]
-        return TeacherSignals(torch.stack(logits, dim=1), found, torch.stack(judged, dim=1))
+        learned = judged if self.out_of_fold else logits
+        return TeacherSignals(torch.stack(learned, dim=1), found, torch.stack(judged, dim=1))
 
     def _calibrated(self, name: str, logits: Tensor) -> Tensor:
         found: Tensor = self.calibrations[name](logits) if name in self.calibrations else logits

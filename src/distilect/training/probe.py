@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from distilect import ranks
 from distilect.data import row_keys, scoring_batches
+from distilect.errors import RunError
 from distilect.evaluation import predict
 from distilect.evaluation.modes import eval_mode
 from distilect.knowledge import StudentOutputs
+from distilect.knowledge.labels import label_loss
 from distilect.models import autocast, sampling
-from distilect.selection import Look, Method, Passes
-from distilect.signals import SignalSource, TeacherSignals
+from distilect.selection import KindGradients, KnownRows, Look, Method, Passes, draw_rows
+from distilect.signals import SignalSource, TeacherSignals, fit_calibration
 from distilect.tasks import has_label
 from distilect.training.distributed import predict_shared, share_out
 from distilect.training.rows import TrainingRows
@@ -37,6 +39,7 @@ class StudentProbe:
         projections: of the kinds of knowledge.
         rows: of train and validation.
         source: teacher outputs; None for methods that ask no teacher.
+        vectors: a frozen encoder's row vectors, where a selector needs them.
         precision, max_tokens: of a training step.
         seed: of the run.
         count: called with lengths (int [n]) and a number of passes over rows of so many tokens, of all ranks together.
@@ -56,6 +59,7 @@ class StudentProbe:
     training_progress: Callable[[], float]
     training_step: Callable[[], int]
     sharded: bool = False
+    vectors: SignalSource | None = None
     step_losses: tuple[Tensor, Tensor] | None = None
     _credit: tuple[int, Tensor, Tensor, Tensor | None] | None = None
 
@@ -100,13 +104,28 @@ class StudentProbe:
 
     def run_rows(self, keys: Tensor, passes: Passes) -> tuple[Tensor, Tensor]:
         """See `selection.Probe`."""
-        table = self.rows.table
-        rows = self.units(keys) if table.units is None else self._rows(keys)
-        owners = np.arange(len(rows)) if table.units is None else table.units.take(rows).owners
-        return self.run_positions(rows, passes), torch.from_numpy(owners)
+        rows = self._rows(keys)
+        return self.run_positions(rows, passes), self._owners(rows)
+
+    def known(self, keys: Tensor) -> KnownRows:
+        """See `selection.Probe`."""
+        rows = self._rows(keys)
+        units = torch.from_numpy(self.rows.table.unit_index(rows))
+        vectors = None
+        if self.vectors is not None:
+            vectors = self.vectors.fetch(self.rows.table, rows, [[]]).logits[:, 0].cpu()
+        tokens = torch.from_numpy(self.rows.encoded.lengths[rows].astype(np.int64))
+        return KnownRows(self.rows.keys[units], self.rows.labels[units], vectors, self._owners(rows), tokens)
+
+    def _owners(self, rows: NDArray[np.int64]) -> Tensor:
+        """int64 [U]: the row of each unit, a place in `rows`."""
+        units = self.rows.table.units
+        return torch.from_numpy(np.arange(len(rows)) if units is None else units.take(rows).owners)
 
     def _rows(self, keys: Tensor) -> NDArray[np.int64]:
-        """int64 [n]: where rows of these identities stand in a word table."""
+        """int64 [n]: where rows of these identities stand in the training table."""
+        if self.rows.table.units is None:
+            return self.units(keys)
         own = self.rows.row_keys.numpy()
         order = np.argsort(own, kind="stable")
         return np.asarray(order[np.searchsorted(own[order], keys.cpu().numpy())])
@@ -259,6 +278,60 @@ class StudentProbe:
             else:
                 columns.append(kind(student, None, labels).masked_fill(~has_label(labels), torch.nan))
         return student, signals, torch.stack(columns, dim=1)
+
+    # ---- gradients of the kinds ------------------------------------------------------------------------------------
+
+    def kind_gradients(self, keys: Tensor, limit: int) -> KindGradients:
+        """See `selection.Probe`. The loss is that of the calibrated outputs. Rank 0 alone holds M + 1 gradients of the student's size.
+
+        Raises:
+            RunError: the student is sharded: no process holds a whole gradient.
+        """
+        if self.sharded:
+            raise RunError(
+                "this method compares gradients of the whole student, which FSDP shards: launch without FSDP, or set loss_weights: fixed"
+            )
+        positions = self.rows.table.locate(self.units(keys))[0]
+        own = torch.from_numpy(row_keys(self.rows.validation.ids))
+        drawn = draw_rows(own, limit, self.seed, self.training_step(), "look").numpy()
+        held_out = np.flatnonzero(np.isin(own.numpy(), drawn))
+        self.count(
+            self.rows.encoded.lengths[positions], 1 + 2 * len(self.method.kinds)
+        )  # a backward pass costs two forward passes
+        self.count(self.rows.validation_encoded.lengths[held_out], 3)
+        found = ranks.gather(self._products(positions, held_out) if ranks.is_main() else {})[0]
+        return KindGradients(found["gram"], found["toward"], float(found["length"]))
+
+    def _products(self, positions: NDArray[np.int64], held_out: NDArray[np.int64]) -> dict[str, Tensor]:
+        """What `KindGradients` holds; int64 [n] each: rows of train, and validation rows."""
+        weights = [p for p in self.student.model.parameters() if p.requires_grad]
+        with eval_mode(self.student.model, self.projections), torch.enable_grad():
+            means = self._losses(positions)[2].nanmean(0)
+            kinds = torch.stack([_gradient(mean, weights) for mean in means])  # [M, P]
+            target = _gradient(self._validation_loss(held_out), weights)  # [P]
+        products = {"gram": kinds @ kinds.T, "toward": kinds @ target, "length": target.norm()}
+        return {name: value.double().cpu() for name, value in products.items()}
+
+    def _validation_loss(self, positions: NDArray[np.int64]) -> Tensor:
+        """Mean label loss of the calibrated outputs, with its graph. At the best temperature the loss does not depend on it to first
+        order, so the temperature counts as a constant."""
+        table = self.rows.validation
+        inputs = {name: v.to(self.device) for name, v in self.rows.validation_encoded.collate(positions).items()}
+        with autocast(self.precision, self.device):
+            logits = self.student(self.student.model, inputs, hidden=False).logits
+        labels = table.labels[table.unit_index(positions)]
+        logits = fit_calibration(self.rows.task, logits.detach().cpu().numpy(), labels)(logits)
+        gold = torch.from_numpy(labels).to(logits.device)
+        known = has_label(gold)
+        return label_loss(logits[known], gold[known]).mean()
+
+
+def _gradient(value: Tensor, weights: list[Tensor]) -> Tensor:
+    """float32 [P] by all weights; 0 where no row has the loss."""
+    if not value.requires_grad or not bool(torch.isfinite(value)):
+        return torch.zeros(sum(p.numel() for p in weights), device=weights[0].device)
+    found = torch.autograd.grad(value, weights, retain_graph=True, materialize_grads=True)
+    return torch.cat([gradient.flatten().float() for gradient in found])
 
 
 def _nothing(number: int) -> None:

@@ -125,6 +125,7 @@ class DistillationTrainer(ResumableTrainer):
             training_progress=lambda: self.progress,
             training_step=lambda: self.state.global_step,
             sharded=self.is_fsdp_enabled,
+            vectors=vectors,
         )
         self.add_callback(
             Hooks(
