@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_NUMBERS = 1 << 24  # of a chunk's logits: 64 MB each for these, their exponentials and their gradient
+_NUMBERS = 1 << 23  # of a chunk's logits: 32 MB for these, as much for their exponentials
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def token_outputs(
@@ -23,7 +24,7 @@ def token_outputs(
         hidden: [U, H], what the head reads of U positions.
         head: the output layer, [V, H] with or without bias. Logits that a model scales or caps after it are not these.
         ids: int64 [U, m], distinct in a row; -1: no candidate, never in the first column.
-        chunk: positions at a time; default: some 64 MB of logits.
+        chunk: positions at a time; default: some 32 MB of logits.
 
     Returns:
         log_probs: float32 [U, m + 1], last the other tokens; -inf where there is no candidate, or no other token.
@@ -82,34 +83,55 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _outputs(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`token_outputs` of a chunk; overwrites its logits [u, V]."""
-    total, best = logits.logsumexp(1), logits.argmax(1)
-    entropy = total - (logits.softmax(1) * logits).sum(1)
-    named = logits.gather(1, ids.clamp_min(0)).masked_fill(ids < 0, -torch.inf)
-    rest = _without(logits, ids).logsumexp(1, keepdim=True)  # not log(1 - sum), which cancels
-    return torch.cat([named, rest], 1) - total.unsqueeze(1), entropy, best
+    peak, best = logits.max(1, keepdim=True)
+    logits -= peak
+    powers = logits.exp()
+    mean = torch.einsum("uv,uv->u", powers, logits)
+    named, rest = _part(powers, ids)
+    total = named.sum(1, keepdim=True) + rest
+    entropy = total.squeeze(1).log() - mean / total.squeeze(1)
+    values = torch.cat(
+        [logits.gather(1, ids.clamp_min(0)).masked_fill(ids < 0, -torch.inf), _log_rest(rest, ids, logits)], 1
+    )
+    return values - total.log(), entropy, best.squeeze(1)
 
 
 def _logits_gradient(logits: Tensor, ids: Tensor, gradient: Tensor) -> Tensor:
-    """float32 [u, V]; overwrites the logits [u, V].
+    """float32 [u, V], in the place of the logits [u, V].
 
     d log p_c / dz = δ_c - p for a candidate c, and d log p_rest / dz = p·[not a candidate] / p_rest - p.
 
     Args:
         gradient: [u, m + 1], of a loss by the log-probabilities.
     """
-    named, other = gradient[:, :-1].masked_fill(ids < 0, 0.0), gradient[:, -1:]
-    found = logits.softmax(1).mul_(-(named.sum(1, keepdim=True) + other))
-    found.scatter_add_(1, ids.clamp_min(0), named)
-    rest = _without(logits, ids)
-    total = rest.logsumexp(1, keepdim=True).clamp_min(
-        torch.finfo(torch.float32).min
-    )  # finite where there is no other token
-    return found.add_(rest.sub_(total).exp_().mul_(other))
+    powers = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    named, rest = _part(powers, ids)
+    own, other = gradient[:, :-1].masked_fill(ids < 0, 0.0), gradient[:, -1:]
+    scale = (own.sum(1, keepdim=True) + other) / (named.sum(1, keepdim=True) + rest)
+    powers.mul_(other / rest.clamp_min(_TINY) - scale)
+    return _set(powers, ids, own - named * scale)
 
 
-def _without(logits: Tensor, ids: Tensor) -> Tensor:
-    """Candidates' logits set to -inf, in place. Where there is no candidate, the first one's is set again."""
-    return logits.scatter_(1, torch.where(ids < 0, ids[:, :1], ids), -torch.inf)
+def _part(powers: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Candidates' values [u, m], 0 where there is none, and the sum of all others [u, 1]; candidates' columns become 0.
+
+    A difference of sums would cancel.
+    """
+    named = powers.gather(1, ids.clamp_min(0)).masked_fill(ids < 0, 0.0)
+    _set(powers, ids, torch.zeros_like(named))
+    return named, powers.sum(1, keepdim=True)
+
+
+def _set(target: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """Write values [u, m] into columns of target [u, V]; where there is no candidate, the first one's is written again."""
+    none = ids < 0
+    return target.scatter_(1, torch.where(none, ids[:, :1], ids), torch.where(none, values[:, :1], values))
+
+
+def _log_rest(rest: Tensor, ids: Tensor, logits: Tensor) -> Tensor:
+    """[u, 1]: finite where there are other tokens, however unlikely."""
+    nothing = (ids >= 0).sum(1, keepdim=True) == logits.shape[1]
+    return rest.clamp_min(_TINY).log().masked_fill(nothing, -torch.inf)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
