@@ -18,6 +18,9 @@ from distilect.data.sentences import Sentences, open_sentences, read_sentences
 from distilect.data.source import Rows, Source
 from distilect.data.splits import fold_of, hold_out
 from distilect.data.table import Table, row_identity, row_keys
+from distilect.data.token_loading import load_token_data, load_token_table
+from distilect.data.token_rows import TokenReader
+from distilect.data.tokens import Tokens, vocabulary_hash
 from distilect.data.units import Units
 from distilect.data.word_outputs import read_word_columns
 from distilect.data.writers import check_suffix, table_writer, write_columns
@@ -31,6 +34,8 @@ __all__ = [
     "Sentences",
     "Source",
     "Table",
+    "TokenReader",
+    "Tokens",
     "Units",
     "Window",
     "check_suffix",
@@ -40,6 +45,8 @@ __all__ = [
     "hold_out",
     "load_data",
     "load_table",
+    "load_token_data",
+    "load_token_table",
     "open_sentences",
     "open_source",
     "open_texts",
@@ -56,5 +63,6 @@ __all__ = [
     "task_settings_of",
     "text_columns",
     "token_budget_splits",
+    "vocabulary_hash",
     "write_columns",
 ]

@@ -7,12 +7,22 @@ from distilect.models.encoders import EncoderTeacher
 from distilect.models.endpoint import Answer, EndpointTeacher
 from distilect.models.head import head_reader
 from distilect.models.labels import align_labels
+from distilect.models.language import (
+    CHUNK,
+    candidate_logits,
+    entropy_share,
+    is_language_model,
+    output_head,
+    token_pass,
+    token_scores,
+)
 from distilect.models.layers import cut_layers, even_layer_map, even_layers
 from distilect.models.precision import autocast, default_device, resolve_precision
 from distilect.models.students import Student, build_student, checkpoint_depth, parse_spec
 from distilect.models.teachers import (
     CallableTeacher,
     CheckpointTeacher,
+    LanguageTeacher,
     TableTeacher,
     Teacher,
     classification_positions,
@@ -21,10 +31,12 @@ from distilect.models.teachers import (
     same_tokens,
     stored_name,
 )
+from distilect.models.tokenizers import load_tokenizer
 from distilect.models.vocabulary import VOCABULARY_DIGEST, Vocabulary, find_vocabulary, with_vocabulary
 from distilect.models.words import at_words, per_unit, split_words
 
 __all__ = [
+    "CHUNK","LanguageTeacher","candidate_logits","entropy_share","is_language_model","output_head","token_pass","token_scores",
     "VOCABULARY_DIGEST",
     "Answer",
     "CallableTeacher",
@@ -54,6 +66,7 @@ __all__ = [
     "keeps_attention",
     "load_pretrained",
     "load_teacher",
+    "load_tokenizer",
     "parse_spec",
     "per_token",
     "per_unit",

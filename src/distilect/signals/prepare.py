@@ -183,7 +183,7 @@ def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
 
 
 def _bytes(teacher: Teacher, missing: Missing, names: Sequence[str]) -> int:
-    """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row."""
+    """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row, or per token."""
     if not isinstance(teacher, CheckpointTeacher):
         return 0
     whole = sum(per_token(stored_name(name, missing.table)) for name in names if name != "logits")

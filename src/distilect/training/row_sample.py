@@ -44,7 +44,13 @@ class RowSample:
         self.epochs: dict[int, Tensor] = {}
 
     def add(
-        self, epoch: int, positions: NDArray[np.int64], student: Tensor, result: StepResult, multi_label: bool = False
+        self,
+        epoch: int,
+        positions: NDArray[np.int64],
+        student: Tensor,
+        result: StepResult,
+        multi_label: bool = False,
+        tokens: bool = False,
     ) -> None:
         """Keep what one batch decided; `positions` int64 [B] of units, `student` its logits [B, C] in this pass.
 
@@ -62,7 +68,7 @@ class RowSample:
         logits = student[index]
         unsure = logits.new_full((len(found),), torch.nan)
         if logits.shape[1] > 1:
-            unsure = normalised_entropy(logits, multi_label)
+            unsure = normalised_entropy(logits, multi_label, tokens)
         decided = [torch.ones_like(unsure), result.asked[index], result.trained[index], unsure]
         values = torch.cat(
             [torch.stack([column.float() for column in decided], dim=1), weights, right, result.loss_weights[index]],
