@@ -16,12 +16,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AlbertConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    LlamaConfig,
     MPNetConfig,
     MPNetTokenizer,
     PretrainedConfig,
@@ -384,6 +386,30 @@ def tiny_gpt2(
         **more,
     )
     return save(folder, config, gpt2_tokenizer(), labels, seed)
+
+
+CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+
+
+def tiny_language_model(folder: str | Path, seed: int = 0, *, layers: int = 2, hidden: int = 16) -> str:
+    """A Llama with tied embeddings, and a chat template."""
+    tokenizer = gpt2_tokenizer(max_length=256)
+    tokenizer.chat_template = CHAT
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 FAMILIES: dict[str, Callable[..., str]] = {
