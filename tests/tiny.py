@@ -388,27 +388,52 @@ def tiny_gpt2(
     return save(folder, config, gpt2_tokenizer(), labels, seed)
 
 
-CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+def llama_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A Llama-like byte-level BPE tokenizer: <s> first, nothing at the end, and a chat template."""
+    tokenizer = Tokenizer.from_str(_byte_bpe())
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    found.chat_template = (
+        "<s>{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return found
 
 
-def tiny_language_model(folder: str | Path, seed: int = 0, *, layers: int = 2, hidden: int = 16) -> str:
-    """A Llama with tied embeddings, and a chat template."""
-    tokenizer = gpt2_tokenizer(max_length=256)
-    tokenizer.chat_template = CHAT
+def tiny_llama(
+    folder: str | Path, seed: int = 0, *, layers: int = 2, hidden: int = 32, tied: bool = False, **more: Any
+) -> str:
+    """Llama: a language model."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=320,
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=True,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+        **more,
     )
-    torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config).float()
+        with torch.no_grad():  # the default initialisation is so small that all tokens would be alike
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    llama_tokenizer().save_pretrained(folder)
     return str(folder)
 
 

@@ -82,7 +82,7 @@ class Encoded:
         lengths, flat = self.lengths[index], Units(self.offsets).of(index)
         columns = {name: column[flat] for name, column in self.columns.items()}
         words = None if self.words is None else self.words.take(index)
-        keys = None if self.keys is None else self.keys[self.words.units.of(index)]
+        keys = None if self.keys is None or self.words is None else self.keys[self.words.units.of(index)]
         return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths), words=words, keys=keys)
 
     def gold(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:

@@ -177,7 +177,9 @@ class Table:
         """The words of some rows of a word table; of one of tokens, what each token to be learned stands for in the text."""
         index = pa.array(np.asarray(rows, dtype=np.int64))
         if self.tokens is not None and self.units is not None:
-            return self.tokens.pieces(self.texts[0].take(index).to_pylist(), self.units, np.asarray(rows, dtype=np.int64))
+            return self.tokens.pieces(
+                self.texts[0].take(index).to_pylist(), self.units, np.asarray(rows, dtype=np.int64)
+            )
         return [text.split(WORD_END) for text in self.texts[0].take(index).to_pylist()]
 
     def chunks(self, size: int = CHUNK) -> Iterator[list[list[str]]]:

@@ -30,7 +30,9 @@ SNIFFED = 1000  # JSON objects whose keys become the columns of the file
 _PART = 1 << 20  # characters of an array that are read at a time
 _ESCAPE = 12  # length of an escaped character outside the basic plane, the longest that the end of a part can cut
 _SPACE = re.compile(r"[ \t\r\n]*")
-_MESSAGE = pa.struct([("role", pa.large_string()), ("content", pa.large_string())])  # of a chat; other keys are not read
+_MESSAGE = pa.struct(
+    [("role", pa.large_string()), ("content", pa.large_string())]
+)  # of a chat; other keys are not read
 _TYPES = {str: "string", bool: "boolean", int: "number", float: "number", list: "list", dict: "object"}
 
 

@@ -117,8 +117,9 @@ class _Files:
             spec = f"{base}[{split}]" if split else None
         if spec is None:
             return None
-        options = {"delimiter": config.delimiter, "quoting": config.quoting, "name": config.name}
-        source = open_source(spec, self.data_dir, role=role, **options)
+        source = open_source(
+            spec, self.data_dir, role=role, delimiter=config.delimiter, quoting=config.quoting, name=config.name
+        )
         self.report += [f"{role}: {note}" for note in source.notes]
         return source
 

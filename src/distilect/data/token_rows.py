@@ -131,7 +131,9 @@ class TokenTable:
         if self.cut:
             lines.append(f"{role}: {self.cut:,} rows are cut at {tokens.limit} tokens (train.max_length)")
         if self.gone:
-            lines.append(f"{role}: {self.gone:,} rows are left out: all that is to be learned was cut away, or they were empty")
+            lines.append(
+                f"{role}: {self.gone:,} rows are left out: all that is to be learned was cut away, or they were empty"
+            )
         return lines
 
 
@@ -227,7 +229,9 @@ def _texts(rows: Rows, names: Sequence[str]) -> list[Segments]:
         return [[("", False), (text, True)] for text in text_columns(rows, names)[0].to_pylist()]
     for name in names:
         if not is_string(rows.table[name].type):
-            raise DataError(f"{rows.label}: column {name!r} holds {rows.table[name].type}, expected texts: set data.text")
+            raise DataError(
+                f"{rows.label}: column {name!r} holds {rows.table[name].type}, expected texts: set data.text"
+            )
     columns = (column.to_pylist() for column in text_columns(rows, names))
     return [[(prompt, False), (completion, True)] for prompt, completion in zip(*columns, strict=True)]
 
@@ -237,6 +241,7 @@ def _messages(rows: Rows, row: int, chat: Any) -> list[dict[str, str]]:
     found = [message for message in chat or [] if isinstance(message, dict)]
     good = [isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in found]
     if not found or not all(good) or len(found) != len(chat):
-        raise DataError(f"{rows.where(row)}: expected a list of messages, each with a role and a content that are texts")
+        raise DataError(
+            f"{rows.where(row)}: expected a list of messages, each with a role and a content that are texts"
+        )
     return [{"role": message["role"], "content": message["content"]} for message in found]
-

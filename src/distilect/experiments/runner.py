@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distilect.config import RunConfig, TeacherConfig
-from distilect.data import Data, load_data
+from distilect.data import Data
 from distilect.errors import ConfigError, DistilectError, MethodError, RunError
 from distilect.experiments.config import PoolTeacherConfig
 from distilect.experiments.methods import family, method_config
@@ -33,7 +33,7 @@ from distilect.models import Student, Teacher
 from distilect.pipeline.predictions import PREDICTIONS as RUN_PREDICTIONS
 from distilect.pipeline.predictions import read_predictions as read_run_predictions
 from distilect.pipeline.search import trained, with_choice
-from distilect.pipeline.teachers import finetuned_teacher, fold_copies, named_teachers, teachers_of
+from distilect.pipeline.teachers import data_of, finetuned_teacher, fold_copies, named_teachers, teachers_of
 from distilect.pipeline.work import Workbench, enlarged
 from distilect.selection import asks_teachers
 from distilect.signals import SignalStore
@@ -247,7 +247,7 @@ class Runner:
 def read_setup(plan: Plan, setup: Setup) -> tuple[RunConfig, Data]:
     """What all trials of a setup have in common: (config, rows as they are)."""
     config = plan.run_config(setup)
-    return config, load_data(config.data, config.task, SPLIT_SEED, Path(config.data_dir))
+    return config, data_of(config, seed=SPLIT_SEED)
 
 
 def _made(setup: Setup, config: RunConfig, clean: Data) -> tuple[list[TeacherConfig], dict[str, list[Path]]]:

@@ -1,7 +1,14 @@
 """Teachers loaded and frozen, students built, label spaces aligned."""
 
 from distilect.models.attention import attention_maps, captured, keeps_attention
-from distilect.models.checkpoints import check_checkpoint, checkpoint_fingerprint, load_pretrained, quiet, resolve_path
+from distilect.models.checkpoints import (
+    check_checkpoint,
+    checkpoint_fingerprint,
+    is_language_checkpoint,
+    load_pretrained,
+    quiet,
+    resolve_path,
+)
 from distilect.models.dropout import sampling, set_dropout
 from distilect.models.encoders import EncoderTeacher
 from distilect.models.endpoint import Answer, EndpointTeacher
@@ -31,18 +38,19 @@ from distilect.models.teachers import (
     same_tokens,
     stored_name,
 )
-from distilect.models.tokenizers import load_tokenizer
+from distilect.models.tokenizers import load_tokenizer, usable_length
 from distilect.models.vocabulary import VOCABULARY_DIGEST, Vocabulary, find_vocabulary, with_vocabulary
 from distilect.models.words import at_words, per_unit, split_words
 
 __all__ = [
-    "CHUNK","LanguageTeacher","candidate_logits","entropy_share","is_language_model","output_head","token_pass","token_scores",
+    "CHUNK",
     "VOCABULARY_DIGEST",
     "Answer",
     "CallableTeacher",
     "CheckpointTeacher",
     "EncoderTeacher",
     "EndpointTeacher",
+    "LanguageTeacher",
     "Student",
     "TableTeacher",
     "Teacher",
@@ -52,6 +60,7 @@ __all__ = [
     "attention_maps",
     "autocast",
     "build_student",
+    "candidate_logits",
     "captured",
     "check_checkpoint",
     "checkpoint_depth",
@@ -59,14 +68,18 @@ __all__ = [
     "classification_positions",
     "cut_layers",
     "default_device",
+    "entropy_share",
     "even_layer_map",
     "even_layers",
     "find_vocabulary",
     "head_reader",
+    "is_language_checkpoint",
+    "is_language_model",
     "keeps_attention",
     "load_pretrained",
     "load_teacher",
     "load_tokenizer",
+    "output_head",
     "parse_spec",
     "per_token",
     "per_unit",
@@ -78,5 +91,8 @@ __all__ = [
     "set_dropout",
     "split_words",
     "stored_name",
+    "token_pass",
+    "token_scores",
+    "usable_length",
     "with_vocabulary",
 ]

@@ -110,7 +110,9 @@ def check_language_model(model: Any, missing: list[str], who: str, error: type[D
         error: names the model and what to do.
     """
     if missing:
-        raise error(f"{who} lacks {', '.join(missing[:3])}: it is no language model; take a checkpoint that was saved as one")
+        raise error(
+            f"{who} lacks {', '.join(missing[:3])}: it is no language model; take a checkpoint that was saved as one"
+        )
     if not isinstance(model.get_output_embeddings(), nn.Linear):
         raise error(f"{who}: {type(model).__name__} has no linear output layer: take another language model")
     row = {name: values.to(next(model.parameters()).device) for name, values in row_of_tokens(model).items()}

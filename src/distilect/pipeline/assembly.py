@@ -98,7 +98,9 @@ def check_for_tokens(method: Method) -> None:
             )
     for kind in method.knowledge:
         if isinstance(kind, Response) and kind.distance == "mse":
-            raise MethodError("knowledge: response has distance: mse, but not all logits of a language model are there: use kl")
+            raise MethodError(
+                "knowledge: response has distance: mse, but not all logits of a language model are there: use kl"
+            )
 
 
 def set_up(context: SelectionContext, *selectors: Any) -> None:

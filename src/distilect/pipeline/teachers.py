@@ -43,16 +43,17 @@ Outputs = Callable[[list[Any]], Any]  # texts → array [N, C]
 RECORD = "distilect-teacher.json"  # what the teacher was made from, beside its weights
 
 
-def data_of(config: RunConfig, like: str | None = None) -> Data:
+def data_of(config: RunConfig, like: str | None = None, seed: int | None = None) -> Data:
     """The rows of a run; those of a language model are read with the student's tokenizer.
 
     Args:
         like: a teacher's checkpoint, which tells the task of a table without labels.
+        seed: of the split; default: the run's.
     """
-    folder = Path(config.data_dir)
+    folder, seed = Path(config.data_dir), config.seed if seed is None else seed
     if config.task.kind == "causal-lm":
-        return load_token_data(config.data, config.task, config.seed, token_reader(config), folder)
-    return load_data(config.data, config.task, config.seed, folder, like)
+        return load_token_data(config.data, config.task, seed, token_reader(config), folder)
+    return load_data(config.data, config.task, seed, folder, like)
 
 
 def token_reader(config: RunConfig) -> TokenReader:

@@ -234,7 +234,9 @@ def score_of(given: str | None, regression: bool, tokens: bool = False) -> str:
         ValueError: a score of classes in a regression, or of all classes where they are tokens.
     """
     if tokens and given in ("margin", "confidence", "spread"):
-        raise ValueError(f"score is {given}, but the classes of a language model are not all there: use score: entropy or random")
+        raise ValueError(
+            f"score is {given}, but the classes of a language model are not all there: use score: entropy or random"
+        )
     if regression and given in SCORES:
         raise ValueError(f"score is {given}, but a regression has no classes: use score: spread or random")
     return given or ("spread" if regression else "entropy")

@@ -116,7 +116,9 @@ def unpacked(kept: TokenFormat, rows: Any, table: Table, which: Rows) -> TokenOu
     packed = np.concatenate([np.zeros((0, kept.width), np.uint8), *rows])
     gold = table.tokens.gold_of(table.units, which)
     if len(packed) != len(gold):
-        raise SignalError(f"stored outputs are of {len(packed)} tokens, the rows have {len(gold)}: remove the store's folder")
+        raise SignalError(
+            f"stored outputs are of {len(packed)} tokens, the rows have {len(gold)}: remove the store's folder"
+        )
     return kept.unpack(packed, torch.from_numpy(gold.astype(np.int64)))
 
 

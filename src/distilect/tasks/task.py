@@ -32,7 +32,9 @@ from distilect.tasks.thresholds import choose_thresholds, margins
 Kind = Literal["classification", "regression", "multi-label", "tokens", "causal-lm"]
 KINDS: tuple[Kind, ...] = ("classification", "regression", "multi-label", "tokens", "causal-lm")
 
-PROBLEM_TYPES: dict[Kind, str] = {  # as transformers' configs call them; they have no word for tokens and language models
+PROBLEM_TYPES: dict[
+    Kind, str
+] = {  # as transformers' configs call them; they have no word for tokens and language models
     "classification": "single_label_classification",
     "regression": "regression",
     "multi-label": "multi_label_classification",

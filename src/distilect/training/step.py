@@ -102,7 +102,9 @@ def _right(labels: Tensor, signals: TeacherSignals | None, like: Tensor) -> Tens
     if labels.ndim == 2:
         found = ((signals.logits > 0) == (labels == 1).unsqueeze(1)).all(-1).to(like)
     else:
-        classes = signals.logits[..., :-1] if of_candidates(labels) else signals.logits  # all other tokens are no class to choose
+        classes = (
+            signals.logits[..., :-1] if of_candidates(labels) else signals.logits
+        )  # all other tokens are no class to choose
         found = (classes.argmax(-1) == labels.unsqueeze(1)).to(like)
     return torch.where(known, found, torch.full_like(found, torch.nan))
 
