@@ -101,7 +101,8 @@ def output_head(model: Any) -> nn.Linear:
 
 
 def check_language_model(model: Any, missing: list[str], who: str, error: type[DistilectError]) -> None:
-    """Refuse a checkpoint that is no language model, or whose logits are not what its output layer says of its last states.
+    """Refuse a checkpoint that is no language model, that reads what follows, or whose logits are not what its output layer says of its
+    last states.
 
     Args:
         missing: weights that the checkpoint lacks.
@@ -109,18 +110,23 @@ def check_language_model(model: Any, missing: list[str], who: str, error: type[D
     Raises:
         error: names the model and what to do.
     """
-    if missing:
-        raise error(
-            f"{who} lacks {', '.join(missing[:3])}: it is no language model; take a checkpoint that was saved as one"
-        )
+    remedy = "it is no language model; take a checkpoint that was saved as one"
+    other = [name for name in model.config.architectures or () if "Classification" in str(name)]
+    if missing or other:  # GPT-2's output layer is its embeddings, which a classifier has too
+        lacks = f"lacks {', '.join(missing[:3])}" if missing else f"is a {other[0]}"
+        raise error(f"{who} {lacks}: {remedy}")
     if not isinstance(model.get_output_embeddings(), nn.Linear):
         raise error(f"{who}: {type(model).__name__} has no linear output layer: take another language model")
     row = {name: values.to(next(model.parameters()).device) for name, values in row_of_tokens(model).items()}
     training = model.training
+    changed = {**row, "input_ids": torch.cat([row["input_ids"][:, :-1], row["input_ids"][:, :1]], dim=1)}
     with torch.no_grad(), _last_states(model.eval()) as kept:
         logits = model(**row, use_cache=False).logits.float()
         expected = output_head(model)(kept[-1]).float()
+        earlier = model(**changed, use_cache=False).logits.float()[:, :-1]
     model.train(training)
+    if not torch.allclose(logits[:, :-1], earlier, rtol=1e-3, atol=1e-3):
+        raise error(f"{who}: {type(model).__name__} reads the tokens that follow: {remedy}")
     if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
         raise error(
             f"{who}: {type(model).__name__} changes its logits after the output layer (scaled or capped), which is not supported: take a "

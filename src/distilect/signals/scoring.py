@@ -137,7 +137,7 @@ def _packed(
     assert encoded.words is not None and encoded.keys is not None
     keys = torch.from_numpy(encoded.keys[encoded.words.units.of(rows)])
     states, gold = outputs.pop("states"), outputs.pop("gold")
-    with torch.no_grad(), autocast(teacher.precision, teacher.device):
+    with autocast(teacher.precision, teacher.device):
         packed = kept.pack(states, teacher.head, gold, keys)
     return {"logits": torch.from_numpy(packed), **outputs}
 

@@ -69,6 +69,7 @@ class TokenFormat:
 
     # ---- from a model's outputs ------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def pack(self, states: Tensor, head: nn.Linear, gold: Tensor, keys: Tensor) -> Packed:
         """uint8 [U, bytes] of U units; the logits of some of them are there at a time.
 
