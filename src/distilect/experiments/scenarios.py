@@ -183,6 +183,8 @@ def _by_cluster(spec: PartsConfig, clean: Data, config: RunConfig) -> Parts:
     store = SignalStore(Path(config.output) / signals.store)
 
     def vectors(table: Table) -> NDArray[np.float32]:
+        if table.units is not None:  # the vector is the row's
+            table = Table.from_texts([" ".join(texts) for texts in table.text(range(len(table)))])
         source = prepare_signals([encoder], table, store, [[]], max_tokens=signals.max_tokens).source
         assert source is not None
         found = source.fetch(table, np.arange(len(table)), [[]]).logits[:, 0].float().cpu().numpy()
