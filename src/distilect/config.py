@@ -510,15 +510,6 @@ class RunConfig(Part):
 
     _backbone = model_validator(mode="before")(staticmethod(with_backbone))
 
-    @model_validator(mode="after")
-    def _teachers_of_language_models(self) -> RunConfig:
-        others = [t for t in self.teachers if t.path is None and t.finetune is None]
-        if self.task.kind == "causal-lm" and others:
-            raise ValueError(
-                "with task.kind: causal-lm a teacher is a checkpoint (path: or finetune:), as the outputs of a table or an API are not over all tokens"
-            )
-        return self
-
     @field_validator("budget")
     @classmethod
     def _time(cls, value: str | None) -> str | None:

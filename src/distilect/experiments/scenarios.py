@@ -44,7 +44,7 @@ def with_noise(table: Table, share: float, task: Task, seed: int, purpose: str) 
     known = np.flatnonzero(table.has_label)
     if share <= 0 or not len(known):
         return table
-    if task.kind in ("multi-label", "tokens"):
+    if task.kind in ("multi-label", "tokens", "causal-lm"):
         raise ConfigError(
             f"task {task.name!r} is of kind {task.kind}, for which label noise is not defined: set it to 0"
         )

@@ -52,8 +52,21 @@ def data_of(config: RunConfig, like: str | None = None, seed: int | None = None)
     """
     folder, seed = Path(config.data_dir), config.seed if seed is None else seed
     if config.task.kind == "causal-lm":
+        _check_checkpoints(config)
         return load_token_data(config.data, config.task, seed, token_reader(config), folder)
     return load_data(config.data, config.task, seed, folder, like)
+
+
+def _check_checkpoints(config: RunConfig) -> None:
+    """Raises:
+    ConfigError: a teacher of a language model is a table, or behind an API.
+    """
+    for name, spec in named_teachers(config).items():
+        if spec.path is None and spec.finetune is None:
+            raise ConfigError(
+                f"teacher {name!r}: the teachers of a language model are checkpoints (path: or finetune:), as a table or an API does not "
+                "give the probabilities of all tokens"
+            )
 
 
 def token_reader(config: RunConfig) -> TokenReader:
@@ -74,7 +87,7 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
             folder = finetuned_teacher(name, spec.finetune, data, config, spec.tokenizer)
             copies = fold_copies(name, spec.finetune, data, config, spec.tokenizer)
             spec = TeacherConfig(name=name, path=str(folder), max_length=spec.max_length)
-        if spec.endpoint is not None and data.task.kind != "causal-lm":
+        if spec.endpoint is not None:
             found.append(EndpointTeacher(name, spec, data.task, Path(config.data_dir)))
             continue
         found.append(

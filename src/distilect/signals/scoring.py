@@ -183,6 +183,12 @@ class Missing:
             self._last = number, part, encoded
         return self._last[1:]
 
+    def units(self) -> int:
+        """Units of all missing rows of a table that has some."""
+        units = self.table.units
+        assert units is not None
+        return sum(int(units.sizes[self.rows(block)].sum()) for block, count in enumerate(self.counts) if count)
+
     def tokens(self) -> int:
         """Tokens of all missing rows; tokenises them."""
         encoded = [self.block(number)[1] for number, count in enumerate(self.counts) if count]
