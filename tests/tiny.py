@@ -409,7 +409,14 @@ def llama_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
 
 
 def tiny_llama(
-    folder: str | Path, seed: int = 0, *, layers: int = 2, hidden: int = 32, tied: bool = False, **more: Any
+    folder: str | Path,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 32,
+    tied: bool = False,
+    length: int = 64,
+    **more: Any,
 ) -> str:
     """Llama: a language model."""
     config = LlamaConfig(
@@ -419,7 +426,7 @@ def tiny_llama(
         num_attention_heads=2,
         num_key_value_heads=2,
         intermediate_size=2 * hidden,
-        max_position_embeddings=64,
+        max_position_embeddings=length,
         tie_word_embeddings=tied,
         bos_token_id=0,
         eos_token_id=2,
@@ -433,7 +440,7 @@ def tiny_llama(
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
-    llama_tokenizer().save_pretrained(folder)
+    llama_tokenizer(length).save_pretrained(folder)
     return str(folder)
 
 

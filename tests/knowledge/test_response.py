@@ -293,3 +293,13 @@ def test_a_multi_label_task_compares_labels_by_the_divergence_asked_for() -> Non
 def test_a_mixture_that_would_have_no_effect_is_refused() -> None:
     with pytest.raises(MethodError, match=r"mixture belongs to distance: js, .*; distance is kl: leave it out"):
         build_knowledge({"response": {"mixture": 0.5}}, layout())
+
+
+def test_two_divergences_stand_side_by_side_as_two_kinds() -> None:
+    student, teachers = randn(4, 3, seed=30), randn(4, 1, 3, seed=31)
+    kinds = build_knowledge({"response": {"temperature": 2.0}, "divergence": {"temperature": 2.0}}, layout())
+    found = [kind(outputs(student), signals(teachers), no_labels(4)) for kind in kinds]
+    assert torch.equal(found[0], response_kl(student, teachers, 2.0))
+    assert torch.equal(found[1], response_divergence(student, teachers, 2.0, "reverse-kl", 0.0))
+    with pytest.raises(MethodError, match="divergence.*no distributions to compare"):
+        build_knowledge({"divergence": {}}, layout(regression=True))

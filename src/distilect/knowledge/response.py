@@ -15,6 +15,8 @@ from distilect.knowledge.base import Knowledge, Layout, StudentOutputs
 from distilect.options import AboveZero
 from distilect.signals import TeacherSignals
 
+Distance = Literal["kl", "reverse-kl", "js", "skew-kl", "skew-reverse-kl", "todi", "mse"]
+
 _IMPOSSIBLE = -1e4  # exp of it is 0 in float32, so that clamping at it changes no other value
 _FLOOR = math.log(torch.finfo(torch.float32).tiny)  # -87.3
 _MIXTURES = {"js": 0.5, "skew-kl": 0.1, "skew-reverse-kl": 0.1}  # defaults of TRL and DistiLLM
@@ -54,9 +56,8 @@ def divergence(log_p: Tensor, log_q: Tensor, distance: str, mixture: float) -> T
         log_p, log_q: finite log-probabilities [..., C] that broadcast.
         mixture: β or λ.
     """
-    floored = log_p.clamp_min(
-        _FLOOR
-    )  # log(q/p) is infinite where p is 0: there p counts as the smallest float32 number
+    # log(q/p) is infinite where p is 0: there p counts as the smallest float32 number
+    floored = log_p.clamp_min(_FLOOR)
     if distance == "reverse-kl":
         return _kl(log_q, floored)
     if distance == "js":
@@ -146,7 +147,7 @@ class Response(Knowledge):
             None,
             description="T moves from `temperature` to this one, linearly over training (Annealing-KD); default: it stays",
         )
-        distance: Literal["kl", "reverse-kl", "js", "skew-kl", "skew-reverse-kl", "todi", "mse"] = Field(
+        distance: Distance = Field(
             "kl",
             description="kl: of teacher to student; js: Jensen-Shannon (GKD); skew-kl, skew-reverse-kl: DistiLLM; todi: kl and reverse-kl "
             "mixed class by class; mse: of raw logits, the default of DynamicKD's released code; always mse in regression",
@@ -191,3 +192,25 @@ class Response(Knowledge):
         mixture = self.options.mixture or _MIXTURES.get(self.distance, 0.0)
         other = response_binary_divergence if self.layout.multi_label else response_divergence
         return other(student, teachers, self.temperature, self.distance, mixture)
+
+
+class Divergence(Response):
+    """`response` once more, by another divergence: loss weights choose between the two, as AKSKD's actor-critic.
+
+    Example: `method: {name: akskd, knowledge: {relation: false, divergence: {distance: js}}}`.
+    """
+
+    name = "divergence"
+    summary = "response by a second divergence, such as reverse KL, with a loss weight of its own"
+
+    class Options(Response.Options):
+        """Of `knowledge: {divergence: {…}}`."""
+
+        distance: Distance = Field("reverse-kl", description="as of response")
+
+    def __init__(self, layout: Layout, **options: Any) -> None:
+        super().__init__(layout, **options)
+        if layout.regression:
+            raise ValueError(
+                "a regression has no distributions to compare, its response is a squared error: leave it out"
+            )
