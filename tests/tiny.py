@@ -16,12 +16,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AlbertConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    LlamaConfig,
     MPNetConfig,
     MPNetTokenizer,
     PretrainedConfig,
@@ -384,6 +386,62 @@ def tiny_gpt2(
         **more,
     )
     return save(folder, config, gpt2_tokenizer(), labels, seed)
+
+
+def llama_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A Llama-like byte-level BPE tokenizer: <s> first, nothing at the end, and a chat template."""
+    tokenizer = Tokenizer.from_str(_byte_bpe())
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    found.chat_template = (
+        "<s>{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return found
+
+
+def tiny_llama(
+    folder: str | Path,
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden: int = 32,
+    tied: bool = False,
+    length: int = 64,
+    **more: Any,
+) -> str:
+    """Llama: a language model."""
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=length,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+        **more,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config).float()
+        with torch.no_grad():  # the default initialisation is so small that all tokens would be alike
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    llama_tokenizer(length).save_pretrained(folder)
+    return str(folder)
 
 
 FAMILIES: dict[str, Callable[..., str]] = {

@@ -45,10 +45,11 @@ class Part(BaseModel):
 class TaskConfig(Part):
     """The task. Everything can be inferred from the training table."""
 
-    kind: Literal["auto", "classification", "regression", "multi-label", "tokens"] = Field(
+    kind: Literal["auto", "classification", "regression", "multi-label", "tokens", "causal-lm"] = Field(
         "auto",
         description="auto: inferred from the labels; multi-label: a row has any number of them, as lists, as texts with "
-        "`data.label_delimiter`, or in a column per label; tokens: each word has a tag (named entities, part of speech)",
+        "`data.label_delimiter`, or in a column per label; tokens: each word has a tag (named entities, part of speech); causal-lm: a "
+        "language model continues prompts (columns prompt and completion, or messages) or plain text; never inferred",
     )
     labels: list[str] | None = Field(
         None,
@@ -60,7 +61,8 @@ class TaskConfig(Part):
         description="the first one chooses checkpoints. Classification: accuracy, macro_f1, weighted_f1, matthews, and of one class, "
         "as `f1(spam)`, f1, precision, recall, auc, average_precision. Regression: pearson, spearman, neg_mse. Multi-label: micro_f1, macro_f1, map, "
         "subset_accuracy. Tokens: entity_f1, entity_precision, entity_recall, each also of one type, as `entity_f1(person)`, macro_entity_f1, "
-        "accuracy, macro_f1, weighted_f1, matthews. Default: inferred; two "
+        "accuracy, macro_f1, weighted_f1, matthews. Causal-lm: accuracy (of tokens), perplexity, which cannot be the first. Default: "
+        "inferred; two "
         "classes have accuracy and f1, and macro_f1 where one class has more than twice the rows of the other",
     )
     positive: str | None = Field(
@@ -106,7 +108,8 @@ class DataConfig(Part):
     )
     text: str | list[str] | None = Field(
         None,
-        description="one or two text columns; default: inferred from their names. Of words: a column of lists, in CoNLL files a number from 0",
+        description="one or two text columns; default: inferred from their names. Of words: a column of lists, in CoNLL files a number from 0. "
+        "Of causal-lm: two columns, the prompt and its completion; or one of messages (lists of role and content), or of plain text",
     )
     label: str | list[str] | None = Field(
         None,
@@ -372,6 +375,21 @@ class TrainConfig(Part):
         return self
 
 
+class TokenSignalConfig(Part):
+    """What is kept of a language model's outputs at each token: that of the gold token, its entropy, and those of some others."""
+
+    keep: Literal["top", "samples"] = Field(
+        "top",
+        description="top: the likeliest others and the mass of the rest; samples: the likeliest other, and unbiased draws from the rest",
+    )
+    count: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="how many others (default 10), or draws (default 16): at most 50 bytes a token with up to 262,144 different tokens",
+    )
+
+
 class SignalConfig(Part):
     """Teacher outputs, and the store that keeps them."""
 
@@ -384,6 +402,7 @@ class SignalConfig(Part):
         "auto", description="precision of the teachers; auto: bf16 if the processor supports it"
     )
     max_tokens: int = Field(16384, ge=16, description="padded tokens per batch of the teachers")
+    tokens: TokenSignalConfig = Field(TokenSignalConfig(), description="of language models")
     calibrate: Literal["auto"] | bool = Field(
         "auto",
         description="bring each teacher's outputs to one scale by a temperature (in a regression by a line) that is fitted on the validation "

@@ -76,7 +76,7 @@ def _bounds(what: str, metadata: Sequence[Any]) -> str:
     if "gt" in found and "le" in found:
         return f"{what} in ({found['gt']:g}, {found['le']:g}]"
     if "gt" in found:
-        return f"{what} above {found['gt']:g}"
+        return f"{what} above {found['gt']:g}" + (f" and below {found['lt']:g}" if "lt" in found else "")
     if "ge" in found:
         end = f" to {found['le']:g}" if "le" in found else f" to less than {found['lt']:g}" if "lt" in found else ""
         return f"{what} from {found['ge']:g}{end}" if end or found["ge"] else "0 or more"

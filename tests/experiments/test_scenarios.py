@@ -15,8 +15,17 @@ from distilect.data import Data, Table
 from distilect.errors import ConfigError, MethodError
 from distilect.experiments.config import LearnsConfig, PartsConfig, ScenarioConfig
 from distilect.experiments.oracle import oracle_knows
-from distilect.experiments.scenarios import for_student, for_teacher, parts_of, truth_of, with_few_labels, with_noise
+from distilect.experiments.scenarios import (
+    experts_of,
+    for_student,
+    for_teacher,
+    parts_of,
+    truth_of,
+    with_few_labels,
+    with_noise,
+)
 from distilect.options import construct
+from distilect.selection import SelectionContext
 from distilect.selection.registry import TEACHERS
 from distilect.tasks import Task
 from tests.selection.views import make_view
@@ -141,6 +150,25 @@ def test_the_oracle_believes_whoever_is_nearest_to_the_hidden_label() -> None:
     assert weights[::2].tolist() == [[1.0, 0.0]] * 10 and weights[1::2].tolist() == [[0.0, 1.0]] * 10
     with pytest.raises(MethodError, match="no teacher selector is called 'oracle'"):
         construct(TEACHERS, "oracle", "teacher selector")
+
+
+def test_the_oracle_by_part_believes_whoever_was_fine_tuned_on_the_row_s_part() -> None:
+    clean = data()
+    parts = parts_of(PartsConfig(by="class", count=2), clean, _config("x"))
+    learned = {"even": LearnsConfig(part=0), "odd": LearnsConfig(part=1), "all": None}
+    experts = experts_of(parts, learned, clean)
+    assert len(experts) == len(clean.train) + len(clean.validation)
+    keys, labels = clean.train.unit_keys()[:20], clean.train.labels[:20]
+    view = replace(make_view(20, 3, 3), keys=torch.from_numpy(keys))
+    with oracle_knows(truth_of(clean), experts):
+        oracle = construct(TEACHERS, {"name": "oracle", "by": "part"}, "teacher selector")
+        oracle.setup(SelectionContext(teachers=("all", "even", "odd"), kinds=("response",)))
+        weights = oracle.decide(view)
+    assert weights.argmax(1).tolist() == [2 if label % 2 else 1 for label in labels]
+    with oracle_knows(truth_of(clean)), pytest.raises(ValueError, match="no teacher learns from a part"):
+        construct(TEACHERS, {"name": "oracle", "by": "part"}, "teacher selector").setup(
+            SelectionContext(teachers=("a",), kinds=("response",))
+        )
 
 
 # ---- multi-label ---------------------------------------------------------------------------------------------------

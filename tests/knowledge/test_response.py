@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from distilect.errors import MethodError
 from distilect.knowledge import StudentOutputs, build_knowledge
-from distilect.knowledge.response import response_kl, response_mse
+from distilect.knowledge.response import (
+    response_binary_divergence,
+    response_binary_kl,
+    response_divergence,
+    response_kl,
+    response_mse,
+)
 from distilect.signals import TeacherSignals
 from tests.knowledge.making import layout, no_labels, randn
 
@@ -196,3 +203,103 @@ def test_words_have_textbrewer_s_loss_and_gradient() -> None:
     assert float((per_word / temperature**2 + entropy).mean()) == pytest.approx(known["loss"], abs=1e-6)
     (per_word / temperature**2).mean().backward()
     torch.testing.assert_close(student.grad, torch.tensor(known["gradient"]), rtol=0, atol=1e-7)
+
+
+DIVERGENCES = json.loads((Path(__file__).with_name("divergences.json")).read_text(encoding="utf-8"))
+MIXTURES = {"reverse-kl": None, "js": 0.2, "skew-kl": 0.3, "skew-reverse-kl": 0.3, "todi": None}
+
+
+@pytest.mark.parametrize("source", DIVERGENCES["found"])
+def test_divergences_have_the_values_and_gradients_of_trl_liger_distillm_and_todi(source: str) -> None:
+    theirs, temperature = DIVERGENCES["found"][source], DIVERGENCES["temperature"]
+    mixture = {"mixture": theirs["mixture"]} if theirs["mixture"] else {}
+    options = {"response": {"distance": theirs["distance"], "temperature": temperature, **mixture}}
+    (kind,) = build_knowledge(options, layout())
+    student = torch.tensor(DIVERGENCES["student"], requires_grad=True)
+    loss = kind(outputs(student), signals(torch.tensor(DIVERGENCES["teacher"]).unsqueeze(1)), no_labels(4))
+    (loss.sum() / temperature**2).backward()  # none of them multiplies by T²
+    assert float(loss.sum()) / temperature**2 == pytest.approx(theirs["loss"], abs=1e-6)
+    torch.testing.assert_close(student.grad, torch.tensor(theirs["gradient"]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("distance", MIXTURES)
+def test_every_divergence_is_zero_in_agreement_and_above_it_elsewhere(distance: str) -> None:
+    student = randn(6, 5, seed=20, scale=3).requires_grad_()
+    same = response_divergence(student, student.detach().unsqueeze(1), 2.0, distance, MIXTURES[distance] or 0.0)
+    assert same.shape == (6, 1) and same.abs().max() < 1e-5
+    (gradient,) = torch.autograd.grad(same.sum(), student)
+    assert gradient.abs().max() < 1e-5
+    other = response_divergence(student, randn(6, 2, 5, seed=21), 2.0, distance, MIXTURES[distance] or 0.0)
+    assert other.shape == (6, 2) and (other > 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("distance", "strength"),
+    [("reverse-kl", 1.0), ("js", 0.2 * 0.8), ("skew-kl", 0.7**2), ("skew-reverse-kl", 0.7**2), ("todi", 1.5)],
+)
+def test_the_documented_strength_of_each_divergence_near_agreement(distance: str, strength: float) -> None:
+    student = randn(8, 6, seed=22).double().requires_grad_()
+    teacher = (student.detach() + 1e-2 * randn(8, 6, seed=23)).unsqueeze(1)
+    (kl,) = torch.autograd.grad(response_kl(student, teacher, 1.0).sum(), student)
+    found = response_divergence(student, teacher, 1.0, distance, MIXTURES[distance] or 0.0)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    assert float((gradient * kl).sum() / (kl * kl).sum()) == pytest.approx(strength, rel=0.02)
+
+
+@pytest.mark.parametrize("distance", ["kl", *MIXTURES])
+def test_classes_that_a_row_does_not_have_change_no_loss(distance: str) -> None:
+    """Candidates of a token are padded with -inf on both sides."""
+    options = {"response": {"distance": distance, "temperature": 2.0}}
+    (kind,) = build_knowledge(options, layout(teachers=[(0, 0)] * 2))
+    student, teachers = randn(4, 3, seed=24).requires_grad_(), randn(4, 2, 3, seed=25)
+    nothing = torch.full((4, 2), -torch.inf)
+    padded = torch.cat([student, nothing], 1)
+    wider = torch.cat([teachers, nothing.unsqueeze(1).expand(-1, 2, -1)], 2)
+    plain, more = (kind(outputs(z), signals(t), no_labels(4)) for z, t in ((student, teachers), (padded, wider)))
+    torch.testing.assert_close(more, plain, rtol=0, atol=0)
+    expected, found = (torch.autograd.grad(loss.sum(), student)[0] for loss in (plain, more))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("distance", MIXTURES)
+def test_a_class_that_only_the_teacher_rules_out_gives_a_finite_loss_that_falls_with_it(distance: str) -> None:
+    student = torch.tensor([[0.0, 1.0, 2.0]], requires_grad=True)
+    loss = response_divergence(student, torch.tensor([[[0.0, 1.0, -torch.inf]]]), 1.0, distance, 0.5)
+    (gradient,) = torch.autograd.grad(loss.sum(), student)
+    assert torch.isfinite(loss).all() and gradient[0, 2] > 0
+
+
+@pytest.mark.parametrize("distance", MIXTURES)
+def test_a_label_of_several_is_a_distribution_over_yes_and_no(distance: str) -> None:
+    student, teachers, mixture = randn(4, 3, seed=26), randn(4, 2, 3, seed=27), MIXTURES[distance] or 0.0
+    found = response_binary_divergence(student, teachers, 2.0, distance, mixture)
+    for label in range(3):  # the logits of yes and no are z and 0
+        yes_no = (torch.stack([x[..., label], torch.zeros_like(x[..., label])], -1) for x in (student, teachers))
+        found = found - response_divergence(*yes_no, 2.0, distance, mixture) / 3
+    torch.testing.assert_close(found, torch.zeros(4, 2), rtol=0, atol=1e-5)
+
+
+def test_a_multi_label_task_compares_labels_by_the_divergence_asked_for() -> None:
+    several = replace(layout(), multi_label=True)
+    student, teachers = randn(4, 3, seed=28), randn(4, 1, 3, seed=29)
+    for distance, expected in (
+        ("kl", response_binary_kl(student, teachers, 4.0)),
+        ("js", response_binary_divergence(student, teachers, 4.0, "js", 0.5)),
+    ):
+        (kind,) = build_knowledge({"response": {"distance": distance}}, several)
+        assert torch.equal(kind(outputs(student), signals(teachers), torch.zeros(4, 3)), expected)
+
+
+def test_a_mixture_that_would_have_no_effect_is_refused() -> None:
+    with pytest.raises(MethodError, match=r"mixture belongs to distance: js, .*; distance is kl: leave it out"):
+        build_knowledge({"response": {"mixture": 0.5}}, layout())
+
+
+def test_two_divergences_stand_side_by_side_as_two_kinds() -> None:
+    student, teachers = randn(4, 3, seed=30), randn(4, 1, 3, seed=31)
+    kinds = build_knowledge({"response": {"temperature": 2.0}, "divergence": {"temperature": 2.0}}, layout())
+    found = [kind(outputs(student), signals(teachers), no_labels(4)) for kind in kinds]
+    assert torch.equal(found[0], response_kl(student, teachers, 2.0))
+    assert torch.equal(found[1], response_divergence(student, teachers, 2.0, "reverse-kl", 0.0))
+    with pytest.raises(MethodError, match="divergence.*no distributions to compare"):
+        build_knowledge({"divergence": {}}, layout(regression=True))

@@ -32,7 +32,7 @@ from tests.launch import fork, wait
 from tests.pipeline.helpers import write_table
 from tests.report.run_files import write_answers
 from tests.site.blocks import DOCS, LANGUAGES, MARKS, Block, blocks, inline_commands, pages
-from tests.tiny import tiny_bert
+from tests.tiny import tiny_bert, tiny_llama
 from tests.training.helpers import TAGS, toy_words
 
 # they fine-tune three teachers, export, and train a dozen students
@@ -57,6 +57,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "llm.jsonl").write_text("".join(lines))
     write_comments(tmp_path)
     write_sentences(tmp_path)
+    write_questions(tmp_path)
     for seed, name in enumerate(("teacher-a", "teacher-b", "backbone")):
         tiny_bert(tmp_path / name, ["no", "yes"], seed, layers=6)
     tiny_bert(tmp_path / "tagger-b", ["O", "B-thing", "I-thing"], layers=4, words=True)
@@ -108,6 +109,18 @@ def write_sentences(folder: Path) -> None:
     chances = dict(zip(TAGS.labels, (0.8, 0.15, 0.05), strict=True))
     lines = [json.dumps({"words": row, **{tag: [p] * len(row) for tag, p in chances.items()}}) for row in rows]
     (folder / "tagged-elsewhere.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_questions(folder: Path) -> None:
+    """Prompts and completions, and language models to continue them."""
+    for name, first, last in (("questions.jsonl", 0, 40), ("questions-dev.jsonl", 40, 55)):
+        rows = (
+            {"prompt": f"Question: how many legs have {n} cats?\nAnswer:", "completion": f" {n} * 4 = {4 * n}"}
+            for n in range(first, last)
+        )
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed, name in enumerate(("smollm2", "expert-math", "expert-code")):
+        tiny_llama(folder / name, seed, layers=6, length=128)
 
 
 def _texts(path: Path, count: int) -> list[tuple[str, ...]]:

@@ -53,7 +53,7 @@ def test_from_dict_names_the_keys_it_expects() -> None:
         ("classification", ("a", "a"), ("accuracy",), "must differ"),
         ("regression", ("a", "b"), ("pearson",), "no label names"),
         ("regression", (), ("accuracy",), "does not fit regression"),
-        ("ranking", (), ("accuracy",), "expected classification, regression, multi-label or tokens"),
+        ("ranking", (), ("accuracy",), "expected classification, regression, multi-label, tokens or causal-lm"),
         ("tokens", ("O", "B-a"), ("entity_f2",), "Did you mean 'entity_f1'"),
         ("tokens", ("O", "B-a"), ("f1",), "does not fit tokens: use entity_f1"),
         ("tokens", ("O", "B-a"), ("entity_f1(b)",), "no type of entities is called 'b'. Types: a"),

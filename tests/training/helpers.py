@@ -23,7 +23,9 @@ from distilect.tasks import Task
 from distilect.training import DistillationTrainer, TrainingRows
 from distilect.training.callbacks import Preemption
 from distilect.training.checkpoints import last_checkpoint
-from tests.tiny import SENTENCES, tiny_bert
+from tests.language import TASK as TEXTS
+from tests.language import toy_tokens
+from tests.tiny import SENTENCES, tiny_bert, tiny_llama
 
 TASK = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
 SCORES = Task("toy-scores", "regression", (), ("pearson",), 1)
@@ -70,15 +72,24 @@ class Bench:
     """Two tiny teachers, a tiny student and a table; builds trainers that start from the same weights."""
 
     def __init__(
-        self, folder: Path, rows: int = 40, regression: bool = False, multi_label: bool = False, words: bool = False
+        self,
+        folder: Path,
+        rows: int = 40,
+        regression: bool = False,
+        multi_label: bool = False,
+        words: bool = False,
+        tokens: bool = False,
     ) -> None:
         self.folder = folder
-        self.task = TAGS if words else SCORES if regression else TOPICS if multi_label else TASK
+        self.task = TEXTS if tokens else TAGS if words else SCORES if regression else TOPICS if multi_label else TASK
         labels: Any = 1 if regression else list(self.task.labels)
         more: Any = {"problem_type": "multi_label_classification"} if multi_label else {"words": words}
         if (folder / "student").exists():  # made by another process
             self.teacher_paths = [str(folder / f"teacher-{i}") for i in (1, 2)]
             self.student_path = str(folder / "student")
+        elif tokens:
+            self.teacher_paths = [tiny_llama(folder / f"teacher-{i}", i, layers=4) for i in (1, 2)]
+            self.student_path = tiny_llama(folder / "student", 9, tied=True)
         else:
             self.teacher_paths = [tiny_bert(folder / f"teacher-{i}", labels, seed=i, layers=4, **more) for i in (1, 2)]
             self.student_path = tiny_bert(folder / "student", labels, seed=9, layers=2, **more)
@@ -86,6 +97,8 @@ class Bench:
         self.validation = toy_table(12, seed=1, regression=regression, multi_label=multi_label)
         if words:
             self.table, self.validation = toy_words(rows), toy_words(12, seed=1)
+        if tokens:
+            self.table, self.validation = toy_tokens(rows), toy_tokens(12, seed=1)
         self.teachers: list[Teacher] = [
             load_teacher(TeacherConfig(name=f"t{i}", path=path), self.task, precision="fp32", max_length=32)
             for i, path in enumerate(self.teacher_paths)
@@ -136,6 +149,7 @@ class Bench:
             seed=seed,
             regression=layout.regression,
             multi_label=layout.multi_label,
+            tokens=self.table.tokens is not None,
             student_width=layout.student_width,
             teacher_widths=layout.teacher_widths,
             validation_labels=self.validation.labels,
@@ -175,7 +189,7 @@ class Bench:
     def vectors(self, method: Method) -> SignalSource | None:
         """Row vectors of the frozen encoder, where a selector looks at them: the student's checkpoint as it was."""
         wanted = [s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None]
-        if not wanted:
+        if not wanted or self.table.tokens is not None:
             return None
         pooling = wanted[0].pooling
         return LiveSignals([EncoderTeacher(self.student_path, pooling=pooling, max_length=32, precision="fp32")])

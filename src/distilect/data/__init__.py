@@ -19,6 +19,9 @@ from distilect.data.source import Rows, Source
 from distilect.data.splits import fold_of, hold_out
 from distilect.data.table import Table, row_identity, row_keys
 from distilect.data.tag_columns import plain_texts
+from distilect.data.token_loading import load_token_data, load_token_table
+from distilect.data.token_rows import TokenReader
+from distilect.data.tokens import Tokens, vocabulary_hash
 from distilect.data.units import Units
 from distilect.data.word_outputs import read_word_columns
 from distilect.data.writers import check_suffix, table_writer, write_columns
@@ -32,6 +35,8 @@ __all__ = [
     "Sentences",
     "Source",
     "Table",
+    "TokenReader",
+    "Tokens",
     "Units",
     "Window",
     "check_suffix",
@@ -41,6 +46,8 @@ __all__ = [
     "hold_out",
     "load_data",
     "load_table",
+    "load_token_data",
+    "load_token_table",
     "open_sentences",
     "open_source",
     "open_texts",
@@ -58,5 +65,6 @@ __all__ = [
     "task_settings_of",
     "text_columns",
     "token_budget_splits",
+    "vocabulary_hash",
     "write_columns",
 ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distilect.data.on_disk import ColumnFiles, open_columns, write_once
 from distilect.data.table import Table
+from distilect.data.tokens import Tokens, vocabulary_hash
 from distilect.data.units import Units
 from distilect.data.word_tokens import CHUNK, LARGE, Words, encode_words
 from distilect.errors import DataError
@@ -39,7 +40,10 @@ class Encoded:
         truncated: number of rows that were longer than the maximum length.
         max_length: in tokens.
         unknown: share of the text's tokens that are the unknown token.
-        words: of a word table; its rows are never cut, `truncated` ones are read in windows.
+        words: of a word table; its rows are never cut, `truncated` ones are read in windows. Of one of tokens they are the units, each
+            where the token before it stands.
+        causal: the units are tokens that follow from those before them.
+        keys: int64 [U], of such units, their identities (`Table.unit_keys`).
     """
 
     columns: dict[str, NDArray[np.int32]]
@@ -51,6 +55,8 @@ class Encoded:
     max_length: int = 0
     unknown: float = 0.0
     words: Words | None = None
+    causal: bool = False
+    keys: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -76,7 +82,15 @@ class Encoded:
         lengths, flat = self.lengths[index], Units(self.offsets).of(index)
         columns = {name: column[flat] for name, column in self.columns.items()}
         words = None if self.words is None else self.words.take(index)
-        return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths), words=words)
+        keys = None if self.keys is None or self.words is None else self.keys[self.words.units.of(index)]
+        return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths), words=words, keys=keys)
+
+    def gold(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
+        """int32 [U]: the tokens that follow at the units of some rows of a table of tokens."""
+        assert self.words is not None
+        index, units = np.asarray(rows, dtype=np.int64), self.words.units
+        starts = np.repeat(self.offsets[index], units.take(index).sizes)
+        return self.columns["input_ids"][starts + self.words.places[units.of(index)] + 1]
 
     def collate(self, rows: Sequence[int] | NDArray[np.integer]) -> dict[str, torch.Tensor]:
         """The model inputs of `rows`, padded to the longest of them on the tokenizer's padding side.
@@ -121,6 +135,8 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
     names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
     columns: dict[str, NDArray[Any]]
     words = None
+    if table.tokens is not None:
+        return _of_tokens(table, table.tokens, tokenizer)
     if table.units is not None:
         flat, words, found_words = encode_words(table, tokenizer, max_length, names, description)
         columns, counts = {**flat, "offsets": _offsets(flat["lengths"])}, Counter(found_words)
@@ -146,6 +162,34 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         max_length=max_length,
         unknown=counts["unknown"] / max(1, counts["tokens"]),
         words=words,
+    )
+
+
+def _of_tokens(table: Table, tokens: Tokens, tokenizer: Any) -> Encoded:
+    """A table that was tokenised when it was loaded.
+
+    Raises:
+        DataError: by a tokenizer with another vocabulary.
+    """
+    if vocabulary_hash(tokenizer) != tokens.vocabulary:
+        raise DataError(
+            f"{getattr(tokenizer, 'name_or_path', '') or 'a tokenizer'} has another vocabulary than that which the rows were read with: "
+            "language models learn from teachers with their own tokenizer only"
+        )
+    assert table.units is not None
+    lengths = tokens.rows.sizes.astype(np.int32)
+    one_each = Units.of_sizes(np.ones(len(table), np.int64))
+    words = Words(table.units, tokens.places - 1, one_each, lengths)
+    columns, padding = {"input_ids": tokens.ids}, {"input_ids": tokens.pad}
+    return Encoded(
+        columns,
+        lengths,
+        tokens.rows.offsets,
+        padding,
+        max_length=tokens.limit,
+        words=words,
+        causal=True,
+        keys=table.unit_keys(),
     )
 
 

@@ -40,6 +40,7 @@ LABEL_TYPES: dict[Kind, Any] = {
     "regression": np.float32,
     "multi-label": np.int8,
     "tokens": np.int64,
+    "causal-lm": np.int32,
 }
 UNBALANCED = 2  # times as many rows in the larger class: two classes are unbalanced above it
 MANY = 100  # labels from which on "as many labels as rows" means a wrong column
@@ -110,6 +111,8 @@ class _Loader:
     def load(self, settings: TaskConfig, seed: int, like: str | None) -> Data:
         """Train comes first: it defines the columns and the labels of all other tables."""
         config = self.config
+        if settings.kind == "causal-lm":
+            raise DataError("rows for language models are read with their tokenizer: use load_token_data")
         self.words = settings.kind == "tokens"
         source = self._open("train")
         assert source is not None
@@ -133,7 +136,7 @@ class _Loader:
             self.report.append("train: no labels; the student learns from the teachers alone")
         first = min(config.max_train_rows or _PEEK, _PEEK) if streamed else config.max_train_rows
         column = self._read(source, self.columns, "train", _as_tokens(settings) if self.words else settings, first)
-        name = self.glue.name if self.glue else _name(locate(config.train or "", self.data_dir)[0])
+        name = self.glue.name if self.glue else table_name(locate(config.train or "", self.data_dir)[0])
         self.task = infer_task(column, self.columns, settings, self.glue, name)
         if isinstance(column, LabelColumn) and self.task.kind == "classification":
             column.require_classes()
@@ -145,7 +148,7 @@ class _Loader:
             self.report.append("dev: none given; scores are those of the validation rows")
         for role, table in (("validation", validation), ("dev", dev)):
             if table is not None and not streamed:
-                self._report_overlap(role, table, train)
+                self.report += report_overlap(role, table, train)
         report = [_task_line(self.task), *self.report]
         agreement = bool(len(validation)) and not validation.num_labelled
         return Data(self.task, train, validation, dev, extra, report, agreement)
@@ -285,11 +288,11 @@ class _Loader:
         lines = (f"{role}: {note}" for note in column.notes)
         self.report += [line for line in lines if line not in self.report]
 
-    def _report_overlap(self, role: str, table: Table, train: Table) -> None:
-        """Warn about rows that are also in train: scores on them are too optimistic."""
-        shared = int(np.isin(_comparable(table), _comparable(train)).sum())
-        if shared:
-            self.report.append(f"{role}: {shared:,} of {len(table):,} rows have a text that train has too")
+
+def report_overlap(role: str, table: Table, train: Table) -> list[str]:
+    """A warning about rows that are also in train: scores on them are too optimistic."""
+    shared = int(np.isin(_comparable(table), _comparable(train)).sum())
+    return [f"{role}: {shared:,} of {len(table):,} rows have a text that train has too"] if shared else []
 
 
 def load_table(
@@ -332,7 +335,7 @@ def load_table(
     column = _read_labels(source, columns, "evaluation", as_read, label_delimiter)
     if isinstance(column, LabelColumn):
         settings = settings_for(column.found())
-    name = glue.name if glue else _name(locate(spec, data_dir)[0])
+    name = glue.name if glue else table_name(locate(spec, data_dir)[0])
     task = infer_task(column, columns, settings, glue, name)
     table = _labelled_table(column, columns, task, "evaluation", "those of the model")
     _say(f"{source.label}: {note}" for note in column.notes)
@@ -632,7 +635,7 @@ def _comparable(table: Table) -> Any:
     return np.ascontiguousarray(table.ids).view([("hi", np.uint64), ("lo", np.uint64)]).reshape(-1)
 
 
-def _name(path: Path) -> str:
+def table_name(path: Path) -> str:
     """A short name of the data: the file's, or its folder's where the file is called train, dev or test."""
     stem = path.stem if path.suffix.lower() not in COMPRESSED else Path(path.stem).stem
     if glob.has_magic(stem):  # train-*.csv

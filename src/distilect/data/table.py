@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distilect.data.tokens import Tokens
 from distilect.data.units import Units
 from distilect.errors import DataError
 from distilect.tasks import NO_LABEL, has_label
@@ -23,15 +24,17 @@ WORD_END = "\x1f"  # between the words of a row of a word table: the ASCII unit 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Immutable rows of one or two texts, or of words.
+    """Immutable rows of one or two texts, of words, or of a language model's tokens.
 
     Args:
         texts: one or two Arrow arrays of strings, [N] each. Of a word table one, of words with `WORD_END` between them.
         labels: int64 [N] class indexes, -100 = no label; float32 [N] scores, NaN = none; or, multi-label, int8 [N, C] of 0 and 1,
-            -100 in rows without labels. Of a word table int64 [U], all rows one after the other.
+            -100 in rows without labels. Of a word table int64 [U], all rows one after the other; of tokens int32 [U]: 0, or -100
+            where the text is no label.
         ids: uint64 [N, 2], `row_identity` of each row. Rows with equal texts have equal ids, whatever their labels.
         folder: of its mapped files, if it is larger than memory (`data.on_disk`).
-        units: the words of each row; None: a row is one unit.
+        units: the words of each row, or the tokens that are to be learned; None: a row is one unit.
+        tokens: of a table for language models, whose texts are read by one tokenizer only.
     """
 
     texts: tuple[pa.Array, ...]
@@ -39,6 +42,7 @@ class Table:
     ids: NDArray[np.uint64]
     folder: Path | None = None
     units: Units | None = None
+    tokens: Tokens | None = None
 
     def __post_init__(self) -> None:
         texts = tuple(_flat(column) for column in self.texts)
@@ -50,7 +54,7 @@ class Table:
         if len(sizes) != 1:
             raise DataError(f"texts, labels and ids differ in length: {sorted(sizes)}")
         if self.units is not None and len(self.labels) != len(self.units):
-            raise DataError(f"{len(self.labels)} labels for {len(self.units)} words")
+            raise DataError(f"{len(self.labels)} labels for {len(self.units)} units")
 
     @classmethod
     def from_texts(cls, texts: Sequence[str | tuple[str, str]], labels: Iterable[float] | None = None) -> Table:
@@ -100,6 +104,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def of_words(self) -> bool:
+        """Whether rows are lists of words."""
+        return self.units is not None and self.tokens is None
 
     @property
     def num_units(self) -> int:
@@ -159,20 +168,24 @@ class Table:
 
     def text(self, rows: Sequence[int] | NDArray[np.integer]) -> list[tuple[str, ...]]:
         """The texts of `rows`, a tuple of one or two strings each; the words of a word table are joined by spaces."""
-        if self.units is not None:
+        if self.of_words:
             return [(" ".join(words),) for words in self.words(rows)]
         index = pa.array(np.asarray(rows, dtype=np.int64))
         return list(zip(*(column.take(index).to_pylist() for column in self.texts), strict=True))
 
     def words(self, rows: Sequence[int] | NDArray[np.integer]) -> list[list[str]]:
-        """The words of some rows of a word table."""
+        """The words of some rows of a word table; of one of tokens, what each token to be learned stands for in the text."""
         index = pa.array(np.asarray(rows, dtype=np.int64))
+        if self.tokens is not None and self.units is not None:
+            return self.tokens.pieces(
+                self.texts[0].take(index).to_pylist(), self.units, np.asarray(rows, dtype=np.int64)
+            )
         return [text.split(WORD_END) for text in self.texts[0].take(index).to_pylist()]
 
     def chunks(self, size: int = CHUNK) -> Iterator[list[list[str]]]:
         """Blocks of `size` rows in order, as one list of strings per text; words are joined by spaces."""
         blocks = _blocks(self.texts, size)
-        if self.units is None:
+        if not self.of_words:
             return blocks
         return ([[text.replace(WORD_END, " ") for text in column] for column in block] for block in blocks)
 
@@ -181,7 +194,8 @@ class Table:
         index = np.asarray(rows, dtype=np.int64)
         texts = tuple(column.take(pa.array(index)) for column in self.texts)
         units = None if self.units is None else self.units.take(index)
-        return Table(texts, self.labels[self.unit_index(index)], self.ids[index], units=units)
+        tokens = None if self.tokens is None else self.tokens.take(index, self.unit_index(index))
+        return Table(texts, self.labels[self.unit_index(index)], self.ids[index], units=units, tokens=tokens)
 
     @staticmethod
     def concat(tables: Sequence[Table]) -> Table:
@@ -197,21 +211,27 @@ class Table:
         units = [table.units for table in tables]
         if len({one is None for one in units}) != 1:
             raise DataError("tables of words and tables of texts cannot be joined")
+        tokens = [table.tokens for table in tables if table.tokens is not None]
+        if tokens and len(tokens) != len(tables):
+            raise DataError("tables for language models and other tables cannot be joined")
         columns = zip(*(table.texts for table in tables), strict=True)
         texts = tuple(pa.concat_arrays(list(parts)) for parts in columns)
         joined = [one.sizes for one in units if one is not None]
         labels, ids = np.concatenate([t.labels for t in tables]), np.concatenate([t.ids for t in tables])
-        return Table(texts, labels, ids, units=Units.of_sizes(np.concatenate(joined)) if joined else None)
+        all_units = Units.of_sizes(np.concatenate(joined)) if joined else None
+        return Table(texts, labels, ids, units=all_units, tokens=Tokens.concat(tokens) if tokens else None)
 
     def without_labels(self) -> Table:
         """The same rows, none of them labelled."""
         empty = np.nan if self.labels.dtype.kind == "f" else NO_LABEL
-        return Table(self.texts, np.full_like(self.labels, empty), self.ids, units=self.units)
+        return Table(self.texts, np.full_like(self.labels, empty), self.ids, units=self.units, tokens=self.tokens)
 
     def fingerprint(self) -> str:
         """16 hex digits over texts, labels and the order of the rows."""
-        kind = self.labels.dtype if self.units is None else "words"
+        kind = self.labels.dtype if self.units is None else "words" if self.of_words else "tokens"
         digest = hashlib.sha256(f"{kind} {len(self)} ".encode())
+        if self.tokens is not None:
+            digest.update(self.tokens.ids.data)
         digest.update(np.ascontiguousarray(self.ids).data)
         for labels in self._label_blocks():
             known = has_label(labels).reshape(-1, *[1] * (labels.ndim - 1))

@@ -30,6 +30,9 @@ SNIFFED = 1000  # JSON objects whose keys become the columns of the file
 _PART = 1 << 20  # characters of an array that are read at a time
 _ESCAPE = 12  # length of an escaped character outside the basic plane, the longest that the end of a part can cut
 _SPACE = re.compile(r"[ \t\r\n]*")
+_MESSAGE = pa.struct(
+    [("role", pa.large_string()), ("content", pa.large_string())]
+)  # of a chat; other keys are not read
 _TYPES = {str: "string", bool: "boolean", int: "number", float: "number", list: "list", dict: "object"}
 
 
@@ -230,12 +233,14 @@ def _json_column(path: Path, name: str, block: list[Object], kinds: dict[str, st
         known = kinds.setdefault(name, kind)
         plain = kind != "object" and (kind != "list" or _is_plain(value))
         if not plain or kind != known:
-            expected = "a string, a number, or a list of strings or numbers"
+            expected = "a string, a number, a list of strings or numbers, or a list of messages (role and content)"
             expected = expected if kind == known else f"a {known} as in the rows before"
             shown = "list of other values" if kind == "list" and kind == known else kind
             raise DataError(f"{path.name}, {unit} {number}: {name!r} is of type {shown}, expected {expected}")
     if kinds.get(name) == "string":
         return to_strings(values, lambda row: f"{path.name}, {unit} {block[row][0]}")
+    if kinds.get(name) == "list" and any(type(item) is dict for value in values if value for item in value):
+        return pa.array(values, pa.large_list(_MESSAGE))
     if kinds.get(name) == "list" and any(type(item) is float for value in values if value for item in value):
         return pa.array(values, pa.large_list(pa.float64()))
     if kinds.get(name) == "list":
@@ -248,9 +253,13 @@ def _json_column(path: Path, name: str, block: list[Object], kinds: dict[str, st
 
 
 def _is_plain(values: list[Any]) -> bool:
-    """Strings, integers, or both; or numbers, which may have decimals."""
+    """Strings, integers, or both; numbers, which may have decimals; or messages."""
     kinds = set(map(type, values))
-    return kinds <= {str, int} or kinds <= {int, float}
+    return kinds <= {str, int} or kinds <= {int, float} or (kinds == {dict} and all(map(_is_message, values)))
+
+
+def _is_message(value: dict[str, Any]) -> bool:
+    return all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
 def _float(value: float) -> float:

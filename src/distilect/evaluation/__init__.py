@@ -12,7 +12,7 @@ from distilect.evaluation.cost import (
     take_turns,
 )
 from distilect.evaluation.resampling import resampled_scores, row_draws
-from distilect.evaluation.scores import Chance, chance_of, evaluate, predict, run_batches, share_kept
+from distilect.evaluation.scores import Candidates, Chance, chance_of, evaluate, predict, run_batches, share_kept
 from distilect.evaluation.significance import (
     Difference,
     Estimate,
@@ -23,6 +23,7 @@ from distilect.evaluation.significance import (
 )
 
 __all__ = [
+    "Candidates",
     "Chance",
     "Difference",
     "Estimate",

@@ -32,7 +32,7 @@ def resampled_scores(
 
     Args:
         outputs: [N, C], the student's on rows that all have labels; of a multi-label task above 0 where a label is predicted. Of words
-            [U, C].
+            and tokens [U, C].
         labels: [N], class indexes or scores; or [N, C] of 0 and 1. Of words [U], -100 for those without a label.
         draws: [B, N], as `row_draws` gives them.
         offsets: of words, int64 [N + 1], where those of each row begin: rows are resampled, as the words of one are not independent.
@@ -45,6 +45,8 @@ def resampled_scores(
     metric, of = parse_metric(task.primary)
     if metric in _ENTITIES or metric == "macro_entity_f1":
         return _entity_scores(task, metric, of, outputs, labels, draws, offsets)
+    if task.kind == "causal-lm":  # class 0 is the token that stands there, class 1 any other
+        return _accuracy(_confusions(outputs[:, :2], labels.astype(np.int64), 2, draws, offsets))
     number = task.labels.index(of) if of is not None else -1
     if metric in _RANKING:
         positive = labels == number

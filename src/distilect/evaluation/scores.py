@@ -14,14 +14,17 @@ from torch import nn
 
 from distilect.data.batches import scoring_batches
 from distilect.evaluation.modes import eval_mode
+from distilect.models.language import candidate_logits, output_head, token_pass, token_scores
 from distilect.models.precision import autocast
 from distilect.models.words import per_unit, split_words
-from distilect.tasks import has_label
+from distilect.tasks import TOKEN_OUTPUTS, has_label
 
 if TYPE_CHECKING:
     from distilect.data.encoding import Encoded
     from distilect.data.table import Table
     from distilect.tasks import Task
+
+Candidates = Callable[[NDArray[np.int64]], torch.Tensor]  # rows → int64 [u, m], of their units
 
 
 def predict(
@@ -32,17 +35,21 @@ def predict(
     max_tokens: int = 16384,
     precision: str = "auto",
     dropout: bool = False,
+    candidates: Candidates | None = None,
 ) -> NDArray[np.float32]:
-    """Logits [N, C] float32 of all rows, or of some in the order given; of a word table [U, C], of their words. The model's device and
-    training mode are left as they were.
+    """Logits [N, C] float32 of all rows, or of some in the order given; of a word table [U, C], of their words; of a language model
+    [U, 4], `TOKEN_OUTPUTS` of their units. The model's device and training mode are left as they were.
 
     Rows are run by length, in batches of at most `max_tokens` padded tokens: hardly any padding is computed.
+
+    Args:
+        candidates: of a language model, the tokens that are its classes: [U, m + 1] (`models.language.candidate_logits`) instead.
     """
     rows = np.arange(len(encoded)) if rows is None else rows
     batches = scoring_batches(encoded.lengths[rows], max_tokens)
-    parts = run_batches(model, encoded, [rows[batch] for batch in batches], precision, dropout)
+    parts = run_batches(model, encoded, [rows[batch] for batch in batches], precision, dropout, candidates=candidates)
     if not parts:
-        outputs = getattr(getattr(model, "config", None), "num_labels", 1)
+        outputs = len(TOKEN_OUTPUTS) if encoded.causal else getattr(getattr(model, "config", None), "num_labels", 1)
         return np.zeros((0, outputs), dtype=np.float32)
     values = torch.cat(parts).cpu().numpy()  # one transfer, after all batches
     order = np.concatenate(batches)
@@ -60,8 +67,9 @@ def run_batches(
     precision: str,
     dropout: bool = False,
     before: Callable[[int], object] = lambda number: None,
+    candidates: Candidates | None = None,
 ) -> list[torch.Tensor]:
-    """Logits float32 [b, C] of each batch of rows (of their words, [u, C]), without gradient; `before` is called with its number.
+    """What `predict` gives of each batch of rows, float32 [b, C] or [u, C], without gradient; `before` is called with its number.
 
     The model's device and training mode are left as they were.
     """
@@ -74,8 +82,22 @@ def run_batches(
         for number, batch in enumerate(batches):
             before(number)
             inputs, words = split_words({key: value.to(device) for key, value in encoded.collate(batch).items()})
-            parts.append(per_unit(model(**inputs).logits.float(), words))
+            if encoded.causal and words is not None:
+                named = None if candidates is None else candidates(batch).to(device)
+                parts.append(_token_outputs(model, inputs, words, named))
+            else:
+                parts.append(per_unit(model(**inputs).logits.float(), words))
     return parts
+
+
+def _token_outputs(
+    model: Any, inputs: dict[str, torch.Tensor], words: torch.Tensor, candidates: torch.Tensor | None
+) -> torch.Tensor:
+    """float32 [u, C] of a language model at the units of a batch."""
+    found = token_pass(model, inputs, words, model, hidden=False)
+    if candidates is None:
+        return token_scores(found.states, output_head(model), found.gold)
+    return candidate_logits(found.states, output_head(model), candidates)
 
 
 def evaluate(
@@ -111,6 +133,8 @@ def chance_of(task: Task, labels: NDArray[Any], offsets: NDArray[np.int64] | Non
         labels: [N] class indexes or scores, of rows of which some may have none; of words [U].
         offsets: of a word table, where the words of each row begin.
     """
+    if task.kind == "causal-lm":
+        return Chance(0.0, 0.0)
     known = labels if offsets is not None else labels[has_label(labels)]
     constants: list[Any] = np.eye(len(task.labels)).tolist()
     if task.kind == "regression":

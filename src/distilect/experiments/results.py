@@ -78,6 +78,8 @@ def compact_predictions(
 ) -> NDArray[np.float32]:
     """[N]: all that the primary metric looks at: the predicted class (-1 where an output is NaN), or the score. Of words [U].
 
+    Of a language model 0 where the token that stands there is the likeliest, otherwise 1.
+
     A ranking metric, such as `auc(spam)`, looks at the margin of its class. Of a multi-label task, [N · C]: the logits less those of
     the thresholds.
 
@@ -89,6 +91,8 @@ def compact_predictions(
         return margins(logits.astype(np.float64), thresholds).astype(np.float32).reshape(-1)
     if task.kind == "regression":
         return logits[:, 0]
+    if task.kind == "causal-lm":
+        return (~(logits[:, 0] >= logits[:, 1])).astype(np.float32)
     metric, of = parse_metric(task.primary)
     if of is not None and metric in RANKING:
         return class_margin(logits.astype(np.float64), task.labels.index(of)).astype(np.float32)
@@ -102,6 +106,9 @@ def expand_predictions(task: Task, values: NDArray[np.float32]) -> NDArray[np.fl
         return values[:, None]
     if task.kind == "multi-label":
         return values.reshape(-1, len(task.labels))
+    if task.kind == "causal-lm":
+        nothing = np.zeros_like(values)
+        return np.stack([-values, values - 1, nothing, nothing], axis=1)
     metric, of = parse_metric(task.primary)
     if of is not None and metric in RANKING:
         found = np.zeros((len(values), len(task.labels)), np.float32)
@@ -116,7 +123,7 @@ def expand_labels(task: Task, values: NDArray[Any]) -> NDArray[Any]:
     """[N] classes or scores, or [N, C] of a multi-label task: dev labels as they were before they were kept."""
     if task.kind == "regression":
         return values
-    labels = values.astype(np.int64)
+    labels = values.astype(np.int32 if task.kind == "causal-lm" else np.int64)
     return labels.reshape(-1, len(task.labels)) if task.kind == "multi-label" else labels
 
 

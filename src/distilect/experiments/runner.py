@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distilect.config import RunConfig, TeacherConfig
-from distilect.data import Data, load_data
+from distilect.data import Data
 from distilect.errors import ConfigError, DistilectError, MethodError, RunError
 from distilect.experiments.config import PoolTeacherConfig
 from distilect.experiments.methods import family, method_config
@@ -26,14 +26,14 @@ from distilect.experiments.results import (
     prediction_key,
     write_predictions,
 )
-from distilect.experiments.scenarios import for_student, for_teacher, parts_of, truth_of
+from distilect.experiments.scenarios import Parts, experts_of, for_student, for_teacher, parts_of, truth_of
 from distilect.experiments.trials import SPLIT_SEED, Plan, Setup, Trial, choices
 from distilect.files import atomic_write, locked
 from distilect.models import Student, Teacher
 from distilect.pipeline.predictions import PREDICTIONS as RUN_PREDICTIONS
 from distilect.pipeline.predictions import read_predictions as read_run_predictions
 from distilect.pipeline.search import trained, with_choice
-from distilect.pipeline.teachers import finetuned_teacher, fold_copies, named_teachers, teachers_of
+from distilect.pipeline.teachers import data_of, finetuned_teacher, fold_copies, named_teachers, teachers_of
 from distilect.pipeline.work import Workbench, enlarged
 from distilect.selection import asks_teachers
 from distilect.signals import SignalStore
@@ -49,6 +49,7 @@ class Runner:
         config: what all trials of the setup have in common.
         clean: rows as they are, with one validation split for all seeds: what teachers learn from.
         truth: row key → true label.
+        experts: row key → the teacher that was fine-tuned on the row's part.
         speeds: speeds by student, measured once.
         tokens: tokens of all rows that a student may see, by student.
     """
@@ -60,6 +61,7 @@ class Runner:
     teachers: list[Teacher]
     store: SignalStore
     truth: dict[int, Any]
+    experts: dict[int, str]
     speeds: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
 
@@ -67,18 +69,22 @@ class Runner:
     def open(cls, plan: Plan, setup: Setup) -> Runner:
         """Read the data and load the teachers; fine-tune those that no process has made yet."""
         config, clean = read_setup(plan, setup)
-        specs, copies = _made(setup, config, clean)
+        specs, copies, parts = _made(setup, config, clean)
         teachers = teachers_of(config.model_copy(update={"teachers": specs}), clean, {})
         for teacher in teachers:
             teacher.copies = copies.get(teacher.name, ())
         store = SignalStore(Path(config.output) / config.signals.store)
-        return cls(plan, setup, config, clean, teachers, store, truth_of(clean))
+        learned = {
+            name: spec.learns for name, spec in named_teachers(config).items() if isinstance(spec, PoolTeacherConfig)
+        }
+        experts = experts_of(parts, learned, clean) if parts is not None else {}
+        return cls(plan, setup, config, clean, teachers, store, truth_of(clean), experts)
 
     def score_signals(self) -> None:
         """Fill the store with what any trial will ask for. A method that cannot be built here fails in its own trial."""
         students: dict[str, Student] = {}
         done: set[object] = set()
-        with oracle_knows(self.truth):
+        with oracle_knows(self.truth, self.experts):
             bench = self.workbench(self.config, self.config.seed)
             if self.clean.dev is not None:
                 for teacher in self.teachers:
@@ -115,7 +121,7 @@ class Runner:
         """Train the student of a trial, or go on with it."""
         started = time.perf_counter()
         config = self.plan.run_config(self.setup, trial)
-        with oracle_knows(self.truth):
+        with oracle_knows(self.truth, self.experts):
             tuned = self._tuned(trial, config) if trial.method.tune else None
             if tuned is not None:
                 config = with_choice(config, tuned["chosen"])
@@ -247,12 +253,14 @@ class Runner:
 def read_setup(plan: Plan, setup: Setup) -> tuple[RunConfig, Data]:
     """What all trials of a setup have in common: (config, rows as they are)."""
     config = plan.run_config(setup)
-    return config, load_data(config.data, config.task, SPLIT_SEED, Path(config.data_dir))
+    return config, data_of(config, seed=SPLIT_SEED)
 
 
-def _made(setup: Setup, config: RunConfig, clean: Data) -> tuple[list[TeacherConfig], dict[str, list[Path]]]:
-    """The pool as checkpoints and tables, and the copies of teachers in folds; those that are to be fine-tuned are, once for all
-    processes.
+def _made(
+    setup: Setup, config: RunConfig, clean: Data
+) -> tuple[list[TeacherConfig], dict[str, list[Path]], Parts | None]:
+    """The pool as checkpoints and tables, the copies of teachers in folds, and the parts if teachers learn from them; those that are to be
+    fine-tuned are, once for all processes.
 
     Raises:
         RunError: a teacher cannot be made; the message names it.
@@ -279,4 +287,4 @@ def _made(setup: Setup, config: RunConfig, clean: Data) -> tuple[list[TeacherCon
         except DistilectError as error:
             raise RunError(f"teacher {name}: {error}") from error
         found.append(TeacherConfig(name=name, path=str(folder), max_length=spec.max_length))
-    return found, copies
+    return found, copies, parts

@@ -7,7 +7,7 @@ change nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def with_noise(table: Table, share: float, task: Task, seed: int, purpose: str) 
     known = np.flatnonzero(table.has_label)
     if share <= 0 or not len(known):
         return table
-    if task.kind in ("multi-label", "tokens"):
+    if task.kind in ("multi-label", "tokens", "causal-lm"):
         raise ConfigError(
             f"task {task.name!r} is of kind {task.kind}, for which label noise is not defined: set it to 0"
         )
@@ -129,6 +129,21 @@ def for_teacher(clean: Data, learns: LearnsConfig | None, parts: Parts | None, s
     return replace(clean, train=tables["train"], validation=tables["validation"])
 
 
+def experts_of(parts: Parts, learned: Mapping[str, LearnsConfig | None], clean: Data) -> dict[int, str]:
+    """Key of a row, word or token → name of the teacher that was fine-tuned on the row's part, for the oracle.
+
+    Args:
+        learned: by name of teacher.
+    """
+    names = {learns.part: name for name, learns in learned.items() if learns is not None and learns.part is not None}
+    found: dict[int, str] = {}
+    for table in (clean.train, clean.validation):
+        parts_found = parts(table) if table.units is None else parts(table)[table.units.owners]
+        pairs = zip(table.unit_keys().tolist(), parts_found.tolist(), strict=True)
+        found.update((key, names[part]) for key, part in pairs if part in names)
+    return found
+
+
 def truth_of(clean: Data) -> dict[int, Any]:
     """Key of a row or word → true label, or its list of 0 and 1, for the oracle."""
     found: dict[int, Any] = {}
@@ -168,6 +183,8 @@ def _by_cluster(spec: PartsConfig, clean: Data, config: RunConfig) -> Parts:
     store = SignalStore(Path(config.output) / signals.store)
 
     def vectors(table: Table) -> NDArray[np.float32]:
+        if table.units is not None:  # the vector is the row's
+            table = Table.from_texts([" ".join(texts) for texts in table.text(range(len(table)))])
         source = prepare_signals([encoder], table, store, [[]], max_tokens=signals.max_tokens).source
         assert source is not None
         found = source.fetch(table, np.arange(len(table)), [[]]).logits[:, 0].float().cpu().numpy()

@@ -140,7 +140,8 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
 
 def _pipeline(metrics: Mapping[str, Any]) -> str:
     """The task as transformers' pipelines and the Hub call it."""
-    return "token-classification" if part(metrics, "task", "kind") == "tokens" else "text-classification"
+    names = {"tokens": "token-classification", "causal-lm": "text-generation"}
+    return names.get(str(part(metrics, "task", "kind")), "text-classification")
 
 
 def _types(run: Path) -> list[tuple[str, list[str]]]:
@@ -176,9 +177,10 @@ def _content(metrics: Mapping[str, Any], config: Mapping[str, Any], export: Mapp
         "gains": student.gains if student else "",
         "pairs": part(metrics, "task", "num_texts") == 2,
         "regression": kind == "regression",
-        "classification": kind != "regression",
+        "classification": kind not in ("regression", "causal-lm"),
         "multi_label": kind == "multi-label",
         "tokens": kind == "tokens",
+        "language_model": kind == "causal-lm",
         "scheme": scheme and scheme.name,
         # transformers' pipelines join tags of this scheme alone
         "joined": bool(scheme and scheme.name == "BIO"),
@@ -213,6 +215,8 @@ def _task(metrics: Mapping[str, Any]) -> str:
         shown = [*scheme.types[:30], *(["…"] if len(scheme.types) > 30 else [])]
         named = f" ({name})" if name else ""
         return f"named entity recognition{named} with {len(scheme.types)} types: {', '.join(shown)}"
+    if part(metrics, "task", "kind") == "causal-lm":
+        return f"continuing texts ({name})" if name else "continuing texts"
     regression = part(metrics, "task", "kind") == "regression"
     of_words = part(metrics, "task", "kind") == "tokens"
     what = "scoring texts" if regression else "tagging words" if of_words else "text classification"

@@ -89,6 +89,11 @@ def export_run(
     given = {"license": license, "base_model": base_model, "language": language}
     card = {key: value or mapping(known.get("card")).get(key) for key, value in given.items()}
     lines, speed = list[str](), list[dict[str, Any]]()
+    if config.task.kind == "causal-lm" and (onnx or int8 or openvino):
+        raise ExportError(
+            f"a language model is shipped as its checkpoint, {student}, which transformers, vLLM and llama.cpp's converter read: leave out "
+            "--onnx, --int8 and --openvino"
+        )
     if onnx or int8 or openvino:
         measured = _export_files(root, metrics, config, dev, _Asked(int8, openvino, max_drop))
         lines = [f"{file['file']}: {file['text']}" for file in measured["files"]]

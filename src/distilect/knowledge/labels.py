@@ -11,14 +11,14 @@ from distilect.signals import TeacherSignals
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-    """-log p(y) per row in float32 [B]; `logits` [B, C], `labels` int64 [B]; 0 where the label is -100.
+    """-log p(y) per row in float32 [B]; `logits` [B, C], `labels` int [B]; 0 where the label is -100.
 
     Args:
         weights: of the classes, [C].
         smoothing: share of the target that is spread evenly over the classes.
     """
     return F.cross_entropy(
-        logits.float(), labels, weights, reduction="none", ignore_index=-100, label_smoothing=smoothing
+        logits.float(), labels.long(), weights, reduction="none", ignore_index=-100, label_smoothing=smoothing
     )
 
 

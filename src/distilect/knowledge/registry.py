@@ -11,11 +11,11 @@ from distilect.knowledge.feature import Feature
 from distilect.knowledge.labels import Labels
 from distilect.knowledge.pooled import Pooled
 from distilect.knowledge.relation import Relation, Similarity
-from distilect.knowledge.response import Response
+from distilect.knowledge.response import Divergence, Response
 from distilect.options import construct
 
 KNOWLEDGE: dict[str, type[Knowledge]] = {
-    kind.name: kind for kind in (Labels, Response, Feature, Relation, Similarity, Pooled, Attention)
+    kind.name: kind for kind in (Labels, Response, Feature, Relation, Similarity, Pooled, Attention, Divergence)
 }
 
 

@@ -62,6 +62,15 @@ def resolve_path(path: str) -> str:
     return str(folder)
 
 
+def is_language_checkpoint(path: str) -> bool:
+    """Whether a local folder's config.json says that it is a language model."""
+    file = Path(path, "config.json")
+    if not file.is_file():
+        return False
+    names = json.loads(file.read_text(encoding="utf-8")).get("architectures") or ()
+    return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+
+
 def check_checkpoint(path: str, error: type[DistilectError] = TeacherError, *, weights: bool = True) -> None:
     """Refuse a local folder that is no checkpoint, or one whose weights are pickles only. Hub ids pass.
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from distilect.errors import DistilectError, TeacherError
 from distilect.models.checkpoints import load_pretrained
@@ -37,7 +42,8 @@ class Loaded:
 
 def loader_of(task: Task) -> Any:
     """The class of transformers that loads a model for a task."""
-    return AutoModelForTokenClassification if task.kind == "tokens" else AutoModelForSequenceClassification
+    special = {"tokens": AutoModelForTokenClassification, "causal-lm": AutoModelForCausalLM}
+    return special.get(task.kind, AutoModelForSequenceClassification)
 
 
 def load(loader: Any, path: str, error: type[DistilectError], config: Any) -> Loaded:

@@ -110,6 +110,7 @@ def _made_again(model: Any) -> list[tuple[bool, Any]]:
     try:
         config = type(model.config).from_dict(model.config.to_dict())
         again = type(model)._from_config(config, dtype=next(model.parameters()).dtype)
+        again.generation_config = getattr(model, "generation_config", None)
         again.load_state_dict(model.state_dict())
         with torch.no_grad():
             theirs = again.eval()(**row).logits

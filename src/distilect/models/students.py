@@ -26,6 +26,7 @@ from distilect.models.classifiers import (
     split_binary_head,
 )
 from distilect.models.labels import are_generic
+from distilect.models.language import check_language_model
 from distilect.models.layers import core_config, cut_layers, depth_of, even_layers
 from distilect.models.precision import default_device
 from distilect.models.tokenizers import fit_tokenizer, load_tokenizer, usable_length
@@ -40,8 +41,8 @@ class Student:
     """The model that is trained and shipped.
 
     Attributes:
-        model: an `AutoModelForSequenceClassification`, or for words an `AutoModelForTokenClassification`, with the task's labels, fp32,
-            on the default device.
+        model: an `AutoModelForSequenceClassification`, for words an `AutoModelForTokenClassification`, with the task's labels, or an
+            `AutoModelForCausalLM`; fp32, on the default device.
         tokenizer: its own.
         max_length: in tokens.
         source: where it came from: path, layers.
@@ -112,6 +113,8 @@ def build_student(
         if kept is not None:
             model = cut_layers(model, kept)
     _label(model.config, task)
+    if task.kind == "causal-lm":
+        check_language_model(model, [], f"student {spec.init!r}", StudentError)
     tokenizer = load_tokenizer(resolve_path(spec.tokenizer) if spec.tokenizer else path, StudentError)
     model = model.float().to(default_device())
     longest = fit_tokenizer(model, tokenizer, f"student {spec.init!r}", StudentError, own=True)
@@ -162,6 +165,10 @@ def _fresh(path: str, task: Task) -> Any:
 def _pretrained(path: str, task: Task, report: list[str]) -> Any:
     """The whole model; its head is kept, in the task's order, if it was made for the task's labels; else it is new."""
     config = load_pretrained(AutoConfig, path, StudentError)
+    if task.kind == "causal-lm":
+        language_model = load(loader_of(task), path, StudentError, config)
+        check_language_model(language_model.model, language_model.missing, path, StudentError)
+        return language_model.model
     head = "ForTokenClassification" if task.kind == "tokens" else "ForSequenceClassification"
     headed = any(head in str(name) for name in config.architectures or ())
     own, outputs = label_names(config), config.num_labels
@@ -210,7 +217,9 @@ def _initialise(model: Any) -> None:
 
 
 def _label(config: Any, task: Task) -> None:
-    """Write the task into a config, so that the saved checkpoint names its labels."""
+    """Write the task into a config, so that the saved checkpoint names its labels; a language model has none."""
+    if task.kind == "causal-lm":
+        return
     names = list(task.labels) or ["score"]
     config.id2label = dict(enumerate(names))
     config.label2id = {label: index for index, label in enumerate(names)}

@@ -11,17 +11,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from distilect.config import TeacherConfig
+from distilect.config import TeacherConfig, TokenSignalConfig
 from distilect.data import Encoded, Table, Units, encode, read_columns, read_word_columns
 from distilect.errors import DataError, DistilectError, MethodError, TeacherError
 from distilect.models.attention import PARTS, attention_maps, captured
-from distilect.models.checkpoints import check_checkpoint, combine, fingerprint_parts, head_remedy, resolve_path
-from distilect.models.classifiers import Loaded, is_binary, load_classifier, output_order, split_binary_head
+from distilect.models.checkpoints import (
+    check_checkpoint,
+    combine,
+    fingerprint_parts,
+    head_remedy,
+    load_pretrained,
+    resolve_path,
+)
+from distilect.models.classifiers import Loaded, is_binary, load, load_classifier, output_order, split_binary_head
+from distilect.models.language import check_language_model, output_head, token_pass
 from distilect.models.layers import core_config, depth_of
 from distilect.models.precision import autocast, default_device, resolve_precision
 from distilect.models.row_index import RowIndex
-from distilect.models.tokenizers import fit_tokenizer, load_tokenizer, usable_length
+from distilect.models.tokenizers import NO_LENGTH, fit_tokenizer, load_tokenizer, usable_length
 from distilect.models.words import per_unit, split_words
 from distilect.tasks import Task
 
@@ -219,6 +228,66 @@ class CheckpointTeacher(Teacher):
             )
         hidden: Tensor = states[layer].float()
         return hidden
+
+
+class LanguageTeacher(CheckpointTeacher):
+    """A language model, an `AutoModelForCausalLM`, with the student's own vocabulary.
+
+    Args:
+        max_length: rows are as long as that, and it has to read all of them.
+        tokens: what is kept of its outputs, which the signals depend on.
+
+    Raises:
+        TeacherError: it cannot be loaded, is no language model, or reads shorter rows only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        *,
+        max_length: int,
+        tokens: TokenSignalConfig,
+        precision: str = "auto",
+        tokenizer: str | None = None,
+    ) -> None:
+        self.name, self.path, self.tokens = name, resolve_path(path), tokens
+        check_checkpoint(self.path)
+        config = load_pretrained(AutoConfig, self.path)
+        loaded = load(AutoModelForCausalLM, self.path, TeacherError, config)
+        check_language_model(loaded.model, loaded.missing, f"teacher {name!r}", TeacherError)
+        self._keep(loaded, max_length, precision, TeacherError, "", tokenizer=tokenizer)
+        if self.max_length < max_length:
+            raise TeacherError(
+                f"teacher {name!r} reads {self.max_length} tokens at most, the rows have up to {max_length}: set train.max_length: {self.max_length}"
+            )
+        self.order = []
+        self.parts["tokens"] = tokens.model_dump()
+        self.head = output_head(self.model)
+
+    @torch.no_grad()
+    def forward(self, inputs: Mapping[str, Tensor], fields: Sequence[str]) -> dict[str, Tensor]:
+        """One batch.
+
+        Returns:
+            `states`, what the output layer reads at each unit, [U, H]; `gold`, the token that follows, int64 [U]; and the fields per unit,
+            float32 [U, H].
+        """
+        inputs = {key: value.to(self.device) for key, value in inputs.items()}
+        inner = [field for field in fields if field.partition(".")[0] in PARTS]
+        layers = sorted({int(field.partition(".")[2]) for field in inner})
+        read, words = split_words(inputs)
+        assert words is not None
+        with autocast(self.precision, self.device), captured(self.model, layers) as attention:
+            found = token_pass(self.model, read, words, self.model, hidden=len(inner) < len(fields))
+        mask = inputs["attention_mask"].bool()
+        values = {"states": found.states, "gold": found.gold}
+        for field in fields:
+            hidden = attention[field].float() if field in inner else None
+            if hidden is None:
+                hidden = self._hidden(found.outputs, int(field.partition(".")[2]), mask)
+            values[field] = per_unit(hidden, words)
+        return values
 
 
 def classification_positions(input_ids: Tensor, attention_mask: Tensor, cls_token_id: int | None) -> Tensor:
@@ -430,15 +499,19 @@ def load_teacher(
     precision: str = "auto",
     max_length: int | None = 128,
     data_dir: Path = Path("."),
+    tokens: TokenSignalConfig | None = None,
 ) -> Teacher:
     """The teacher that a config names: a checkpoint or a table.
 
     Args:
         max_length: in tokens, of a checkpoint that has none in `spec`; None: the length that comes with it.
+        tokens: of a language model, what is kept of its outputs.
 
     Raises:
         TeacherError: it cannot be loaded, or its labels are not the task's.
     """
+    if task.kind == "causal-lm":
+        return _language_teacher(spec, precision, max_length or NO_LENGTH, tokens or TokenSignalConfig())
     if spec.table is not None:
         file = data_dir / spec.table
         return TableTeacher(spec.name or file.stem, file, task, spec.outputs)
@@ -453,4 +526,18 @@ def load_teacher(
         precision=precision,
         labels=spec.labels,
         tokenizer=spec.tokenizer,
+    )
+
+
+def _language_teacher(
+    spec: TeacherConfig, precision: str, max_length: int, tokens: TokenSignalConfig
+) -> LanguageTeacher:
+    if spec.path is None or spec.labels is not None or spec.max_length not in (None, max_length):
+        raise TeacherError(
+            f"teacher {spec.name or spec.path or spec.table!r}: the teachers of a language model are checkpoints, path: or finetune:, without "
+            "labels: and max_length: of their own"
+        )
+    name = spec.name or Path(spec.path).name
+    return LanguageTeacher(
+        name, spec.path, max_length=max_length, tokens=tokens, precision=precision, tokenizer=spec.tokenizer
     )

@@ -8,10 +8,17 @@ from typing import Any
 
 from distilect import ranks
 from distilect.config import RunConfig, TaskConfig, TeacherConfig, apply_overrides, parse_config, parse_part, set_values
-from distilect.data import load_table
-from distilect.errors import ConfigError
+from distilect.data import TokenReader, load_table, load_token_table, pad_id
+from distilect.errors import ConfigError, TeacherError
 from distilect.evaluation import predict
-from distilect.models import CheckpointTeacher, load_teacher, resolve_path
+from distilect.models import (
+    CheckpointTeacher,
+    is_language_checkpoint,
+    load_teacher,
+    load_tokenizer,
+    resolve_path,
+    usable_length,
+)
 from distilect.pipeline.advise import advise
 from distilect.pipeline.inputs import is_model, smaller, student_name, table_path, teacher_settings
 from distilect.pipeline.job import RunResult
@@ -176,7 +183,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Scores of any classification, multi-label or regression checkpoint on a labelled table.
+    """Scores of any classification, multi-label or regression checkpoint on a labelled table; of a language model on its completions.
 
     Args:
         label: label column; or one column per label of a multi-label checkpoint.
@@ -191,6 +198,8 @@ def evaluate(
     given = {"kind": kind, "labels": labels, "metrics": metrics}
     settings = parse_part(TaskConfig, {key: value for key, value in given.items() if value is not None})
     like = Path(resolve_path(str(model)))
+    if kind == "causal-lm" or (kind is None and is_language_checkpoint(str(like))):
+        return _evaluate_tokens(str(model), str(data), settings, text, Path(data_dir), max_length, precision)
     table, task = load_table(str(data), text=text, label=label, data_dir=Path(data_dir), like=like, given=settings)
     spec = TeacherConfig(path=str(model), labels=list(labels) if labels else None)
     teacher = load_teacher(spec, task, precision=precision, max_length=max_length)
@@ -204,4 +213,29 @@ def evaluate(
         "rows": len(table),
         "task": task.to_dict(),
         "report": encoded.report(teacher.name, "evaluated"),
+    }
+
+
+def _evaluate_tokens(
+    model: str,
+    data: str,
+    settings: TaskConfig,
+    text: list[str] | None,
+    data_dir: Path,
+    max_length: int | None,
+    precision: str,
+) -> dict[str, Any]:
+    """`evaluate` of a language model; rows are cut at the length that comes with it, unless another one is given."""
+    tokenizer = load_tokenizer(resolve_path(model), TeacherError)
+    length = max_length or usable_length(None, tokenizer, None)
+    reader = TokenReader(tokenizer, length, pad_id(tokenizer))
+    table, task, report = load_token_table(data, reader, text=text, task=settings, data_dir=data_dir)
+    teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=length)
+    assert isinstance(teacher, CheckpointTeacher)
+    outputs = predict(teacher.model, teacher.encode(table), precision=precision)
+    return {
+        "scores": task.score(outputs, table.labels, offsets=table.offsets),
+        "rows": len(table),
+        "task": task.to_dict(),
+        "report": report,
     }

@@ -48,6 +48,14 @@ def advice_on(bench: Workbench) -> Advice:
     """The same for teachers that are loaded."""
     if len(bench.teachers) < 2:
         return Advice(None, [], [f"{len(bench.teachers) or 'no'} teacher: there is nothing to choose among"])
+    if bench.data.task.kind == "causal-lm":
+        return Advice(
+            None,
+            [],
+            [
+                "teachers of language models are not judged ahead: compare their scores on dev, and methods by distilect compare"
+            ],
+        )
     table, task = bench.data.validation, bench.data.task.of_units
     units = _labelled(bench)
     if len(units) < LEAST_ROWS:

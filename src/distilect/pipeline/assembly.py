@@ -11,7 +11,7 @@ import torch
 from distilect.config import MethodConfig, TrainConfig
 from distilect.data import Table, hold_out
 from distilect.errors import ConfigError, DataError, MethodError, did_you_mean
-from distilect.knowledge import Layout
+from distilect.knowledge import Layout, Response
 from distilect.models import CheckpointTeacher, Student, Teacher, keeps_attention, same_tokens
 from distilect.selection import (
     CreditRows,
@@ -32,7 +32,7 @@ CREDIT_ROWS = 1024  # of the validation split, at most: each look at them costs 
 def layout_of(student: Student, pool: list[Teacher], task: Task, **label_knowledge: Any) -> Layout:
     """What kinds of knowledge need to know of the models; `label_knowledge` is what `label_options` returns."""
     checkpoints = [t if isinstance(t, CheckpointTeacher) else None for t in pool]
-    attention, words = keeps_attention(student.model), task.kind == "tokens"
+    attention, words = keeps_attention(student.model), task.kind in ("tokens", "causal-lm")
     return Layout(
         regression=task.kind == "regression",
         multi_label=task.kind == "multi-label",
@@ -82,6 +82,25 @@ def assemble(config: MethodConfig, layout: Layout, teachers: TeacherSelector | N
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_method(config, layout, teachers)
+
+
+def check_for_tokens(method: Method) -> None:
+    """Refuse what language models do not have, whose classes differ from token to token.
+
+    Raises:
+        MethodError: names the part and what to take instead.
+    """
+    for selector in method.selectors.values():
+        if selector.needs.features or selector.needs.credit:
+            raise MethodError(
+                f"selector {selector.name!r} compares the outputs of rows class by class, but those of a language model are of other tokens at "
+                "each place: take rlkd (with reward: 1), gate, confidence or uniform"
+            )
+    for kind in method.knowledge:
+        if isinstance(kind, Response) and kind.distance == "mse":
+            raise MethodError(
+                "knowledge: response has distance: mse, but not all logits of a language model are there: use kl"
+            )
 
 
 def set_up(context: SelectionContext, *selectors: Any) -> None:

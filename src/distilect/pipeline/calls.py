@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilect.config import RunConfig
-from distilect.data import Data, Table, load_data
+from distilect.data import Data, Table
 from distilect.models import EndpointTeacher, Teacher, resolve_path
-from distilect.pipeline.teachers import named_teachers
+from distilect.pipeline.teachers import data_of, named_teachers
 from distilect.selection import asks_teachers
 from distilect.signals import Answers, SignalStore, announce, bill_of
 
@@ -46,7 +46,7 @@ def forecast(config: RunConfig, rows: Sequence[int] = ()) -> list[str]:
         return []
     paths = [resolve_path(teacher.path) for teacher in config.teachers if teacher.path]
     data_dir = Path(config.data_dir)
-    data = load_data(config.data, config.task, config.seed, data_dir, paths[0] if paths else None)
+    data = data_of(config, paths[0] if paths else None)
     tables, also = _tables(data, config, True)
     store, found = SignalStore(Path(config.output) / config.signals.store), list[str]()
     for name, spec in specs.items():

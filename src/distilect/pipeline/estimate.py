@@ -25,14 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilect.config import RunConfig, StudentConfig, TeacherConfig
-from distilect.data import load_data, open_source, scoring_batches, steps_per_epoch
+from distilect.data import open_source, scoring_batches, steps_per_epoch
 from distilect.errors import ConfigError, did_you_mean
 from distilect.evaluation import flops_per_token
 from distilect.models import CheckpointTeacher, build_student
 from distilect.pipeline import pace
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.folders import save_student
-from distilect.pipeline.teachers import named_teachers
+from distilect.pipeline.teachers import data_of, named_teachers
 from distilect.pipeline.work import Workbench
 from distilect.selection import PlannedRows, SelectionContext
 
@@ -165,7 +165,7 @@ def count_rows(config: RunConfig) -> int:
         known = open_source(data.train, Path(config.data_dir), name=data.name, **dialect).num_rows
     if known and data.extra is None:
         return int(min(known, limit))
-    loaded = load_data(data.model_copy(update={"cache": None}), config.task, config.seed, Path(config.data_dir))
+    loaded = data_of(config.model_copy(update={"data": data.model_copy(update={"cache": None})}))
     return len(loaded.train) + len(loaded.validation) + (len(loaded.extra) if loaded.extra is not None else 0)
 
 
@@ -368,7 +368,7 @@ def _before_split(config: RunConfig, wanted: int) -> int:
 
 def _unasked(config: RunConfig) -> Callable[[list[Any]], NDArray[np.float64]]:
     """A function in the place of a teacher behind an API, whose time is not measured and whose calls `forecast` counts."""
-    task = load_data(config.data, config.task, config.seed, Path(config.data_dir)).task
+    task = data_of(config).task
     return lambda texts: np.random.default_rng(0).normal(size=(len(texts), task.num_outputs))
 
 
@@ -377,7 +377,7 @@ def _stand_in(spec: TeacherConfig, number: int, config: RunConfig, folder: Path)
     if spec.finetune is None:
         return spec
     name = spec.name or f"teacher-{number}"
-    task = load_data(config.data, config.task, config.seed, Path(config.data_dir)).task
+    task = data_of(config).task
     start = build_student(
         StudentConfig(init=spec.finetune.init), task, {}, spec.finetune.seed, max_length=config.train.max_length
     )

@@ -98,7 +98,8 @@ def distil(
         return RunResult(folder, metrics, None)
 
     if reported.outputs:
-        write_predictions(folder / PREDICTIONS, reported.split, reported.table, bench.data.task, reported.outputs)
+        split, table, task = reported.split, reported.table, bench.data.task
+        write_predictions(folder / PREDICTIONS, split, table, task, reported.outputs, student.tokenizer)
     write_model_card(folder / "student", metrics, config)
     if deadline is not None or asked is not None:  # from now on config.yaml repeats the run without budget and search
         atomic_write(folder / "config.yaml", dump_config(settled(config, trained)))

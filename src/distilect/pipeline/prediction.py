@@ -29,7 +29,7 @@ from distilect.data import (
 )
 from distilect.errors import DataError, RunError
 from distilect.evaluation import predict
-from distilect.models import CheckpointTeacher, load_teacher, resolve_path
+from distilect.models import CheckpointTeacher, is_language_checkpoint, load_teacher, resolve_path
 from distilect.pipeline.tagging import lists_as_json, tag_columns
 from distilect.pipeline.teachers import named_teachers
 from distilect.progress import track
@@ -73,6 +73,10 @@ def predict_file(
     check_suffix(output)
     run = _Run(Path(model)) if (Path(model) / "metrics.json").is_file() else None
     checkpoint = str(run.student if run else model)
+    if is_language_checkpoint(resolve_path(checkpoint)):
+        raise RunError(
+            f"{checkpoint} is a language model: its answers are made by model.generate of transformers, not by predict"
+        )
     settings = task_settings_of(Path(resolve_path(checkpoint)))
     opened = _open(str(data), text, run.text if run else None, Path(data_dir), settings.kind == "tokens")
     task = _task_of(settings, len(opened.columns))

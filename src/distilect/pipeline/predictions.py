@@ -22,16 +22,21 @@ Logits = NDArray[np.float32]
 PREDICTIONS = "predictions.parquet"
 
 
-def write_predictions(path: Path, split: str, table: Table, task: Task, outputs: Mapping[str, Logits]) -> None:
-    """One line per row of `table`, in its order; of a word table one per word.
+def write_predictions(
+    path: Path, split: str, table: Table, task: Task, outputs: Mapping[str, Logits], tokenizer: Any = None
+) -> None:
+    """One line per row of `table`, in its order; of a word table one per word, of one of tokens one per token to be learned.
 
     Columns: row; id_high, id_low (the row's identity, uint64); text[, text_2] (shortened; of a word table the word); label (int64, float32 in
-    regression, or in a multi-label task a list with a 0 or 1 for each label; null without one); and each of `outputs`.
+    regression, or in a multi-label task a list with a 0 or 1 for each label; null without one); and each of `outputs`. Of tokens also
+    `before` (what stands between the token and the one before it that was to be learned, such as the prompt) and, for each of `outputs`,
+    `says/NAME` (its likeliest token).
 
     Args:
         split: `dev`, or `validation` where a run has no dev rows; kept in the schema's metadata beside the `labels` (a JSON list)
             and the `kind` of task.
         outputs: of `student` and `teacher/NAME`, [N, C] each: logits in the order of the task's labels, or one score.
+        tokenizer: of a language model.
     """
     rows = np.arange(len(table)) if table.units is None else table.units.owners
     columns: dict[str, Any] = {"row": pa.array(rows)}
@@ -49,9 +54,30 @@ def write_predictions(path: Path, split: str, table: Table, task: Task, outputs:
     for name, logits in outputs.items():
         flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
+    if table.tokens is not None:
+        columns["before"] = pa.array([text for row in _before(table) for text in row])
+        columns |= {f"says/{name}": _said(tokenizer, values[:, -1]) for name, values in outputs.items()}
     metadata = {"split": split, "labels": json.dumps(task.labels), "kind": task.kind}
     with atomic(path) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def _before(table: Table) -> list[list[str]]:
+    """Of each unit of each row, the text between it and the unit before it."""
+    assert table.tokens is not None and table.units is not None
+    found = []
+    for row, (text,) in enumerate(table.text(range(len(table)))):
+        spans = table.tokens.spans[table.units.offsets[row] : table.units.offsets[row + 1]]
+        ends = [0, *spans[:-1, 1].tolist()]
+        found.append([text[end:start] for end, start in zip(ends, spans[:, 0].tolist(), strict=True)])
+    return found
+
+
+def _said(tokenizer: Any, tokens: Logits) -> pa.Array:
+    """The texts of tokens that came as numbers."""
+    numbers, place = np.unique(tokens.astype(np.int64), return_inverse=True)
+    texts = [tokenizer.decode([number]) if number < len(tokenizer) else "" for number in numbers.tolist()]
+    return pa.array([shorten(texts[index], MAX_TEXT) for index in place.reshape(-1).tolist()], pa.string())
 
 
 def read_predictions(path: Path) -> tuple[NDArray[np.uint64], NDArray[Any], Logits]:

@@ -46,7 +46,8 @@ def run(
             for folder, single in plans:
                 check_free(folder, single, overwrite)
         bench = Workbench.open(config, functions)  # data and teachers
-        if len(bench.teachers) > 1 and any(asks_teachers(single.method) for _, single in plans):
+        several = len(bench.teachers) > 1 and bench.data.task.kind != "causal-lm"  # of which nothing is known to advise
+        if several and any(asks_teachers(single.method) for _, single in plans):
             for line in advice_on(bench).words:
                 console.print(line, markup=False)
         results = []

@@ -15,8 +15,8 @@ import numpy as np
 
 from distilect import ranks
 from distilect.config import FinetuneConfig, MethodConfig, RunConfig, StudentConfig, TeacherConfig, TrainConfig
-from distilect.data import Data, fold_of
-from distilect.errors import ConfigError
+from distilect.data import Data, TokenReader, fold_of, load_data, load_token_data, pad_id
+from distilect.errors import ConfigError, StudentError
 from distilect.files import atomic_write
 from distilect.models import (
     CallableTeacher,
@@ -27,6 +27,7 @@ from distilect.models import (
     build_student,
     checkpoint_fingerprint,
     load_teacher,
+    load_tokenizer,
     parse_spec,
     resolve_path,
 )
@@ -40,6 +41,40 @@ from distilect.training import fit
 Outputs = Callable[[list[Any]], Any]  # texts → array [N, C]
 
 RECORD = "distilect-teacher.json"  # what the teacher was made from, beside its weights
+
+
+def data_of(config: RunConfig, like: str | None = None, seed: int | None = None) -> Data:
+    """The rows of a run; those of a language model are read with the student's tokenizer.
+
+    Args:
+        like: a teacher's checkpoint, which tells the task of a table without labels.
+        seed: of the split; default: the run's.
+    """
+    folder, seed = Path(config.data_dir), config.seed if seed is None else seed
+    if config.task.kind == "causal-lm":
+        _check_checkpoints(config)
+        return load_token_data(config.data, config.task, seed, token_reader(config), folder)
+    return load_data(config.data, config.task, seed, folder, like)
+
+
+def _check_checkpoints(config: RunConfig) -> None:
+    """Raises:
+    ConfigError: a teacher of a language model is a table, or behind an API.
+    """
+    for name, spec in named_teachers(config).items():
+        if spec.path is None and spec.finetune is None:
+            raise ConfigError(
+                f"teacher {name!r}: the teachers of a language model are checkpoints (path: or finetune:), as a table or an API does not "
+                "give the probabilities of all tokens"
+            )
+
+
+def token_reader(config: RunConfig) -> TokenReader:
+    """How the rows of a language model are read: with the tokenizer of the checkpoint that the student is cut from."""
+    spec = named_teachers(config).get(parse_spec(config.student.init)[0])
+    named = config.student.tokenizer or (spec.tokenizer if spec is not None else None) or backbone_path(config)
+    tokenizer = load_tokenizer(resolve_path(named), StudentError)
+    return TokenReader(tokenizer, config.student.max_length or config.train.max_length, pad_id(tokenizer))
 
 
 def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs]) -> list[Teacher]:
@@ -60,11 +95,14 @@ def teachers_of(config: RunConfig, data: Data, functions: Mapping[str, Outputs])
                 spec,
                 data.task,
                 precision=config.signals.precision,
-                max_length=config.train.max_length,
+                max_length=config.train.max_length if data.train.tokens is None else data.train.tokens.limit,
                 data_dir=Path(config.data_dir),
+                tokens=config.signals.tokens,
             )
         )
         found[-1].copies = copies
+    if data.task.kind == "causal-lm" and functions:
+        raise ConfigError("the teachers of a language model are checkpoints, not functions: give their folders")
     for name, function in functions.items():
         if name in named:
             raise ConfigError(
@@ -162,6 +200,8 @@ def fold_copies(
     """The folders of a teacher's copies, each fine-tuned without one fold of train; none unless `folds` is set."""
     if spec.folds is None:
         return []
+    if data.task.kind == "causal-lm":
+        raise ConfigError(f"teacher {name!r}: folds is set, which language models do not have yet: remove it")
     folds, alone = fold_of(data.train.ids, spec.folds), spec.model_copy(update={"folds": None})
     found = []
     for fold in range(spec.folds):

@@ -106,6 +106,8 @@ def _tables(
     if run is None or "task" not in json.loads((run / "metrics.json").read_text(encoding="utf-8")):  # of `pretrain`
         raise ConfigError("no text: give one table of texts or more, or the folder of a run with a task")
     config: RunConfig = load_config(run / "config.yaml")
+    if config.task.kind == "causal-lm":
+        raise ConfigError("a language model says every token of its own: its vocabulary is not trimmed")
     data = load_data(config.data, config.task, config.seed, Path(config.data_dir), str(run / "student"))
     if config.data.augment is not None:
         data = enlarged(data, config)

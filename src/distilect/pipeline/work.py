@@ -17,8 +17,8 @@ from scipy.special import expit, softmax
 from distilect import ranks
 from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig, StudentConfig, TeacherConfig
-from distilect.data import Data, Table, fold_of, load_data
-from distilect.errors import ConfigError, DataError, MethodError, TeacherError
+from distilect.data import Data, Table, Tokens, fold_of, vocabulary_hash
+from distilect.errors import ConfigError, DataError, MethodError, StudentError, TeacherError
 from distilect.knowledge import Layout, Response
 from distilect.models import (
     CheckpointTeacher,
@@ -32,11 +32,20 @@ from distilect.models import (
     parse_spec,
     resolve_path,
 )
-from distilect.pipeline.assembly import assemble, credit_source, label_options, layout_of, sampler_of, set_apart, set_up
+from distilect.pipeline.assembly import (
+    assemble,
+    check_for_tokens,
+    credit_source,
+    label_options,
+    layout_of,
+    sampler_of,
+    set_apart,
+    set_up,
+)
 from distilect.pipeline.calls import announce_calls
 from distilect.pipeline.judge import calibration_helps
 from distilect.pipeline.metrics import calibration_lines, calibration_scores, teacher_size
-from distilect.pipeline.teachers import Outputs, backbone_path, load_encoder, teachers_of
+from distilect.pipeline.teachers import Outputs, backbone_path, data_of, load_encoder, teachers_of
 from distilect.progress import console
 from distilect.selection import (
     Encoder,
@@ -49,6 +58,7 @@ from distilect.selection import (
     stages_of,
 )
 from distilect.signals import Calibration, FoldReader, Prepared, Reader, SignalStore, fit_calibration, prepare_signals
+from distilect.tasks import TOKEN_OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class Workbench:
             whole: all rows will be scored, not the validation split alone.
         """
         paths = [resolve_path(teacher.path) for teacher in config.teachers if teacher.path]
-        data = load_data(config.data, config.task, config.seed, Path(config.data_dir), paths[0] if paths else None)
+        data = data_of(config, paths[0] if paths else None)
         if config.data.augment is not None:
             data = enlarged(data, config)
         for line in data.report:
@@ -115,6 +125,7 @@ class Workbench:
         label_options(config.train, data.train, data.task)  # an error in them must not wait for the teachers
         started = time.perf_counter()
         teachers = teachers_of(config, data, functions or {})
+        _check_vocabularies(teachers, data)
         store = SignalStore(Path(config.output) / config.signals.store)
         bench = cls(config, data, teachers, time.perf_counter() - started, store)
         announce_calls(teachers, data, config, store, whole)
@@ -156,6 +167,8 @@ class Workbench:
         paths = {name: str(teacher.path) for name, teacher in known.items()}
         seed = config.seed if seed is None else seed
         student = build_student(spec, self.data.task, paths, seed, max_length=config.train.max_length)
+        if self.data.train.tokens is not None:
+            _check_tokens(spec, student, self.data.train.tokens)
         return student if spec.vocabulary is None else student.with_vocabulary(self._vocabulary(student, spec))
 
     def _vocabulary(self, student: Student, spec: StudentConfig) -> Vocabulary:
@@ -193,7 +206,7 @@ class Workbench:
             prepared.seconds += planned.validation.seconds
             prepared.calibrations = planned.validation.calibrations
             prepared.report += calibration_lines(planned.validation.calibrations)
-            if self.config.signals.calibrates(len(self.teachers)) and not planned.calibrations:
+            if self._calibrates and not planned.calibrations:
                 prepared.report.append(
                     "teachers are not calibrated: on the validation split the mean of their outputs scores better as it is"
                 )
@@ -216,7 +229,10 @@ class Workbench:
         if selector is None:
             method = assemble(config, self._layout(student, []), None, self.config.seed)
             multi_label = self.data.task.kind == "multi-label"
-            context = SelectionContext(teachers=(), kinds=method.kinds, seed=self.config.seed, multi_label=multi_label)
+            tokens = self.data.task.kind == "causal-lm"
+            if tokens:
+                check_for_tokens(method)
+            context = SelectionContext((), method.kinds, seed=self.config.seed, multi_label=multi_label, tokens=tokens)
             return Planned(method, [], [], {}, None, context, None)
         if not self.teachers:
             raise MethodError(f"method {config.name!r} needs a teacher, the config names none: add teachers:")
@@ -232,12 +248,13 @@ class Workbench:
             if name in calibrations
         }
         logits = calibrated(logits, names, calibrations)
-        pool, context = self.teachers, self._context(self.teachers, logits)
+        outputs = logits if self.data.train.tokens is None else _outputs(validation, self.data.validation)
+        pool, context = self.teachers, self._context(self.teachers, logits, outputs)
         if selector.narrows:  # a method that follows one teacher never asks the others
             set_up(context, selector)
             if selector.kept is not None:
                 pool = [self.teachers[k] for k in selector.kept]
-                context = self._context(pool, logits[:, selector.kept])
+                context = self._context(pool, logits[:, selector.kept], outputs[:, selector.kept])
         layout = self._layout(student, pool)
         method = assemble(config, layout, selector, self.config.seed)
         if not self.data.distillation.num_labelled:
@@ -247,6 +264,9 @@ class Workbench:
                         f"selector {learner.name!r} learns from labels, train has none: take another method"
                     )
         encoders = {s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None}
+        if self.data.task.kind == "causal-lm":
+            check_for_tokens(method)
+            encoders = set()  # a vector for every token would take more room than all else
         if len(encoders) > 1:
             raise MethodError(f"selectors want different encoders {sorted(map(str, encoders))}: give them the same one")
         response = [kind.distance_to for kind in method.knowledge if isinstance(kind, Response)]
@@ -350,11 +370,11 @@ class Workbench:
         )
 
     def outputs(self, teacher: Teacher, table: Table) -> NDArray[np.float32]:
-        """[N, C] logits of one teacher, through the store: it runs once over a table, whatever the number of methods."""
+        """[N, C] logits of one teacher, of a language model `TOKEN_OUTPUTS`, through the store: it runs once over a table, whatever the number of methods."""
         prepared = self.signals([teacher], table)
         for line in prepared.notes:
             console.print(line, markup=False)
-        return _logits(prepared, table)[:, 0]
+        return _outputs(prepared, table)[:, 0]
 
     def answered(self, teacher: Teacher) -> dict[str, Any]:
         """What a teacher behind an API has cost, and how well it answered; {} for others."""
@@ -369,12 +389,17 @@ class Workbench:
         }
         return {**found, "rows": len(answers), "unanswered": len(answers.failed), "no_label": answers.off}
 
+    @property
+    def _calibrates(self) -> bool:
+        """Whether outputs are brought to one scale; those of language models, at 50 bytes a token, are taken as they are."""
+        return self.data.task.kind != "causal-lm" and self.config.signals.calibrates(len(self.teachers))
+
     def calibrations(self, logits: NDArray[np.float32]) -> dict[str, Calibration]:
         """By name of teacher, from [N, K, C] outputs of all of them on the validation split; empty where none is wanted or (`auto`) it would harm.
 
         All ranks have those of the first one. A run that goes on has the same rows and outputs, so the same calibrations.
         """
-        if not self.config.signals.calibrates(len(self.teachers)):
+        if not self._calibrates:
             return {}
         labels = self.data.validation.labels
         if self.data.agreement:  # the teachers' own labels do not tell how often they are right
@@ -411,24 +436,28 @@ class Workbench:
     def _layout(self, student: Student, pool: list[Teacher]) -> Layout:
         return layout_of(student, pool, self.data.task, **self.label_options)
 
-    def _context(self, pool: list[Teacher], logits: NDArray[np.float32]) -> SelectionContext:
+    def _context(
+        self, pool: list[Teacher], logits: NDArray[np.float32], outputs: NDArray[np.float32]
+    ) -> SelectionContext:
         """What selectors may learn before training: the validation split only, never dev.
 
         Args:
             logits: [N, K, C], the pool on the validation split.
+            outputs: the same, as it is scored: of language models `TOKEN_OUTPUTS`.
         """
         task, labels = self.data.task, self.data.validation.labels
         if self.data.agreement:  # the teachers' own labels say nothing about which of them is right
             labels = labels[:0]
         scores = []
         for k in range(len(pool)) if len(labels) else ():
-            thresholds = task.thresholds(logits[:, k], labels)
-            scores.append(task.score(logits[:, k], labels, thresholds, self.data.validation.offsets)[task.primary])
+            thresholds = task.thresholds(outputs[:, k], labels)
+            scores.append(task.score(outputs[:, k], labels, thresholds, self.data.validation.offsets)[task.primary])
         return SelectionContext(
             teachers=tuple(t.name for t in pool),
             kinds=(),
             regression=task.kind == "regression",
             multi_label=task.kind == "multi-label",
+            tokens=task.kind == "causal-lm",
             validation_logits=logits if len(labels) else None,
             validation_labels=labels,
             validation_scores=tuple(scores),
@@ -459,6 +488,55 @@ def _logits(prepared: Prepared, table: Table) -> NDArray[np.float32]:
         source.fetch(table, np.arange(len(table)), [[] for _ in source.names]).logits.cpu().numpy()
     )
     return logits
+
+
+def _outputs(prepared: Prepared, table: Table) -> NDArray[np.float32]:
+    """The same as they are scored: of language models [U, K, 4], `TOKEN_OUTPUTS`."""
+    if table.tokens is None:
+        return _logits(prepared, table)
+    source = prepared.source
+    assert source is not None
+    if not len(table):
+        return np.zeros((0, len(source.names), len(TOKEN_OUTPUTS)), np.float32)
+    scores = source.fetch(table, np.arange(len(table)), [[] for _ in source.names]).scores
+    assert scores is not None
+    return np.asarray(scores.cpu().numpy(), np.float32)
+
+
+def _check_vocabularies(teachers: Sequence[Teacher], data: Data) -> None:
+    """Refuse a teacher of a language model that names tokens by other numbers.
+
+    Raises:
+        TeacherError: names it.
+    """
+    tokens = data.train.tokens
+    for teacher in teachers if tokens is not None else ():
+        assert isinstance(teacher, CheckpointTeacher) and tokens is not None
+        if vocabulary_hash(teacher.tokenizer) != tokens.vocabulary:
+            raise TeacherError(
+                f"teacher {teacher.name!r} has another vocabulary than the student ({len(teacher.tokenizer):,} and {tokens.size:,} tokens): a "
+                "language model learns from teachers with its own tokenizer only"
+            )
+
+
+def _check_tokens(spec: StudentConfig, student: Student, tokens: Tokens) -> None:
+    """Refuse a student that does not fit the rows, which were read before it.
+
+    Raises:
+        StudentError: its vocabulary is trimmed, or it cannot read rows of that length or with these tokens.
+    """
+    if spec.vocabulary is not None:
+        raise StudentError("student.vocabulary is set, but a language model says every token of its own: remove it")
+    if student.max_length < tokens.limit:
+        raise StudentError(
+            f"student {spec.init!r} reads {student.max_length} tokens at most, the rows have up to {tokens.limit}: set train.max_length: "
+            f"{student.max_length}"
+        )
+    known = len(student.model.get_input_embeddings().weight)
+    if len(tokens.ids) and int(tokens.ids.max()) >= known:
+        raise StudentError(
+            f"student {spec.init!r} knows {known:,} tokens, the rows have token {int(tokens.ids.max()):,}: use its own tokenizer"
+        )
 
 
 def enlarged(data: Data, config: RunConfig) -> Data:

@@ -202,9 +202,9 @@ def _rows(table: pa.Table, *needed: str) -> list[Row]:
 
 
 def _predictions(table: pa.Table) -> Predictions | None:
-    if not table.num_rows:
-        return None
     metadata = table.schema.metadata or {}
+    if not table.num_rows or metadata.get(b"kind") == b"causal-lm":  # see `tokens`
+        return None
     labels = tuple(str(name) for name in json.loads(metadata[b"labels"]))
     multi_label = metadata.get(b"kind") == b"multi-label"
     if multi_label:

@@ -19,6 +19,7 @@ from distilect.report.models import COST, SIZES, Outcome, facts, models_table, o
 from distilect.report.predictions import agreement, calibration_table, differences, prediction_figures
 from distilect.report.selection import selection_by_epoch, selection_by_label
 from distilect.report.shell import Cell, DataTable, number_cell, write_page
+from distilect.report.tokens import read_completions
 from distilect.tasks import Scheme, scheme_of
 
 # Title, place in metrics.json, how it is shown.
@@ -55,7 +56,8 @@ def build_report(run_folder: str | Path) -> Path:
     run = read_run(run_folder)
     metrics, result = run.metrics, outcome(run.metrics)
     curves, phases = curves_of(run.history), knowledge_by_phase(run.history)
-    of_words, scheme, labels = _tags(metrics)
+    scheme, labels = _tags(metrics)
+    unit = _unit(metrics)
     groups = by_type(run.selection, scheme, labels)
     what = "type" if scheme else "label"
     selected = [*selection_by_epoch(groups, what), phases, *decision_figures(run.rows), *curves["selection"]]
@@ -71,13 +73,14 @@ def build_report(run_folder: str | Path) -> Path:
         table=models_table(result.rows, result.primary),
         scatter=score_against_cost(result.rows, result.primary),
         curves=curves,
-        selection=[_worded(figure, of_words) for figure in selected if figure is not None],
-        labels=selection_by_label(groups, what, "words" if of_words else "rows"),
+        selection=[_worded(figure, unit) for figure in selected if figure is not None],
+        labels=selection_by_label(groups, what, f"{unit}s"),
         by=what,
-        unit="word" if of_words else "row",
+        unit=unit,
         last_epoch=max((row["epoch"] for row in run.selection), default=0),
         decisions=decision_table(run.rows),
         predictions=_predictions(run, result.best),
+        completions=read_completions(run.folder),
         export=_export(run.export),
         circumstances={
             "Cost": _listed(metrics, _COST) + (teachers_ran if isinstance(live, bool) else []),
@@ -95,20 +98,22 @@ def build_report(run_folder: str | Path) -> Path:
     )
 
 
-def _worded(figure: Figure, of_words: bool) -> Figure:
-    """What is called a row in other tasks is a word where words have labels."""
-    if not of_words:
-        return figure
-    title = re.sub(r"^Rows\b", "Words", re.sub(r" by row$", " by word", figure.title))
-    return replace(figure, title=title, note=re.sub(r"\brow(s?)\b", r"word\1", figure.note))
+def _worded(figure: Figure, unit: str) -> Figure:
+    """What is called a row in other tasks is a word or a token where these have labels."""
+    title = re.sub(r"^Rows\b", f"{unit.capitalize()}s", re.sub(r" by row$", f" by {unit}", figure.title))
+    return replace(figure, title=title, note=re.sub(r"\brow(s?)\b", rf"{unit}\1", figure.note))
 
 
-def _tags(metrics: Mapping[str, Any]) -> tuple[bool, Scheme | None, list[str]]:
-    """Whether words have labels, the scheme of their tags, and the tags."""
+def _unit(metrics: Mapping[str, Any]) -> str:
+    """What has a label."""
+    return {"tokens": "word", "causal-lm": "token"}.get(str(part(metrics, "task", "kind")), "row")
+
+
+def _tags(metrics: Mapping[str, Any]) -> tuple[Scheme | None, list[str]]:
+    """The scheme of the tags of words, and the labels."""
     names = part(metrics, "task", "labels")
     labels = [str(name) for name in names] if isinstance(names, list) else []
-    of_words = part(metrics, "task", "kind") == "tokens"
-    return of_words, scheme_of(labels) if of_words else None, labels
+    return scheme_of(labels) if _unit(metrics) == "word" else None, labels
 
 
 def _stage(stage: Mapping[str, Any], primary: str | None) -> tuple[str, str]:

@@ -33,12 +33,12 @@ from distilect.selection.view import Passes, Probe, SelectionContext, StepView, 
 # ---- uncertainty (3.1) ---------------------------------------------------------------------------------------------
 
 
-def entropy(logits: Tensor, multi_label: bool = False) -> Tensor:
+def entropy(logits: Tensor, multi_label: bool = False, tokens: bool = False) -> Tensor:
     """u = H(p) / log C of p = softmax(logits): 0 one-hot, 1 uniform; [..., C] → float32 [...], detached.
 
-    `multi_label`: the mean of the labels' binary entropies, H(σ) / log 2.
+    `multi_label`: the mean of the labels' binary entropies, H(σ) / log 2. `tokens`: of a language model, over its vocabulary.
     """
-    return normalised_entropy(logits.detach(), multi_label)
+    return normalised_entropy(logits.detach(), multi_label, tokens)
 
 
 def margin(logits: Tensor) -> Tensor:
@@ -170,10 +170,10 @@ class UncertainTeachers(TeacherSelector):
         if self.regression:
             return first_distances(probe, self.context.sample(self.context.num_rows), passes)
         rows = torch.unique(probe.keys)
-        return Scores(rows, entropy(probe.run(rows, passes)[0], self.multi_label))
+        return Scores(rows, entropy(probe.run(rows, passes)[0], self.multi_label, self.context.tokens))
 
     def decide(self, view: StepView) -> Tensor:
-        scores = distance_of(view) if self.regression else entropy(view.student, view.multi_label)  # [b]
+        scores = distance_of(view) if self.regression else entropy(view.student, view.multi_label, view.tokens)  # [b]
         if self.remembers:
             self.memory.buffer.add(Scores(view.keys, scores))
         u = self.on_scale(scores, scores)
@@ -227,22 +227,28 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {"entropy": entropy, "margin": m
 DROPOUT_PASSES = Passes(4, dropout=True)  # for score: spread
 
 
-def score_of(given: str | None, regression: bool) -> str:
+def score_of(given: str | None, regression: bool, tokens: bool = False) -> str:
     """The score that rows are ranked by: the given one, or the default of the task.
 
     Raises:
-        ValueError: a score of classes in a regression.
+        ValueError: a score of classes in a regression, or of all classes where they are tokens.
     """
+    if tokens and given in ("margin", "confidence", "spread"):
+        raise ValueError(
+            f"score is {given}, but the classes of a language model are not all there: use score: entropy or random"
+        )
     if regression and given in SCORES:
         raise ValueError(f"score is {given}, but a regression has no classes: use score: spread or random")
     return given or ("spread" if regression else "entropy")
 
 
-def uncertainty(score: str, logits: Tensor, multi_label: bool = False) -> Tensor:
+def uncertainty(score: str, logits: Tensor, multi_label: bool = False, tokens: bool = False) -> Tensor:
     """float32 [B] by the score of that name; logits [P, B, C] of one pass, or of several for `spread`.
 
-    `multi_label`: the mean over labels, each of which is a choice between two.
+    `multi_label`: the mean over labels, each of which is a choice between two. `tokens`: of a language model.
     """
+    if tokens:
+        return entropy(logits[0], tokens=True)
     if score == "spread":
         return spread(logits, multi_label)
     return SCORES[score](two_classes(logits[0])).mean(-1) if multi_label else SCORES[score](logits[0])
@@ -331,7 +337,7 @@ class UncertainRows(RankedRows):
     options: Options
 
     def setup(self, context: SelectionContext) -> None:
-        self.score = score_of(self.options.score, context.regression)
+        self.score = score_of(self.options.score, context.regression, context.tokens)
         # dropout passes are made before the step; any other score comes from the training pass, for free
         self.before_step = self.score == "spread" and self.options.ratio < 1
         self.compares = not self.before_step and self.options.ratio < 1
@@ -343,7 +349,7 @@ class UncertainRows(RankedRows):
             return row_uniform(view.keys, view.seed, view.epoch, "rows").float()
         passes = self.needs.passes
         logits = view.student.unsqueeze(0) if passes is None else view.passes[passes]
-        u = uncertainty(self.score, logits, view.multi_label)
+        u = uncertainty(self.score, logits, view.multi_label, view.tokens)
         return -u if self.options.reverse else u
 
 
@@ -388,7 +394,7 @@ class UncertainWeights(LossWeights):
             )
 
     def decide(self, view: StepView) -> Tensor:
-        u = self.distances.u(view) if view.regression else entropy(view.student, view.multi_label)  # [B]
+        u = self.distances.u(view) if view.regression else entropy(view.student, view.multi_label, view.tokens)  # [B]
         self.averages.add("uncertainty/mean", u.sum(), len(u))
         strategies = {"uncertainty": u, "uncertainty-r": 1 - u, "none": torch.full_like(u, self.options.share)}
         inner = strategies[self.options.strategy].unsqueeze(1)  # [B, 1]

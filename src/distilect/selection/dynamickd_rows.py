@@ -73,7 +73,8 @@ class UncertainRowsPlan(PlannedRows):
         self.window_scores = torch.empty(0)  # a run that is resumed within a window plans it again: by the same scores
 
     def setup(self, context: SelectionContext) -> None:
-        self.score, self.multi_label = score_of(self.options.score, context.regression), context.multi_label
+        self.score = score_of(self.options.score, context.regression, context.tokens)
+        self.multi_label, self.tokens = context.multi_label, context.tokens
 
     def begin_epoch(self, probe: Probe, epoch: int) -> None:
         self.probe = probe
@@ -106,7 +107,7 @@ class UncertainRowsPlan(PlannedRows):
         assert self.probe is not None, "plan was called before begin_epoch: there is no student to score rows with"
         different, place = torch.unique(keys, return_inverse=True)
         logits, row = self.probe.run_rows(different, scoring_passes(self.score))
-        of_units = uncertainty(self.score, logits, self.multi_label)
+        of_units = uncertainty(self.score, logits, self.multi_label, self.tokens)
         u = of_units.new_zeros(len(different)).index_add(0, row, of_units) / row.bincount(minlength=len(different))
         return -u[place] if self.options.reverse else u[place]
 

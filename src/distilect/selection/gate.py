@@ -57,7 +57,7 @@ class GateTeachers(TeacherSelector):
                 "encoder is 'student', but the gate is fitted before the student learns: expected a frozen encoder"
             )
         self.needs = Needs(encoder=None if encoder is None else Encoder(encoder, self.options.pooling), labels=True)
-        self.builder = StateBuilder(encoder, joint=True)
+        self.builder = StateBuilder(encoder, joint=True, student=False)
         self.strengths = STRENGTHS
         self.model: Any = None  # a classifier, or the number of the only teacher that is ever the best
 

@@ -293,7 +293,8 @@ def kinds_of(config: MethodConfig, *, with_teachers: bool) -> dict[str, dict[str
     if config.temperature is not None:
         if "response" not in kinds:
             raise MethodError(f"temperature is set, but method {config.name!r} copies no response knowledge")
-        kinds["response"]["temperature"] = config.temperature
+        for name in kinds.keys() & {"response", "divergence"}:
+            kinds[name]["temperature"] = config.temperature
     return kinds
 
 

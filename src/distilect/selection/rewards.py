@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilect.knowledge.labels import label_loss
-from distilect.tasks import has_label, micro_f1
+from distilect.tasks import has_label, micro_f1, of_candidates
 
 _LEAST = 1e-30  # of a weight, whose logarithm stays finite
 
@@ -28,6 +28,8 @@ def correctness(logits: Tensor, labels: Tensor) -> float:
         spread = ((gold - gold.mean()) ** 2).sum() if len(gold) else torch.zeros(())
         return float(1 - ((scores - gold) ** 2).sum() / spread) if spread > 0 else 0.0
     known = labels >= 0
+    if of_candidates(labels):  # the class of all other tokens is none
+        logits = logits[:, :2]
     return float((logits[known].argmax(-1) == labels[known]).double().mean()) if known.any() else 0.0
 
 

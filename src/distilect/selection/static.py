@@ -337,7 +337,7 @@ class Entropy(TeacherSelector):
             raise ValueError("weighs teachers by their entropy, which a regression has not: use confidence or uniform")
 
     def decide(self, view: StepView) -> Tensor:
-        entropy = normalised_entropy(teacher_logits(view), view.multi_label)
+        entropy = normalised_entropy(teacher_logits(view), view.multi_label, view.tokens)
         if self.options.temperature == 0:
             return F.one_hot(entropy.argmin(1), entropy.shape[1]).float()
         return (-entropy / self.options.temperature).softmax(1)

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distilect.knowledge.labels import binary_cross_entropies, label_loss
+from distilect.knowledge.response import response_kl
 from distilect.selection.buffers import Observations
 from distilect.selection.static import teacher_logits
 from distilect.selection.view import StepView, TrainingSample, normalised_entropy
-from distilect.tasks import has_label
+from distilect.tasks import has_label, of_candidates
 
 STATISTICS_ROWS = 4096  # of train, for the mean and standard deviation of each number
 LIMIT = 4.0  # standard deviations; a cross-entropy of 20 must not decide alone
@@ -21,7 +22,8 @@ LARGEST_LOSS = 50.0  # the cross-entropy of a teacher that rules the label out i
 
 
 class StateBuilder:
-    """F(s_ik) = [R(x_i); P_k(·|x_i); L_k(x_i)].
+    """F(s_ik) = [R(x_i); P_k(·|x_i); L_k(x_i)]. Of a language model, whose classes differ from token to token, P_k is its largest
+    probability and its entropy (`predictions`), and the state holds the student's entropy and its distance from teacher k too.
 
     R is the row's vector from an encoder, P_k the teacher's prediction, L_k its loss on the gold label; in a multi-label task both
     are per label. L_k is 0 where the label is
@@ -30,18 +32,22 @@ class StateBuilder:
     swamp the C + 1 others).
 
     Args:
-        encoder: `student`: R is the current student's vector; None: there is no R; any other name: a frozen encoder's vector.
+        encoder: `student`: R is the current student's vector; None: there is no R; any other name: a frozen encoder's vector. Of a
+            language model, whose frozen encoder would have a vector for every token, there is no R but the student's.
         joint: every teacher's state holds the blocks of all teachers.
         entropy: the state also holds the entropy of P_k (ours).
+        student: of a language model, the state also holds what the student says.
     """
 
-    def __init__(self, encoder: str | None, *, joint: bool = False, entropy: bool = False) -> None:
-        self.encoder, self.joint, self.entropy = encoder, joint, entropy
+    def __init__(
+        self, encoder: str | None, *, joint: bool = False, entropy: bool = False, student: bool = True
+    ) -> None:
+        self.encoder, self.joint, self.entropy, self.student = encoder, joint, entropy, student
         self.moments: dict[str, Tensor] = {}  # mean and standard deviation of each number, [2, …] per block
 
     def fit(self, sample: TrainingSample) -> None:
         """Measure the mean and standard deviation of each number on rows of train."""
-        blocks = {"teacher": predictions(sample.teachers, sample.labels.ndim == 2)}
+        blocks = {"teacher": state_outputs(sample.teachers, sample.labels)}
         known = has_label(sample.labels)
         if known.any():
             blocks["loss"] = losses(sample.teachers[known], sample.labels[known])
@@ -61,9 +67,11 @@ class StateBuilder:
         teachers = teacher_logits(view)
         loss = self._scaled("loss", losses(teachers, view.labels))  # [B, K, 1], multi-label [B, K, C]
         shown = visible[:, None, None].to(loss).expand(*loss.shape[:2], 1)
-        blocks = [self._scaled("teacher", predictions(teachers, view.multi_label)), loss * shown, shown]
+        blocks = [self._scaled("teacher", state_outputs(teachers, view.labels)), loss * shown, shown]
         if self.entropy:
-            blocks.append(entropies(teachers, view.multi_label))
+            blocks.append(entropies(teachers, view.multi_label, view.tokens))
+        if self.student and view.tokens:
+            blocks.append(beside_student(view.student, teachers))
         own, vector = torch.cat(blocks, dim=-1), self._vector(view)
         if self.joint:
             return torch.cat([vector, own.flatten(1)], dim=-1), own[:, :, :0]
@@ -71,7 +79,7 @@ class StateBuilder:
 
     def _vector(self, view: StepView) -> Tensor:
         """R, float32 [B, d]."""
-        if self.encoder is None:
+        if self.encoder is None or (view.tokens and self.encoder != "student"):
             return view.student.new_zeros(len(view.student), 0)
         if self.encoder == "student":  # its vectors change as it learns: each is normalised by itself
             assert view.pooled is not None
@@ -115,11 +123,26 @@ def losses(teachers: Tensor, labels: Tensor) -> Tensor:
     return found if classes == 1 else found.clamp_max(LARGEST_LOSS)
 
 
-def entropies(teachers: Tensor, multi_label: bool = False) -> Tensor:
+def state_outputs(teachers: Tensor, labels: Tensor) -> Tensor:
+    """float32 [B, K, C]: `predictions`; of a language model [B, K, 2]: the largest probability of a token, and the entropy."""
+    if not of_candidates(labels):
+        return predictions(teachers, labels.ndim == 2)
+    largest = teachers.softmax(-1)[..., :-1].amax(-1)
+    return torch.stack([largest, normalised_entropy(teachers, tokens=True)], dim=-1)
+
+
+def beside_student(student: Tensor, teachers: Tensor) -> Tensor:
+    """float32 [B, K, 2] of a language model: the student's entropy, and log(1 + KL(teacher ‖ student)), which is at most 4."""
+    unsure = normalised_entropy(student, tokens=True).unsqueeze(1).expand(teachers.shape[:2])
+    distance = torch.log1p(response_kl(student, teachers, 1.0).clamp_min(0)).clamp_max(LIMIT)
+    return torch.stack([unsure, distance], dim=-1)
+
+
+def entropies(teachers: Tensor, multi_label: bool = False, tokens: bool = False) -> Tensor:
     """float32 [B, K, 1]: in [0, 1]; in regression log(1 + squared distance from the mean of all teachers)."""
     if teachers.shape[-1] == 1:
         return torch.log1p((teachers - teachers.mean(1, keepdim=True)) ** 2)
-    return normalised_entropy(teachers, multi_label).unsqueeze(-1)
+    return normalised_entropy(teachers, multi_label, tokens).unsqueeze(-1)
 
 
 # ---- decisions -----------------------------------------------------------------------------------------------------

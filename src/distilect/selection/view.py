@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distilect.knowledge.response import response_binary_kl, response_kl, response_mse
-from distilect.tasks import has_label
+from distilect.tasks import has_label, of_candidates
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class StepView:
 
     Attributes:
         keys: int64 [B], identity of each row's texts, not its position; of a word, its row's identity and place.
-        labels: int64 [B], -100 where a row has none; float32 with NaN in regression; int8 [B, C] of 0 and 1 in a multi-label task.
-        student: logits float32 [B, C].
+        labels: int64 [B], -100 where a row has none; float32 with NaN in regression; int8 [B, C] of 0 and 1 in a multi-label task; of a
+            language model int32 [B], 0 where the token that follows is the label.
+        student: logits float32 [B, C]. Of a language model the classes are each unit's own candidates (`models.language`).
         pooled: the student's last layer at the classification token, [B, H]; None unless a selector needs it.
         teachers: logits float32 [B, K, C] in the task's label order; None before the teachers were asked.
         progress: share of training that is done, in [0, 1].
@@ -91,6 +92,11 @@ class StepView:
     def multi_label(self) -> bool:
         """Logits are a sigmoid for each label."""
         return self.labels.ndim == 2
+
+    @property
+    def tokens(self) -> bool:
+        """Units are tokens that a language model says; their classes differ from unit to unit."""
+        return of_candidates(self.labels)
 
     @property
     def has_label(self) -> Tensor:
@@ -173,6 +179,7 @@ class SelectionContext:
         kinds: names of the knowledge, in the order of every M axis.
         regression: one output per row instead of C classes.
         multi_label: outputs are a sigmoid for each of C labels.
+        tokens: units are tokens that a language model says; their classes differ from unit to unit.
         validation_logits: float32 [N, K, C], the teachers on the validation split.
         validation_labels: [N], its labels.
         validation_scores: each teacher's primary metric there.
@@ -204,6 +211,7 @@ class SelectionContext:
     student_width: int = 0
     teacher_widths: tuple[int, ...] = ()
     multi_label: bool = False
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         if self.multi_label and self.response is _plain_response:
@@ -322,11 +330,14 @@ def two_classes(logits: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(logits), logits], dim=-1)
 
 
-def normalised_entropy(logits: Tensor, multi_label: bool = False) -> Tensor:
+def normalised_entropy(logits: Tensor, multi_label: bool = False, tokens: bool = False) -> Tensor:
     """H(softmax(logits)) / log C over the last axis: 0 certain, 1 uniform; float32, exact where a probability is 0.
 
-    `multi_label`: the mean over labels of H(σ) / log 2.
+    `multi_label`: the mean over labels of H(σ) / log 2. `tokens`: over the whole vocabulary, which came with the log-probabilities of the
+    candidates, added to each of them (`models.language`).
     """
+    if tokens:
+        return logits.float().logsumexp(-1)
     if multi_label:
         return normalised_entropy(two_classes(logits)).mean(-1)
     p = logits.float().softmax(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distilect.data import Table
 from distilect.signals.calibration import Calibration
+from distilect.signals.token_signals import on_one_axis
 
 Fields = Sequence[Sequence[str]]
 Rows = NDArray[np.int64]
@@ -27,11 +28,16 @@ class TeacherSignals:
         fields: per teacher, name → tensor: `cls.L` and `mean.L` float32 [b, H], `hidden.L` float32 [b, T, H] with the real
             tokens first and zeros after them. Of a word table `cls.L` and `mean.L` are [u, H], `hidden.L` [b, W, H].
         out_of_fold: as `logits`, of copies of the teachers that were not fine-tuned on the row; None where no teacher has copies.
+        candidates: of language models int64 [u, C - 1], the tokens that the classes stand for, the gold one first, -1: none; the last
+            class is all other tokens.
+        scores: of language models float32 [u, K, 4], `tasks.TOKEN_OUTPUTS`.
     """
 
     logits: Tensor
     fields: list[dict[str, Tensor]] = field(default_factory=list)
     out_of_fold: Tensor | None = None
+    candidates: Tensor | None = None
+    scores: Tensor | None = None
 
     @property
     def judged(self) -> Tensor:
@@ -42,7 +48,9 @@ class TeacherSignals:
         """Those of some words, int64 [u] among the rows' words; what is padded per row stays whole."""
         fields = [{name: v[places] if v.ndim == 2 else v for name, v in one.items()} for one in self.fields]
         judged = None if self.out_of_fold is None else self.out_of_fold[places]
-        return TeacherSignals(self.logits[places], fields, judged)
+        candidates = None if self.candidates is None else self.candidates[places]
+        scores = None if self.scores is None else self.scores[places]
+        return TeacherSignals(self.logits[places], fields, judged, candidates, scores)
 
     def to(self, device: torch.device) -> TeacherSignals:
         """The same on another device."""
@@ -50,7 +58,8 @@ class TeacherSignals:
             return self
         moved = [{name: value.to(device) for name, value in one.items()} for one in self.fields]
         judged = None if self.out_of_fold is None else self.out_of_fold.to(device)
-        return TeacherSignals(self.logits.to(device), moved, judged)
+        more = [None if value is None else value.to(device) for value in (self.candidates, self.scores)]
+        return TeacherSignals(self.logits.to(device), moved, judged, *more)
 
 
 class SignalSource(Protocol):
@@ -84,8 +93,8 @@ class Reader(Protocol):
         """Rows that it was run on."""
         ...
 
-    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
-        """`logits` float32 [b, C] in the task's label order, and each field as in `TeacherSignals`."""
+    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Any]:
+        """`logits` float32 [b, C] in the task's label order, of a language model `TokenOutputs`; and each field as in `TeacherSignals`."""
         ...
 
 
@@ -116,6 +125,11 @@ class Pool:
     def fetch(self, table: Table, rows: Rows, fields: Fields) -> TeacherSignals:
         """See `SignalSource`."""
         found = [reader.read(table, rows, wanted) for reader, wanted in zip(self.readers, fields, strict=True)]
+        if table.tokens is not None:
+            outputs = [one.pop("logits") for one in found]
+            candidates, on_them = on_one_axis(outputs)
+            scores = torch.stack([one.scores() for one in outputs], dim=1)
+            return TeacherSignals(on_them, found, candidates=candidates, scores=scores)
         logits = [self._calibrated(name, one.pop("logits")) for name, one in zip(self.names, found, strict=True)]
         if not self.copies:
             return TeacherSignals(torch.stack(logits, dim=1), found)

@@ -17,7 +17,7 @@ from distilect.models.row_index import unique_rows
 from distilect.signals.asked import AskedReader
 from distilect.signals.base import Fields, Pool, Reader, SignalSource
 from distilect.signals.readers import LiveReader, StoredReader
-from distilect.signals.scoring import Missing, score_rows
+from distilect.signals.scoring import Missing, score_rows, token_format
 from distilect.signals.store import SignalStore
 
 
@@ -119,7 +119,7 @@ def _scored(
             used = store.size() if size else 0
             if size and used + size > budget:
                 found.report.append(
-                    f"teacher {teacher.name}: run live in every step; its hidden states would take {size / 1e9:.3g} GB beside the "
+                    f"teacher {teacher.name}: run live in every step; its signals would take {size / 1e9:.3g} GB beside the "
                     f"{used / 1e9:.3g} GB in {store.root}, the budget is {budget / 1e9:.3g} GB (signals.disk_budget_gb; old folders "
                     "there may be deleted)"
                 )
@@ -183,9 +183,12 @@ def _check(teacher: Teacher, wanted: Sequence[str]) -> None:
 
 
 def _bytes(teacher: Teacher, missing: Missing, names: Sequence[str]) -> int:
-    """Size of pooled and hidden fields on disk, 2 bytes per number. Logits always fit: a few bytes per row."""
+    """Size of pooled and hidden fields on disk, 2 bytes per number, and of a language model's outputs at each token. Other logits always
+    fit: a few bytes per row."""
     if not isinstance(teacher, CheckpointTeacher):
         return 0
+    kept = token_format(teacher)
+    outputs = kept.width * missing.units() if kept is not None and "logits" in names else 0
     whole = sum(per_token(stored_name(name, missing.table)) for name in names if name != "logits")
     vectors = missing.total * (len(names) - 1 - whole) + (missing.tokens() * whole if whole else 0)
-    return 2 * teacher.hidden_size * vectors
+    return 2 * teacher.hidden_size * vectors + outputs

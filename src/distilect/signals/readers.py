@@ -15,8 +15,9 @@ from distilect.data import Encoded, Table, fold_of
 from distilect.errors import SignalError
 from distilect.models import CheckpointTeacher, TableTeacher, Teacher, per_token
 from distilect.signals.base import Pool, Reader, Rows
-from distilect.signals.scoring import run_teacher
+from distilect.signals.scoring import run_teacher, token_format
 from distilect.signals.store import FieldStore
+from distilect.signals.token_signals import TokenFormat, TokenOutputs
 
 
 class StoredReader:
@@ -24,15 +25,18 @@ class StoredReader:
 
     def __init__(self, teacher: Teacher, stores: dict[str, FieldStore]) -> None:
         self.name, self.order, self.stores = teacher.name, np.asarray(teacher.order), stores
+        self.format = token_format(teacher)
         self.forwards = 0
 
-    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
+    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Any]:
         """See `Reader`."""
         ids = table.ids[rows]
         logits: Any = self.stores["logits"].get(ids)
-        if table.units is not None:
-            logits = joined(logits, len(self.order))
-        found = {"logits": torch.from_numpy(logits[:, self.order])}
+        if self.format is not None:
+            found: dict[str, Any] = {"logits": unpacked(self.format, logits, table, rows)}
+        else:
+            logits = logits if table.units is None else joined(logits, len(self.order))
+            found = {"logits": torch.from_numpy(logits[:, self.order])}
         for name in fields:
             if name not in self.stores:
                 raise SignalError(
@@ -47,11 +51,11 @@ class LiveReader:
 
     def __init__(self, teacher: Teacher, max_tokens: int = 16384) -> None:
         self.teacher, self.max_tokens = teacher, max_tokens
-        self.name = teacher.name
+        self.name, self.format = teacher.name, token_format(teacher)
         self.forwards = 0
         self._encoded: WeakKeyDictionary[Table, Encoded] = WeakKeyDictionary()
 
-    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Tensor]:
+    def read(self, table: Table, rows: Rows, fields: Sequence[str]) -> dict[str, Any]:
         """See `Reader`."""
         if not isinstance(self.teacher, TableTeacher):  # whose outputs were made elsewhere
             self.forwards += len(rows)
@@ -60,6 +64,9 @@ class LiveReader:
         rows = np.asarray(rows, dtype=np.int64)
         outputs = run_teacher(self.teacher, table, self._encoded.get(table), rows, fields, self.max_tokens)
         logits = outputs.pop("logits")
+        if self.format is not None:
+            given = unpacked(self.format, [values.numpy() for values in logits], table, rows)
+            return {"logits": given, **{name: _as_field(name, values) for name, values in outputs.items()}}
         logits = torch.from_numpy(joined(logits, len(self.teacher.order))) if isinstance(logits, list) else logits
         found = {name: _as_field(name, values) for name, values in outputs.items()}
         return {"logits": logits[:, self.teacher.order], **found}
@@ -97,6 +104,22 @@ class LiveSignals(Pool):
 
     def __init__(self, teachers: Sequence[Teacher], max_tokens: int = 16384) -> None:
         super().__init__([LiveReader(teacher, max_tokens) for teacher in teachers])
+
+
+def unpacked(kept: TokenFormat, rows: Any, table: Table, which: Rows) -> TokenOutputs:
+    """What a language model says of the units of some rows, from b arrays uint8 [units, bytes].
+
+    Raises:
+        SignalError: they are of other units than the rows have.
+    """
+    assert table.tokens is not None and table.units is not None
+    packed = np.concatenate([np.zeros((0, kept.width), np.uint8), *rows])
+    gold = table.tokens.gold_of(table.units, which)
+    if len(packed) != len(gold):
+        raise SignalError(
+            f"stored outputs are of {len(packed)} tokens, the rows have {len(gold)}: remove the store's folder"
+        )
+    return kept.unpack(packed, torch.from_numpy(gold.astype(np.int64)))
 
 
 def joined(rows: Any, width: int) -> NDArray[np.float32]:

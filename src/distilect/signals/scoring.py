@@ -13,11 +13,12 @@ from torch import Tensor
 from distilect import ranks
 from distilect.data import Encoded, Table, scoring_batches
 from distilect.errors import TeacherError
-from distilect.models import CheckpointTeacher, Teacher, per_token, stored_name
+from distilect.models import CheckpointTeacher, LanguageTeacher, Teacher, autocast, per_token, stored_name
 from distilect.models.row_index import unique_rows
 from distilect.progress import bar
 from distilect.signals.base import Rows
 from distilect.signals.store import FieldStore
+from distilect.signals.token_signals import TokenFormat, broken
 
 CHUNK = 4096  # rows per shard at most: what a kill can cost
 BLOCK = 1 << 18  # rows that are looked up, tokenised and sorted by length at a time
@@ -57,14 +58,15 @@ def run_teacher(
         advance(len(rows))
     else:
         outputs = _run_batches(teacher, encoded, rows, fields, max_tokens, half, advance)
-    bad = _broken(outputs["logits"])
+    packed = token_format(teacher) is not None
+    bad = _broken_tokens(outputs["logits"]) if packed else _broken(outputs["logits"])
     if bad:
         text = " | ".join(table.text([int(rows[bad[0]])])[0])[:80]
         raise TeacherError(
             f"teacher {teacher.name!r} gives NaN or infinity for {len(bad)} of {len(rows)} rows, the first is {text!r}: "
             "try signals.precision=fp32, or take it out of the pool"
         )
-    if half and table.units is not None:  # those of a text are a few bytes, those of words are not
+    if half and table.units is not None and not packed:  # those of a text are a few bytes, those of words are not
         outputs["logits"] = [values.clamp(-_HALF, _HALF).half() for values in outputs["logits"]]
     return outputs
 
@@ -75,6 +77,19 @@ def _broken(logits: Tensor | list[Tensor]) -> list[int]:
         return [row for row, values in enumerate(logits) if not torch.isfinite(values).all()]
     found: list[int] = (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()
     return found
+
+
+def _broken_tokens(rows: list[Tensor]) -> list[int]:
+    """The same of packed outputs of tokens."""
+    return [row for row, values in enumerate(rows) if broken(values.numpy()).any()]
+
+
+def token_format(teacher: Teacher) -> TokenFormat | None:
+    """How the outputs of a language model are kept; None of other teachers."""
+    if not isinstance(teacher, LanguageTeacher):
+        return None
+    vocabulary = min(len(teacher.tokenizer), len(teacher.head.weight))
+    return TokenFormat(teacher.tokens, vocabulary, int(teacher.fingerprint[:15], 16))
 
 
 def _run_batches(
@@ -88,6 +103,7 @@ def _run_batches(
 ) -> dict[str, Any]:
     """Length-sorted batches under the token budget, results put back in the order of `rows`."""
     words = encoded.words
+    kept = token_format(teacher)
     ragged = {name: words is not None or per_token(name) for name in ["logits", *fields]}
     nothing = torch.zeros(0, teacher.hidden_size, dtype=torch.float16 if half else torch.float32)
     parts: dict[str, list[Any]] = {name: [] if ragged[name] else [nothing] for name in fields}
@@ -96,7 +112,10 @@ def _run_batches(
     for batch in batches:
         inputs = encoded.collate(rows[batch])
         mask = inputs["attention_mask"].bool()
-        for name, values in teacher.forward(inputs, fields).items():
+        outputs = teacher.forward(inputs, fields)
+        if kept is not None:
+            outputs = _packed(kept, teacher, encoded, rows[batch], outputs)
+        for name, values in outputs.items():
             if half and name != "logits":
                 values = values.clamp(-_HALF, _HALF).half()
             if words is not None:
@@ -109,6 +128,18 @@ def _run_batches(
         name: [part[i] for i in back] if ragged[name] else torch.cat(part)[torch.from_numpy(back)]
         for name, part in parts.items()
     }
+
+
+def _packed(
+    kept: TokenFormat, teacher: Any, encoded: Encoded, rows: Rows, outputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """A language model's outputs as they are kept: `logits` uint8 [U, bytes]."""
+    assert encoded.words is not None and encoded.keys is not None
+    keys = torch.from_numpy(encoded.keys[encoded.words.units.of(rows)])
+    states, gold = outputs.pop("states"), outputs.pop("gold")
+    with autocast(teacher.precision, teacher.device):
+        packed = kept.pack(states, teacher.head, gold, keys)
+    return {"logits": torch.from_numpy(packed), **outputs}
 
 
 def _without_padding(values: Tensor, mask: Tensor) -> list[Tensor]:
@@ -151,6 +182,12 @@ class Missing:
             encoded = self.teacher.encode(part) if isinstance(self.teacher, CheckpointTeacher) else None
             self._last = number, part, encoded
         return self._last[1:]
+
+    def units(self) -> int:
+        """Units of all missing rows of a table that has some."""
+        units = self.table.units
+        assert units is not None
+        return sum(int(units.sizes[self.rows(block)].sum()) for block, count in enumerate(self.counts) if count)
 
     def tokens(self) -> int:
         """Tokens of all missing rows; tokenises them."""

@@ -12,6 +12,8 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+_MOST = 700.0  # exp of it is still a number
+
 
 def accuracy(predicted: Ints, labels: Ints) -> float:
     """Share of rows whose predicted class is the labelled one."""
@@ -48,6 +50,16 @@ def average_precision(scores: Floats, positive: Bools) -> float:
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(positive, scores)) if positive.any() else 0.0
+
+
+def token_accuracy(gold: Floats, other: Floats) -> float:
+    """Share of tokens that are likelier than any other one; both are log-probabilities. NaN counts as wrong."""
+    return float(np.mean(gold >= other))
+
+
+def perplexity(gold: Floats, other: Floats) -> float:
+    """exp of the mean of -log p of the tokens that stand there: of how many equally likely ones a model chooses. Lower is better."""
+    return float(np.exp(min(-float(np.mean(np.nan_to_num(gold, nan=-_MOST, neginf=-_MOST))), _MOST)))
 
 
 def macro_f1(predicted: Ints, labels: Ints) -> float:
@@ -195,6 +207,7 @@ ENTITY: dict[str, Callable[[Ints], float]] = {
     "entity_recall": entity_recall,
 }
 MACRO_ENTITY = "macro_entity_f1"
+TOKEN: dict[str, Callable[[Floats, Floats], float]] = {"accuracy": token_accuracy, "perplexity": perplexity}
 REGRESSION: dict[str, Callable[[Floats, Floats], float]] = {
     "pearson": pearson,
     "spearman": spearman,

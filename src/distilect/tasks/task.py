@@ -20,6 +20,7 @@ from distilect.tasks.metrics import (
     OF_A_CLASS,
     RANKING,
     REGRESSION,
+    TOKEN,
     entity_f1,
     entity_precision,
     entity_recall,
@@ -28,20 +29,26 @@ from distilect.tasks.metrics import (
 from distilect.tasks.tags import Scheme, entity_counts, misfit, scheme_of, type_counts
 from distilect.tasks.thresholds import choose_thresholds, margins
 
-Kind = Literal["classification", "regression", "multi-label", "tokens"]
-KINDS: tuple[Kind, ...] = ("classification", "regression", "multi-label", "tokens")
+Kind = Literal["classification", "regression", "multi-label", "tokens", "causal-lm"]
+KINDS: tuple[Kind, ...] = ("classification", "regression", "multi-label", "tokens", "causal-lm")
 
-PROBLEM_TYPES: dict[Kind, str] = {  # as transformers' configs call them; they have no word for tokens
+PROBLEM_TYPES: dict[
+    Kind, str
+] = {  # as transformers' configs call them; they have no word for tokens and language models
     "classification": "single_label_classification",
     "regression": "regression",
     "multi-label": "multi_label_classification",
 }
 NO_LABEL = -100  # the class index of a row without a label; regression uses NaN
+# What is kept of a language model's output at a token, of which there are too many: the log-probability of the token that stands there, of
+# the likeliest other one, and of all others together; and the likeliest token of all.
+TOKEN_OUTPUTS = ("gold", "other", "rest", "token")
 _FITTING: dict[Kind, tuple[str, ...]] = {
     "classification": (*CLASSIFICATION, *OF_A_CLASS, *RANKING),
     "regression": (*REGRESSION,),
     "multi-label": (*MULTI_LABEL,),
     "tokens": (*ENTITY, MACRO_ENTITY, *CLASSIFICATION),
+    "causal-lm": (*TOKEN,),
 }
 
 
@@ -57,16 +64,22 @@ def has_label(labels: Any) -> Any:
     return labels == labels if floating else labels != NO_LABEL  # NaN differs from itself
 
 
+def of_candidates(labels: Any) -> bool:
+    """Whether these are the labels of a language model's tokens, int32: 0 where there is one, as class 0 is the token itself."""
+    return str(labels.dtype).endswith("int32")
+
+
 @dataclass(frozen=True)
 class Task:
     """A task as data, teachers, student and report see it.
 
     Args:
         name: used in logs and reports.
-        kind: classification; regression with one output; multi-label, in which a row has any number of the labels; or tokens, in which
-            each word of a row has a tag.
-        labels: label names in the order of the outputs; () for regression.
-        metrics: the first one is the primary; higher is better for all of them. A metric of one class names it:
+        kind: classification; regression with one output; multi-label, in which a row has any number of the labels; tokens, in which
+            each word of a row has a tag; or causal-lm, in which each token of a text follows from those before it.
+        labels: label names in the order of the outputs; () for regression and causal-lm.
+        metrics: the first one is the primary; higher is better for all of them but perplexity, which is never the first. A metric of
+            one class names it:
             `f1(spam)`. Of two classes, `f1` alone becomes that of the second one. `entity_f1(person)` is of one type of entities.
         num_texts: 1, or 2 for pairs.
 
@@ -90,6 +103,11 @@ class Task:
         object.__setattr__(self, "metrics", tuple(_named(name, self.kind, self.labels) for name in self.metrics))
         if not self.metrics:
             raise ConfigError(f"a task has at least one metric: {', '.join(_FITTING[self.kind])}")
+        if self.primary == "perplexity":
+            raise ConfigError(
+                "task.metrics begins with perplexity, the lower the better: begin with accuracy, and set train.final_weights: lowest-loss "
+                "to choose checkpoints by perplexity"
+            )
         if self.num_texts not in (1, 2):
             raise ConfigError(f"a task has one text or two per row, got {self.num_texts}")
         if self.kind == "tokens" and self.num_texts != 1:
@@ -97,8 +115,8 @@ class Task:
 
     @property
     def num_outputs(self) -> int:
-        """Number of classes; 1 for regression."""
-        return len(self.labels) or 1
+        """Number of classes; 1 for regression; the numbers of `TOKEN_OUTPUTS` for causal-lm."""
+        return len(TOKEN_OUTPUTS) if self.kind == "causal-lm" else len(self.labels) or 1
 
     @property
     def classes(self) -> bool:
@@ -132,9 +150,10 @@ class Task:
         """The task's metrics on the labelled rows, or words.
 
         Args:
-            logits: [N, C]; [N, 1] or [N] for regression; [U, C] for tokens. A row of NaN counts as wrong.
+            logits: [N, C]; [N, 1] or [N] for regression; [U, C] for tokens; [U, 4] for causal-lm (`TOKEN_OUTPUTS`). A row of NaN counts
+                as wrong.
             labels: [N] class indexes, -100 for rows without a label; scores, NaN for rows without one; or int8 [N, C] of 0
-                and 1, -100 for rows without labels. For tokens [U] class indexes.
+                and 1, -100 for rows without labels. For tokens [U] class indexes; for causal-lm int32 [U], 0 or -100.
             thresholds: of a multi-label task, C probabilities above which a label is predicted; default: 1/2.
             offsets: of a tokens task, int64 [N + 1], where each row's words begin (`Table.offsets`); metrics of entities need them.
 
@@ -148,6 +167,9 @@ class Task:
         if not kept.any():
             raise DataError(f"no row of {len(labels)} has a label: nothing to score on {self.name}")
         rows, truth = np.asarray(logits, dtype=np.float64)[kept], np.asarray(labels)[kept]
+        if self.kind == "causal-lm":
+            self._check_width(rows)
+            return {name: TOKEN[name](rows[:, 0], rows[:, 1]) for name in self.metrics}
         if self.classes:
             self._check_width(rows)
             of_words = [name for name in self.metrics if not _of_entities(name)]
@@ -172,6 +194,8 @@ class Task:
         """
         kept = has_label(np.asarray(labels))
         rows, truth = np.asarray(logits, dtype=np.float64)[kept], np.asarray(labels)[kept]
+        if self.kind == "causal-lm":
+            return float(-np.mean(rows[:, 0]))
         if self.classes:
             return float(np.mean(logsumexp(rows, axis=1) - rows[np.arange(len(rows)), truth.astype(np.int64)]))
         if self.kind == "multi-label":
@@ -261,8 +285,8 @@ class Task:
         return RANKING[name](wrong_where_nan(scores, (truth == number)[:, None])[:, 0], truth == number)
 
     def _check_width(self, logits: NDArray[Any]) -> None:
-        if logits.ndim != 2 or logits.shape[1] != len(self.labels):
-            raise DataError(f"logits of shape {logits.shape}: expected [rows, {len(self.labels)}] for {self.name}")
+        if logits.ndim != 2 or logits.shape[1] != self.num_outputs:
+            raise DataError(f"logits of shape {logits.shape}: expected [rows, {self.num_outputs}] for {self.name}")
 
     def _classes(self, logits: NDArray[Any]) -> NDArray[np.int64]:
         """[N, C] → [N] class indexes; -1, which is no class, for a row with NaN."""
@@ -314,6 +338,8 @@ def default_metrics(kind: Kind, num_labels: int, unbalanced: bool = False, entit
     Args:
         entities: the labels of a tokens task are a scheme of entities.
     """
+    if kind == "causal-lm":
+        return tuple(TOKEN)
     if kind == "tokens":
         return (*ENTITY, "accuracy") if entities else ("accuracy", "macro_f1")
     if kind == "regression":
@@ -429,9 +455,10 @@ def wrong_where_nan(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> ND
 def _check_labels(kind: Kind, labels: tuple[str, ...]) -> None:
     if kind not in KINDS:
         raise ConfigError(f"task kind {kind!r}: expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    if kind == "regression" and labels:
-        raise ConfigError(f"a regression task has no label names, got {', '.join(labels)}")
-    if kind != "regression" and len(labels) < 2:
+    without = kind in ("regression", "causal-lm")
+    if without and labels:
+        raise ConfigError(f"a {kind} task has no label names, got {', '.join(labels)}")
+    if not without and len(labels) < 2:
         hint = (
             "; a single label that rows have or not is a classification of two classes" if kind == "multi-label" else ""
         )

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from distilect import ranks
 from distilect.data import Encoded, scoring_batches
 from distilect.errors import RunError
-from distilect.evaluation import predict, run_batches
+from distilect.evaluation import Candidates, predict, run_batches
 from distilect.selection import Averages, Method, RowSelector, Selector, StepView
 from distilect.training.counts import Counts
 from distilect.training.records import StepRecords
@@ -212,6 +212,7 @@ def predict_shared(
     precision: str,
     dropout: bool = False,
     before: Callable[[int], object] = lambda number: None,
+    candidates: Candidates | None = None,
 ) -> NDArray[np.float32]:
     """`evaluation.predict`, its batches shared out; the same float32 [n, C] (of words [u, C]) on all ranks.
 
@@ -225,7 +226,8 @@ def predict_shared(
     # the last round repeats a batch on the ranks that have none left: sharded models have to run in step
     rounds = range(ranks.rank(), -(-len(batches) // world) * world, world)
     mine = [min(n, len(batches) - 1) for n in rounds]
-    parts = run_batches(model, encoded, [rows[batches[n]] for n in mine], precision, dropout, lambda i: before(mine[i]))
+    own_rows = [rows[batches[n]] for n in mine]
+    parts = run_batches(model, encoded, own_rows, precision, dropout, lambda i: before(mine[i]), candidates)
     found = ranks.gather({str(n): part for n, part in zip(mine, parts, strict=True)})
     units = None if encoded.words is None else encoded.words.units.take(rows)
     logits = np.empty((len(rows) if units is None else len(units), parts[0].shape[1]), dtype=np.float32)

@@ -142,10 +142,27 @@ class StudentProbe:
     def _pass(self, number: int, positions: NDArray[np.int64], dropout: bool) -> NDArray[np.float32]:
         """float32 [n, C]: one pass over rows of train."""
         model, encoded, most = self.student.model, self.rows.encoded, self._tokens_at_once()
+        named = self._candidates if encoded.causal else None
         if ranks.world() == 1:
-            return predict(model, encoded, rows=positions, max_tokens=most, precision=self.precision, dropout=dropout)
+            return predict(
+                model,
+                encoded,
+                rows=positions,
+                max_tokens=most,
+                precision=self.precision,
+                dropout=dropout,
+                candidates=named,
+            )
         draw = partial(self._draw_batch, number) if dropout else _nothing
-        return predict_shared(model, encoded, positions, most, self.precision, dropout, draw)
+        return predict_shared(model, encoded, positions, most, self.precision, dropout, draw, named)
+
+    def _candidates(self, positions: NDArray[np.int64]) -> Tensor:
+        """int64 [u, m]: the classes of a language model at the units of rows of train."""
+        if self.source is None:
+            return torch.from_numpy(self.rows.encoded.gold(positions).astype(np.int64)).unsqueeze(1)
+        found = self.source.fetch(self.rows.table, positions, [[] for _ in self.source.names]).candidates
+        assert found is not None
+        return found
 
     @contextmanager
     def _own_draws(self) -> Iterator[None]:
@@ -178,6 +195,8 @@ class StudentProbe:
             logits = predict(self.student.model, encoded, rows=positions, max_tokens=most, precision=self.precision)
         else:
             logits = predict_shared(self.student.model, encoded, positions, most, self.precision)
+        if encoded.causal:  # without the token itself, which is no logit
+            logits = logits[:, :-1]
         units = self.rows.validation.unit_index(positions)
         return torch.from_numpy(logits), torch.tensor(self.rows.validation.labels[units])
 
@@ -262,14 +281,15 @@ class StudentProbe:
     def _losses(self, positions: NDArray[np.int64]) -> tuple[StudentOutputs, TeacherSignals | None, Tensor]:
         """A pass over rows of train: the student, teacher outputs, and float32 [n, M]: each kind's loss, NaN where it does not apply."""
         inputs = {name: value.to(self.device) for name, value in self.rows.encoded.collate(positions).items()}
-        with autocast(self.precision, self.device):
-            student = self.student(self.student.model, inputs, hidden=True)
-        device = student.logits.device
-        labels = self.rows.labels[torch.from_numpy(self.rows.table.unit_index(positions))].to(device)
         signals = None
         if self.source is not None:
             fields = self.method.all_fields(self.source.num_teachers)
-            signals = self.source.fetch(self.rows.table, positions, fields).to(device)
+            signals = self.source.fetch(self.rows.table, positions, fields).to(self.device)
+        named = None if signals is None else signals.candidates
+        with autocast(self.precision, self.device):
+            student = self.student(self.student.model, inputs, hidden=True, candidates=named)
+        device = student.logits.device
+        labels = self.rows.labels[torch.from_numpy(self.rows.table.unit_index(positions))].to(device)
         columns = []
         for kind in self.method.knowledge:
             if kind.asks_teachers:

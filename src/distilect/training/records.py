@@ -39,7 +39,7 @@ class StepRecords:
     def add(self, batch: Batch, view: StepView, result: StepResult, labelled_share: float = 1.0) -> None:
         """Count one part of a step; `labelled_share` as in `distillation_loss`."""
         self.recorder.add(view.epoch, view.labels, result)
-        self.sample.add(view.epoch, batch.units, view.student, result, view.multi_label)
+        self.sample.add(view.epoch, batch.units, view.student, result, view.multi_label, view.tokens)
         if self.step_losses is not None:
             self._add_losses(self.step_losses, view, result, labelled_share)
         count = len(batch.units)

@@ -16,7 +16,7 @@ from torch import Tensor
 from distilect.data import Table
 from distilect.files import atomic
 from distilect.selection import normalised_entropy
-from distilect.tasks import NO_LABEL
+from distilect.tasks import NO_LABEL, of_candidates
 from distilect.training.step import StepResult
 
 ROWS = 400  # enough to see a pattern, few enough that a page can hold their texts
@@ -44,7 +44,13 @@ class RowSample:
         self.epochs: dict[int, Tensor] = {}
 
     def add(
-        self, epoch: int, positions: NDArray[np.int64], student: Tensor, result: StepResult, multi_label: bool = False
+        self,
+        epoch: int,
+        positions: NDArray[np.int64],
+        student: Tensor,
+        result: StepResult,
+        multi_label: bool = False,
+        tokens: bool = False,
     ) -> None:
         """Keep what one batch decided; `positions` int64 [B] of units, `student` its logits [B, C] in this pass.
 
@@ -62,7 +68,7 @@ class RowSample:
         logits = student[index]
         unsure = logits.new_full((len(found),), torch.nan)
         if logits.shape[1] > 1:
-            unsure = normalised_entropy(logits, multi_label)
+            unsure = normalised_entropy(logits, multi_label, tokens)
         decided = [torch.ones_like(unsure), result.asked[index], result.trained[index], unsure]
         values = torch.cat(
             [torch.stack([column.float() for column in decided], dim=1), weights, right, result.loss_weights[index]],
@@ -101,6 +107,8 @@ class RowSample:
         """
         texts = [tuple(map(shorten, row)) for row in _texts(rows, self.positions)]
         gold = [label_name(value, labels) for value in rows.labels[self.positions]]
+        if rows.tokens is not None:  # the token is its own label
+            gold = [None if name is None else _marked(text[0]) for name, text in zip(gold, texts, strict=True)]
         lines: list[dict[str, Any]] = []
         for epoch, values in sorted(self.epochs.items()):
             for slot, line in enumerate(values.tolist()):
@@ -149,16 +157,22 @@ def _smallest(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def _texts(rows: Table, units: NDArray[np.int64]) -> list[tuple[str, ...]]:
-    """The texts of some units; of a word its sentence, cut around it where it is long."""
+    """The texts of some units; of a word its sentence, of a token what is learned of its row, cut around it where it is long."""
     if rows.units is None:
         return rows.text(units)
     own = rows.units.rows(units)
     places = units - rows.units.offsets[own]
     found: list[tuple[str, ...]] = []
+    between = " " if rows.of_words else ""
     for words, place in zip(rows.words(own), places.tolist(), strict=True):
         before, after = words[max(0, place - _CONTEXT) : place], words[place + 1 : place + 1 + _CONTEXT]
-        found.append((" ".join([*before, f"[[{words[place]}]]", *after]),))
+        found.append((between.join([*before, f"[[{words[place]}]]", *after]),))
     return found
+
+
+def _marked(text: str) -> str:
+    """What is marked in a text."""
+    return text.partition("[[")[2].partition("]]")[0]
 
 
 def shorten(text: str, limit: int = MAX_TEXT) -> str:
@@ -167,7 +181,12 @@ def shorten(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def label_name(value: Any, labels: Sequence[str]) -> str | None:
-    """A label as it is shown: its name, a number in regression, the row's labels of a multi-label task; None where there is none."""
+    """A label as it is shown: its name, a number in regression, the row's labels of a multi-label task; None where there is none.
+
+    Of the tokens of a language model "0".
+    """
+    if of_candidates(np.asarray(value)):
+        return None if value == NO_LABEL else "0"
     if getattr(value, "ndim", 0):
         names = [name for name, has in zip(labels, value, strict=True) if has == 1]
         return None if value[0] == NO_LABEL else ", ".join(names) or "none of them"

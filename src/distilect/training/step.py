@@ -14,7 +14,7 @@ from torch import Tensor
 from distilect.knowledge import StudentOutputs
 from distilect.selection import Method, StepView
 from distilect.signals import TeacherSignals
-from distilect.tasks import has_label
+from distilect.tasks import has_label, of_candidates
 
 AskTeachers = Callable[[Tensor], TeacherSignals]
 
@@ -102,7 +102,10 @@ def _right(labels: Tensor, signals: TeacherSignals | None, like: Tensor) -> Tens
     if labels.ndim == 2:
         found = ((signals.logits > 0) == (labels == 1).unsqueeze(1)).all(-1).to(like)
     else:
-        found = (signals.logits.argmax(-1) == labels.unsqueeze(1)).to(like)
+        classes = (
+            signals.logits[..., :-1] if of_candidates(labels) else signals.logits
+        )  # all other tokens are no class to choose
+        found = (classes.argmax(-1) == labels.unsqueeze(1)).to(like)
     return torch.where(known, found, torch.full_like(found, torch.nan))
 
 

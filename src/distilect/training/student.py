@@ -13,11 +13,15 @@ from distilect.knowledge import Knowledge, StudentOutputs
 from distilect.models import (
     at_words,
     attention_maps,
+    candidate_logits,
     captured,
     classification_positions,
     head_reader,
+    is_language_model,
+    output_head,
     per_unit,
     split_words,
+    token_pass,
 )
 
 
@@ -46,7 +50,13 @@ class StudentPass:
         return cls(model, cls_token_id, layers)
 
     def __call__(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], hidden: bool, features: bool = False, check: bool = False
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        hidden: bool,
+        features: bool = False,
+        check: bool = False,
+        candidates: Tensor | None = None,
     ) -> StudentOutputs:
         """Run `model`, the student or its wrapper.
 
@@ -54,7 +64,10 @@ class StudentPass:
             hidden: with hidden states.
             features: with what the output layer reads.
             check: that the logits are its outputs (`HeadReader.features`).
+            candidates: of a language model int64 [U, m], its classes (`TeacherSignals.candidates`); None: the gold token alone.
         """
+        if is_language_model(self.model):
+            return self._of_tokens(model, inputs, hidden, candidates)
         reading = head_reader(self.model) if features else nullcontext()
         read, words = split_words(inputs)
         with captured(self.model, self.attention_layers) as attention, reading as head:
@@ -69,6 +82,24 @@ class StudentPass:
             features=None if head is None else head.features(logits, check=check, words=words),
         )
         return found if words is None else _of_words(found, words)
+
+    def _of_tokens(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], hidden: bool, candidates: Tensor | None
+    ) -> StudentOutputs:
+        """A pass of a language model, read at its units."""
+        read, words = split_words(inputs)
+        assert words is not None
+        with captured(self.model, self.attention_layers) as attention:
+            passed = token_pass(model, read, words, self.model, hidden)
+        wanted = passed.gold.unsqueeze(1) if candidates is None else candidates
+        found = StudentOutputs(
+            logits=candidate_logits(passed.states, output_head(self.model), wanted),
+            mask=inputs["attention_mask"].bool(),
+            cls=words[:, 0],
+            hidden=passed.outputs.hidden_states if hidden else None,
+            attention=attention,
+        )
+        return _of_words(found, words)
 
 
 def _of_words(found: StudentOutputs, words: Tensor) -> StudentOutputs:

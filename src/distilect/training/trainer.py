@@ -222,7 +222,9 @@ class DistillationTrainer(ResumableTrainer):
     ) -> Any:
         """The formula on one part of a batch, divided by the units of the whole optimiser step."""
         batch: Batch = inputs.to(self.args.device)
-        student = self.student(model, batch.inputs, self.needs_hidden, self.needs_features)
+        signals = self._before_pass(batch)
+        named = None if signals is None else signals.candidates
+        student = self.student(model, batch.inputs, self.needs_hidden, self.needs_features, candidates=named)
         if batch.idle:
             return self._idle_loss(student)
         pooled = student.at_cls(len(student.hidden) - 1).detach() if self.needs_pooled and student.hidden else None
@@ -230,7 +232,8 @@ class DistillationTrainer(ResumableTrainer):
         selected = batch.selected
         if selected is None and self._in_step and self.method.rows.compares:
             selected = distributed.decide_rows(self.method.rows, view)
-        result = distillation_loss(student, view, self.method, partial(self._ask, batch), selected, self.labelled_share)
+        ask = partial(self._ask, batch) if signals is None else signals.of_units
+        result = distillation_loss(student, view, self.method, ask, selected, self.labelled_share)
         self.records.add(batch, view, result, self.labelled_share)
         self.part_losses.append((batch.units, result.losses))
         return result.loss * (self.args.world_size / self.units_in_step)  # gradients are averaged over ranks
@@ -271,17 +274,29 @@ class DistillationTrainer(ResumableTrainer):
             features=features,
         )
 
+    def _before_pass(self, batch: Batch) -> TeacherSignals | None:
+        """What the teachers of a language model say of all units of a part: the tokens that they name are the student's classes.
+
+        None where the student's classes are known, or no teacher is asked.
+        """
+        if self.source is None or not self.rows.encoded.causal or batch.idle:
+            return None
+        return self._fetch(batch.positions).to(batch.keys.device)
+
     def _ask(self, batch: Batch, index: Tensor) -> TeacherSignals:
         """Teacher outputs on some units of a part; `index` int64 [b] within it."""
-        assert self.source is not None
         units, places = index.cpu().numpy(), None
         if batch.of_rows is not None:
             units, places = batch.of_rows.locate(units)
-        positions = batch.positions[units]
+        found = self._fetch(batch.positions[units])
+        return (found if places is None else found.of_units(torch.from_numpy(places))).to(index.device)
+
+    def _fetch(self, positions: NDArray[np.int64]) -> TeacherSignals:
+        """Teacher outputs on some rows."""
+        assert self.source is not None
         self.counts.add("teacher_rows", len(positions) * self.source.num_teachers)
         try:
-            found = self.source.fetch(self.rows.table, positions, self.fields)
-            return (found if places is None else found.of_units(torch.from_numpy(places))).to(index.device)
+            return self.source.fetch(self.rows.table, positions, self.fields)
         except TeacherError as error:
             raise RunError(
                 f"step {self.state.global_step + 1}, {_named(positions)}: {error}; the last checkpoint is kept"
