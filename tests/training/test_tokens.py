@@ -138,7 +138,7 @@ def test_the_most_uncertain_fifth_of_the_tokens_asks(bench: Bench) -> None:
 
 # ---- methods -------------------------------------------------------------------------------------------------------
 
-REFUSED = ("alignment",)
+REFUSED = ("alignment", "adaptive")
 
 
 @pytest.mark.parametrize("name", [name for name in each_preset() if name not in REFUSED])
@@ -155,7 +155,7 @@ def test_every_preset_trains(bench: Bench, name: str) -> None:
 
 def test_what_compares_class_by_class_is_refused(bench: Bench) -> None:
     refused = [
-        "alignment",
+        *REFUSED,
         {"name": "rlkd", "teachers": {"reward": "alignment"}},
         {"name": "kd", "knowledge": {"response": {"distance": "mse"}}},
     ]
