@@ -278,8 +278,10 @@ class DistillationTrainer(ResumableTrainer):
 
         None where the student's classes are known, or no teacher is asked.
         """
-        if self.source is None or not self.rows.encoded.causal or batch.idle:
+        if self.source is None or not self.rows.encoded.causal:
             return None
+        if batch.idle:  # its classes count, as all ranks look at the same ones; its row does not
+            return self.source.fetch(self.rows.table, batch.positions, self.fields).to(batch.keys.device)
         return self._fetch(batch.positions).to(batch.keys.device)
 
     def _ask(self, batch: Batch, index: Tensor) -> TeacherSignals:
