@@ -110,6 +110,10 @@ class DistillationTrainer(ResumableTrainer):
             data_collator=rows.batch,
         )
         refuse_data_parallel(self.args.n_gpu)
+        if self.is_fsdp_enabled and rows.encoded.causal:
+            raise ConfigError(
+                "a language model's output layer is used in parts, which sharded weights (FSDP) do not allow: train with DDP"
+            )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # older Trainers divide by accumulation unless this is set
         self.probe = StudentProbe(
