@@ -287,7 +287,7 @@ def test_several_columns_that_were_read_as_one_are_told_by_their_header(folder: 
 
 @pytest.mark.parametrize("name", ["reviews.csv.gz", "reviews/train.csv", "reviews/train-*.csv", "reviews-*.jsonl"])
 def test_a_task_is_named_after_its_files(tmp_path: Path, name: str) -> None:
-    assert loading._name(tmp_path / name) == "reviews"
+    assert loading.table_name(tmp_path / name) == "reviews"
 
 
 # ---- bad rows ------------------------------------------------------------------------------------------------------

@@ -70,6 +70,10 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
             {"name": "uniform", "knowledge": {"labels": {}, "response": {}, "feature": {}, "attention": {}}},
             {"max_tokens": 24},
         ),
+        # of language models, whose output layer is used beside the wrapped pass (with a ratio of 0.1 two entropies are the same but for rounding)
+        "language, rlkd": ({"name": "rlkd", "teachers": {"policy_updates": 20}}, {}),
+        "language, uncertain": ({"name": "dynamic-data", "rows": {"ratio": 0.2}}, {}),
+        "language, skipped": ({"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.25}}, {}),
         "projections": ({"name": "pkd", "teachers": "uniform"}, {}),
     }
     return found
@@ -121,8 +125,12 @@ def narrow_student(bench: Bench) -> None:
 def main(folder: Path, names: list[str]) -> None:
     """Train by the methods of these names; all, without names."""
     ranks.start()
-    texts, words = Bench(folder, rows=ROWS), Bench(folder / "words", rows=ROWS, words=True)
+    benches = {
+        "words": Bench(folder / "words", rows=ROWS, words=True),
+        "language": Bench(folder / "language", rows=ROWS, tokens=True),
+    }
+    texts = Bench(folder, rows=ROWS)
     chosen = {name: each for name, each in methods().items() if not names or name in names}
-    found = {name: train(words if name.startswith("words") else texts, name, *each) for name, each in chosen.items()}
+    found = {name: train(benches.get(name.partition(",")[0], texts), name, *each) for name, each in chosen.items()}
     out = folder / f"out-{ranks.world()}-{ranks.rank()}.json"
     out.write_text(json.dumps(found), encoding="utf-8")

@@ -54,6 +54,7 @@ COVERED |= {
     "rlkd, real steps",
     "rlkd, credit",
     "words, skipped",
+    "language, skipped",
 }
 METHODS = [*(name for name in methods() if name not in COVERED), *slow(*sorted(COVERED))]
 
@@ -66,6 +67,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     names = sorted({item.callspec.params["name"] for item in here})
     narrow_student(Bench(folder, rows=ROWS))
     Bench(folder / "words", rows=ROWS, words=True)
+    Bench(folder / "language", rows=ROWS, tokens=True)
     main(folder, names)
     run_ranks(2, lambda: main(folder, names), folder)
     return [json.loads((folder / f"out-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")]

@@ -233,7 +233,7 @@ def _json_column(path: Path, name: str, block: list[Object], kinds: dict[str, st
         known = kinds.setdefault(name, kind)
         plain = kind != "object" and (kind != "list" or _is_plain(value))
         if not plain or kind != known:
-            expected = "a string, a number, a list of strings or numbers, or a list of messages (role and content)"
+            expected = "a string, a number, or a list of strings or numbers, or of messages (role and content)"
             expected = expected if kind == known else f"a {known} as in the rows before"
             shown = "list of other values" if kind == "list" and kind == known else kind
             raise DataError(f"{path.name}, {unit} {number}: {name!r} is of type {shown}, expected {expected}")

@@ -110,6 +110,10 @@ class DistillationTrainer(ResumableTrainer):
             data_collator=rows.batch,
         )
         refuse_data_parallel(self.args.n_gpu)
+        if self.is_fsdp_enabled and rows.encoded.causal:
+            raise ConfigError(
+                "a language model's output layer is used in parts, which sharded weights (FSDP) do not allow: train with DDP"
+            )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # older Trainers divide by accumulation unless this is set
         self.probe = StudentProbe(
@@ -279,8 +283,10 @@ class DistillationTrainer(ResumableTrainer):
 
         None where the student's classes are known, or no teacher is asked.
         """
-        if self.source is None or not self.rows.encoded.causal or batch.idle:
+        if self.source is None or not self.rows.encoded.causal:
             return None
+        if batch.idle:  # its classes count, as all ranks look at the same ones; its row does not
+            return self.source.fetch(self.rows.table, batch.positions, self.fields).to(batch.keys.device)
         return self._fetch(batch.positions).to(batch.keys.device)
 
     def _ask(self, batch: Batch, index: Tensor) -> TeacherSignals:
