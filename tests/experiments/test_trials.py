@@ -184,8 +184,8 @@ def test_the_config_of_a_run_is_told_apart(tmp_path: Path) -> None:
         load_compare(file)
 
 
-# a first look; the only task at hand whose teachers can be specialists by class, or whose units are words
-ONE_TASK = {"demo", "alignment", "wnut17", "wnut17-types"}
+# a first look; the only task at hand whose teachers can be specialists by class, or whose units are words or tokens
+ONE_TASK = {"demo", "alignment", "wnut17", "wnut17-types", "lm-small", "lm-gsm8k", "lm-specialists"}
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
