@@ -126,6 +126,7 @@ class _Files:
     def _columns(self, source: Source) -> Columns:
         if self.columns is None:
             self.columns = choose_token_columns(source, self.config.text)
+            return self.columns
         same = set(self.columns.texts) <= set(source.columns)
         return replace(self.columns, inferred=False) if same else choose_token_columns(source, self.config.text)
 
