@@ -195,7 +195,7 @@ def test_the_command_line_runs_chats_with_sampled_signals(base: dict[str, Any], 
         "data": {"train": "chats.jsonl", "validation_size": 4},
         "output": str(tmp_path / "runs"),
         "teachers": base["teachers"][:1],
-        "method": "dynamic-data",
+        "method": {"name": "dynamic-data", "temperature": 1},
         "signals": {"tokens": {"keep": "samples", "count": 8}, "precision": "fp32"},
         "train": {**base["train"], "epochs": 1},
     }

@@ -165,6 +165,16 @@ def test_what_compares_class_by_class_is_refused(bench: Bench) -> None:
             check_for_tokens(built(bench, spec))
 
 
+def test_draws_are_for_kl_at_temperature_1(bench: Bench) -> None:
+    """Elsewhere the loss would be biased, and nothing would say so."""
+    check_for_tokens(built(bench, {"name": "kd", "temperature": 1}), "samples")
+    for spec in ({"temperature": 4}, {"temperature": 1, "knowledge": {"response": {"distance": "js"}}}):
+        method = built(bench, {"name": "kd", **spec})
+        check_for_tokens(method)
+        with pytest.raises(MethodError, match="set method.temperature=1 and distance: kl, or keep: top"):
+            check_for_tokens(method, "samples")
+
+
 def built(bench: Bench, spec: dict[str, Any]) -> Any:
     from distilect.config import MethodConfig
     from distilect.pipeline.assembly import assemble, layout_of

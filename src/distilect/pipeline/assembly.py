@@ -84,8 +84,11 @@ def assemble(config: MethodConfig, layout: Layout, teachers: TeacherSelector | N
         return build_method(config, layout, teachers)
 
 
-def check_for_tokens(method: Method) -> None:
+def check_for_tokens(method: Method, keep: str = "top") -> None:
     """Refuse what language models do not have, whose classes differ from token to token.
+
+    Args:
+        keep: what is kept of teacher outputs, `signals.tokens.keep`.
 
     Raises:
         MethodError: names the part and what to take instead.
@@ -101,6 +104,16 @@ def check_for_tokens(method: Method) -> None:
             raise MethodError(
                 "knowledge: response has distance: mse, but not all logits of a language model are there: use kl"
             )
+        if isinstance(kind, Response) and keep == "samples" and not _fits_samples(kind):
+            raise MethodError(
+                f"signals.tokens.keep is samples, whose shares are right for distance: kl at temperature 1 alone; {kind.name} has "
+                f"{kind.distance} at {kind.options.temperature:g}: set method.temperature=1 and distance: kl, or keep: top"
+            )
+
+
+def _fits_samples(kind: Response) -> bool:
+    last = kind.options.final_temperature
+    return kind.distance == "kl" and kind.options.temperature == 1 and last in (None, 1)
 
 
 def set_up(context: SelectionContext, *selectors: Any) -> None:

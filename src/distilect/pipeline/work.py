@@ -265,7 +265,7 @@ class Workbench:
                     )
         encoders = {s.needs.encoder for s in method.selectors.values() if s.needs.encoder is not None}
         if self.data.task.kind == "causal-lm":
-            check_for_tokens(method)
+            check_for_tokens(method, self.config.signals.tokens.keep)
             encoders = set()  # a vector for every token would take more room than all else
         if len(encoders) > 1:
             raise MethodError(f"selectors want different encoders {sorted(map(str, encoders))}: give them the same one")
