@@ -217,6 +217,11 @@ class Workbench:
         if response is not None and response.distance == "mse" and "temperature" in response.options.model_fields_set:
             why = "in a regression" if context.regression else "with distance: mse"
             prepared.report.append(f"temperature has no effect {why}: the response loss is a squared error")
+        blind = [selector.name for selector in method.selectors.values() if context.tokens and selector.needs.encoder]
+        if blind:
+            prepared.report.append(
+                f"{', '.join(blind)}: decides without a frozen encoder, whose vectors of all tokens would take more room than all else"
+            )
         return method, prepared
 
     def plan(self, config: MethodConfig, student: Student) -> Planned:
