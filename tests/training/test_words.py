@@ -52,7 +52,8 @@ def test_every_preset_trains(bench: Bench, name: str) -> None:
     assert all(np.isfinite(values).all() for values in after.values())
     assert any((before[key] != after[key]).any() for key in before)
     lines = {line["group"]: line for line in trainer.records.recorder.table().to_pylist() if line["epoch"] == 0}
-    assert lines["all"]["rows"] == bench.table.num_units  # words
+    rows, words = lines["all"]["rows"], bench.table.num_units
+    assert 0 < rows < words if name == "adaptive" else rows == words  # it plans a part of the sentences
     assert {"O", "B-thing", "I-thing"} <= set(lines)
 
 
