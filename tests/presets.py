@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +17,12 @@ def slow(*values: Any) -> list[Any]:
     return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
 
 
-def each_preset() -> list[Any]:
-    """The names of all presets; static ones and variants of another are for the slow tests, but for `kd`."""
-    static = [name for name in presets() if name != "kd" and family(ComparedMethodConfig(name=name)) == "static"]
-    later = [*static, "akskd-hard", "rlkd-published"]
-    return [*(name for name in presets() if name not in later), *slow(*later)]
+def each_preset(quick: Sequence[str] = (), without: Sequence[str] = ()) -> list[Any]:
+    """The names of all presets but `without`; `quick` ones always, by default all but static ones and variants of another."""
+    names = [name for name in presets() if name not in without]
+    static = {name for name in names if family(ComparedMethodConfig(name=name)) == "static"} - {"kd"}
+    always = quick or [name for name in names if name not in {*static, "akskd-hard", "rlkd-published"}]
+    return [*always, *slow(*(name for name in names if name not in always))]
+
+
+LEARNED = ("kd", "rlkd", "akskd", "dynamic-data")  # one of each paper, and what they are compared with

@@ -44,6 +44,7 @@ def test_bytes_and_steps_are_those_of_the_run(job: Job) -> None:
     assert said.scoring_seconds > 0 and said.training_seconds > 0
 
 
+@pytest.mark.slow
 def test_stages_are_added_up(job: Job) -> None:
     train = job.raw()["train"] | {"epochs": 3}
     config = job.config(

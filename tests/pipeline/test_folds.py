@@ -106,7 +106,7 @@ def with_signals(job: Job, method: str = "confidence", folds: int | None = FOLDS
     return Workbench.open(parse_config(raw | {"method": method, "signals": raw["signals"] | signals}))
 
 
-@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("live", [False, *slow(True)])
 def test_the_student_may_learn_from_the_copies_too(job: Job, live: bool) -> None:
     bench = with_signals(job, learn_from="out-of-fold", live=live)
     _, prepared = bench.prepare(bench.config.method, bench.new_student())

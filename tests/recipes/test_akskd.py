@@ -87,6 +87,7 @@ def test_the_recipes_differ_in_the_task_and_the_size_of_stage_a_alone() -> None:
             assert other[key] == mrpc[key]
 
 
+@pytest.mark.slow
 def test_layers_are_mapped_as_the_paper_has_it(toy: Path) -> None:
     """Every 2nd teacher layer for BERT_6, every 4th for BERT_3; relation needs at least two of them."""
     result = run(tiny(toy, "mrpc", "baselines=[]", "name=three", "student=bert[layers=0,1,2]"))[0]

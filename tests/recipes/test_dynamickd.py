@@ -135,6 +135,7 @@ def test_every_recipe_runs_on_tiny_models(toy: Toy, arm: str) -> None:
         assert whole["knowledge/response"] + whole["knowledge/feature"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_augmented_variant_of_the_data_arm_runs(toy: Toy) -> None:
     """The second command: rows enlarged by a masked model, a tenth of them asks, all learn from their labels."""
     augmentation: dict[str, Any] = {"times": 3, "method": "mlm", "model": toy.masked, "labels": True}

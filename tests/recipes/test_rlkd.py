@@ -315,6 +315,7 @@ def test_the_commands_of_the_grid_choose_the_teachers_first() -> None:
     assert len(Plan(students).trials) == 13
 
 
+@pytest.mark.slow
 def test_the_grid_trains_every_choice_and_reports_the_best(toy: Toy) -> None:
     """Two methods and two learning rates on tiny models; the choice is by validation rows."""
     models = toy.models

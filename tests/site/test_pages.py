@@ -36,7 +36,16 @@ from tests.tiny import tiny_bert, tiny_llama
 from tests.training.helpers import TAGS, toy_words
 
 # they fine-tune three teachers, export, and train a dozen students
-SLOW = {"tutorial/demo.md", "tutorial/ship.md", "keep.md", "methods/choosing.md", "tutorial/multi-label.md"}
+SLOW = {
+    "alignment.md",
+    "keep.md",
+    "methods/choosing.md",
+    "rlkd.md",
+    "trim.md",
+    "tutorial/demo.md",
+    "tutorial/multi-label.md",
+    "tutorial/ship.md",
+}
 # two thousand updates of a policy take twenty seconds
 QUICKER = {"rlkd.md": ["method.teachers.policy_updates=20"], "keep.md": ["train.epochs=1"]}
 REVIEWS = next(block for block in blocks("tutorial/own-data.md") if block.title == "reviews.yaml")

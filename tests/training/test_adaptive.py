@@ -13,6 +13,7 @@ from distilect.data import Table, row_keys
 from distilect.selection import KnownRows
 from distilect.selection.adaptive import AdaptiveRows
 from distilect.training.trainer import DistillationTrainer
+from tests.presets import slow
 from tests.training.helpers import Bench, weights, whole_and_resumed
 
 
@@ -79,7 +80,7 @@ def test_what_is_known_of_rows(tmp_path: Path, words: bool) -> None:
     assert not trainer.counts.extra  # nothing was run
 
 
-@pytest.mark.parametrize("change", [{"gradient_accumulation_steps": 2}, {"max_tokens": 32}])
+@pytest.mark.parametrize("change", [{"max_tokens": 32}, *slow({"gradient_accumulation_steps": 2})])
 def test_accumulation_and_batch_split_change_no_plan(bench: Bench, change: dict[str, Any]) -> None:
     found = []
     for number, more in enumerate(({}, change)):
@@ -102,7 +103,7 @@ def test_a_run_that_is_resumed_within_an_epoch_equals_the_uninterrupted_one(benc
     assert whole.records.recorder.table().equals(resumed.records.recorder.table())
 
 
-@pytest.mark.parametrize("kind", ["regression", "multi_label", "words"])
+@pytest.mark.parametrize("kind", ["words", *slow("regression", "multi_label")])
 def test_other_kinds_of_task(tmp_path: Path, kind: str) -> None:
     options: dict[str, Any] = {kind: True}
     bench = Bench(tmp_path, **options)

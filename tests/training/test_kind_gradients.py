@@ -16,6 +16,7 @@ from distilect.selection import draw_rows
 from distilect.selection.alignment_kinds import AlignedKinds
 from distilect.signals import fit_calibration
 from distilect.training.trainer import DistillationTrainer
+from tests.presets import slow
 from tests.training.helpers import Bench, weights, whole_and_resumed
 
 
@@ -105,7 +106,7 @@ def test_looking_leaves_training_as_it_is(bench: Bench) -> None:
     assert runs[1].counts.extra["probed_rows"] > 3 * 32 * 9
 
 
-@pytest.mark.parametrize("change", [{"gradient_accumulation_steps": 2}, {"max_tokens": 32}])
+@pytest.mark.parametrize("change", [{"max_tokens": 32}, *slow({"gradient_accumulation_steps": 2})])
 def test_accumulation_and_batch_split_change_no_weight(bench: Bench, change: dict[str, Any]) -> None:
     found = []
     for number, more in enumerate(({}, change)):
@@ -125,7 +126,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(bench: Bench, tmp_path: Path
     assert whole.counts.extra == resumed.counts.extra
 
 
-@pytest.mark.parametrize("kind", ["regression", "multi_label", "words"])
+@pytest.mark.parametrize("kind", ["words", *slow("regression", "multi_label")])
 def test_other_kinds_of_task(tmp_path: Path, kind: str) -> None:
     options: dict[str, Any] = {kind: True}
     bench = Bench(tmp_path, **options)

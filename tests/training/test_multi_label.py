@@ -11,7 +11,7 @@ import torch
 
 from distilect.data import Table
 from distilect.training import fit
-from tests.presets import each_preset, slow
+from tests.presets import LEARNED, each_preset, slow
 from tests.tiny import SENTENCES
 from tests.training.helpers import EAGER, TOPICS, Bench, weights
 
@@ -27,7 +27,7 @@ def half_labelled(bench: Bench) -> Table:
     return Table(bench.table.texts, labels, bench.table.ids)
 
 
-@pytest.mark.parametrize("name", each_preset())
+@pytest.mark.parametrize("name", each_preset(LEARNED))
 def test_every_preset_trains(bench: Bench, name: str) -> None:
     trainer = bench.trainer({"name": name, **EAGER.get(name, {})}, name=f"preset-{name}", max_length=32)
     before = weights(trainer)

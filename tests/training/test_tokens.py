@@ -19,7 +19,7 @@ from distilect.pipeline.assembly import check_for_tokens
 from distilect.selection import actor_critic, akskd, normalised_entropy
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
-from tests.presets import each_preset, slow
+from tests.presets import LEARNED, each_preset, slow
 from tests.training.helpers import EAGER, Bench, weights, whole_and_resumed
 
 
@@ -141,7 +141,7 @@ def test_the_most_uncertain_fifth_of_the_tokens_asks(bench: Bench) -> None:
 REFUSED = ("alignment", "adaptive")
 
 
-@pytest.mark.parametrize("name", [name for name in each_preset() if name not in REFUSED])
+@pytest.mark.parametrize("name", each_preset(LEARNED, without=REFUSED))
 def test_every_preset_trains(bench: Bench, name: str) -> None:
     trainer = bench.trainer({"name": name, **EAGER.get(name, {})}, name=f"preset-{name}")
     before = weights(trainer)
@@ -201,7 +201,7 @@ def test_every_row_selector_chooses_tokens(bench: Bench, rows: str) -> None:
         assert line["rows"] == bench.table.num_units and 0.25 < line["asked"] < 0.6
 
 
-@pytest.mark.parametrize("name", ["uniform", "best-single", "rlkd", "dynamic-data"])
+@pytest.mark.parametrize("name", ["rlkd", *slow("uniform", "best-single", "dynamic-data")])
 def test_rows_without_labels_learn_from_the_teachers(bench: Bench, name: str) -> None:
     whole = bench.table
     try:

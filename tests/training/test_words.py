@@ -20,7 +20,7 @@ from distilect.models import CallableTeacher, TableTeacher
 from distilect.selection import PlannedRows, actor_critic, akskd, normalised_entropy
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
-from tests.presets import each_preset, slow
+from tests.presets import LEARNED, each_preset, slow
 from tests.tiny import SENTENCES, tiny_roberta
 from tests.training.helpers import EAGER, TAGS, Bench, weights, whole_and_resumed
 
@@ -43,7 +43,7 @@ def same(first: DistillationTrainer, second: DistillationTrainer, **tolerance: f
         np.testing.assert_allclose(one[name], other[name], **(tolerance or {"rtol": 0, "atol": 0}), err_msg=name)
 
 
-@pytest.mark.parametrize("name", each_preset())
+@pytest.mark.parametrize("name", each_preset(LEARNED))
 def test_every_preset_trains(bench: Bench, name: str) -> None:
     trainer = bench.trainer({"name": name, **EAGER.get(name, {})}, name=f"preset-{name}")
     before = weights(trainer)
