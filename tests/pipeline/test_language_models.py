@@ -24,6 +24,7 @@ from distilect.export.ship import export_run
 from distilect.pipeline import advise, evaluate, run
 from distilect.pipeline.prediction import predict_file
 from distilect.pipeline.teachers import data_of
+from distilect.pipeline.work import Workbench
 from distilect.report.tokens import read_completions
 from distilect.tasks import Task
 from tests.language import TASK, pairs
@@ -174,6 +175,12 @@ def test_what_cannot_be_is_refused_in_one_line(base: dict[str, Any], name: str) 
     with pytest.raises(error, match=message) as raised:
         run(parse_config(plain | change))
     assert len(str(raised.value).splitlines()) <= 2
+
+
+def test_it_is_said_that_no_frozen_encoder_is_used(finished: Path, base: dict[str, Any]) -> None:
+    bench = Workbench.open(parse_config({**base, "name": "gated", "method": "gate"}))
+    prepared = bench.prepare(bench.config.method, bench.new_student())[1]
+    assert any(line.startswith("gate: decides without a frozen encoder") for line in prepared.report)
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(base: dict[str, Any], tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from distilect.signals.sparse import (
-    DRAWS,
-    TOP,
     SparseOutputs,
     candidates,
     draw,
@@ -22,6 +20,8 @@ from distilect.signals.sparse import (
     unpack_draws,
     unpack_top,
 )
+
+TOP, DRAWS = 11, 22  # with 18 bits for an id at most 50 bytes a unit
 
 
 def randn(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -93,19 +93,19 @@ def test_a_part_of_the_distribution_per_draw_varies_less_than_independent_draws(
 
 def test_draws_depend_on_the_key_and_the_seed_and_on_nothing_else() -> None:
     logits = randn(6, 30, seed=5, scale=1.0)
-    whole = draw(logits, keys(6), seed=1)
+    whole = draw(logits, keys(6), 1, DRAWS)
     order = torch.tensor([4, 1, 5])
-    part = draw(logits[order], keys(6)[order], seed=1)
+    part = draw(logits[order], keys(6)[order], 1, DRAWS)
     assert torch.equal(part.ids, whole.ids[order]) and torch.equal(part.log_probs, whole.log_probs[order])
     same = logits[:1].expand(6, -1)
-    assert len({tuple(ids.tolist()) for ids in draw(same, keys(6), seed=1).ids}) > 1
-    assert not torch.equal(draw(logits, keys(6), seed=2).ids, whole.ids)
+    assert len({tuple(ids.tolist()) for ids in draw(same, keys(6), 1, DRAWS).ids}) > 1
+    assert not torch.equal(draw(logits, keys(6), 2, DRAWS).ids, whole.ids)
 
 
 def test_draws_are_distinct_shares_that_sum_to_one_and_never_impossible_tokens() -> None:
     logits = randn(20, 12, seed=6)
     logits[:, ::3] = -torch.inf
-    found = draw(logits, keys(20), seed=0)
+    found = draw(logits, keys(20), 0, DRAWS)
     assert found.ids.shape == (20, DRAWS) and (found.rest == -torch.inf).all()
     assert ((found.ids < 0) == (found.log_probs == -torch.inf)).all()
     torch.testing.assert_close(found.log_probs.exp().sum(1), torch.ones(20))
@@ -118,10 +118,10 @@ def test_draws_are_distinct_shares_that_sum_to_one_and_never_impossible_tokens()
 def test_packing_keeps_ids_and_counts_and_log_probabilities_to_half_precision(vocabulary: int) -> None:
     logits = randn(9, vocabulary, seed=7)
     logits[0, -1] = 50.0  # the last id, and a rest near 0
-    named, drawn = top(logits), draw(logits, keys(9), seed=3)
+    named, drawn = top(logits, TOP), draw(logits, keys(9), 3, DRAWS)
     again, counts = (
-        unpack_top(pack_top(named, vocabulary), vocabulary),
-        unpack_draws(pack_draws(drawn, vocabulary), vocabulary),
+        unpack_top(pack_top(named, vocabulary), vocabulary, TOP),
+        unpack_draws(pack_draws(drawn, vocabulary), vocabulary, DRAWS),
     )
     assert torch.equal(again.ids, named.ids)
     torch.testing.assert_close(again.log_probs, named.log_probs, rtol=2**-11, atol=2**-24)

@@ -19,6 +19,7 @@ from distilect.pipeline.assembly import check_for_tokens
 from distilect.selection import actor_critic, akskd, normalised_entropy
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
+from distilect.training.arguments import refuse_sharded
 from tests.presets import LEARNED, each_preset, slow
 from tests.training.helpers import EAGER, Bench, weights, whole_and_resumed
 
@@ -163,6 +164,12 @@ def test_what_compares_class_by_class_is_refused(bench: Bench) -> None:
         spec = {"name": method} if isinstance(method, str) else method
         with pytest.raises(MethodError, match="class by class|distance: mse"):
             check_for_tokens(built(bench, spec))
+
+
+def test_a_sharded_student_is_refused_in_a_line() -> None:
+    refuse_sharded(False)
+    with pytest.raises(ConfigError, match="sharded weights \\(FSDP\\) do not allow: train with DDP"):
+        refuse_sharded(True)
 
 
 def test_draws_are_for_kl_at_temperature_1(bench: Bench) -> None:

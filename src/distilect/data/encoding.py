@@ -85,13 +85,6 @@ class Encoded:
         keys = None if self.keys is None or self.words is None else self.keys[self.words.units.of(index)]
         return replace(self, columns=columns, lengths=lengths, offsets=_offsets(lengths), words=words, keys=keys)
 
-    def gold(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
-        """int32 [U]: the tokens that follow at the units of some rows of a table of tokens."""
-        assert self.words is not None
-        index, units = np.asarray(rows, dtype=np.int64), self.words.units
-        starts = np.repeat(self.offsets[index], units.take(index).sizes)
-        return self.columns["input_ids"][starts + self.words.places[units.of(index)] + 1]
-
     def collate(self, rows: Sequence[int] | NDArray[np.integer]) -> dict[str, torch.Tensor]:
         """The model inputs of `rows`, padded to the longest of them on the tokenizer's padding side.
 

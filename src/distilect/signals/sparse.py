@@ -18,9 +18,6 @@ from torch import Tensor
 
 from distilect.data.units import splitmix64
 
-TOP = 11  # tokens: with 18 bits for an id and half precision 49 bytes a unit, with 16 bits 46
-DRAWS = 22  # 50 bytes a unit with 18 bits for an id, 44 with 16
-
 Packed = NDArray[np.uint8]
 
 
@@ -39,7 +36,7 @@ class SparseOutputs:
     rest: Tensor
 
 
-def top(logits: Tensor, k: int = TOP) -> SparseOutputs:
+def top(logits: Tensor, k: int) -> SparseOutputs:
     """The k likeliest tokens of logits [U, V], and the mass of all others; fewer of a smaller vocabulary."""
     log_probs = logits.float().log_softmax(-1)
     values, ids = log_probs.topk(min(k, log_probs.shape[1]), dim=-1)
@@ -49,7 +46,7 @@ def top(logits: Tensor, k: int = TOP) -> SparseOutputs:
     return SparseOutputs(F.pad(ids, unused, value=-1), F.pad(values, unused, value=-torch.inf), rest)
 
 
-def draw(logits: Tensor, keys: Tensor, seed: int, n: int = DRAWS) -> SparseOutputs:
+def draw(logits: Tensor, keys: Tensor, seed: int, n: int) -> SparseOutputs:
     """n draws from softmax(logits) per unit, with the log of each token's share of the draws.
 
     The share of a token has its probability as expectation, so the cross-entropy and its gradient are unbiased (Anshumann et al., 2025,
@@ -100,7 +97,7 @@ def pack_top(outputs: SparseOutputs, vocabulary: int) -> Packed:
     return np.concatenate([_to_bits(outputs.ids.clamp_min(0), vocabulary), halves.view(np.uint8)], axis=1)
 
 
-def unpack_top(packed: Packed, vocabulary: int, k: int = TOP) -> SparseOutputs:
+def unpack_top(packed: Packed, vocabulary: int, k: int) -> SparseOutputs:
     """What `pack_top` packed, with k columns."""
     split = packed.shape[1] - 2 * (k + 1)
     values = torch.from_numpy(np.ascontiguousarray(packed[:, split:]).view("<f2").astype(np.float32))
@@ -115,7 +112,7 @@ def pack_draws(outputs: SparseOutputs, vocabulary: int) -> Packed:
     return _to_bits(outputs.ids.flatten().repeat_interleave(counts.flatten()).reshape(-1, n), vocabulary)
 
 
-def unpack_draws(packed: Packed, vocabulary: int, n: int = DRAWS) -> SparseOutputs:
+def unpack_draws(packed: Packed, vocabulary: int, n: int) -> SparseOutputs:
     """What `pack_draws` packed, of n draws."""
     return _counted(_from_bits(packed, vocabulary, n))
 
@@ -131,6 +128,11 @@ def _from_bits(packed: Packed, vocabulary: int, k: int) -> Tensor:
     shifts = np.arange(_id_bits(vocabulary))
     bits = np.unpackbits(packed, axis=1, count=k * len(shifts)).reshape(len(packed), k, len(shifts))
     return torch.from_numpy((bits.astype(np.int64) << shifts).sum(-1))
+
+
+def id_bytes(count: int, vocabulary: int) -> int:
+    """What so many packed ids take."""
+    return math.ceil(count * _id_bits(vocabulary) / 8)
 
 
 def _id_bits(vocabulary: int) -> int:

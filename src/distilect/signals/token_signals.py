@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from distilect.config import TokenSignalConfig
 from distilect.models import CHUNK, entropy_share
 from distilect.signals.sparse import (
+    Packed,
     SparseOutputs,
     candidates,
     draw,
+    id_bytes,
     on_candidates,
     pack_draws,
     pack_top,
@@ -30,7 +32,6 @@ from distilect.signals.sparse import (
 )
 
 TOP, DRAWS = 10, 16  # at most 50 bytes a token with up to 2^18 different tokens
-Packed = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class TokenFormat:
     @property
     def width(self) -> int:
         """Bytes of a unit."""
-        bits = max(1, (self.vocabulary - 1).bit_length())
-        return -(-self.top * bits // 8) + 2 * (self.top + 1) + -(-self.draws * bits // 8) + 4
+        return id_bytes(self.top, self.vocabulary) + 2 * (self.top + 1) + id_bytes(self.draws, self.vocabulary) + 4
 
     # ---- from a model's outputs ------------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class TokenFormat:
     def unpack(self, packed: Packed, gold: Tensor) -> TokenOutputs:
         """What `pack` packed; `gold` int64 [U]."""
         exact = torch.from_numpy(np.ascontiguousarray(packed[:, -4:]).view("<f2").astype(np.float32))
-        split = packed.shape[1] - 4 - -(-self.draws * max(1, (self.vocabulary - 1).bit_length()) // 8)
+        split = packed.shape[1] - 4 - id_bytes(self.draws, self.vocabulary)
         named = unpack_top(packed[:, :split], self.vocabulary, self.top)
         ids, log_probs, rest = [gold.unsqueeze(1), named.ids], [exact[:, :1], named.log_probs], named.rest
         if self.draws:

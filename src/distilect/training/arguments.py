@@ -98,3 +98,15 @@ def refuse_data_parallel(gpus: int) -> None:
             f"this process sees {gpus} GPUs and would split batches by nn.DataParallel, which is not supported: "
             "set CUDA_VISIBLE_DEVICES=0, or start one process per GPU with accelerate launch"
         )
+
+
+def refuse_sharded(language_model: bool) -> None:
+    """A language model is run without its output layer, which is then used in parts; FSDP gathers weights within a model's own pass only.
+
+    Raises:
+        ConfigError: a language model is sharded.
+    """
+    if language_model:
+        raise ConfigError(
+            "a language model's output layer is used in parts, which sharded weights (FSDP) do not allow: train with DDP"
+        )

@@ -159,7 +159,9 @@ class StudentProbe:
     def _candidates(self, positions: NDArray[np.int64]) -> Tensor:
         """int64 [u, m]: the classes of a language model at the units of rows of train."""
         if self.source is None:
-            return torch.from_numpy(self.rows.encoded.gold(positions).astype(np.int64)).unsqueeze(1)
+            tokens, units = self.rows.table.tokens, self.rows.table.units
+            assert tokens is not None and units is not None
+            return torch.from_numpy(tokens.gold_of(units, positions).astype(np.int64)).unsqueeze(1)
         found = self.source.fetch(self.rows.table, positions, [[] for _ in self.source.names]).candidates
         assert found is not None
         return found

@@ -29,7 +29,7 @@ from distilect.selection import Method, PlannedRows, Selector, StepView
 from distilect.signals import SignalSource, TeacherSignals
 from distilect.tasks import has_label
 from distilect.training import distributed
-from distilect.training.arguments import criterion, refuse_data_parallel, training_arguments
+from distilect.training.arguments import criterion, refuse_data_parallel, refuse_sharded, training_arguments
 from distilect.training.callbacks import Hooks, LastStepEvaluation, Patience, Preemption
 from distilect.training.counts import Counts
 from distilect.training.preselection import Preselection
@@ -110,10 +110,7 @@ class DistillationTrainer(ResumableTrainer):
             data_collator=rows.batch,
         )
         refuse_data_parallel(self.args.n_gpu)
-        if self.is_fsdp_enabled and rows.encoded.causal:
-            raise ConfigError(
-                "a language model's output layer is used in parts, which sharded weights (FSDP) do not allow: train with DDP"
-            )
+        refuse_sharded(self.is_fsdp_enabled and rows.encoded.causal)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # older Trainers divide by accumulation unless this is set
         self.probe = StudentProbe(
