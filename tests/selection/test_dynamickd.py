@@ -535,6 +535,41 @@ def test_random_plans_need_no_student_and_differ_by_window():
     assert set(one) != set(two) and len(one) == len(two) == 10
 
 
+def test_rounds_ask_a_share_in_all_and_every_epoch_has_all_that_were_chosen():
+    rows, u = keys(100), random_u(100)
+    selector = arm_2(ratio=0.2, name="uncertainty-rounds", rounds=2)
+    probe = begun(selector, rows, u)
+    first, second, third = (selector.plan(rows.numpy(), epoch, 7) for epoch in (0, 1, 2))
+    assert len(first) == len(second) == len(third) == 20
+    assert len(np.unique(first)) == 10 and len(probe.ran) == 1  # the first ten are drawn, without a look at the student
+    rest = np.setdiff1d(np.arange(100), first)
+    assert len(probe.ran[0][0]) == 90
+    added = rest[u[rest].topk(10).indices.numpy()]
+    assert sorted(second) == sorted(third) == sorted([*np.unique(first), *added])
+
+
+def test_rounds_repeat_rows_evenly_and_ask_equal_texts_once(tmp_path):
+    rows = keys(60)
+    rows[30:] = rows[:30]
+    options: dict[str, Any] = {"ratio": 0.25, "name": "uncertainty-rounds", "rounds": 3}
+    selector = arm_2(**options)
+    begun(selector, rows, random_u(30).repeat(2))
+    counts = [np.bincount(selector.plan(rows.numpy(), epoch, 7), minlength=60) for epoch in range(2)]
+    assert [int((count > 0).sum()) for count in counts] == [5, 10]
+    assert set(counts[0][counts[0] > 0]) == {3} and set(counts[1][counts[1] > 0]) == {1, 2}
+    again = through_file(selector, arm_2(**options), tmp_path)
+    later = FakeProbe(rows, logits_with(random_u(30, seed=5).repeat(2)))
+    for one in (selector, again):
+        one.begin_epoch(later, 1)
+        assert np.array_equal(np.bincount(one.plan(rows.numpy(), 1, 7), minlength=60), counts[1])
+    assert not later.ran
+    following = [one.plan(rows.numpy(), 2, 7).tolist() for one in (selector, again)]
+    assert following[0] == following[1] and len(set(following[0])) == 15
+    control = arm_2(**{**options, "score": "random"})
+    probe = begun(control, rows, random_u(60))
+    assert len(set(control.plan(rows.numpy(), 2, 7).tolist())) == 15 and not probe.ran
+
+
 def test_a_plan_is_the_same_when_a_run_is_resumed_within_it(tmp_path):
     rows, u = keys(60), random_u(60)
     options: dict[str, Any] = {"ratio": 0.3, "name": "uncertainty-plan", "refresh": 1}

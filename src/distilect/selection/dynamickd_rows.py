@@ -6,6 +6,7 @@ teachers apart, which are asked on a share of r only):
 - `uncertainty`, as published: 1. The other rows learn from their labels.
 - `uncertainty-skip`: c + r, in steps as many but smaller.
 - `uncertainty-plan`: c + r, in whole batches, by scores that are as old as the plan.
+- `uncertainty-rounds`: r, and c in each of the first epochs. Over all epochs no more than a share of r of the rows asks.
 """
 
 from __future__ import annotations
@@ -47,10 +48,49 @@ class UncertainRowsSkip(UncertainRows):
         self.needs = Needs(passes=None if free else scoring_passes(self.score))
 
 
-class UncertainRowsPlan(PlannedRows):
+class ScoredPlan(PlannedRows):
+    """What plans by uncertainty share: a pass without gradient over the rows that they choose from; a row of words has their mean."""
+
+    options: UncertainRows.Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.averages = Averages()
+        self.probe: Probe | None = None  # of this epoch
+
+    def setup(self, context: SelectionContext) -> None:
+        self.score = score_of(self.options.score, context.regression, context.tokens)
+        self.multi_label, self.tokens = context.multi_label, context.tokens
+
+    def begin_epoch(self, probe: Probe, epoch: int) -> None:
+        self.probe = probe
+
+    def decide(self, view: StepView) -> Tensor:
+        return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
+
+    def planned(self, num_rows: int) -> int:
+        return max(1, round(self.options.ratio * num_rows))
+
+    def run(self, keys: Tensor) -> Tensor:
+        """float32 [n], on the CPU: scores by the student at this moment."""
+        assert self.probe is not None, "plan was called before begin_epoch: there is no student to score rows with"
+        different, place = torch.unique(keys, return_inverse=True)
+        logits, row = self.probe.run_rows(different, scoring_passes(self.score))
+        of_units = uncertainty(self.score, logits, self.multi_label, self.tokens)
+        u = of_units.new_zeros(len(different)).index_add(0, row, of_units) / row.bincount(minlength=len(different))
+        scores = -u[place] if self.options.reverse else u[place]
+        self.averages.add("uncertainty/score", scores.sum(), len(keys))
+        return scores
+
+    def health(self) -> dict[str, float]:
+        """uncertainty/score: the mean score of the rows that plans chose from (with `reverse` negative)."""
+        return self.averages.pop()
+
+
+class UncertainRowsPlan(ScoredPlan):
     """The most uncertain rows are planned for an epoch, or for a few steps; the others are never loaded.
 
-    Rows are scored by a pass without gradient when they are planned, each of them once per epoch; a row of words by their mean.
+    Rows are scored when they are planned, each of them once per epoch.
     """
 
     name = "uncertainty-plan"
@@ -67,23 +107,8 @@ class UncertainRowsPlan(PlannedRows):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.window = None if self.options.refresh == "epoch" else self.options.refresh
-        self.averages = Averages()
-        self.probe: Probe | None = None  # of this epoch
         self.scored_at: tuple[int, int] | None = None  # epoch and window of `window_scores`
         self.window_scores = torch.empty(0)  # a run that is resumed within a window plans it again: by the same scores
-
-    def setup(self, context: SelectionContext) -> None:
-        self.score = score_of(self.options.score, context.regression, context.tokens)
-        self.multi_label, self.tokens = context.multi_label, context.tokens
-
-    def begin_epoch(self, probe: Probe, epoch: int) -> None:
-        self.probe = probe
-
-    def decide(self, view: StepView) -> Tensor:
-        return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
-
-    def planned(self, num_rows: int) -> int:
-        return max(1, round(self.options.ratio * num_rows))
 
     def plan(self, keys: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
         rows, planned = torch.from_numpy(keys), self.planned(len(keys))
@@ -99,21 +124,7 @@ class UncertainRowsPlan(PlannedRows):
             return row_uniform(keys, seed, epoch * window.of + window.number, "rows").float()
         if self.scored_at != (epoch, window.number):
             self.scored_at, self.window_scores = (epoch, window.number), self.run(keys)
-            self.averages.add("uncertainty/score", self.window_scores.sum(), len(keys))
         return self.window_scores
-
-    def run(self, keys: Tensor) -> Tensor:
-        """float32 [n], on the CPU: scores by the student at this moment."""
-        assert self.probe is not None, "plan was called before begin_epoch: there is no student to score rows with"
-        different, place = torch.unique(keys, return_inverse=True)
-        logits, row = self.probe.run_rows(different, scoring_passes(self.score))
-        of_units = uncertainty(self.score, logits, self.multi_label, self.tokens)
-        u = of_units.new_zeros(len(different)).index_add(0, row, of_units) / row.bincount(minlength=len(different))
-        return -u[place] if self.options.reverse else u[place]
-
-    def health(self) -> dict[str, float]:
-        """uncertainty/score: the mean score of the rows that plans chose from (with `reverse` negative)."""
-        return self.averages.pop()
 
     def state_dict(self) -> dict[str, Any]:
         scored_at = None if self.scored_at is None else list(self.scored_at)
@@ -123,6 +134,57 @@ class UncertainRowsPlan(PlannedRows):
         at = state["scored_at"]
         self.scored_at = None if at is None else (int(at[0]), int(at[1]))
         self.window_scores = state["scores"]
+        self.averages.load_state_dict(state["averages"])
+
+
+class UncertainRowsRounds(ScoredPlan):
+    """A share of the rows asks, however many epochs there are: for teachers that cost something per answer.
+
+    The rows of the first epoch are drawn, as an untrained student's uncertainty says nothing. Each of the next ones adds those that the
+    student is least sure of by then. An epoch is trained on all rows chosen so far, repeated until there are ratio · N.
+    """
+
+    name = "uncertainty-rounds"
+
+    class Options(UncertainRows.Options):
+        """Of `rows: {name: uncertainty-rounds, …}`."""
+
+        rounds: Count = Field(4, description="the first so many epochs begin with a choice of rows, each of as many")
+
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.chosen = torch.empty(0, dtype=torch.int64)  # identities of rows, in the order in which they were chosen
+
+    def plan(self, keys: np.ndarray, epoch: int, seed: int, window: Window | None = None) -> np.ndarray:
+        rows, planned = torch.from_numpy(keys), self.planned(len(keys))
+        for number in range(min(epoch + 1, self.options.rounds)):  # a run may begin with a later epoch
+            self.choose(rows, max(1, planned * (number + 1) // self.options.rounds), seed, number)
+        order = np.argsort(keys, kind="stable")
+        places = order[np.searchsorted(keys, self.chosen.numpy(), sorter=order)]
+        copies, rest = divmod(planned, len(places))
+        drawn = ranked(self.chosen, torch.zeros(len(places)), seed, epoch)[:rest].numpy()
+        return np.sort(np.concatenate([np.tile(places, copies), places[drawn]]))
+
+    def choose(self, rows: Tensor, count: int, seed: int, number: int) -> None:
+        """Choose rows (int64 [N], identities) until there are `count`; nothing where there are already, as in a run that is resumed."""
+        if len(self.chosen) >= count:
+            return
+        pool = torch.unique(rows)  # an equal text costs nothing more, and teaches nothing
+        pool = pool[~torch.isin(pool, self.chosen)]
+        if number == 0 or self.score == "random":
+            scores = row_uniform(pool, seed, number, "rows").float()
+        else:
+            scores = self.run(pool)
+        best = ranked(pool, scores, seed, number)[: count - len(self.chosen)]
+        self.chosen = torch.cat([self.chosen, pool[best]])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"chosen": self.chosen, "averages": self.averages.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.chosen = state["chosen"]
         self.averages.load_state_dict(state["averages"])
 
 

@@ -26,6 +26,7 @@ ROWS: dict[str, type[RowSelector]] = {
         dynamickd.UncertainRows,
         dynamickd_rows.UncertainRowsSkip,
         dynamickd_rows.UncertainRowsPlan,
+        dynamickd_rows.UncertainRowsRounds,
         alignment.AlignedRows,
         adaptive.AdaptiveRows,
     )
