@@ -50,14 +50,8 @@ def main() -> None:
     folder = given.folder.resolve()
     split_docstrings(folder)
     if not (folder / "teacher" / "student").exists():
-        settings = {"train.learning_rate": 1e-4, "train.max_length": 64}
-        finetune(
-            folder / "teacher.csv",
-            folder / "validation.csv",
-            init=BACKBONE,
-            output=folder / "teacher",
-            overrides=[f"{name}={value}" for name, value in settings.items()] + ["train.epochs=4"],
-        )
+        settings: dict[str, Any] = {"epochs": 4, "learning_rate": 1e-4, "max_length": 64}
+        finetune(folder / "teacher.csv", init=BACKBONE, output=folder / "teacher", **settings)
     answers = answers_of(folder / "teacher" / "student", folder)
     lines = []
     with serving(answers) as url:
