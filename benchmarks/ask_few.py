@@ -98,7 +98,7 @@ def plain(text: str) -> str:
 
 
 def student(folder: Path, url: str, arm: str, seed: int) -> dict[str, Any]:
-    """Distil one student; accuracy and macro-F1 on dev, and calls for rows of train."""
+    """Distil one student; accuracy and macro-F1 on dev, and how many rows of train were asked about."""
     own = dict(ARMS[arm])
     epochs = own.pop("epochs")
     name = f"{arm.replace(' ', '-')}-{seed}"
