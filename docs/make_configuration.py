@@ -18,11 +18,14 @@ RUN_PARTS = (
     config.TeacherConfig,
     config.FinetuneConfig,
     config.StudentConfig,
+    config.LoraConfig,
     config.MethodConfig,
     config.StageConfig,
     config.TrainConfig,
     config.SearchConfig,
     config.SignalConfig,
+    config.TokenSignalConfig,
+    config.GenerationConfig,
 )
 COMPARISON_PARTS = (
     experiments.CompareConfig,

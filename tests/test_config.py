@@ -365,7 +365,7 @@ def test_each_fault_is_one_line_with_place_and_remedy(raw: dict[str, Any], line:
 
 def test_a_key_like_no_other_is_told_all_that_there_are() -> None:
     assert told({**MINIMAL, "zzz": 1})[0].startswith(
-        "unknown key 'zzz': known: backbone, baselines, budget, data, data_dir, method, name"
+        "unknown key 'zzz': known: backbone, baselines, budget, data, data_dir, generation, method, name"
     )
 
 

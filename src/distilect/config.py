@@ -255,6 +255,13 @@ class TeacherConfig(Part):
         return value
 
 
+class LoraConfig(Part):
+    """Low-rank updates of a student's linear maps (Hu et al., 2021), by the package peft; the saved student has them merged in."""
+
+    rank: int = Field(16, ge=1, description="of the update of each linear map")
+    alpha: Positive | None = Field(None, description="updates are multiplied by alpha / rank; default: twice the rank")
+
+
 class StudentConfig(Part):
     """The student: the model that is trained and shipped."""
 
@@ -267,6 +274,11 @@ class StudentConfig(Part):
         None,
         description="tokens that it keeps: a number, the most frequent ones in train and extra first; or auto, all that these use. "
         "Those without which a text could become unknown stay too. Default: all",
+    )
+    lora: LoraConfig | None = Field(
+        None,
+        description="train low-rank updates of its linear maps and a classifier's head, not the model itself; `{}` for the defaults. Wants a "
+        "higher `train.learning_rate`",
     )
 
 
@@ -431,6 +443,22 @@ def seconds_of(budget: str) -> float:
     return total
 
 
+class GenerationConfig(Part):
+    """Completions that a language model and its teachers write for prompts of dev, to be compared with the true ones."""
+
+    rows: int = Field(
+        0,
+        ge=0,
+        description="of dev, a random sample; 0: none. Each new token is a pass of the model, for up to 16 rows at a time",
+    )
+    max_new_tokens: int = Field(
+        256, ge=1, description="of a completion, at most; prompt and completion have up to `train.max_length` together"
+    )
+    answer_after: str | None = Field(
+        None, min_length=1, description="what stands before the final answer, such as ####: answers are compared too"
+    )
+
+
 class SearchConfig(Part):
     """Settings that the validation split chooses before the run, by successive halving."""
 
@@ -504,10 +532,13 @@ class RunConfig(Part):
     )
     train: TrainConfig = Field(TrainConfig(), description="how the student is trained")
     signals: SignalConfig = Field(SignalConfig(), description="where teacher outputs are stored")
+    generation: GenerationConfig = Field(
+        GenerationConfig(), description="of language models: completions of dev rows, written and scored after training"
+    )
     budget: str | None = Field(
         None,
         description="time for the whole run, such as 30min or 2h: the student is trained for as many epochs as fit, in place of "
-        "`train.epochs`, at most 100 in a stage; a search is not counted",
+        "`train.epochs`, at most 100 in a stage; a search is not counted, nor what the student writes in `generation`",
     )
     search: SearchConfig | None = Field(None, description="choose settings on the validation split first")
     seed: int = Field(0, description="seed of data order, dropout, new weights and every draw")

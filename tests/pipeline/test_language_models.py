@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 from distilect.cli import app
 from distilect.config import parse_config
 from distilect.errors import ConfigError, DistilectError, ExportError, RunError, StudentError, TeacherError
-from distilect.evaluation import resampled_scores, row_draws
+from distilect.evaluation import completion_scores, resampled_scores, row_draws
 from distilect.experiments.results import compact_predictions, expand_labels, expand_predictions
 from distilect.export.ship import export_run
 from distilect.pipeline import advise, evaluate, run
+from distilect.pipeline import generations as generations_module
+from distilect.pipeline.generations import generations, prompts_for
 from distilect.pipeline.prediction import predict_file
 from distilect.pipeline.teachers import data_of
 from distilect.pipeline.work import Workbench
@@ -30,6 +32,8 @@ from distilect.tasks import Task
 from tests.language import TASK, pairs
 from tests.tiny import llama_tokenizer, tiny_llama, wordpiece_tokenizer
 
+GENERATION = {"rows": 8, "max_new_tokens": 6}
+WRITTEN = {"exact_match", "rouge_l"}
 EVIL = "<script>alert(1)</script>"
 
 
@@ -68,7 +72,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(base: dict[str, Any]) -> Path:
-    return run(parse_config(base))[0].folder
+    pytest.importorskip("rouge_score")
+    return run(parse_config(base | {"generation": GENERATION}))[0].folder
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 def test_a_run_gives_a_plain_checkpoint_that_learned(finished: Path) -> None:
     metrics = metrics_of(finished)
     student, teachers = metrics["student"], {t["name"]: t for t in metrics["teachers"]}
-    assert metrics["primary"] == "accuracy" and set(student["scores"]) == {"accuracy", "perplexity"}
+    assert metrics["primary"] == "accuracy" and set(student["scores"]) == {"accuracy", "perplexity"} | WRITTEN
     assert teachers["b"]["scores"]["perplexity"] < teachers["a"]["scores"]["perplexity"]  # it was fine-tuned
     model = AutoModelForCausalLM.from_pretrained(finished / "student")
     tokenizer = AutoTokenizer.from_pretrained(finished / "student")
@@ -117,6 +122,8 @@ def test_teachers_scores_come_from_what_is_stored(finished: Path, base: dict[str
         metrics["teachers"][0]["path"], Path(base["data_dir"]) / "dev.jsonl", max_length=40, precision="fp32"
     )
     for name, value in metrics["teachers"][0]["scores"].items():
+        if name in WRITTEN:
+            continue
         assert value == pytest.approx(plain["scores"][name], rel=2e-3)
     assert metrics["signals"]["scored_rows"] == 2 * 46  # train, validation and extra, each once
 
@@ -134,6 +141,46 @@ def test_the_page_shows_completions_and_nothing_in_them_acts(finished: Path) -> 
     assert "".join(token.text for _, token in found.examples[-1].tokens) == " a joy⏎"
     card = (finished / "student" / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: text-generation" in card and 'pipeline("text-generation"' in card
+
+
+def test_completions_are_written_scored_and_shown_by_all_models(
+    finished: Path, base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in (finished / "generations.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["row"] for line in lines] == list(range(8)) and lines[-1]["prompt"] == EVIL
+    assert lines[-1]["completion"] == " a joy"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(finished / "student"), llama_tokenizer()
+    for line in lines:
+        ids = tokenizer(line["prompt"], return_tensors="pt")
+        said = model.generate(**ids, max_new_tokens=6, do_sample=False, pad_token_id=1)[0, ids["input_ids"].shape[1] :]
+        assert line["student"] == tokenizer.decode(said, skip_special_tokens=True)
+    metrics = metrics_of(finished)
+    true = [line["completion"] for line in lines]
+    for model_scores, name in ((metrics["student"], "student"), (metrics["teachers"][1], "teacher/b")):
+        expected = completion_scores(true, [line[name] for line in lines])
+        assert {key: model_scores["scores"][key] for key in WRITTEN} == expected
+    assert metrics["generation"]["rows"] == 8 and set(metrics["generation"]["unfinished"]) == {
+        "student",
+        "teacher/a",
+        "teacher/b",
+    }
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    section = page[page.index('<h2 id="generations"') : page.index('<h2 id="cost"')]
+    assert EVIL not in section and "&lt;script&gt;alert(1)" in section and "teacher b" in section
+
+    data = str(Path(base["data_dir"]) / "dev.jsonl")
+    options = ["--generate", "8", "--max-new-tokens", "6", "--precision", "fp32"]
+    outcome = CliRunner().invoke(app, ["evaluate", str(finished / "student"), data, *options])
+    assert f"rouge_l      {metrics['student']['scores']['rouge_l']:.4f}" in outcome.output, outcome.output
+
+    # a second run asks no teacher again
+    bench = Workbench.open(parse_config(base | {"generation": GENERATION, "name": "again"}))
+    prompts = prompts_for(bench, bench.new_student())
+    asked: list[str] = []
+    write = generations_module._written
+    monkeypatch.setattr(generations_module, "_written", lambda name, *rest: asked.append(name) or write(name, *rest))
+    again = generations(bench, bench.new_student(), prompts)
+    assert asked == ["student"] and again.texts["teacher/b"] == [line["teacher/b"] for line in lines]
 
 
 def test_predictions_hold_few_numbers_per_token(finished: Path, base: dict[str, Any]) -> None:
@@ -165,6 +212,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[DistilectError], str]] = {
     "long rows": ({"train": {"max_length": 100}}, TeacherError, "reads 64 tokens at most.*train.max_length: 64"),
     "smoothing": ({"train": {"max_length": 40, "label_smoothing": 0.1}}, ConfigError, "remove them"),
     "alignment": ({"method": "alignment"}, DistilectError, "class by class"),
+    "an answer that is nowhere": (
+        {"generation": {"rows": 2, "answer_after": "####"}},
+        ConfigError,
+        "none of the 2 completions holds '####'",
+    ),
 }
 
 

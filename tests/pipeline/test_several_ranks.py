@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from distilect.config import parse_config
 from distilect.pipeline import run
 from distilect.selection import actor_critic, akskd, artefact
+from tests.language import pairs
 from tests.launch import run_ranks
 from tests.pipeline.helpers import Job
-from tests.tiny import tiny_bert
+from tests.tiny import tiny_bert, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +94,46 @@ def test_two_ranks_write_the_folder_of_one(job: Job, tmp_path: Path, monkeypatch
         for name in ("alone", "both")
     ]
     assert len(stores[0]) == len(stores[1]) > 0
+
+
+@pytest.mark.slow
+def test_two_ranks_distil_a_language_model_with_adapters_as_one_does(tmp_path: Path) -> None:
+    """Weights on tokens and written completions are those of all ranks; the second run reads what teachers wrote."""
+    pytest.importorskip("peft")
+    pytest.importorskip("rouge_score")
+    for role, count, seed in (("train", 40, 0), ("dev", 20, 1)):
+        lines = [json.dumps(row) for row in pairs(count, seed)]
+        (tmp_path / f"{role}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+    def settings(output: str, name: str = "lm") -> Any:
+        return parse_config(
+            {
+                "name": name,
+                "output": str(tmp_path / output),
+                "data_dir": str(tmp_path),
+                "data": {"train": "train.jsonl", "dev": "dev.jsonl", "validation_size": 6},
+                "task": {"kind": "causal-lm"},
+                "teachers": [{"name": n, "path": tiny_llama(tmp_path / n, seed)} for seed, n in enumerate("ab")],
+                "student": {"init": "a[layers=1]", "lora": {}},
+                "method": {"name": "confidence", "temperature": 1},
+                "train": {"epochs": 1, "max_length": 40, "batch_size": 8, "precision": "fp32", "learning_rate": 1e-2},
+                "signals": {"precision": "fp32"},
+                "generation": {"rows": 20, "max_new_tokens": 5},
+            }
+        )
+
+    alone = run(settings("alone"))[0]
+    run_ranks(2, lambda: run(settings("both")) and None, tmp_path)
+    run_ranks(2, lambda: run(settings("both", "again")) and None, tmp_path)
+    for name in ("lm", "again"):
+        folder = tmp_path / "both" / name
+        assert {p.name for p in folder.iterdir()} == {p.name for p in alone.folder.iterdir()}
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["student"]["scores"] == pytest.approx(alone.metrics["student"]["scores"], rel=1e-3)
+        assert metrics["generation"] == alone.metrics["generation"]
+        assert (folder / "generations.jsonl").read_text() == (alone.folder / "generations.jsonl").read_text()
+        tables = [pq.read_table(f / "examples.parquet").to_pylist() for f in (alone.folder, folder)]
+        assert [line["text"] for line in tables[0]] == [line["text"] for line in tables[1]]
+        for line, other in zip(*tables, strict=True):
+            numbers = [{k: v for k, v in both.items() if isinstance(v, int | float)} for both in (line, other)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)

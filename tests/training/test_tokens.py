@@ -12,12 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distilect.data import encode
+from distilect.data import encode, row_keys
 from distilect.errors import ConfigError, MethodError
 from distilect.evaluation import predict
-from distilect.pipeline.assembly import check_for_tokens
+from distilect.pipeline.assembly import check_for_tokens, sampler_of
 from distilect.selection import actor_critic, akskd, normalised_entropy
-from distilect.signals import LiveSignals, SignalStore, prepare_signals
+from distilect.selection.rlkd import ReinforcedTeachers
+from distilect.selection.teacher_state import whole as whole_state
+from distilect.signals import LiveSignals, Prepared, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
 from distilect.training.arguments import refuse_sharded
 from tests.presets import LEARNED, each_preset, slow
@@ -167,9 +169,11 @@ def test_what_compares_class_by_class_is_refused(bench: Bench) -> None:
 
 
 def test_a_sharded_student_is_refused_in_a_line() -> None:
-    refuse_sharded(False)
+    refuse_sharded(language_model=False, adapters=False)
     with pytest.raises(ConfigError, match="sharded weights \\(FSDP\\) do not allow: train with DDP"):
-        refuse_sharded(True)
+        refuse_sharded(language_model=True, adapters=False)
+    with pytest.raises(ConfigError, match="student.lora trains adapters alone.*train with DDP"):
+        refuse_sharded(language_model=False, adapters=True)
 
 
 def test_draws_are_for_kl_at_temperature_1(bench: Bench) -> None:
@@ -291,6 +295,41 @@ def test_the_sample_shows_tokens_in_their_completion(bench: Bench, tmp_path: Pat
     for row in rows:
         assert row["label"] == flat[row["row"]] and f"[[{flat[row['row']]}]]" in row["text"]
         assert row["right/t0"] in (0.0, 1.0, None)
+
+
+def test_examples_are_whole_completions_with_the_weights_of_the_last_epoch(bench: Bench, tmp_path: Path) -> None:
+    trainer = trained(bench, {"name": "weighted", "teachers": {"values": [0.25, 0.75]}}, "examples", epochs=2)
+    trainer.records.examples.write_tokens(tmp_path / "examples.parquet", bench.table)
+    lines = pq.read_table(tmp_path / "examples.parquet").to_pylist()
+    rows = sorted({line["row"] for line in lines})
+    keys = row_keys(bench.table.ids)
+    assert rows == sorted(np.argsort(keys)[:12].tolist())  # a random sample, whatever the order
+    for row in rows:
+        own = [line for line in lines if line["row"] == row]
+        assert "".join(line["before"] + line["text"] for line in own) == bench.table.text([row])[0][0]
+    assert {(line["epoch"], line["asked"], line["teacher/t0"], line["teacher/t1"]) for line in lines} == {
+        (1, True, 0.25, 0.75)
+    }
+
+
+def test_the_policy_sees_where_a_token_stands(bench: Bench) -> None:
+    trainer = bench.trainer({"name": "rlkd", **EAGER["rlkd"]}, name="position")
+    selector = trainer.method.teachers
+    batch = trainer.rows.batch([3, 5])
+    assert batch.of_rows is not None and isinstance(selector, ReinforcedTeachers)
+    student = torch.zeros(len(batch.units), 4)
+    view = trainer.view_of(batch, student)
+    expected = torch.cat([torch.linspace(0, 1, int(size)) for size in batch.of_rows.sizes])
+    torch.testing.assert_close(view.position, expected)
+    teachers = torch.randn(len(batch.units), 2, 4)
+    index = torch.tensor([0, 4])
+    common, own = selector.builder(view.take(index, teachers[index]), torch.ones(2, dtype=torch.bool))
+    torch.testing.assert_close(whole_state(common, own)[..., -1], (2 * expected[index, None] - 1).expand(2, 2))
+    sample = sampler_of(bench.table, Prepared(trainer.source))(16)
+    order = {key: place for place, key in enumerate(bench.table.unit_keys().tolist())}
+    assert bench.table.units is not None and sample.position is not None
+    units = np.array([order[key] for key in sample.keys.tolist()])
+    np.testing.assert_array_equal(sample.position.numpy(), bench.table.units.progress(units))
 
 
 def test_perplexity_is_never_what_checkpoints_are_chosen_by() -> None:

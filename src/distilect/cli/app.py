@@ -531,6 +531,13 @@ def evaluate(
     labels: Labels = None,
     metrics: Metrics = None,
     precision: Precision = "auto",
+    generate: Annotated[
+        int, typer.Option(min=0, help="Language models: rows whose completions are written and compared.")
+    ] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each such completion, at most.")] = 256,
+    answer_after: Annotated[
+        str | None, typer.Option(help="What stands before the final answer of a completion, such as '####'.")
+    ] = None,
 ) -> None:
     """Score a checkpoint on a labelled table.
 
@@ -550,6 +557,9 @@ def evaluate(
         labels=_names(labels),
         metrics=_names(metrics),
         precision=precision,
+        generate=generate,
+        max_new_tokens=max_new_tokens,
+        answer_after=answer_after,
     )
     width = max([12, *map(len, found["scores"])])
     for name, value in found["scores"].items():

@@ -78,6 +78,19 @@ class Tokens:
             found.append([text[start:end] for start, end in spans])
         return found
 
+    def between(self, texts: Sequence[str], units: Units, rows: Indexes) -> list[list[str]]:
+        """What stands before each unit of some rows, after the unit before it: the prompt, or what a user says between two answers.
+
+        Args:
+            texts: of these rows; units: of all rows.
+        """
+        found = []
+        for text, row in zip(texts, rows.tolist(), strict=True):
+            spans = self.spans[units.offsets[row] : units.offsets[row + 1]]
+            ends = [0, *spans[:-1, 1].tolist()]
+            found.append([text[end:start] for end, start in zip(ends, spans[:, 0].tolist(), strict=True)])
+        return found
+
     def gold_of(self, units: Units, rows: Indexes) -> NDArray[np.int32]:
         """int32 [u]: the tokens that stand at the units of some rows; `units` of all rows."""
         starts = np.repeat(self.rows.offsets[:-1][rows], units.take(rows).sizes)

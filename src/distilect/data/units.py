@@ -68,6 +68,12 @@ class Units:
         starts = Units.of_sizes(self.sizes[rows]).offsets
         return rows, starts[np.searchsorted(rows, own)] + units - self.offsets[own]
 
+    def progress(self, units: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 [u]: how far within its row each unit stands, 0 the first and 1 the last; 0 of an only one."""
+        own = self.rows(units)
+        place = (units - self.offsets[own]) / np.maximum(self.offsets[own + 1] - self.offsets[own] - 1, 1)
+        return place.astype(np.float32)
+
     def keys(self, row_keys: Indexes) -> Indexes:
         """int64 [U]: an identity for each unit, from its row's and its place in the row."""
         own = self.owners

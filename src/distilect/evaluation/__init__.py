@@ -11,6 +11,16 @@ from distilect.evaluation.cost import (
     ratio_to,
     take_turns,
 )
+from distilect.evaluation.generation import (
+    SCORES,
+    Prompts,
+    check_rouge,
+    completion_scores,
+    decoded,
+    matches,
+    prompts_of,
+    write_completions,
+)
 from distilect.evaluation.resampling import resampled_scores, row_draws
 from distilect.evaluation.scores import Candidates, Chance, chance_of, evaluate, predict, run_batches, share_kept
 from distilect.evaluation.significance import (
@@ -23,26 +33,33 @@ from distilect.evaluation.significance import (
 )
 
 __all__ = [
+    "SCORES",
     "Candidates",
     "Chance",
     "Difference",
     "Estimate",
     "Parameters",
+    "Prompts",
     "Speed",
     "brier_score",
     "bytes_on_disk",
     "chance_of",
+    "check_rouge",
+    "completion_scores",
+    "decoded",
     "difference_of",
     "evaluate",
     "expected_calibration_error",
     "flops_per_token",
     "holm",
+    "matches",
     "mean_estimate",
     "measure_speed",
     "negative_log_likelihood",
     "paired_over_seeds",
     "parameters",
     "predict",
+    "prompts_of",
     "ratio_to",
     "resampled_scores",
     "row_draws",
@@ -50,4 +67,5 @@ __all__ = [
     "share_kept",
     "softmax",
     "take_turns",
+    "write_completions",
 ]

@@ -1,5 +1,6 @@
 """Teachers loaded and frozen, students built, label spaces aligned."""
 
+from distilect.models.adapters import check_peft, has_adapters, load_adapters, merge_adapters, save_adapters
 from distilect.models.attention import attention_maps, captured, keeps_attention
 from distilect.models.checkpoints import (
     check_checkpoint,
@@ -63,6 +64,7 @@ __all__ = [
     "candidate_logits",
     "captured",
     "check_checkpoint",
+    "check_peft",
     "checkpoint_depth",
     "checkpoint_fingerprint",
     "classification_positions",
@@ -72,13 +74,16 @@ __all__ = [
     "even_layer_map",
     "even_layers",
     "find_vocabulary",
+    "has_adapters",
     "head_reader",
     "is_language_checkpoint",
     "is_language_model",
     "keeps_attention",
+    "load_adapters",
     "load_pretrained",
     "load_teacher",
     "load_tokenizer",
+    "merge_adapters",
     "output_head",
     "parse_spec",
     "per_token",
@@ -88,6 +93,7 @@ __all__ = [
     "resolve_precision",
     "same_tokens",
     "sampling",
+    "save_adapters",
     "set_dropout",
     "split_words",
     "stored_name",

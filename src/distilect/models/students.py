@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from distilect.config import StudentConfig
+from distilect.config import LoraConfig, StudentConfig
 from distilect.data import Encoded, Table, encode
 from distilect.errors import StudentError, TeacherError, did_you_mean
+from distilect.models.adapters import add_adapters
 from distilect.models.checkpoints import check_checkpoint, load_pretrained, resolve_path
 from distilect.models.classifiers import (
     is_binary,
@@ -79,6 +80,18 @@ class Student:
             report=[*self.report, *vocabulary.report()],
             vocabulary=vocabulary,
         )
+
+    def with_adapters(self, spec: LoraConfig, seed: int) -> Student:
+        """The same student, of which low-rank adapters alone are trained, and a classifier's head; the model is changed in place.
+
+        Raises:
+            StudentError: peft is not installed.
+        """
+        whole = sum(parameter.numel() for parameter in self.model.parameters())
+        trained = add_adapters(self.model, spec, seed)
+        about = {"rank": spec.rank, "alpha": spec.alpha, "parameters": trained}
+        line = f"student: adapters of rank {spec.rank} are trained, {trained:,} parameters beside {whole:,}"
+        return replace(self, source={**self.source, "lora": about}, report=[*self.report, line])
 
 
 def build_student(

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from distilect import ranks
-from distilect.config import RunConfig, TaskConfig, TeacherConfig, apply_overrides, parse_config, parse_part, set_values
+from distilect.config import (
+    GenerationConfig,
+    RunConfig,
+    TaskConfig,
+    TeacherConfig,
+    apply_overrides,
+    parse_config,
+    parse_part,
+    set_values,
+)
 from distilect.data import TokenReader, load_table, load_token_table, pad_id
 from distilect.errors import ConfigError, TeacherError
 from distilect.evaluation import predict
@@ -20,6 +29,7 @@ from distilect.models import (
     usable_length,
 )
 from distilect.pipeline.advise import advise
+from distilect.pipeline.generations import evaluated
 from distilect.pipeline.inputs import is_model, smaller, student_name, table_path, teacher_settings
 from distilect.pipeline.job import RunResult
 from distilect.pipeline.metrics import versions
@@ -182,6 +192,9 @@ def evaluate(
     labels: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     precision: str = "auto",
+    generate: int = 0,
+    max_new_tokens: int = 256,
+    answer_after: str | None = None,
 ) -> dict[str, Any]:
     """Scores of any classification, multi-label or regression checkpoint on a labelled table; of a language model on its completions.
 
@@ -190,6 +203,8 @@ def evaluate(
         max_length: in tokens; default: the length that comes with the checkpoint.
         kind, labels, metrics: as in `TaskConfig`; default: those of the checkpoint, and the metrics of such a task.
             `labels` are the names of the checkpoint's outputs, in their order.
+        generate: of a language model, rows whose completions it writes, to be scored too.
+        max_new_tokens, answer_after: of these, as in `GenerationConfig`.
 
     Returns:
         scores, rows, task; of entities also `types`: type → precision, recall, f1, entities; report: lines about rows that were cut and
@@ -197,9 +212,13 @@ def evaluate(
     """
     given = {"kind": kind, "labels": labels, "metrics": metrics}
     settings = parse_part(TaskConfig, {key: value for key, value in given.items() if value is not None})
+    written = {"rows": generate, "max_new_tokens": max_new_tokens, "answer_after": answer_after}
+    wanted = parse_part(GenerationConfig, written)
     like = Path(resolve_path(str(model)))
     if kind == "causal-lm" or (kind is None and is_language_checkpoint(str(like))):
-        return _evaluate_tokens(str(model), str(data), settings, text, Path(data_dir), max_length, precision)
+        return _evaluate_tokens(str(model), str(data), settings, wanted, text, Path(data_dir), max_length, precision)
+    if wanted.rows:
+        raise ConfigError("completions are wanted (--generate), but only language models write: leave it out")
     table, task = load_table(str(data), text=text, label=label, data_dir=Path(data_dir), like=like, given=settings)
     spec = TeacherConfig(path=str(model), labels=list(labels) if labels else None)
     teacher = load_teacher(spec, task, precision=precision, max_length=max_length)
@@ -220,6 +239,7 @@ def _evaluate_tokens(
     model: str,
     data: str,
     settings: TaskConfig,
+    generation: GenerationConfig,
     text: list[str] | None,
     data_dir: Path,
     max_length: int | None,
@@ -233,8 +253,9 @@ def _evaluate_tokens(
     teacher = load_teacher(TeacherConfig(path=model), task, precision=precision, max_length=length)
     assert isinstance(teacher, CheckpointTeacher)
     outputs = predict(teacher.model, teacher.encode(table), precision=precision)
+    written = evaluated(table, tokenizer, teacher.model, generation, precision)
     return {
-        "scores": task.score(outputs, table.labels, offsets=table.offsets),
+        "scores": task.score(outputs, table.labels, offsets=table.offsets) | written,
         "rows": len(table),
         "task": task.to_dict(),
         "report": report,

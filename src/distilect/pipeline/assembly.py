@@ -24,7 +24,7 @@ from distilect.selection import (
 )
 from distilect.signals import Prepared
 from distilect.tasks import Task, has_label
-from distilect.training import TrainingRows
+from distilect.training import TrainingRows, position_of
 
 CREDIT_ROWS = 1024  # of the validation split, at most: each look at them costs a forward pass
 
@@ -143,6 +143,7 @@ def sampler_of(table: Table, prepared: Prepared) -> Callable[..., TrainingSample
             torch.tensor(table.labels[units]),
             source.fetch(table, rows, [[] for _ in source.names]).judged.cpu()[places],
             vectors.fetch(table, rows, [[]]).logits[:, 0].cpu()[places] if vectors else None,
+            position_of(table, units),
         )
 
     return sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,13 @@ from typing import Any
 from distilect import ranks
 from distilect.config import RunConfig, dump_config, parse_config, set_value
 from distilect.data import Table
+from distilect.evaluation import Prompts
 from distilect.export import write_model_card
 from distilect.files import atomic_write
-from distilect.models import Student
+from distilect.models import Student, has_adapters, merge_adapters
 from distilect.pipeline.budget import Deadline
 from distilect.pipeline.folders import claim, save_student
+from distilect.pipeline.generations import GENERATIONS, Generations, generations, prompts_for, teachers_write
 from distilect.pipeline.metrics import (
     costs,
     data_fingerprint,
@@ -74,6 +77,7 @@ def distil(
 
     # The student, and every stage's method with the signals of its teachers: what can fail before training fails now.
     student = bench.new_student()
+    prompts = prompts_for(bench, student)
     stages = prepare_stages(bench, student)
     _announce(student, stages, timed=deadline is not None)
 
@@ -84,10 +88,11 @@ def distil(
     if deadline is not None and dev is not None:  # what the report needs of the teachers is no surprise at the end
         for teacher in bench.teachers:
             bench.outputs(teacher, dev)
+        teachers_write(bench, prompts)
     trained = train_stages(student, stages, folder, deadline, len(dev) if dev is not None else 0)
     ranks.on_main(save_student, student, folder / "student")
 
-    reported = _report_outputs(bench, student, trained)
+    reported = _report_outputs(bench, student, trained, prompts)
     metrics = {
         **_result(bench, student, folder, trained, reported, speed),
         "rows": row_counts(bench.data, max(ready.rows.encoded.truncated for ready in stages)),
@@ -100,6 +105,7 @@ def distil(
     if reported.outputs:
         split, table, task = reported.split, reported.table, bench.data.task
         write_predictions(folder / PREDICTIONS, split, table, task, reported.outputs, student.tokenizer)
+    reported.generations.write(folder / GENERATIONS)
     write_model_card(folder / "student", metrics, config)
     if deadline is not None or asked is not None:  # from now on config.yaml repeats the run without budget and search
         atomic_write(folder / "config.yaml", dump_config(settled(config, trained)))
@@ -122,7 +128,10 @@ def _speeds(bench: Workbench, student: Student) -> dict[str, Any]:
         return {}
     shape = f"{student.source['init']} {student.num_layers}"
     if shape not in bench.speeds:
-        bench.speeds[shape] = speeds(student, bench.teachers, bench.data)
+        timed = student
+        if has_adapters(student.model):  # it is shipped without
+            timed = replace(student, model=merge_adapters(copy.deepcopy(student.model)))
+        bench.speeds[shape] = speeds(timed, bench.teachers, bench.data)
     return bench.speeds[shape]
 
 
@@ -134,21 +143,24 @@ class _Reported:
         split, table: dev; without it the validation split, which has chosen the checkpoint and so gives no scores.
         outputs: logits by `student` or `teacher/NAME`.
         thresholds: of a multi-label task, by the same names, chosen on the validation split.
+        generations: completions that language models have written.
     """
 
     split: str
     table: Table
     outputs: dict[str, Any]
     thresholds: dict[str, Any]
+    generations: Generations
 
     def scores(self, task: Task, name: str) -> dict[str, float]:
         """The scores of one model on dev."""
         if self.split != "dev" or name not in self.outputs:
             return {}
-        return task.score(self.outputs[name], self.table.labels, self.thresholds[name], self.table.offsets)
+        scores = task.score(self.outputs[name], self.table.labels, self.thresholds[name], self.table.offsets)
+        return scores | self.generations.scores(name)
 
 
-def _report_outputs(bench: Workbench, student: Student, trained: Trained) -> _Reported:
+def _report_outputs(bench: Workbench, student: Student, trained: Trained, prompts: Prompts | None) -> _Reported:
     """Run the student on the reported rows; of the teachers on the validation split only those that the method asks."""
     dev = bench.data.dev
     split, table = ("dev", dev) if dev is not None else ("validation", bench.data.validation)
@@ -162,7 +174,7 @@ def _report_outputs(bench: Workbench, student: Student, trained: Trained) -> _Re
             outputs |= {f"teacher/{t.name}": bench.outputs(t, table) for t in bench.teachers}
     cuts = {"student": trained.fitted.thresholds}
     cuts |= {f"teacher/{t.name}": bench.thresholds(t) for t in bench.teachers if f"teacher/{t.name}" in outputs}
-    return _Reported(split, table, outputs, cuts)
+    return _Reported(split, table, outputs, cuts, generations(bench, student, prompts))
 
 
 def _result(
@@ -198,6 +210,7 @@ def _result(
         ),
         **({"selection": trained.selection} if trained.selection is not None else {}),
         **({"stages": trained.by_stage} if trained.by_stage else {}),
+        **reported.generations.about(),
         "validation_labels": "teachers" if data.agreement else "table",
         "class_weights": dict(zip(task.labels, bench.label_options["class_weights"], strict=False)),
         "signals": {

@@ -228,7 +228,8 @@ def take(pool: TrainingSample, rows: NDArray[np.int64]) -> TrainingSample:
     """Some of its rows."""
     index = torch.from_numpy(rows)
     vectors = None if pool.vectors is None else pool.vectors[index]
-    return TrainingSample(pool.keys[index], pool.labels[index], pool.teachers[index], vectors)
+    position = None if pool.position is None else pool.position[index]
+    return TrainingSample(pool.keys[index], pool.labels[index], pool.teachers[index], vectors, position)
 
 
 def _nearest(pool: TrainingSample) -> Outputs:

@@ -68,10 +68,11 @@ def row_counts(data: Data, truncated: int) -> dict[str, int]:
 
 
 def student_size(student: Student, folder: Path) -> dict[str, Any]:
-    """Parameters, bytes of the saved checkpoint, depth and operations."""
+    """Parameters, how many of them (of adapters: beside them) were trained, bytes of the saved checkpoint, depth and operations."""
     size = parameters(student.model)
     return {
         "parameters": size.total,
+        "trained_parameters": student.source.get("lora", {}).get("parameters", size.total),
         "parameters_without_embeddings": size.without_embeddings,
         "bytes": bytes_on_disk(folder),
         "layers": student.num_layers,

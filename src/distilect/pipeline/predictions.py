@@ -55,22 +55,14 @@ def write_predictions(
         flat = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, task.num_outputs)
     if table.tokens is not None:
-        columns["before"] = pa.array([text for row in _before(table) for text in row])
+        assert table.units is not None
+        texts = [text for (text,) in table.text(range(len(table)))]
+        before = table.tokens.between(texts, table.units, np.arange(len(table)))
+        columns["before"] = pa.array([text for row in before for text in row])
         columns |= {f"says/{name}": _said(tokenizer, values[:, -1]) for name, values in outputs.items()}
     metadata = {"split": split, "labels": json.dumps(task.labels), "kind": task.kind}
     with atomic(path) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary, compression="zstd")
-
-
-def _before(table: Table) -> list[list[str]]:
-    """Of each unit of each row, the text between it and the unit before it."""
-    assert table.tokens is not None and table.units is not None
-    found = []
-    for row, (text,) in enumerate(table.text(range(len(table)))):
-        spans = table.tokens.spans[table.units.offsets[row] : table.units.offsets[row + 1]]
-        ends = [0, *spans[:-1, 1].tolist()]
-        found.append([text[end:start] for end, start in zip(ends, spans[:, 0].tolist(), strict=True)])
-    return found
 
 
 def _said(tokenizer: Any, tokens: Logits) -> pa.Array:

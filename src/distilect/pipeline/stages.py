@@ -26,7 +26,7 @@ from distilect import ranks
 from distilect.errors import RunError
 from distilect.files import atomic, atomic_write
 from distilect.knowledge import Knowledge
-from distilect.models import Student
+from distilect.models import Student, has_adapters, merge_adapters, save_adapters
 from distilect.pipeline.assembly import training_rows
 from distilect.pipeline.budget import PLAN, Deadline, plan_epochs
 from distilect.pipeline.folders import STAGES, save_student
@@ -139,7 +139,7 @@ def prepare_stages(bench: Workbench, student: Student) -> list[Ready]:
 def train_stages(
     student: Student, stages: Sequence[Ready], run: Path, deadline: Deadline | None = None, reported: int = 0
 ) -> Trained:
-    """Train the student in place, stage after stage; goes on where a run in that folder was stopped.
+    """Train the student in place, stage after stage; goes on where a run in that folder was stopped. Adapters are merged in the end.
 
     Args:
         deadline: when the run has to be done: stages are as long as that allows.
@@ -189,6 +189,7 @@ def train_stages(
         epochs.append(fitted.planned_epochs)
         before = fitted if before is None else fitted.after(before)
     assert before is not None
+    student.model = merge_adapters(student.model)
     if by_stage:
         ranks.on_main(_join_records, run, stages, [line["epochs"] for line in by_stage])
     sources = [ready.prepared.source for ready in stages if ready.prepared.source is not None]
@@ -275,7 +276,10 @@ def _finished(folder: Path, student: Student) -> Fitted | None:
 
 
 def _finish(folder: Path, student: Student, fitted: Fitted) -> None:
-    save_student(student, folder / "student")
+    if has_adapters(student.model):  # the next stage trains on
+        save_adapters(student.model, folder / "student")
+    else:
+        save_student(student, folder / "student")
     atomic_write(folder / FINISHED, json.dumps(asdict(fitted)), sync=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -301,7 +305,10 @@ def _together(prepared: Sequence[Prepared]) -> Prepared:
 
 
 def _join_records(run: Path, stages: Sequence[Ready], epochs: Sequence[float]) -> None:
-    """One `selection.parquet` and one `rows.parquet` of all stages, whose epochs are counted on."""
+    """One `selection.parquet` and one `rows.parquet` of all stages, whose epochs are counted on; `examples.parquet` of the last one that has it."""
+    examples = [file for ready in stages if (file := ready.folder(run) / "examples.parquet").exists()]
+    if examples:
+        shutil.copyfile(examples[-1], run / "examples.parquet")
     for name in ("selection.parquet", "rows.parquet"):
         tables, first = [], 0
         for ready, of_stage in zip(stages, epochs, strict=True):

@@ -19,6 +19,7 @@ from distilect.augment import augment
 from distilect.config import MethodConfig, RunConfig, StudentConfig, TeacherConfig
 from distilect.data import Data, Table, Tokens, fold_of, vocabulary_hash
 from distilect.errors import ConfigError, DataError, MethodError, StudentError, TeacherError
+from distilect.evaluation import check_rouge
 from distilect.knowledge import Layout, Response
 from distilect.models import (
     CheckpointTeacher,
@@ -27,6 +28,7 @@ from distilect.models import (
     Teacher,
     Vocabulary,
     build_student,
+    check_peft,
     find_vocabulary,
     load_teacher,
     parse_spec,
@@ -123,6 +125,7 @@ class Workbench:
         for line in data.report:
             console.print(line, markup=False)  # DATA[SPLIT] is no markup
         label_options(config.train, data.train, data.task)  # an error in them must not wait for the teachers
+        _check_extras(config, data)
         started = time.perf_counter()
         teachers = teachers_of(config, data, functions or {})
         _check_vocabularies(teachers, data)
@@ -169,7 +172,9 @@ class Workbench:
         student = build_student(spec, self.data.task, paths, seed, max_length=config.train.max_length)
         if self.data.train.tokens is not None:
             _check_tokens(spec, student, self.data.train.tokens)
-        return student if spec.vocabulary is None else student.with_vocabulary(self._vocabulary(student, spec))
+        if spec.vocabulary is not None:
+            student = student.with_vocabulary(self._vocabulary(student, spec))
+        return student if spec.lora is None else student.with_adapters(spec.lora, seed)
 
     def _vocabulary(self, student: Student, spec: StudentConfig) -> Vocabulary:
         """The tokens that a student keeps, from the texts of train and extra."""
@@ -506,6 +511,22 @@ def _outputs(prepared: Prepared, table: Table) -> NDArray[np.float32]:
     scores = source.fetch(table, np.arange(len(table)), [[] for _ in source.names]).scores
     assert scores is not None
     return np.asarray(scores.cpu().numpy(), np.float32)
+
+
+def _check_extras(config: RunConfig, data: Data) -> None:
+    """Refuse completions where none can be written or scored, and adapters without peft.
+
+    Raises:
+        ConfigError, StudentError: what is missing.
+    """
+    if config.student.lora is not None:
+        check_peft()
+    if config.generation.rows:
+        if data.task.kind != "causal-lm":
+            raise ConfigError(f"generation.rows is set, but this task is {data.task.kind}: only language models write")
+        if data.dev is None:
+            raise ConfigError("generation.rows is set, but there are no dev rows to compare with: set data.dev")
+        check_rouge()
 
 
 def _check_vocabularies(teachers: Sequence[Teacher], data: Data) -> None:

@@ -14,11 +14,13 @@ from distilect.report.decisions import decision_figures, decision_table
 from distilect.report.entities import by_type, entity_counts_text, entity_table, type_table
 from distilect.report.figures import Figure, score_against_cost
 from distilect.report.files import RunFiles, mapping, number, part, read_run, records
+from distilect.report.generations import generations
 from distilect.report.label_sets import label_table
 from distilect.report.models import COST, SIZES, Outcome, facts, models_table, outcome, sampling_error
 from distilect.report.predictions import agreement, calibration_table, differences, prediction_figures
 from distilect.report.selection import selection_by_epoch, selection_by_label
 from distilect.report.shell import Cell, DataTable, number_cell, write_page
+from distilect.report.teaching import read_teaching
 from distilect.report.tokens import read_completions
 from distilect.tasks import Scheme, scheme_of
 
@@ -79,8 +81,10 @@ def build_report(run_folder: str | Path) -> Path:
         unit=unit,
         last_epoch=max((row["epoch"] for row in run.selection), default=0),
         decisions=decision_table(run.rows),
+        teaching=read_teaching(run.folder),
         predictions=_predictions(run, result.best),
         completions=read_completions(run.folder),
+        generations=generations(run),
         export=_export(run.export),
         circumstances={
             "Cost": _listed(metrics, _COST) + (teachers_ran if isinstance(live, bool) else []),

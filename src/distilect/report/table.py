@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from distilect.evaluation import SCORES
 from distilect.report import words
 from distilect.report.files import number
 from distilect.report.models import SIZES, best_teacher, primary_metric, side_by_side
@@ -19,16 +20,18 @@ def summary_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
     """Teachers, then students of one or more runs: score, size, speed, and × the best teacher's."""
     rows = side_by_side(metrics)
     best = best_teacher(rows)
+    written = [name for name in SCORES if any(name in row.scores for row in rows)]
     score = (primary_metric(metrics[0]) if metrics else "") or "score"
     table = _table(
         "* best teacher; smaller and faster: × against it" if best else None,
-        (score, "params", "MB", "ms/row", "rows/s", "smaller", "faster"),
+        (score, *written, "params", "MB", "ms/row", "rows/s", "smaller", "faster"),
     )
     for row, following in zip(rows, [*rows[1:], None], strict=False):
         # Text, not str: a name such as "[bold]" would be read as markup.
         name = Text(f"{row.name} *" if row is best else row.name, style="" if row.role == "teacher" else "bold")
         last_teacher = row.role == "teacher" and (following is None or following.role == "student")
-        numbers = [words.score(row.score), *(row.cells[title] for title in (*SIZES, "smaller", "faster"))]
+        scores = [row.score, *(row.scores.get(name) for name in written)]
+        numbers = [*map(words.score, scores), *(row.cells[title] for title in (*SIZES, "smaller", "faster"))]
         table.add_row(name, *map(Text, numbers), end_section=last_teacher)
     return table
 

@@ -23,7 +23,8 @@ LARGEST_LOSS = 50.0  # the cross-entropy of a teacher that rules the label out i
 
 class StateBuilder:
     """F(s_ik) = [R(x_i); P_k(·|x_i); L_k(x_i)]. Of a language model, whose classes differ from token to token, P_k is its largest
-    probability and its entropy (`predictions`), and the state holds the student's entropy and its distance from teacher k too.
+    probability and its entropy (`predictions`), and the state also holds the student's entropy, its distance from teacher k, and how
+    far within its row's completions the token stands.
 
     R is the row's vector from an encoder, P_k the teacher's prediction, L_k its loss on the gold label; in a multi-label task both
     are per label. L_k is 0 where the label is
@@ -36,7 +37,7 @@ class StateBuilder:
             language model, whose frozen encoder would have a vector for every token, there is no R but the student's.
         joint: every teacher's state holds the blocks of all teachers.
         entropy: the state also holds the entropy of P_k (ours).
-        student: of a language model, the state also holds what the student says.
+        student: of a language model, the state also holds what the student says, and where the token stands.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class StateBuilder:
             blocks.append(entropies(teachers, view.multi_label, view.tokens))
         if self.student and view.tokens:
             blocks.append(beside_student(view.student, teachers))
+            assert view.position is not None
+            blocks.append((2 * view.position - 1)[:, None, None].expand(*loss.shape[:2], 1))
         own, vector = torch.cat(blocks, dim=-1), self._vector(view)
         if self.joint:
             return torch.cat([vector, own.flatten(1)], dim=-1), own[:, :, :0]

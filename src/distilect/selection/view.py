@@ -69,6 +69,7 @@ class StepView:
         vectors: float32 [B, D], each row's vector from a frozen encoder; None unless a selector needs it.
         passes: logits without gradient, float32 [P, B, C], by the `Passes` that selectors need.
         features: float32 [B, H], what the student's output layer read in this pass; None unless a selector needs it.
+        position: of a language model float32 [B], how far within its row's completions a token stands, from 0 to 1; None otherwise.
     """
 
     keys: Tensor
@@ -83,6 +84,7 @@ class StepView:
     vectors: Tensor | None = None
     passes: Mapping[Passes, Tensor] = field(default_factory=dict)
     features: Tensor | None = None
+    position: Tensor | None = None
 
     @property
     def regression(self) -> bool:
@@ -114,6 +116,7 @@ class StepView:
             pooled=None if self.pooled is None else self.pooled[index],
             vectors=None if self.vectors is None else self.vectors[index],
             features=None if self.features is None else self.features[index],
+            position=None if self.position is None else self.position[index],
             passes={passes: logits[:, index] for passes, logits in self.passes.items()},
             teachers=teachers,
         )
@@ -131,12 +134,14 @@ class TrainingSample:
         labels: as in `StepView`.
         teachers: logits float32 [N, K, C].
         vectors: float32 [N, D] or None.
+        position: as in `StepView`.
     """
 
     keys: Tensor
     labels: Tensor
     teachers: Tensor
     vectors: Tensor | None
+    position: Tensor | None = None
 
     def view(self, student: Tensor, seed: int, epoch: int, device: torch.device | str = "cpu") -> StepView:
         """The view that a step on these rows would have, with these student logits [N, C]."""
@@ -151,6 +156,7 @@ class TrainingSample:
             step=0,
             seed=seed,
             vectors=None if self.vectors is None else self.vectors.to(device),
+            position=None if self.position is None else self.position.to(device),
         )
 
 

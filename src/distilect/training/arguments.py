@@ -100,12 +100,16 @@ def refuse_data_parallel(gpus: int) -> None:
         )
 
 
-def refuse_sharded(language_model: bool) -> None:
+def refuse_sharded(language_model: bool, adapters: bool) -> None:
     """A language model is run without its output layer, which is then used in parts; FSDP gathers weights within a model's own pass only.
 
     Raises:
-        ConfigError: a language model is sharded.
+        ConfigError: a language model or one with adapters is sharded.
     """
+    if adapters:
+        raise ConfigError(
+            "student.lora trains adapters alone, which sharded weights (FSDP) do not allow: train with DDP"
+        )
     if language_model:
         raise ConfigError(
             "a language model's output layer is used in parts, which sharded weights (FSDP) do not allow: train with DDP"

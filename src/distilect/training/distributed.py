@@ -65,7 +65,7 @@ def decide_rows(selector: RowSelector, view: StepView) -> Tensor:
     found = ranks.gather(own | {name: value for name, value in more.items() if value is not None})
     start = sum(len(one["keys"]) for one in found[: ranks.rank()])
     parts: dict[str, Any] = {name: torch.cat([one[name] for one in found]).to(view.keys.device) for name in found[0]}
-    whole = replace(view, **parts, pooled=None, passes={}, teachers=None)
+    whole = replace(view, **parts, pooled=None, passes={}, teachers=None, position=None)
     return selector.decide(whole)[start : start + len(view.keys)]
 
 
@@ -135,13 +135,14 @@ def same_everywhere(selectors: Mapping[str, Selector]) -> None:
 def collect(records: StepRecords, method: Method, counts: Counts) -> None:
     """Move the sums of all ranks to rank 0; those of the others are empty afterwards."""
     collect_averages(records, method)
-    recorder, sample = records.recorder, records.sample
+    recorder = records.recorder
     sums = _summed({str(epoch): value for epoch, value in recorder.epochs.items()})
     recorder.epochs = {int(epoch): value for epoch, value in sums.items()}
-    found = ranks.gather({} if ranks.is_main() else {str(epoch): v for epoch, v in sample.epochs.items()})
-    for one in found[1:] if ranks.is_main() else []:
-        sample.join({int(epoch): values for epoch, values in one.items()})
-    sample.epochs = sample.epochs if ranks.is_main() else {}
+    for sample in (records.sample, records.examples):
+        found = ranks.gather({} if ranks.is_main() else {str(epoch): v for epoch, v in sample.epochs.items()})
+        for one in found[1:] if ranks.is_main() else []:
+            sample.join({int(epoch): values for epoch, values in one.items()})
+        sample.epochs = sample.epochs if ranks.is_main() else {}
     seconds = counts.extra.pop("seconds", 0.0)  # wall time is no sum over ranks
     own = {"tokens": counts.tokens, "rows": counts.rows, **{f"+{k}": v for k, v in counts.extra.items()}}
     total = _summed({k: torch.tensor(v, dtype=torch.float64) for k, v in own.items()})
@@ -163,7 +164,7 @@ def keep_sums_on_main(records: StepRecords, method: Method, counts: Counts) -> N
     """After a checkpoint was read: its sums are those of all ranks, and rank 0 holds them."""
     if ranks.is_main():
         return
-    records.recorder.epochs, records.sample.epochs = {}, {}
+    records.recorder.epochs, records.sample.epochs, records.examples.epochs = {}, {}, {}
     counts.tokens, counts.rows, counts.extra = 0, 0, {"seconds": counts.extra.get("seconds", 0.0)}
     for averages in _averages(records, method):
         averages.sums, averages.counts = {}, {}

@@ -86,7 +86,7 @@ def fit(
 
     With several processes all of them call it with the same arguments; rank 0 writes, and holds the sums of `Fitted`.
 
-    Writes `history.jsonl`, `tensorboard/`, `selection.parquet`, `rows.parquet` and `checkpoints/` into `folder`.
+    Writes `history.jsonl`, `tensorboard/`, `selection.parquet`, `rows.parquet`, of a language model with several teachers `examples.parquet`, and `checkpoints/` into `folder`.
 
     Args:
         log: folder of the history, where it is another one.
@@ -131,6 +131,7 @@ def fit(
     if ranks.is_main():
         trainer.records.recorder.write(folder / "selection.parquet")
         trainer.records.sample.write(folder / "rows.parquet", rows.table, rows.task.labels)
+        trainer.records.examples.write_tokens(folder / "examples.parquet", rows.table)
     student.model = trainer.whole_model()
     return trainer, _fitted(trainer, student, checkpoint)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from distilect.selection import Averages, Method, StepView
 from distilect.training.recorder import SelectionRecorder
-from distilect.training.row_sample import RowSample
+from distilect.training.row_sample import RowSample, example_units
 from distilect.training.rows import Batch, TrainingRows
 from distilect.training.step import StepResult
 
@@ -22,6 +23,7 @@ class StepRecords:
         averages: of the values that are logged.
         recorder: the content of `selection.parquet`.
         sample: the content of `rows.parquet`.
+        examples: that of `examples.parquet`, of a language model with several teachers; empty otherwise.
         step_losses: float64 [2, M] of the running step: each kind's loss, summed over the rows that it applies to, and how many
             these are; None unless a selector needs them.
     """
@@ -32,6 +34,9 @@ class StepRecords:
         by_label = rows.task.labels if rows.task.classes else ()
         self.recorder = SelectionRecorder(teachers, method.kinds, by_label)
         self.sample = RowSample(rows.keys.numpy(), teachers, method.kinds)
+        several = len(teachers) > 1
+        whole = example_units(rows.table, rows.row_keys.numpy()) if several else np.empty(0, np.int64)
+        self.examples = RowSample(rows.keys.numpy(), teachers, method.kinds, positions=whole)
         self.asking = torch.tensor([kind.asks_teachers for kind in method.knowledge])  # bool [M]
         needed = any(selector.needs.step_losses for selector in method.selectors.values())
         self.step_losses = torch.zeros(2, len(method.kinds), dtype=torch.float64) if needed else None
@@ -39,7 +44,8 @@ class StepRecords:
     def add(self, batch: Batch, view: StepView, result: StepResult, labelled_share: float = 1.0) -> None:
         """Count one part of a step; `labelled_share` as in `distillation_loss`."""
         self.recorder.add(view.epoch, view.labels, result)
-        self.sample.add(view.epoch, batch.units, view.student, result, view.multi_label, view.tokens)
+        for sample in (self.sample, self.examples):
+            sample.add(view.epoch, batch.units, view.student, result, view.multi_label, view.tokens)
         if self.step_losses is not None:
             self._add_losses(self.step_losses, view, result, labelled_share)
         count = len(batch.units)
@@ -64,6 +70,7 @@ class StepRecords:
         """Count rows of a step that no training pass will see."""
         self.recorder.leave_out(epoch, batch.labels)
         self.sample.leave_out(epoch, batch.units)
+        self.examples.leave_out(epoch, batch.units)
         self.averages.add("rows/asked", torch.zeros(()), len(batch.units))
 
     def take_losses(self) -> Tensor | None:
@@ -78,6 +85,7 @@ class StepRecords:
             "averages": self.averages.state_dict(),
             "recorder": self.recorder.state_dict(),
             "sample": self.sample.state_dict(),
+            "examples": self.examples.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

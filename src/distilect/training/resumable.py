@@ -18,6 +18,7 @@ from distilect.config import TrainConfig
 from distilect.data import Encoded
 from distilect.errors import ConfigError
 from distilect.evaluation import predict
+from distilect.models import has_adapters, save_adapters
 from distilect.selection import EpisodicSelector, Method
 from distilect.training import distributed
 from distilect.training.arguments import scheduler_by_progress
@@ -37,7 +38,7 @@ class ResumableTrainer(Trainer):
     """The part of `DistillationTrainer` that knows nothing of the step: optimiser, learning rate, budget, log, evaluation,
     checkpoints.
 
-    A checkpoint is the student as a normal Hugging Face folder plus one file with selectors, projections, records and counts.
+    A checkpoint is the student as a normal Hugging Face folder (of a student with adapters, what is trained) plus one file with selectors, projections, records and counts.
 
     Attributes:
         of_all_ranks: tokens of all ranks, the running step's included; the same on each.
@@ -220,7 +221,11 @@ class ResumableTrainer(Trainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """A plain checkpoint, also of a sharded model."""
+        """A plain checkpoint, also of a sharded model; of one with adapters these alone."""
+        if has_adapters(self.model):
+            if self.args.should_save:
+                save_adapters(self.model, output_dir or str(self.args.output_dir))
+            return
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return

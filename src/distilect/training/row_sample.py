@@ -19,6 +19,7 @@ from distilect.selection import normalised_entropy
 from distilect.tasks import NO_LABEL, of_candidates
 from distilect.training.step import StepResult
 
+EXAMPLES, TOKENS = 12, 160  # rows of a language model that are kept whole, and tokens of each
 ROWS = 400  # enough to see a pattern, few enough that a page can hold their texts
 _STRETCH = 1 << 20  # rows whose keys are compared at once
 MAX_TEXT = 600  # characters; the page shows less
@@ -32,13 +33,20 @@ class RowSample:
     Args:
         keys: int64 [U], the identities of all units of train (rows; of a word table, words).
         teachers, kinds: names, in the order of the K and M axes.
+        positions: int64 [S], the sample, in place of that by keys.
     """
 
     def __init__(
-        self, keys: NDArray[np.int64], teachers: tuple[str, ...], kinds: tuple[str, ...], rows: int = ROWS
+        self,
+        keys: NDArray[np.int64],
+        teachers: tuple[str, ...],
+        kinds: tuple[str, ...],
+        rows: int = ROWS,
+        positions: NDArray[np.int64] | None = None,
     ) -> None:
         self.teachers, self.kinds = teachers, kinds
-        self.positions = np.sort(_smallest(keys, rows))  # ascending: looked up by bisection
+        # ascending: looked up by bisection
+        self.positions = np.sort(_smallest(keys, rows) if positions is None else positions)
         # epoch → [S, 4 + 2K + M]: seen, asked, trained, uncertainty, teacher weights, right, knowledge weights; NaN where a row
         # did not come
         self.epochs: dict[int, Tensor] = {}
@@ -118,6 +126,34 @@ class RowSample:
                     lines.append(row | texts_of_row | {"label": gold[slot]} | self._decisions(line))
         return pa.Table.from_pylist(lines)
 
+    def tokens(self, rows: Table) -> pa.Table:
+        """One line per sampled token of a language model that a pass saw, as in the last epoch: the content of `examples.parquet`.
+
+        Columns: row (position in train), before (what stands between the token and the one before it, such as the prompt), text, epoch, asked,
+        `teacher/NAME` (its weight).
+        """
+        assert rows.units is not None and rows.tokens is not None
+        own = np.unique(rows.units.rows(self.positions))
+        whole = [text for (text,) in rows.text(own)]
+        starts = rows.units.offsets[own]
+        before = rows.tokens.between(whole, rows.units, own)
+        pieces = rows.words(own)
+        lines: list[dict[str, Any]] = []
+        for slot, unit in enumerate(self.positions.tolist()):
+            seen = [
+                (epoch, values[slot].tolist()) for epoch, values in sorted(self.epochs.items()) if values[slot, 0] == 1
+            ]
+            if seen:
+                place = int(np.searchsorted(starts, unit, side="right")) - 1
+                within = unit - int(starts[place])
+                epoch, values = seen[-1]
+                line = {"row": int(own[place]), "before": before[place][within], "text": pieces[place][within]}
+                weights = dict(zip(self.teachers, values[4:], strict=False))
+                lines.append(
+                    line | {"epoch": epoch, "asked": values[1] == 1} | {f"teacher/{k}": v for k, v in weights.items()}
+                )
+        return pa.Table.from_pylist(lines)
+
     def _decisions(self, line: list[float]) -> dict[str, Any]:
         names = [f"{word}/{name}" for word in ("teacher", "right") for name in self.teachers]
         names += [f"knowledge/{name}" for name in self.kinds]
@@ -126,8 +162,12 @@ class RowSample:
         return decided | dict(zip(["uncertainty", *names], values, strict=True))
 
     def write(self, path: Path, rows: Table, labels: Sequence[str]) -> None:
-        with atomic(path) as temporary:
-            pq.write_table(self.table(rows, labels), temporary, compression="zstd")
+        _write(path, self.table(rows, labels))
+
+    def write_tokens(self, path: Path, rows: Table) -> None:
+        """Nothing without a sample."""
+        if len(self.positions):
+            _write(path, self.tokens(rows))
 
     def join(self, other: dict[int, Tensor]) -> None:
         """Add what another rank saw: each row of a step is seen by one of them."""
@@ -143,6 +183,20 @@ class RowSample:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs = {int(epoch): values for epoch, values in state["epochs"].items()}
+
+
+def example_units(rows: Table, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [S]: the first tokens to be learned of the rows with the smallest keys (int64 [N]); none but of a language model."""
+    if rows.tokens is None or rows.units is None:
+        return np.empty(0, np.int64)
+    own = _smallest(keys, EXAMPLES)
+    starts, sizes = rows.units.offsets[own], np.minimum(rows.units.sizes[own], TOKENS)
+    return np.concatenate([np.empty(0, np.int64), *(np.arange(a, a + n) for a, n in zip(starts, sizes, strict=True))])
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _smallest(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -84,6 +84,13 @@ class Positions(Dataset[int]):
         return int(index)
 
 
+def position_of(table: Table, units: NDArray[np.int64]) -> Tensor | None:
+    """`StepView.position` of some units (int64 [u]) of a table."""
+    if table.tokens is None or table.units is None:
+        return None
+    return torch.from_numpy(table.units.progress(units))
+
+
 @dataclass(frozen=True)
 class TrainingRows:
     """The rows that a model is trained on, with everything that a step needs of them.

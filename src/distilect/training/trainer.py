@@ -24,7 +24,7 @@ from distilect.config import TrainConfig
 from distilect.data import EpochBatchSampler, Window, token_budget_splits
 from distilect.errors import ConfigError, RunError, TeacherError
 from distilect.knowledge import StudentOutputs
-from distilect.models import default_device
+from distilect.models import default_device, has_adapters
 from distilect.selection import Method, PlannedRows, Selector, StepView
 from distilect.signals import SignalSource, TeacherSignals
 from distilect.tasks import has_label
@@ -37,7 +37,7 @@ from distilect.training.probe import StudentProbe
 from distilect.training.projections import Projections
 from distilect.training.records import StepRecords
 from distilect.training.resumable import ResumableTrainer
-from distilect.training.rows import Batch, Positions, TrainingRows
+from distilect.training.rows import Batch, Positions, TrainingRows, position_of
 from distilect.training.step import distillation_loss
 from distilect.training.student import StudentPass
 
@@ -110,7 +110,8 @@ class DistillationTrainer(ResumableTrainer):
             data_collator=rows.batch,
         )
         refuse_data_parallel(self.args.n_gpu)
-        refuse_sharded(self.is_fsdp_enabled and rows.encoded.causal)
+        if self.is_fsdp_enabled:
+            refuse_sharded(rows.encoded.causal, has_adapters(model))
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # older Trainers divide by accumulation unless this is set
         self.probe = StudentProbe(
@@ -260,6 +261,7 @@ class DistillationTrainer(ResumableTrainer):
         vectors = None
         if self.vectors is not None:
             vectors = self.vectors.fetch(self.rows.table, batch.positions, [[]]).logits[:, 0].to(logits.device)
+        position = position_of(self.rows.table, batch.units)
         return StepView(
             keys=batch.keys,
             labels=batch.labels,
@@ -273,6 +275,7 @@ class DistillationTrainer(ResumableTrainer):
             vectors=vectors,
             passes=batch.passes,
             features=features,
+            position=None if position is None else position.to(logits.device),
         )
 
     def _before_pass(self, batch: Batch) -> TeacherSignals | None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from distilect import ranks
 from distilect.errors import RunError
-from distilect.models import VOCABULARY_DIGEST, quiet
+from distilect.models import VOCABULARY_DIGEST, has_adapters, load_adapters, quiet
 
 
 def student_class(model: nn.Module) -> Any:
@@ -24,9 +24,12 @@ def load_weights(model: Any, folder: str | Path, *, sharded: bool) -> None:
     """Read a checkpoint as any user would, and take over every tensor.
 
     The Trainer's own loading skips tensors whose names it does not find: with transformers before 5.6, which write LayerNorm
-    weights under older names, a resumed student would silently keep fresh ones.
+    weights under older names, a resumed student would silently keep fresh ones. Of a student with adapters these alone are there.
     """
     _check_vocabulary(Path(folder), model.config)
+    if has_adapters(model):
+        load_adapters(model, folder)
+        return
     with quiet():
         saved = student_class(model).from_pretrained(folder, config=model.config, use_safetensors=True)
     if not sharded:
