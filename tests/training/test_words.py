@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,12 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 
+from distilect.config import TeacherConfig
 from distilect.data import Table, encode
 from distilect.errors import TeacherError
 from distilect.evaluation import predict
-from distilect.models import CallableTeacher, TableTeacher
+from distilect.models import CallableTeacher, TableTeacher, load_teacher
 from distilect.selection import PlannedRows, actor_critic, akskd, normalised_entropy
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
@@ -187,9 +191,6 @@ def test_a_resumed_training_is_the_whole_one(bench: Bench, tmp_path: Path, name:
 
 
 def test_a_teacher_with_another_tokenizer_gives_knowledge_per_word(bench: Bench, tmp_path: Path) -> None:
-    from distilect.config import TeacherConfig
-    from distilect.models import load_teacher
-
     other = tiny_roberta(tmp_path / "roberta", list(TAGS.labels)[::-1], seed=3, layers=4, words=True)
     teachers = bench.teachers
     try:
@@ -198,6 +199,39 @@ def test_a_teacher_with_another_tokenizer_gives_knowledge_per_word(bench: Bench,
     finally:
         bench.teachers = teachers
     assert bench.teachers is teachers and all(np.isfinite(v).all() for v in weights(trainer).values())
+
+
+def test_a_teacher_may_read_a_word_as_the_mean_of_its_tokens(bench: Bench, tmp_path: Path) -> None:
+    path = tiny_roberta(tmp_path / "roberta", list(TAGS.labels)[::-1], seed=3, layers=2, words=True)
+
+    def teacher(task: Any = TAGS, **options: Any) -> Any:
+        spec = TeacherConfig(name="r", path=path, **options)
+        return load_teacher(spec, task, precision="fp32", max_length=32)
+
+    first, mean = teacher(), teacher(words="mean")
+    assert teacher(words="first").fingerprint == first.fingerprint != mean.fingerprint
+    table = bench.table.take([5, 9])
+    texts = [" ".join(words) for words in table.words([0, 1])]
+    encoded = first.tokenizer(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        outputs = first.model(**encoded, output_hidden_states=True)
+    spans = [
+        (row, encoded.char_to_token(row, word.start()), encoded.char_to_token(row, word.end() - 1) + 1)
+        for row, text in enumerate(texts)
+        for word in re.finditer("[^ ]+", text)
+    ]
+    assert any(end - start > 1 for _, start, end in spans)
+    logits, hidden = (
+        torch.stack([values[row, start:end].mean(0) for row, start, end in spans])
+        for values in (outputs.logits[..., first.order], outputs.hidden_states[1])
+    )
+    found = LiveSignals([mean]).fetch(table, np.array([0, 1]), [["hidden.1", "cls.1"]])
+    torch.testing.assert_close(found.logits[:, 0], logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.fields[0]["cls.1"], hidden, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TeacherError, match="words: mean, but the task is of kind classification: remove words"):
+        teacher(replace(TAGS, kind="classification", metrics=("accuracy",)), words="mean")
+    with pytest.raises(ValidationError, match="needs path"):
+        TeacherConfig(table="t.jsonl", words="mean")
 
 
 def outputs(words: list[str]) -> list[list[float]]:

@@ -90,7 +90,7 @@ class Encoded:
 
         Returns:
             input_ids, attention_mask and, where the tokenizer makes them, token_type_ids: int64 [B, T]. Of a word table [S, T], a
-            sequence for each window of a row, and `words` int64 [B, W] (`Words.index`), which is no input of the model.
+            sequence for each window of a row, and `words` int64 [B, W] or [B, W, M] (`Words.index`), which is no input of the model.
         """
         index = np.asarray(rows, dtype=np.int64)
         sizes, starts = self.lengths[index], self.offsets[index]
@@ -111,7 +111,9 @@ class Encoded:
         return inputs
 
 
-def encode(table: Table, tokenizer: Any, max_length: int, description: str = "tokenising") -> Encoded:
+def encode(
+    table: Table, tokenizer: Any, max_length: int, description: str = "tokenising", *, mean: bool = False
+) -> Encoded:
     """Tokenise a table for one model.
 
     The tokens of a mapped table are mapped too, in files beside it that are written once per tokenizer and length.
@@ -120,6 +122,7 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         tokenizer: a transformers tokenizer; one without a pad token is padded with its end token, or with 0.
         max_length: rows are cut to so many tokens, special tokens included (pairs: the longer text first).
         description: of the progress bar, shown for large tables only.
+        mean: a word of a word table is read as the mean of its tokens, else at its first one.
 
     Raises:
         DataError: the tokenizer turns most of the text into its unknown token, or into nothing.
@@ -131,7 +134,7 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
     if table.tokens is not None:
         return _of_tokens(table, table.tokens, tokenizer)
     if table.units is not None:
-        flat, words, found_words = encode_words(table, tokenizer, max_length, names, description)
+        flat, words, found_words = encode_words(table, tokenizer, max_length, names, description, mean)
         columns, counts = {**flat, "offsets": _offsets(flat["lengths"])}, Counter(found_words)
     elif table.folder is not None:
         columns, counts = _mapped_tokens(table, table.folder, tokenizer, max_length, names, description)

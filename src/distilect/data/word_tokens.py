@@ -35,6 +35,8 @@ class Words:
         windows: the windows of each row, mostly one.
         lengths: int32 [S], tokens of each window.
         without_tokens: words that the tokenizer makes nothing of; they are read at their neighbour.
+        sizes: int32 [U], the tokens that each word is the mean of, from its first one on; None: a word is its first token. Of a word
+            that the end of a window cuts, those of the window where it is read.
     """
 
     units: Units
@@ -42,6 +44,7 @@ class Words:
     windows: Units
     lengths: NDArray[np.int32]
     without_tokens: int = 0
+    sizes: NDArray[np.int32] | None = None
 
     @cached_property
     def starts(self) -> Indexes:
@@ -50,16 +53,20 @@ class Words:
 
     def take(self, rows: Rows) -> Words:
         """Those of some rows, in their order."""
+        units = self.units.of(rows)
         return Words(
             self.units.take(rows),
-            self.places[self.units.of(rows)],
+            self.places[units],
             self.windows.take(rows),
             self.lengths[self.windows.of(rows)],
             self.without_tokens,
+            None if self.sizes is None else self.sizes[units],
         )
 
     def index(self, rows: Rows, width: int, left: bool) -> torch.Tensor:
         """int64 [B, W]: where the words of some rows stand in their padded sequences [S, T], flattened; -1 after a row's last word.
+
+        With `sizes` int64 [B, W, M]: where each of a word's tokens stands; -1 after the last one.
 
         Args:
             width: T.
@@ -73,14 +80,24 @@ class Words:
         sequence = np.searchsorted(starts, token, side="right") - 1
         flat = sequence * width + token - starts[sequence] + ((width - lengths[sequence]) if left else 0)
         index = np.full((len(units.sizes), int(units.sizes.max(initial=0))), -1, dtype=np.int64)
-        index[np.arange(index.shape[1]) < units.sizes[:, None]] = flat
-        return torch.from_numpy(index)
+        inside = np.arange(index.shape[1]) < units.sizes[:, None]
+        index[inside] = flat
+        if self.sizes is None:
+            return torch.from_numpy(index)
+        sizes = np.zeros(index.shape, dtype=np.int64)
+        sizes[inside] = self.sizes[self.units.of(rows)]
+        number = np.arange(int(sizes.max(initial=1)))
+        # a window's tokens stand side by side, whatever side is padded
+        return torch.from_numpy(np.where(number < sizes[..., None], index[..., None] + number, -1))
 
 
 def encode_words(
-    table: Table, tokenizer: Any, max_length: int, names: Sequence[str], description: str
+    table: Table, tokenizer: Any, max_length: int, names: Sequence[str], description: str, mean: bool
 ) -> tuple[dict[str, NDArray[np.int32]], Words, dict[str, int]]:
     """Tokenise a word table: its words with a space between them, as the finished model will read plain text.
+
+    Args:
+        mean: a word is the mean of its tokens, else its first one.
 
     Returns:
         flat tokens by name and `lengths`, tokens per row; the words; `tokens` of the text, `unknown` ones among them, and
@@ -107,6 +124,7 @@ def encode_words(
         Units.of_sizes([len(row.lengths) for row in rows]),
         np.fromiter(chain.from_iterable(row.lengths for row in rows), np.int32),
         sum(row.without_tokens for row in rows),
+        np.fromiter(chain.from_iterable(row.sizes for row in rows), np.int32, len(table.units)) if mean else None,
     )
     columns["lengths"] = np.array([sum(row.lengths) for row in rows], dtype=np.int32)
     counts = {
@@ -124,6 +142,7 @@ class _Row:
     columns: dict[str, list[int]]
     lengths: list[int]
     places: Indexes
+    sizes: Indexes
     text_tokens: int
     without_tokens: int
 
@@ -170,14 +189,14 @@ def _rows(rows: list[list[str]], tokenizer: Any, max_length: int) -> list[_Row]:
         source, parts = (cut, windows[i]) if i in windows else (whole, [i])
         columns = {name: [value for part in parts for value in source[name][part]] for name in names}
         spans = [source["offset_mapping"][part] for part in parts]
-        places, without = _places(words, spans)
+        places, sizes, without = _places(words, spans)
         tokens = sum(end > start for span in spans for start, end in span)
-        found.append(_Row(columns, [len(span) for span in spans], places, tokens, without))
+        found.append(_Row(columns, [len(span) for span in spans], places, sizes, tokens, without))
     return found
 
 
-def _places(words: list[str], windows: list[list[tuple[int, int]]]) -> tuple[Indexes, int]:
-    """Each word's first token among the tokens of all windows, int64 [W]; how many words have no token.
+def _places(words: list[str], windows: list[list[tuple[int, int]]]) -> tuple[Indexes, Indexes, int]:
+    """Each word's first token among the tokens of all windows, int64 [W]; how many it has there, int64 [W]; how many words have none.
 
     Args:
         windows: per window, the characters that each token stands for, in the words with a space between them; special tokens stand for none.
@@ -196,9 +215,17 @@ def _places(words: list[str], windows: list[list[tuple[int, int]]]) -> tuple[Ind
     places = np.full(len(words), -1, dtype=np.int64)
     places[found] = real[order][first]
     missing = places < 0
+    window = np.repeat(np.arange(len(sizes)), sizes)
+    own = window[real] == window[places[word]]
+    own &= (
+        spans[real, 1] <= begins[word] + lengths[word]
+    )  # not the space after it, which is a token of its own for some
+    ends = places.copy()
+    np.maximum.at(ends, word[own], real[own])
     if missing.any():
         last = np.maximum.accumulate(
             np.where(missing, -1, np.arange(len(words)))
         )  # the nearest earlier word with a token
-        places = np.where(last >= 0, places[last], places[found[0]] if len(found) else 0)
-    return places, int(missing.sum())
+        at = np.where(last >= 0, last, found[0] if len(found) else 0)
+        places, ends = (values[at].clip(0) for values in (places, ends))
+    return places, ends - places + 1, int(missing.sum())
