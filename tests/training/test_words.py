@@ -21,7 +21,7 @@ from distilect.data import Table, encode
 from distilect.errors import TeacherError
 from distilect.evaluation import predict
 from distilect.models import CallableTeacher, TableTeacher, load_teacher
-from distilect.selection import PlannedRows, actor_critic, akskd, normalised_entropy
+from distilect.selection import Passes, PlannedRows, actor_critic, akskd, normalised_entropy
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
 from tests.presets import LEARNED, each_preset, slow
@@ -72,18 +72,46 @@ def test_every_row_selector_chooses_words(bench: Bench, rows: str) -> None:
         assert line["rows"] == bench.table.num_units and 0.25 < line["asked"] < 0.6
 
 
-def test_rows_are_planned_by_the_mean_over_their_words(bench: Bench) -> None:
-    method = {"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "ratio": 0.25}}
-    trainer = bench.trainer(method, name="planned", epochs=1)
+@pytest.mark.parametrize("how", [None, "max"])
+def test_rows_are_planned_by_the_mean_or_the_maximum_over_their_words(bench: Bench, how: str | None) -> None:
+    method = {"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "ratio": 0.25, "whole_rows": how}}
+    trainer = bench.trainer(method, name=f"planned-{how}", epochs=1)
     logits = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
     assert bench.table.units is not None
-    means = torch.stack([u.mean() for u in normalised_entropy(logits).split(bench.table.units.sizes.tolist())])
+    words = normalised_entropy(logits).split(bench.table.units.sizes.tolist())
+    scores = torch.stack([u.max() if how else u.mean() for u in words])
     selector = trainer.method.rows
     assert isinstance(selector, PlannedRows)
     selector.begin_epoch(trainer.probe, 0)
     planned = selector.plan(trainer.rows.row_keys.numpy(), 0, 0)
     assert len(planned) == 10
-    assert set(planned.tolist()) == set(means.argsort(descending=True)[:10].tolist())
+    assert set(planned.tolist()) == set(scores.argsort(descending=True)[:10].tolist())
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_whole_rows_are_chosen_in_the_step_and_before_it(bench: Bench, how: str) -> None:
+    """One step has all rows: its choice is that of a sort over the rows of the table; without dropout passes are those of `predict_rows`."""
+    for name in ("uncertainty", "uncertainty-skip"):
+        rows = {"name": name, "ratio": 0.25, "whole_rows": how}
+        trainer = bench.trainer(
+            {"name": "dynamic-data", "rows": rows}, name=f"{name}-{how}", epochs=1, batch_size=40, dropout=0.0
+        )
+        batch = trainer.rows.batch(np.arange(40), inputs=False)
+        logits = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
+        view = trainer.view_of(replace(batch, passes={Passes(): logits.unsqueeze(0)}), logits)
+        chosen = trainer.method.rows.decide(view)
+        assert bench.table.units is not None
+        sizes = bench.table.units.sizes.tolist()
+        scores = torch.stack([u.max() if how == "max" else u.mean() for u in normalised_entropy(logits).split(sizes)])
+        best = set(scores.argsort(descending=True)[:10].tolist())
+        assert [bool(own.all()) for own in chosen.split(sizes)] == [row in best for row in range(40)]
+        assert chosen.sum() == sum(sizes[row] for row in best)
+        if name == "uncertainty":
+            assert trainer.method.rows.asked_share == pytest.approx(float(chosen.float().mean()))
+        trainer.train()
+        line = trainer.records.recorder.table().to_pylist()[0]
+        trained = line["asked"] if name == "uncertainty" else line["trained"]
+        assert trained == pytest.approx(float(chosen.float().mean()))
 
 
 def test_a_row_leaves_the_step_only_when_none_of_its_words_is_chosen(bench: Bench) -> None:

@@ -69,6 +69,7 @@ class StepView:
         vectors: float32 [B, D], each row's vector from a frozen encoder; None unless a selector needs it.
         passes: logits without gradient, float32 [P, B, C], by the `Passes` that selectors need.
         features: float32 [B, H], what the student's output layer read in this pass; None unless a selector needs it.
+        rows: int64 [B], of words and tokens the identity of the row that each stands in; None where a row is one unit.
     """
 
     keys: Tensor
@@ -83,6 +84,7 @@ class StepView:
     vectors: Tensor | None = None
     passes: Mapping[Passes, Tensor] = field(default_factory=dict)
     features: Tensor | None = None
+    rows: Tensor | None = None
 
     @property
     def regression(self) -> bool:
@@ -114,6 +116,7 @@ class StepView:
             pooled=None if self.pooled is None else self.pooled[index],
             vectors=None if self.vectors is None else self.vectors[index],
             features=None if self.features is None else self.features[index],
+            rows=None if self.rows is None else self.rows[index],
             passes={passes: logits[:, index] for passes, logits in self.passes.items()},
             teachers=teachers,
         )

@@ -260,6 +260,9 @@ class DistillationTrainer(ResumableTrainer):
         vectors = None
         if self.vectors is not None:
             vectors = self.vectors.fetch(self.rows.table, batch.positions, [[]]).logits[:, 0].to(logits.device)
+        rows = None
+        if batch.of_rows is not None:
+            rows = self.rows.row_keys[torch.from_numpy(batch.positions[batch.of_rows.owners])].to(logits.device)
         return StepView(
             keys=batch.keys,
             labels=batch.labels,
@@ -273,6 +276,7 @@ class DistillationTrainer(ResumableTrainer):
             vectors=vectors,
             passes=batch.passes,
             features=features,
+            rows=rows,
         )
 
     def _before_pass(self, batch: Batch) -> TeacherSignals | None:
