@@ -468,7 +468,7 @@ def test_a_folder_of_conll_files_has_splits(folder: Folder) -> None:
     assert any("3 of 3 rows have a text that train has too" in line for line in data.report)
 
 
-@pytest.mark.parametrize("key", ["cache", "augment"])
+@pytest.mark.parametrize("key", ["augment"])
 def test_settings_without_a_meaning_for_words_are_refused(folder: Folder, key: str) -> None:
     value = {"cache": "c", "augment": {}}[key]
     message = folder.fault(NER, "t.parquet", **{key: value})

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from distilect.config import TeacherConfig
 from distilect.data import Table, encode
+from distilect.data.on_disk import TableWriter
 from distilect.errors import TeacherError
 from distilect.evaluation import predict
 from distilect.models import CallableTeacher, TableTeacher, load_teacher
@@ -213,6 +214,30 @@ def test_a_resumed_training_is_the_whole_one(bench: Bench, tmp_path: Path, name:
 
     whole, resumed = whole_and_resumed(build, tmp_path, 4)
     same(whole, resumed[0])
+
+
+@pytest.mark.parametrize("name", ["rlkd", "dynamic-data"])
+def test_a_table_larger_than_memory_trains_as_one_in_memory(bench: Bench, tmp_path: Path, name: str) -> None:
+    """Bit for bit, and resumed too: selectors see the same keys, whatever file they are in."""
+    method: dict[str, Any] = {"name": name, **EAGER.get(name, {})}
+    if name == "dynamic-data":
+        method["rows"] = {"name": "uncertainty-plan", "ratio": 0.5}
+    plain, whole = trained(bench, method, f"memory-{name}"), bench.table
+    writer = TableWriter(tmp_path / "table", 1, np.int64, words=True)
+    for start in range(0, len(whole), 16):
+        writer.add(whole.take(np.arange(start, min(start + 16, len(whole)))))
+
+    def build(folder: Path, *callbacks: Any) -> DistillationTrainer:
+        return bench.trainer(method, name=str(folder), callbacks=list(callbacks))
+
+    try:
+        bench.table = writer.finish()
+        first, resumed = whole_and_resumed(build, tmp_path, 4)
+    finally:
+        bench.table = whole
+    assert isinstance(first.rows.encoded.columns["input_ids"], np.memmap)
+    same(plain, first)
+    same(plain, resumed[0])
 
 
 # ---- teachers ------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class _Loader:
             column.require_classes()
         self.origin = "task.labels" if settings.labels else f"the labels of {source.label}"
         self.origin += f" (its first {len(column.rows)} rows)" if first else ""
-        train, validation = self._streamed(source, seed) if streamed else self._split(column, seed)
+        train, validation = self._streamed(source, column, seed) if streamed else self._split(column, seed)
         dev, extra = self._labelled("dev"), self._extra()
         if dev is None:
             self.report.append("dev: none given; scores are those of the validation rows")
@@ -175,27 +175,41 @@ class _Loader:
         self.report.append(f"validation: {len(out):,} rows held out of train, {len(kept):,} remain")
         return train.take(kept), train.take(out)
 
-    def _streamed(self, source: Source, seed: int) -> tuple[Table, Table]:
+    def _streamed(self, source: Source, first: Labels, seed: int) -> tuple[Table, Table]:
         """Train and validation as mapped files in `data.cache`; the task was inferred from the first rows."""
         for key in ("extra", "augment"):
             if getattr(self.config, key) is not None:
                 raise DataError(f"data.{key} cannot be used with data.cache: remove one of them")
 
+        iob1 = self._first_words(first) if isinstance(first, TagColumn) else None
+
         def as_table(rows: Rows) -> Table:
             column = _labels_of(rows, self.columns, self._settings, self.config.label_delimiter)
+            if isinstance(column, TagColumn):
+                column.require_tags("train")
+                return column.table(self.task, "train", self.origin, iob1)
             column.require_all("train")
             table = _labelled_table(column, self.columns, self.task, "train", self.origin)
             self._report_spellings("train", column)
             return table
 
         kind = LABEL_TYPES[self.task.kind]
-        train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table, labels=kind)
-        self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
+        train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table, labels=kind, task=self.task)
+        words = f" ({train.num_units:,} words)" if self.words else ""
+        self.report.append(
+            f"train: {len(train):,} rows{words} of {source.label}, mapped from {train.folder}; {self.columns}"
+        )
         validation = self._labelled("validation")
         if validation is not None:
             return train, validation
         self.report.append(f"validation: {len(drawn):,} rows held out of train, drawn by text")
         return train, drawn
+
+    def _first_words(self, first: TagColumn) -> bool:
+        """Whether the tags of a streamed table are IOB1, by its first rows; what is said of words is said of these rows."""
+        first.table(self.task, "train", self.origin)
+        self.report += [f"train, first {len(first.rows):,} rows: {note}" for note in first.notes]
+        return first.iob1
 
     def _open(self, role: str) -> Source | None:
         """The source for `role`; None if the config names none."""
@@ -603,11 +617,7 @@ def _refuse_with_words(config: DataConfig) -> None:
     Raises:
         DataError: names the setting.
     """
-    why = {
-        "glue": "GLUE has no task that tags words",
-        "cache": "tables of words are read into memory",
-        "augment": "changed copies would lose the tags of the words",
-    }
+    why = {"glue": "GLUE has no task that tags words", "augment": "changed copies would lose the tags of the words"}
     for key, reason in why.items():
         if getattr(config, key) is not None:
             raise DataError(f"data.{key} is set, but the task is of kind tokens: {reason}.\nRemove data.{key}")

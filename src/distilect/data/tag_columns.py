@@ -173,7 +173,7 @@ class TagColumn:
     """
 
     def __init__(self, rows: Rows, words: str, tags: str | None) -> None:
-        self.rows, self.column, self.notes = rows, tags, list[str]()
+        self.rows, self.column, self.notes, self.iob1 = rows, tags, list[str](), False
         lists = _lists(rows, words, "words")
         self.sizes = sizes = _sizes(lists)
         values = _flat(lists).cast(pa.large_string())
@@ -220,6 +220,14 @@ class TagColumn:
         """
         if not len(self.kept):
             raise DataError(f"{self.rows.label}: no row has words")
+        self.require_tags(role)
+
+    def require_tags(self, role: str) -> None:
+        """Refuse rows without tags, unless the table has none at all.
+
+        Raises:
+            DataError: names the first one.
+        """
         if self.column is not None:
             refuse_unlabelled(self.rows, self.rows.table[self.column].combine_chunks(), self.column, role)
 
@@ -249,11 +257,12 @@ class TagColumn:
             self._note(f"the tags are read as plain ones, not as entities, because {odd!r} is no tag of a scheme")
         return list(whole or found)
 
-    def table(self, task: Task, role: str, origin: str) -> Table:
-        """The rows with the class index of each word, -100 where it has no tag; tags in IOB1 become BIO.
+    def table(self, task: Task, role: str, origin: str, iob1: bool | None = None) -> Table:
+        """The rows with the class index of each word, -100 where it has no tag; tags in IOB1 become BIO, and `iob1` says so.
 
         Args:
             origin: where the task's labels come from, for the message.
+            iob1: whether the tags are IOB1, where more rows than these have told; None: these tell.
 
         Raises:
             DataError: a tag that is not the task's, with its place.
@@ -264,11 +273,11 @@ class TagColumn:
             self.notes += [note for note in self.tags.notes if note not in self.notes]
         if task.scheme is not None:
             try:
-                reading = read_tags(classes, self.units.offsets, task.labels, task.scheme)
+                reading = read_tags(classes, self.units.offsets, task.labels, task.scheme, iob1)
             except DataError as error:
                 raise DataError(f"{self.rows.label}: {error}") from None
             self._report_scheme(reading, task.labels)
-            classes = reading.classes
+            classes, self.iob1 = reading.classes, reading.scheme == "IOB1"
         rows = pa.LargeListArray.from_arrays(pa.array(self.units.offsets), self.words)
         texts = pc.binary_join(rows, pa.scalar(WORD_END, pa.large_string()))
         return Table((texts,), classes, identities([texts]), units=self.units)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -20,6 +20,8 @@ from distilect.progress import track
 CHUNK = 1000  # rows per tokenizer call
 LARGE = 20_000  # rows from which on tokenising takes long enough for a progress bar
 OVERLAP = 4  # neighbouring windows share a quarter of their tokens
+# int32: of each word its first token in its row and its tokens there, of each row its windows, of each window its tokens
+WORD_COLUMNS = ("places", "sizes", "windows", "window-lengths")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Words:
         without_tokens: words that the tokenizer makes nothing of; they are read at their neighbour.
         sizes: int32 [U], the tokens that each word is the mean of, from its first one on; None: a word is its first token. Of a word
             that the end of a window cuts, those of the window where it is read.
+        begins: int64 [S], where each window begins among the tokens of all rows; None: by `lengths`.
     """
 
     units: Units
@@ -45,10 +48,13 @@ class Words:
     lengths: NDArray[np.int32]
     without_tokens: int = 0
     sizes: NDArray[np.int32] | None = None
+    begins: Indexes | None = None
 
     @cached_property
     def starts(self) -> Indexes:
         """int64 [S]: where each window begins among the tokens of all rows."""
+        if self.begins is not None:
+            return self.begins
         return np.asarray(np.cumsum(self.lengths, dtype=np.int64) - self.lengths)
 
     def take(self, rows: Rows) -> Words:
@@ -91,48 +97,50 @@ class Words:
         return torch.from_numpy(np.where(number < sizes[..., None], index[..., None] + number, -1))
 
 
-def encode_words(
-    table: Table, tokenizer: Any, max_length: int, names: Sequence[str], description: str, mean: bool
-) -> tuple[dict[str, NDArray[np.int32]], Words, dict[str, int]]:
-    """Tokenise a word table: its words with a space between them, as the finished model will read plain text.
-
-    Args:
-        mean: a word is the mean of its tokens, else its first one.
+def word_blocks(
+    table: Table, tokenizer: Any, max_length: int, names: Sequence[str], description: str
+) -> Iterator[tuple[dict[str, NDArray[np.int32]], dict[str, int]]]:
+    """Tokenise a word table, a thousand rows at a time: its words with a space between them, as the finished model will read plain text.
 
     Returns:
-        flat tokens by name and `lengths`, tokens per row; the words; `tokens` of the text, `unknown` ones among them, and
-        `truncated`, the rows that are read in windows.
+        flat tokens by name, `lengths` [n], tokens per row, and WORD_COLUMNS; what was counted: `tokens` of the text, `unknown` ones among
+        them, `truncated`, the rows that are read in windows, and `without_tokens`, words that have none.
 
     Raises:
         DataError: the tokenizer does not say which characters a token stands for.
     """
-    if table.units is None:
-        raise ValueError("not a word table")
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
             f"the tokenizer of {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__} does not say which characters its "
             "tokens stand for, so words cannot be found among them: take a checkpoint with a fast tokenizer (tokenizer.json)"
         )
-    rows = [row for block in _blocks(table, tokenizer, max_length, description) for row in block]
-    unknown, tokens = tokenizer.unk_token_id, sum(row.text_tokens for row in rows)
-    columns = {name: np.fromiter(chain.from_iterable(r.columns[name] for r in rows), np.int32) for name in names}
+    unknown = tokenizer.unk_token_id
     if unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
         unknown = None
-    words = Words(
-        table.units,
-        np.fromiter(chain.from_iterable(row.places for row in rows), np.int32, len(table.units)),
-        Units.of_sizes([len(row.lengths) for row in rows]),
-        np.fromiter(chain.from_iterable(row.lengths for row in rows), np.int32),
-        sum(row.without_tokens for row in rows),
-        np.fromiter(chain.from_iterable(row.sizes for row in rows), np.int32, len(table.units)) if mean else None,
-    )
-    columns["lengths"] = np.array([sum(row.lengths) for row in rows], dtype=np.int32)
-    counts = {
-        "truncated": sum(len(row.lengths) > 1 for row in rows),
-        "tokens": tokens,
-        "unknown": 0 if unknown is None else int((columns["input_ids"] == unknown).sum()),
+    return (_columns(rows, names, unknown) for rows in _blocks(table, tokenizer, max_length, description))
+
+
+def _columns(
+    rows: list[_Row], names: Sequence[str], unknown: int | None
+) -> tuple[dict[str, NDArray[np.int32]], dict[str, int]]:
+    columns = {name: _joined(row.columns[name] for row in rows) for name in names}
+    columns |= {
+        "lengths": np.array([sum(row.lengths) for row in rows], dtype=np.int32),
+        "places": _joined(row.places for row in rows),
+        "sizes": _joined(row.sizes for row in rows),
+        "windows": np.array([len(row.lengths) for row in rows], dtype=np.int32),
+        "window-lengths": _joined(row.lengths for row in rows),
     }
-    return columns, words, counts
+    return columns, {
+        "truncated": sum(len(row.lengths) > 1 for row in rows),
+        "tokens": sum(row.text_tokens for row in rows),
+        "unknown": 0 if unknown is None else int((columns["input_ids"] == unknown).sum()),
+        "without_tokens": sum(row.without_tokens for row in rows),
+    }
+
+
+def _joined(parts: Iterable[Iterable[int]]) -> NDArray[np.int32]:
+    return np.fromiter(chain.from_iterable(parts), np.int32)
 
 
 @dataclass
