@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -209,8 +210,7 @@ class TagColumn:
 
     def where(self, word: int) -> str:
         """Such as `train.conll, line 12, word 3 ('Paris')`; the line is that of the first word."""
-        shown = str(self.words[word].as_py())[:40]
-        return f"{self.rows.where(int(self._owner[word]))}, word {self._place[word] + 1} ({shown!r})"
+        return _where(self.rows, self.words, self._owner, self._place, word)
 
     def require_all(self, role: str) -> None:
         """Refuse a table without words, and rows without tags, unless the table has none at all.
@@ -329,12 +329,14 @@ class TagColumn:
             return None, np.empty(0, np.int64)
         values = _without_negatives(values.filter(pa.array(kept)))
         labelled = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
+        # without a reference to this column: as a circle, the blocks of a streamed table would pile up until they are collected
+        place = partial(_where, self.rows, self.words, self._owner, self._place)
         rows = _Words(
             pa.table({self.column: values.drop_null()}),
             self.rows.label,
             np.empty(0, np.int64),
             class_names=self.rows.class_names,
-            place=lambda word: self.where(int(labelled[word])),
+            place=lambda word: place(int(labelled[word])),
         )
         tags = LabelColumn(rows, self.column)
         lacking = int(pc.index(pc.is_null(tags.names), True).as_py())
@@ -357,6 +359,11 @@ class TagColumn:
     def _note(self, line: str) -> None:
         if line not in self.notes:
             self.notes.append(line)
+
+
+def _where(rows: Rows, words: pa.Array, owner: NDArray[np.int64], place: NDArray[np.int64], word: int) -> str:
+    shown = str(words[word].as_py())[:40]
+    return f"{rows.where(int(owner[word]))}, word {place[word] + 1} ({shown!r})"
 
 
 def _without_negatives(tags: pa.Array) -> pa.Array:
