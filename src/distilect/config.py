@@ -72,7 +72,7 @@ class TaskConfig(Part):
 
 
 class AugmentConfig(Part):
-    """Changed copies of the rows of train, added to `extra`; the teachers label them."""
+    """Changed copies of the rows of train, added to `extra`; the teachers label them. Words that are tagged as entities stay as they are."""
 
     times: int = Field(20, ge=1, description="copies per row; a copy that equals a row or another copy is left out")
     method: Literal["neighbours", "mlm"] = Field(

@@ -27,7 +27,7 @@ from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.data.splits import hold_out
 from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
-from distilect.data.tag_columns import TagColumn, choose_word_columns, is_word_table
+from distilect.data.tag_columns import TagColumn, choose_word_columns, has_tags, is_word_table
 from distilect.errors import DataError
 from distilect.progress import console
 from distilect.tasks import PROBLEM_TYPES, Kind, Task, default_metrics, kind_of_metrics, named_metrics, scheme_of
@@ -118,8 +118,10 @@ class _Loader:
         assert source is not None
         streamed = config.cache is not None
         self.words = self.glue is None and is_word_table(source, config.text, config.label, settings)
-        if self.words or settings.kind == "tokens":
-            _refuse_with_words(config)
+        if settings.kind == "tokens" and config.glue is not None:
+            raise DataError(
+                "data.glue is set, but the task is of kind tokens: GLUE has no task that tags words.\nRemove data.glue"
+            )
         if self.glue is not None and config.text is None and config.label is None:
             self.columns = self.glue.columns
         elif self.words:
@@ -356,31 +358,47 @@ def load_table(
     return table, task
 
 
-def read_texts(
+def read_rows(
     spec: str,
     *,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     labelled: bool = False,
     data_dir: Path = Path("."),
-) -> tuple[tuple[str, ...], list[pa.Array], pa.Array | None]:
-    """The texts of a table, unchanged, for writing another table.
+) -> tuple[tuple[str, ...], Table, pa.Array | None, NDArray[np.bool_] | None]:
+    """The rows of a table, for writing another one.
 
     Args:
         spec: as `DataConfig.train`, or a GLUE folder, which means its train file.
         labelled: read the label column too.
 
     Returns:
-        names of the text columns and, with `labelled`, of the label column; the texts, [N] each; the labels or None.
+        names of the columns of texts or words and, with `labelled`, of that of labels or tags; the rows without labels; the labels, [N], lists of
+        tags for words, or None; of words bool [U], those that belong to entities, as far as there are tags of a scheme.
 
     Raises:
         DataError: as `load_data`.
     """
-    source, columns, *_ = _open_any(spec, data_dir, "train", text, label, labelled)
+    source, columns, _, words = _open_any(spec, data_dir, "train", text, label, labelled)
+    if words:
+        return _read_words(source, text, label, labelled)
     names = tuple(columns.names) if labelled else columns.texts
     rows = source.read(names)
     labels = rows.table[names[-1]].combine_chunks() if labelled else None
-    return names, text_columns(rows, columns.texts), labels
+    return names, Table.from_columns(text_columns(rows, columns.texts)), labels, None
+
+
+def _read_words(
+    source: Source, text: str | Sequence[str] | None, label: str | None, labelled: bool
+) -> tuple[tuple[str, ...], Table, pa.Array | None, NDArray[np.bool_]]:
+    """`read_rows` of a table of words. Tags are looked at where there are some, as they tell the entities."""
+    tagged = labelled or label is not None or has_tags(source)
+    columns = choose_word_columns(source, text, label, labelled=tagged)
+    column = TagColumn(source.read(columns.names), columns.texts[0], columns.labels[0] if columns.labels else None)
+    column.require_all("train")
+    _say(f"{source.label}: {note}" for note in column.notes)
+    names = ("tokens", "tags") if source.words else tuple(columns.names)
+    return names[: 1 + labelled], column.words_alone(), column.tag_lists() if labelled else None, column.in_entities()
 
 
 def open_texts(
@@ -609,18 +627,6 @@ def _labelled_table(column: Labels, columns: Columns, task: Task, role: str, ori
 
 def _as_tokens(settings: TaskConfig) -> TaskConfig:
     return settings.model_copy(update={"kind": "tokens"})
-
-
-def _refuse_with_words(config: DataConfig) -> None:
-    """Refuse the settings that tables of words do not have yet.
-
-    Raises:
-        DataError: names the setting.
-    """
-    why = {"glue": "GLUE has no task that tags words", "augment": "changed copies would lose the tags of the words"}
-    for key, reason in why.items():
-        if getattr(config, key) is not None:
-            raise DataError(f"data.{key} is set, but the task is of kind tokens: {reason}.\nRemove data.{key}")
 
 
 def _task_line(task: Task) -> str:

@@ -77,6 +77,11 @@ def choose_word_columns(
     return Columns((words,), tags or None, inferred=given is None or (wanted is None and bool(tags)))
 
 
+def has_tags(source: Source) -> bool:
+    """Whether a table of words has a column with a usual name for tags, or in CoNLL's form a second one."""
+    return len(source.words or ()) > 1 or bool(_usual(TAGS, source))
+
+
 def is_word_table(
     source: Source, text: str | Sequence[str] | None, label: str | Sequence[str] | None, settings: TaskConfig
 ) -> bool:
@@ -278,6 +283,28 @@ class TagColumn:
                 raise DataError(f"{self.rows.label}: {error}") from None
             self._report_scheme(reading, task.labels)
             classes, self.iob1 = reading.classes, reading.scheme == "IOB1"
+        return self._rows(classes)
+
+    def words_alone(self) -> Table:
+        """The rows without tags, whatever task these are of."""
+        return self._rows(np.full(len(self.words), NO_LABEL, dtype=np.int64))
+
+    def tag_lists(self) -> pa.Array:
+        """[N]: the tags of each row's words by name, null where a word has none."""
+        assert self.tags is not None
+        index = np.full(len(self.words), -1, dtype=np.int64)
+        index[self.labelled] = np.arange(len(self.labelled))
+        names = self.tags.names.take(pa.array(index, mask=index < 0))
+        return pa.LargeListArray.from_arrays(pa.array(self.units.offsets), names)
+
+    def in_entities(self) -> NDArray[np.bool_]:
+        """bool [U]: words of entities; none where there are no tags, or these follow no scheme."""
+        found = np.zeros(len(self.words), dtype=bool)
+        if self.tags is not None and closed(self.tags.found()) is not None:
+            found[self.labelled] = pc.not_equal(self.tags.names, "O").to_numpy(zero_copy_only=False)
+        return found
+
+    def _rows(self, classes: NDArray[np.int64]) -> Table:
         rows = pa.LargeListArray.from_arrays(pa.array(self.units.offsets), self.words)
         texts = pc.binary_join(rows, pa.scalar(WORD_END, pa.large_string()))
         return Table((texts,), classes, identities([texts]), units=self.units)
