@@ -72,7 +72,7 @@ class TaskConfig(Part):
 
 
 class AugmentConfig(Part):
-    """Changed copies of the rows of train, added to `extra`; the teachers label them."""
+    """Changed copies of the rows of train, added to `extra`; the teachers label them. Words that are tagged as entities stay as they are."""
 
     times: int = Field(20, ge=1, description="copies per row; a copy that equals a row or another copy is left out")
     method: Literal["neighbours", "mlm"] = Field(
@@ -219,6 +219,11 @@ class TeacherConfig(Part):
     max_length: int | None = Field(
         None, ge=2, description="in tokens; default: `train.max_length`, at most what the model allows"
     )
+    words: Literal["first", "mean"] = Field(
+        "first",
+        description="of `path`, where words have tags: a word is read at its first token, or its logits and hidden states are the mean over its "
+        "tokens, for a teacher that was trained on all of them; students are read at the first",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
@@ -227,6 +232,8 @@ class TeacherConfig(Part):
             raise ValueError(f"a teacher has exactly one of path, table, finetune, endpoint; got {given or 'none'}")
         if self.table is not None and self.tokenizer is not None:
             raise ValueError("a table of outputs needs no tokenizer")
+        if self.words == "mean" and self.path is None:
+            raise ValueError("words: mean needs path: no other teacher reads words at several tokens")
         own = ("model", "prompt", "samples", "concurrency", "call_budget", "token_budget", "key")
         without = ("labels", "tokenizer", "max_length") if self.endpoint is not None else own
         idle = [key for key in without if getattr(self, key) != type(self).model_fields[key].default]

@@ -19,8 +19,11 @@ from distilect.augment.augment import METHODS
 from distilect.augment.masked import MaskedFiller
 from distilect.augment.neighbours import Neighbours, in_the_case_of
 from distilect.augment.pieces import Pieces, Vocabulary, choose_words, random_state, row_draws
-from distilect.data import Table, open_source, row_keys
+from distilect.config import DataConfig, TaskConfig, parse_config
+from distilect.data import Table, load_data, open_source, row_keys
 from distilect.errors import DataError
+from distilect.pipeline.work import enlarged
+from tests.tagging import sentences, table_of, write_conll
 from tests.tiny import SENTENCES, tiny_bert, tiny_gpt2, wordpiece_tokenizer
 
 TEXTS = ("a dull story, badly told", "The weather is fine in the NORTH", "nobody knows why", "good", "", "…!")
@@ -322,3 +325,77 @@ def test_columns_of_all_kinds_of_labels_are_written(tmp_path):
     for suffix in (".csv", ".tsv"):
         rows = open_source(str(tmp_path / f"file{suffix}")).read(["text"])
         assert rows.table["text"].to_pylist() == columns["text"].to_pylist()
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+TAGGED = sentences(30)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_copies_of_tagged_words_have_a_word_for_each_and_keep_the_entities(method, masked):
+    words = table_of(TAGGED)
+    stays = words.labels != 0
+    made = augment(words, 3, method=method, model=masked, keep_labels=True, stays=stays)
+    assert len(made.table) > 60 and made.table.of_words
+    before, after = words.words(made.source), made.table.words(range(len(made.table)))
+    assert [len(row) for row in after] == [len(row) for row in before] == made.table.units.sizes.tolist()
+    assert (made.table.labels == words.labels[words.unit_index(made.source)]).all()
+    assert (made.table.ids == Table.from_words(after).ids).all()
+    same = np.array([a == b for rows in zip(before, after, strict=True) for a, b in zip(*rows, strict=True)])
+    assert same[made.table.labels != 0].all() and not same[made.table.labels == 0].all()
+    alone = augment(words.take([7]), 3, method=method, model=masked, stays=stays[words.unit_index([7])])
+    assert alone.table.num_labelled_units == 0
+    assert alone.table.words(range(len(alone.table))) == [after[i] for i in np.flatnonzero(made.source == 7)]
+    free = augment(words, 3, method=method, model=masked)
+    flat = [
+        [w for row in rows for w in row]
+        for rows in (words.words(free.source), free.table.words(range(len(free.table))))
+    ]
+    assert any(a != b for a, b, fixed in zip(*flat, stays[words.unit_index(free.source)], strict=True) if fixed)
+
+
+@pytest.mark.parametrize("kind", ["conll", "parquet"])
+def test_files_of_tagged_words_are_enlarged(tmp_path, kind, masked):
+    rows, tags = [words for words, _ in TAGGED], [tags for _, tags in TAGGED]
+    train = write_conll(tmp_path / "train.conll", TAGGED)
+    if kind == "parquet":
+        train = tmp_path / "train.parquet"
+        pq.write_table(pa.table({"id": range(len(rows)), "words": rows, "ner_tags": tags}), train)
+    names = {"conll": ("tokens", "tags"), "parquet": ("words", "ner_tags")}[kind]
+    for labelled, suffix in ((True, ".parquet"), (False, ".jsonl")):
+        output = tmp_path / f"more{suffix}"
+        augment_file(str(train), output, 2, model=masked, keep_labels=labelled)
+        source = open_source(str(output))
+        assert source.columns == list(names[: 1 + labelled])
+        found = source.read(source.columns).table.to_pydict()
+        made = augment(table_of(TAGGED), 2, model=masked, stays=table_of(TAGGED).labels != 0)
+        assert found[names[0]] == made.table.words(range(len(made.table)))
+        if labelled:
+            assert found[names[1]] == [tags[row] for row in made.source]
+        data = load_data(DataConfig(train=str(train), extra=str(output)), TaskConfig(), 0)
+        assert data.extra is not None and len(data.extra) == len(made.table)
+    with pytest.raises(DataError, match=r"lists of words: expected a file that ends in \.jsonl or \.parquet"):
+        augment_file(str(train), tmp_path / "more.csv", 2, model=masked)
+
+
+def test_a_run_enlarges_its_tagged_words_around_their_entities(tmp_path, masked):
+    train = write_conll(tmp_path / "train.conll", TAGGED)
+    config = parse_config(
+        {
+            "data": {
+                "train": str(train),
+                "validation_size": 0.2,
+                "augment": {"times": 2, "labels": True, "model": masked},
+            },
+            "student": masked,
+        }
+    )
+    data = load_data(config.data, config.task, 0)
+    more = enlarged(data, config).extra
+    assert more is not None and len(more) > len(data.train)
+    assert {data.task.labels[label] for label in more.labels} == {tag for _, tags in TAGGED for tag in tags}
+    kept = {tuple(w for w, t in zip(*row, strict=True) if t != "O") for row in TAGGED}
+    for row, words in enumerate(more.words(range(len(more)))):
+        labels = more.labels[more.unit_index([row])]
+        assert tuple(word for word, label in zip(words, labels, strict=True) if label) in kept

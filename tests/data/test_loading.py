@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data import Data, Table, load_data, load_table, loading, read_columns, read_texts
+from distilect.data import Data, Table, load_data, load_table, loading, read_columns, read_rows
 from distilect.errors import ConfigError, DataError
 from tests.data.writing import WRITERS, Columns, write_csv, write_jsonl, write_parquet, write_plain_tsv
 
@@ -267,7 +267,7 @@ def test_a_given_delimiter_is_that_of_all_files(folder: Folder) -> None:
 def test_what_was_detected_about_one_table_is_printed(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     write_csv(folder.path / "t.csv", {"text": TWENTY, "label": ["yes", "no"] * 10}, "|")
     load_table("t.csv", data_dir=folder.path)
-    read_texts("t.csv", data_dir=folder.path)
+    read_rows("t.csv", data_dir=folder.path)
     assert capsys.readouterr().err.count("t.csv: fields are separated by '|'") == 2
 
 

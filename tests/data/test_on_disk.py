@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data import EpochBatchSampler, Table, batches, encode, load_data, steps_per_epoch
+from distilect.data import EpochBatchSampler, Table, arrow_files, batches, encode, load_data, steps_per_epoch
 from distilect.data.batches import epoch_batches, streamed_batches
 from distilect.data.on_disk import TableWriter, open_table
 from distilect.errors import DataError
@@ -43,6 +43,72 @@ def test_a_table_written_in_blocks_is_the_same_table(tmp_path: Path, pairs: bool
         assert from_disk.truncated == encoded.truncated > 0
         for name, values in encoded.collate(every[::-1]).items():
             assert (from_disk.collate(every[::-1])[name] == values).all()
+
+
+def rows_of_words(count: int) -> tuple[list[list[str]], list[list[str]]]:
+    """Sentences and their tags in IOB1: an entity begins with I-, and with B- after another of its type. Some are long, some alike."""
+    rng = np.random.default_rng(0)
+    known = " ".join(SENTENCES).replace(",", "").split()
+    words = [[str(word) for word in rng.choice(known, int(rng.choice([2, 5, 40])))] for _ in range(count)]
+    words[::20] = [["a", "fine", "film"]] * len(words[::20])
+    tags = [[("O", "I-a", "I-b")[len(word) % 3] for word in row] for row in words]
+    tags[1] = ["I-a", "B-a", *["O"] * (len(words[1]) - 2)]
+    tags[-3:] = [["O"] * len(row) for row in words[-3:]]  # rows that say nothing of the scheme
+    return words, tags
+
+
+def test_a_streamed_word_table_is_the_loaded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_files, "BLOCK", 16)
+    words, tags = rows_of_words(100)
+    words[7], tags[7] = ["", " "], ["O", "O"]  # no word is left of the row
+    pq.write_table(pa.table({"tokens": words, "ner_tags": tags}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"tokens": words[:5], "ner_tags": tags[:5]}), tmp_path / "validation.parquet")
+    config = DataConfig(
+        train=str(tmp_path / "train.parquet"),
+        validation=str(tmp_path / "validation.parquet"),
+        cache=str(tmp_path / "cache"),
+    )
+    data = load_data(config, TaskConfig(), 0)
+    plain = load_data(config.model_copy(update={"cache": None}), TaskConfig(), 0)
+    assert data.task == plain.task and data.task.labels == ("O", "B-a", "I-a", "B-b", "I-b")
+    table, other = data.train, plain.train
+    assert table.folder is not None and isinstance(table.labels, np.memmap) and len(table) == 99
+    assert table.fingerprint() == other.fingerprint() and (table.unit_keys() == other.unit_keys()).all()
+    assert table.num_units == other.num_units and table.num_labelled_units == other.num_labelled_units
+    assert table.num_labelled == other.num_labelled == 99
+    assert table.words(range(99)) == other.words(range(99)) == [row for row in words if row[0]]
+    assert any("mapped from" in line and f"({table.num_units:,} words)" in line for line in data.report)
+    assert any(line.startswith("train, first 100 rows: the tags are IOB1") for line in data.report)
+    assert any(
+        "1 rows without words in column 'tokens' left out, the first: train.parquet, row 8" in x for x in data.report
+    )
+    for mean in (False, True):
+        mapped, encoded = (encode(t, wordpiece_tokenizer(), 16, mean=mean) for t in (table, other))
+        assert mapped.truncated == encoded.truncated > 0 and isinstance(mapped.columns["input_ids"], np.memmap)
+        order = np.random.default_rng(1).permutation(99)
+        for name, values in encoded.collate(order).items():
+            assert (mapped.collate(order)[name] == values).all(), name
+    assert len(list(Path(table.folder).glob("tokens-*/columns.json"))) == 1  # one for both ways to read a word
+
+
+def test_sentences_of_a_streamed_word_table_are_held_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_files, "BLOCK", 64)
+    words, tags = rows_of_words(300)
+    pq.write_table(pa.table({"tokens": words, "ner_tags": tags}), tmp_path / "train.parquet")
+    config = DataConfig(train=str(tmp_path / "train.parquet"), cache=str(tmp_path / "cache"), validation_size=0.2)
+    data = load_data(config, TaskConfig(), 0)
+    assert len(data.train) + len(data.validation) == 300 and 25 < len(data.validation) < 100
+    train, held = (set(map(tuple, table.ids.tolist())) for table in (data.train, data.validation))
+    assert not train & held
+    assert load_data(config, TaskConfig(), 0).train.fingerprint() == data.train.fingerprint()
+    assert len([entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]) == 1
+
+
+def test_a_streamed_table_is_written_anew_where_the_labels_have_another_order(tmp_path: Path) -> None:
+    config = DataConfig(train=str(parquet(tmp_path)), cache=str(tmp_path / "cache"), validation_size=0.2)
+    one = load_data(config, TaskConfig(), 0)
+    other = load_data(config, TaskConfig(labels=["yes", "no"]), 0)
+    assert (one.train.labels == 1 - other.train.labels).all()
 
 
 def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilect.config import DataConfig, TaskConfig
-from distilect.data import Table, load_data, load_table, open_source, read_texts
+from distilect.data import Table, load_data, load_table, open_source, read_rows
 from distilect.errors import DataError
 from tests.data.writing import WRITERS, write_csv, write_jsonl, write_parquet
 
@@ -137,7 +137,7 @@ def test_every_role_may_be_in_several_files(tmp_path: Path) -> None:
     assert [len(t) for t in (data.train, data.dev, data.validation, data.extra)] == [len(train), 8, 8, 8]
     assert sum(" files, " in line for line in data.report) == 4
     assert len(load_table("data/test*", data_dir=tmp_path)[0]) == 8
-    assert len(read_texts("data/test*", data_dir=tmp_path)[1][0]) == 8
+    assert len(read_rows("data/test*", data_dir=tmp_path)[1]) == 8
 
 
 @pytest.mark.parametrize("spec", ["data", "data/*.parquet"])

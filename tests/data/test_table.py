@@ -127,3 +127,14 @@ def test_a_lone_surrogate_is_named_with_its_row() -> None:
 def test_an_empty_table_is_a_table() -> None:
     table = Table.from_texts([])
     assert len(table) == 0 and table.ids.shape == (0, 2) and table.fingerprint()
+
+
+def test_the_fingerprint_of_a_word_table_is_over_all_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "distilect.data.table._STRETCH", 8
+    )  # labels are read in blocks, of which there are more than of rows
+    rows = [["a"] * 20, ["b"] * 20]
+    one, other = (Table.from_words(rows, [[0] * 20, [*[0] * 19, last]]) for last in (0, 1))
+    assert one.fingerprint() != other.fingerprint()
+    assert one.num_labelled_units == 40 and one.num_labelled == 2
+    assert Table.from_words(rows, [[-100] * 20, [0] * 20]).num_labelled == 1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from distilect.data import Table, encode
 from distilect.errors import DataError
+from distilect.models import per_unit
 from tests.tiny import (
     SENTENCES,
     bpe_tokenizer,
@@ -61,6 +62,37 @@ def test_each_word_is_read_at_its_first_token(name: str, rows: list[list[str]]) 
                 assert word.startswith(token) if token else word == ""
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=5, deadline=None)
+@given(rows=rows_of_words)
+def test_the_tokens_that_a_word_is_the_mean_of_are_the_whole_word(name: str, rows: list[list[str]]) -> None:
+    tokenizer, table = TOKENIZERS[name](), Table.from_words(rows)
+    for max_length in (64, 12):
+        first = encode(table, tokenizer, max_length).collate(np.arange(len(rows)))["words"]
+        inputs = encode(table, tokenizer, max_length, mean=True).collate(np.arange(len(rows)))
+        words, ids = inputs["words"], inputs["input_ids"].flatten()
+        assert torch.equal(words[..., 0], first)
+        for row, places in zip(rows, words, strict=True):
+            for word, own in zip(row, places, strict=False):
+                own = own[own >= 0]
+                assert own.diff().eq(1).all() and inputs["attention_mask"].flatten()[own].all()
+                read = tokenizer.decode(ids[own]).strip().replace(" ", "")
+                assert read == word or (max_length == 12 and word.startswith(read)) or tokenizer.unk_token in read
+
+
+@given(data=st.data())
+def test_means_are_those_of_each_words_tokens(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=5), min_size=1, max_size=4))
+    values, places = torch.randn(3, 20, 2), iter(torch.randperm(60).tolist())
+    rows = [[[next(places) for _ in range(min(size, 3))] for size in row] for row in sizes]
+    words = torch.full((len(rows), 5, 4), -1)
+    for row, own in enumerate(rows):
+        for word, tokens in enumerate(own):
+            words[row, word, : len(tokens)] = torch.tensor(tokens)
+    expected = torch.stack([values.flatten(0, 1)[tokens].mean(0) for row in rows for tokens in row])
+    torch.testing.assert_close(per_unit(values, words), expected)
+
+
 def test_a_long_row_is_read_in_windows_where_each_word_has_most_context() -> None:
     tokenizer = wordpiece_tokenizer()
     words = [WORDS[i % len(WORDS)] for i in range(100)]
@@ -100,9 +132,9 @@ def test_words_without_a_token_are_read_at_their_neighbour_and_reported() -> Non
 def test_rows_are_taken_with_their_words() -> None:
     rows = [["the"], WORDS[:40], ["a", "film"], WORDS[5:9]]
     table, tokenizer = Table.from_words(rows), wordpiece_tokenizer()
-    whole = encode(table, tokenizer, 16)
+    whole = encode(table, tokenizer, 16, mean=True)
     for index in ([3, 1], [1, 1, 0], [2]):
-        taken, direct = whole.take(index), encode(table.take(index), tokenizer, 16)
+        taken, direct = whole.take(index), encode(table.take(index), tokenizer, 16, mean=True)
         order = np.arange(len(index))
         for name, values in direct.collate(order).items():
             assert torch.equal(taken.collate(order)[name], values)

@@ -468,14 +468,6 @@ def test_a_folder_of_conll_files_has_splits(folder: Folder) -> None:
     assert any("3 of 3 rows have a text that train has too" in line for line in data.report)
 
 
-@pytest.mark.parametrize("key", ["cache", "augment"])
-def test_settings_without_a_meaning_for_words_are_refused(folder: Folder, key: str) -> None:
-    value = {"cache": "c", "augment": {}}[key]
-    message = folder.fault(NER, "t.parquet", **{key: value})
-    assert f"data.{key} is set, but the task is of kind tokens" in message
-    assert message.endswith(f"Remove data.{key}")
-
-
 def test_glue_has_no_words(folder: Folder) -> None:
     (folder.path / "SST-2").mkdir()
     for name in ("train", "dev"):

@@ -441,6 +441,25 @@ def test_a_choice_within_a_batch_does_not_depend_on_the_order_of_its_rows(option
         assert torch.equal(selector.decide(part(view, order)), selector.decide(view)[order])
 
 
+@pytest.mark.parametrize("how", ["mean", "max"])
+@pytest.mark.parametrize("options", [{}, {"score": "random"}, {"reverse": True}])
+def test_whole_rows_are_ranked_and_chosen_with_all_of_their_words(how, options):
+    rows = keys(20, seed=3)[torch.arange(60) % 20]  # a row's words need not stand side by side: ranks join their parts
+    view = replace(make_view(60), rows=rows)
+    selector = arm_2(ratio=0.3, whole_rows=how, **options)
+    chosen = selector.decide(view)
+    of_row = chosen.reshape(3, 20)
+    assert (of_row == of_row[0]).all() and int(of_row[0].sum()) == 6
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(selector.decide(view.take(order, None)), chosen[order])
+    if "score" not in options:
+        u = entropy(view.student).reshape(3, 20)
+        u = u.mean(0) if how == "mean" else u.amax(0)
+        assert set(of_row[0].nonzero().flatten().tolist()) == set((-u if options else u).topk(6).indices.tolist())
+    alone = arm_2(ratio=0.3, **options)  # where rows are units the option changes nothing
+    assert torch.equal(selector.decide(replace(view, rows=None)), alone.decide(view))
+
+
 def test_what_becomes_of_the_rest_and_what_it_needs():
     labels, skip, plan = (arm_2(name, ratio=0.1) for name in ("uncertainty", "uncertainty-skip", "uncertainty-plan"))
     assert labels.trains_rest and not labels.before_step and labels.needs.passes is None

@@ -38,14 +38,21 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_MAPPED", 8)
 
 
-def write_rows(path: Path, count: int) -> None:
+def write_rows(path: Path, count: int, tagged: bool = False) -> None:
     words = " ".join(SENTENCES).split()
     schema = pa.schema([("text", pa.string()), ("label", pa.string())])
+    if tagged:
+        schema = pa.schema([("tokens", pa.list_(pa.string())), ("tags", pa.list_(pa.string()))])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, count, 4096):
             rows = range(start, min(count, start + 4096))
             texts = [f"{i} {words[i % len(words)]} {words[i * 7 % len(words)]}" * 3 for i in rows]
-            labels = [("no", "yes")[i % 2] for i in rows]
+            labels: list[Any] = [("no", "yes")[i % 2] for i in rows]
+            if tagged:
+                sentences = [text.split() for text in texts]
+                tags = [[("no", "yes")[len(word) % 2] for word in sentence] for sentence in sentences]
+                writer.write_table(pa.table({"tokens": sentences, "tags": tags}, schema))
+                continue
             writer.write_table(pa.table({"text": texts, "label": labels}, schema))
 
 
@@ -53,33 +60,41 @@ def lengths(texts: list[Any]) -> np.ndarray:
     return np.array([[float(len(text)), 1.0] for text in texts])
 
 
-def whole_way(folder: Path, count: int) -> None:
+def lengths_of_words(sentences: list[Any]) -> list[np.ndarray]:
+    return [lengths(words) for words in sentences]
+
+
+def whole_way(folder: Path, count: int, tagged: bool = False) -> None:
     """Stream a table, tokenise it, score it, and read an epoch of it with its signals."""
     config = DataConfig(train=str(folder.parent / f"{count}.parquet"), cache=str(folder / "cache"), validation_size=50)
     data = load_data(config, TaskConfig(), 0)
     assert data.train.folder is not None and abs(len(data.train) - count) < 200
     encoded = encode(data.train, wordpiece_tokenizer(), 32)
-    task = Task("toy", "classification", ("no", "yes"), ("accuracy",), 1)
-    prepared = prepare_signals(
-        [CallableTeacher("length", lengths, task)], data.train, SignalStore(folder / "store"), [[]]
-    )
+    task = Task("toy", "tokens" if tagged else "classification", ("no", "yes"), ("accuracy",), 1)
+    teacher = CallableTeacher("length", lengths_of_words if tagged else lengths, task)
+    prepared = prepare_signals([teacher], data.train, SignalStore(folder / "store"), [[]])
     source = prepared.source
     assert source is not None and prepared.forwards == len(data.train)
     for number, rows in enumerate(EpochBatchSampler(encoded.lengths, 64, 0)):
         if number % 20 == 0:
             encoded.collate(rows)
             logits = source.fetch(data.train, np.array(rows), [[]]).logits[:, 0, 0]
-            assert logits.tolist() == [float(len(text[0])) for text in data.train.text(rows)]
+            read = data.train.text(rows)
+            texts = [word for words in data.train.words(rows) for word in words] if tagged else [t[0] for t in read]
+            assert logits.tolist() == [float(len(text)) for text in texts]
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.slow
-def test_ten_times_the_rows_need_no_more_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tagged", [False, True])
+def test_ten_times_the_rows_need_no_more_memory(tmp_path: Path, tagged: bool) -> None:
     few, many = 10_000, 100_000
     for count in (few, many):
-        write_rows(tmp_path / f"{count}.parquet", count)
+        write_rows(tmp_path / f"{count}.parquet", count, tagged)
     added = growth(
-        lambda: whole_way(tmp_path / "many", many), tmp_path / "log", after=lambda: whole_way(tmp_path / "few", few)
+        lambda: whole_way(tmp_path / "many", many, tagged),
+        tmp_path / "log",
+        after=lambda: whole_way(tmp_path / "few", few, tagged),
     )
     held = (
         many * (60 + 2 * 8 + 8 + 12 * 8) / 1e6

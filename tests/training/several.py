@@ -65,6 +65,7 @@ def methods() -> dict[str, tuple[Any, dict[str, Any]]]:
         "parts": ("uniform", {"max_tokens": 24, "gradient_accumulation_steps": 2}),
         # of word tables: what is decided per word, and rows of which no word stays
         "words, rlkd": ({"name": "rlkd", "teachers": {"policy_updates": 20}}, {}),
+        "words, whole rows": ({"name": "dynamic-data", "rows": {"ratio": 0.3, "whole_rows": "max"}}, {}),
         "words, skipped": ({"name": "dynamic-data", "rows": {"name": "uncertainty-skip", "ratio": 0.1}}, {}),
         "words, parts": (
             {"name": "uniform", "knowledge": {"labels": {}, "response": {}, "feature": {}, "attention": {}}},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,13 +13,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 
+from distilect.config import TeacherConfig
 from distilect.data import Table, encode
+from distilect.data.on_disk import TableWriter
 from distilect.errors import TeacherError
 from distilect.evaluation import predict
-from distilect.models import CallableTeacher, TableTeacher
-from distilect.selection import PlannedRows, actor_critic, akskd, normalised_entropy
+from distilect.models import CallableTeacher, TableTeacher, load_teacher
+from distilect.selection import Passes, PlannedRows, actor_critic, akskd, normalised_entropy
 from distilect.signals import LiveSignals, SignalStore, prepare_signals
 from distilect.training import DistillationTrainer
 from tests.presets import LEARNED, each_preset, slow
@@ -68,18 +73,46 @@ def test_every_row_selector_chooses_words(bench: Bench, rows: str) -> None:
         assert line["rows"] == bench.table.num_units and 0.25 < line["asked"] < 0.6
 
 
-def test_rows_are_planned_by_the_mean_over_their_words(bench: Bench) -> None:
-    method = {"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "ratio": 0.25}}
-    trainer = bench.trainer(method, name="planned", epochs=1)
+@pytest.mark.parametrize("how", [None, "max"])
+def test_rows_are_planned_by_the_mean_or_the_maximum_over_their_words(bench: Bench, how: str | None) -> None:
+    method = {"name": "dynamic-data", "rows": {"name": "uncertainty-plan", "ratio": 0.25, "whole_rows": how}}
+    trainer = bench.trainer(method, name=f"planned-{how}", epochs=1)
     logits = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
     assert bench.table.units is not None
-    means = torch.stack([u.mean() for u in normalised_entropy(logits).split(bench.table.units.sizes.tolist())])
+    words = normalised_entropy(logits).split(bench.table.units.sizes.tolist())
+    scores = torch.stack([u.max() if how else u.mean() for u in words])
     selector = trainer.method.rows
     assert isinstance(selector, PlannedRows)
     selector.begin_epoch(trainer.probe, 0)
     planned = selector.plan(trainer.rows.row_keys.numpy(), 0, 0)
     assert len(planned) == 10
-    assert set(planned.tolist()) == set(means.argsort(descending=True)[:10].tolist())
+    assert set(planned.tolist()) == set(scores.argsort(descending=True)[:10].tolist())
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_whole_rows_are_chosen_in_the_step_and_before_it(bench: Bench, how: str) -> None:
+    """One step has all rows: its choice is that of a sort over the rows of the table; without dropout passes are those of `predict_rows`."""
+    for name in ("uncertainty", "uncertainty-skip"):
+        rows = {"name": name, "ratio": 0.25, "whole_rows": how}
+        trainer = bench.trainer(
+            {"name": "dynamic-data", "rows": rows}, name=f"{name}-{how}", epochs=1, batch_size=40, dropout=0.0
+        )
+        batch = trainer.rows.batch(np.arange(40), inputs=False)
+        logits = torch.from_numpy(trainer.predict_rows(trainer.rows.encoded))
+        view = trainer.view_of(replace(batch, passes={Passes(): logits.unsqueeze(0)}), logits)
+        chosen = trainer.method.rows.decide(view)
+        assert bench.table.units is not None
+        sizes = bench.table.units.sizes.tolist()
+        scores = torch.stack([u.max() if how == "max" else u.mean() for u in normalised_entropy(logits).split(sizes)])
+        best = set(scores.argsort(descending=True)[:10].tolist())
+        assert [bool(own.all()) for own in chosen.split(sizes)] == [row in best for row in range(40)]
+        assert chosen.sum() == sum(sizes[row] for row in best)
+        if name == "uncertainty":
+            assert trainer.method.rows.asked_share == pytest.approx(float(chosen.float().mean()))
+        trainer.train()
+        line = trainer.records.recorder.table().to_pylist()[0]
+        trained = line["asked"] if name == "uncertainty" else line["trained"]
+        assert trained == pytest.approx(float(chosen.float().mean()))
 
 
 def test_a_row_leaves_the_step_only_when_none_of_its_words_is_chosen(bench: Bench) -> None:
@@ -183,13 +216,34 @@ def test_a_resumed_training_is_the_whole_one(bench: Bench, tmp_path: Path, name:
     same(whole, resumed[0])
 
 
+@pytest.mark.parametrize("name", ["rlkd", "dynamic-data"])
+def test_a_table_larger_than_memory_trains_as_one_in_memory(bench: Bench, tmp_path: Path, name: str) -> None:
+    """Bit for bit, and resumed too: selectors see the same keys, whatever file they are in."""
+    method: dict[str, Any] = {"name": name, **EAGER.get(name, {})}
+    if name == "dynamic-data":
+        method["rows"] = {"name": "uncertainty-plan", "ratio": 0.5}
+    plain, whole = trained(bench, method, f"memory-{name}"), bench.table
+    writer = TableWriter(tmp_path / "table", 1, np.int64, words=True)
+    for start in range(0, len(whole), 16):
+        writer.add(whole.take(np.arange(start, min(start + 16, len(whole)))))
+
+    def build(folder: Path, *callbacks: Any) -> DistillationTrainer:
+        return bench.trainer(method, name=str(folder), callbacks=list(callbacks))
+
+    try:
+        bench.table = writer.finish()
+        first, resumed = whole_and_resumed(build, tmp_path, 4)
+    finally:
+        bench.table = whole
+    assert isinstance(first.rows.encoded.columns["input_ids"], np.memmap)
+    same(plain, first)
+    same(plain, resumed[0])
+
+
 # ---- teachers ------------------------------------------------------------------------------------------------------
 
 
 def test_a_teacher_with_another_tokenizer_gives_knowledge_per_word(bench: Bench, tmp_path: Path) -> None:
-    from distilect.config import TeacherConfig
-    from distilect.models import load_teacher
-
     other = tiny_roberta(tmp_path / "roberta", list(TAGS.labels)[::-1], seed=3, layers=4, words=True)
     teachers = bench.teachers
     try:
@@ -198,6 +252,39 @@ def test_a_teacher_with_another_tokenizer_gives_knowledge_per_word(bench: Bench,
     finally:
         bench.teachers = teachers
     assert bench.teachers is teachers and all(np.isfinite(v).all() for v in weights(trainer).values())
+
+
+def test_a_teacher_may_read_a_word_as_the_mean_of_its_tokens(bench: Bench, tmp_path: Path) -> None:
+    path = tiny_roberta(tmp_path / "roberta", list(TAGS.labels)[::-1], seed=3, layers=2, words=True)
+
+    def teacher(task: Any = TAGS, **options: Any) -> Any:
+        spec = TeacherConfig(name="r", path=path, **options)
+        return load_teacher(spec, task, precision="fp32", max_length=32)
+
+    first, mean = teacher(), teacher(words="mean")
+    assert teacher(words="first").fingerprint == first.fingerprint != mean.fingerprint
+    table = bench.table.take([5, 9])
+    texts = [" ".join(words) for words in table.words([0, 1])]
+    encoded = first.tokenizer(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        outputs = first.model(**encoded, output_hidden_states=True)
+    spans = [
+        (row, encoded.char_to_token(row, word.start()), encoded.char_to_token(row, word.end() - 1) + 1)
+        for row, text in enumerate(texts)
+        for word in re.finditer("[^ ]+", text)
+    ]
+    assert any(end - start > 1 for _, start, end in spans)
+    logits, hidden = (
+        torch.stack([values[row, start:end].mean(0) for row, start, end in spans])
+        for values in (outputs.logits[..., first.order], outputs.hidden_states[1])
+    )
+    found = LiveSignals([mean]).fetch(table, np.array([0, 1]), [["hidden.1", "cls.1"]])
+    torch.testing.assert_close(found.logits[:, 0], logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.fields[0]["cls.1"], hidden, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TeacherError, match="words: mean, but the task is of kind classification: remove words"):
+        teacher(replace(TAGS, kind="classification", metrics=("accuracy",)), words="mean")
+    with pytest.raises(ValidationError, match="needs path"):
+        TeacherConfig(table="t.jsonl", words="mean")
 
 
 def outputs(words: list[str]) -> list[list[float]]:

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from distilect.augment.masked import MaskedFiller
 from distilect.augment.neighbours import Neighbours
 from distilect.augment.pieces import Ints, Pieces, Vocabulary, choose_words, random_state, row_draws
-from distilect.data import Table, check_suffix, read_texts, row_keys, write_columns
+from distilect.data import Table, check_suffix, read_rows, row_keys, write_columns
+from distilect.data.table import WORD_END, identities
 from distilect.errors import DataError, did_you_mean
 from distilect.models.row_index import RowIndex, unique_rows
 from distilect.progress import bar
@@ -49,11 +51,12 @@ def augment(
     model: str | None = None,
     keep_labels: bool = False,
     exclude: Sequence[Table] = (),
+    stays: NDArray[np.bool_] | None = None,
 ) -> Augmented:
     """Make `times` changed copies of every row. The rows themselves are not among them.
 
     Each copy is a function of (seed, its number, the row's texts): it depends on neither the order of the rows nor the other
-    rows. Of two texts one or both are changed, with a third of the probability each.
+    rows. Of two texts one or both are changed, with a third of the probability each. Each word of a word table stays one word.
 
     Args:
         method: `neighbours`: 40 % of the words are replaced by one of the 15 nearest words of the model's token embeddings;
@@ -61,6 +64,7 @@ def augment(
         model: the checkpoint for this.
         keep_labels: a copy keeps its row's label; by default it has none, and the teachers label it.
         exclude: tables whose rows must not be made, such as the validation split.
+        stays: bool [U], words of a word table that are not replaced, such as those of entities; a copy depends on them too.
 
     Raises:
         DataError: an unknown method, a model that is missing or does not fit, or no copy is new.
@@ -73,7 +77,11 @@ def augment(
         raise DataError(f"method {method} needs a model: a checkpoint, such as the student's own backbone")
     vocabulary, keys = Vocabulary(), row_keys(table.ids)
     texts = [column.to_pylist() for column in table.texts]
-    columns = [Pieces.cut(column, vocabulary) for column in texts]
+    columns = [Pieces.cut(column, vocabulary, table.of_words) for column in texts]
+    fixed = None
+    if table.of_words:
+        texts = [[text.replace(WORD_END, " ") for text in column] for column in texts]  # as models read them
+        fixed = _on_words(columns[0], vocabulary, stays)
     replacer = METHODS[method](str(model), vocabulary)
     copies: list[list[pa.Array]] = []
     with bar() as progress:
@@ -81,7 +89,9 @@ def augment(
         for number in range(times):
             changed = []
             for column, pieces in enumerate(columns):
-                chosen = choose_words(pieces, replacer.able, random_state(keys, seed, number, column), replacer.share)
+                chosen = choose_words(
+                    pieces, replacer.able, random_state(keys, seed, number, column), replacer.share, fixed
+                )
                 ids = replacer.replace(texts[column], pieces, chosen, lambda rows: progress.advance(task, rows))
                 changed.append(pieces.join(ids, vocabulary))
             if len(changed) == 2:  # a third each: the first text changed, the second, both
@@ -90,7 +100,7 @@ def augment(
                 changed[1] = pc.if_else(pa.array(draw < 1 / 3), table.texts[1], changed[1])
             copies.append(changed)
     source = np.tile(np.arange(len(table)), times)
-    made = Table.from_columns([pa.concat_arrays(list(c)) for c in zip(*copies, strict=True)], table.labels[source])
+    made = _rows_of(table, [pa.concat_arrays(list(c)) for c in zip(*copies, strict=True)], source)
     new = _new_rows(made, [table, *exclude])
     if not len(new):
         raise DataError(f"none of {len(made):,} changed rows is new: the texts have no word that {method} can replace")
@@ -115,19 +125,42 @@ def augment_file(
 
     Args:
         train: as `data.train`, or a GLUE folder.
-        output: .csv, .tsv, .jsonl or .parquet, with the columns of `train`; written whole or not at all.
-        label: its column, with `keep_labels`; inferred from its name.
+        output: .csv, .tsv, .jsonl or .parquet, with the columns of `train`; written whole or not at all. Lists of words fit the last two.
+        label: its column, with `keep_labels`; inferred from its name. Words that are tagged as entities stay.
     """
     output = Path(output)
     check_suffix(output)
-    columns, texts, labels = read_texts(train, text=text, label=label, labelled=keep_labels, data_dir=Path(data_dir))
-    table = Table.from_columns(texts)
-    made = augment(table, times, seed=seed, method=method, model=model)
+    columns, table, labels, stays = read_rows(
+        train, text=text, label=label, labelled=keep_labels, data_dir=Path(data_dir)
+    )
+    if table.of_words and output.suffix in (".csv", ".tsv"):
+        raise DataError(f"{output}: the rows are lists of words: expected a file that ends in .jsonl or .parquet")
+    made = augment(table, times, seed=seed, method=method, model=model, stays=stays)
     out: dict[str, pa.Array] = dict(zip(columns, made.table.texts, strict=False))
+    if table.of_words:
+        out[columns[0]] = pc.split_pattern(made.table.texts[0], WORD_END)
     if labels is not None:
         out[columns[-1]] = labels.take(pa.array(made.source))
     write_columns(output, out)
     return f"{len(made.table):,} rows made of {len(table):,} ({made.dropped:,} left out, as they existed already) → {output}"
+
+
+def _on_words(pieces: Pieces, vocabulary: Vocabulary, stays: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """bool [T]: the pieces that stay, by the words that do."""
+    if stays is None:
+        return None
+    fixed = np.ones(len(pieces.ids), dtype=bool)
+    fixed[pieces.ids != vocabulary.add(WORD_END)] = stays
+    return fixed
+
+
+def _rows_of(table: Table, texts: list[pa.Array], source: Ints) -> Table:
+    """Changed copies with the labels of their rows."""
+    if table.units is None:
+        return Table.from_columns(texts, table.labels[source])
+    return Table(
+        tuple(texts), table.labels[table.unit_index(source)], identities(texts), units=table.units.take(source)
+    )
 
 
 def _new_rows(made: Table, known: Sequence[Table]) -> Ints:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from distilect.data.table import WORD_END
 from distilect.data.units import splitmix64
 
 Ints = NDArray[np.int64]
 _PIECE = re.compile(r"\w+|[^\w\s]+|\s+")  # joined, the pieces are the text again
+_WORD = re.compile(f"{WORD_END}|[^{WORD_END}]+")
 
 
 class Vocabulary:
@@ -34,7 +36,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A column of texts, cut into words, punctuation and white space.
+    """A column of texts, cut into words, punctuation and white space; of a word table, into its words and what stands between them.
 
     Attributes:
         ids: int64 [T], piece numbers, all texts one after the other.
@@ -45,11 +47,11 @@ class Pieces:
     offsets: Ints
 
     @classmethod
-    def cut(cls, texts: Iterable[str], vocabulary: Vocabulary) -> Pieces:
-        """About 1 µs per piece."""
-        sizes, ids = [0], []
+    def cut(cls, texts: Iterable[str], vocabulary: Vocabulary, words: bool = False) -> Pieces:
+        """About 1 µs per piece; `words`: of texts that are words with `WORD_END` between them."""
+        sizes, ids, pattern = [0], [], _WORD if words else _PIECE
         for text in texts:
-            found = _PIECE.findall(text)
+            found = pattern.findall(text)
             ids += [vocabulary.add(piece) for piece in found]
             sizes.append(len(found))
         return cls(np.array(ids, dtype=np.int64), np.cumsum(sizes, dtype=np.int64))
@@ -85,14 +87,21 @@ class Chosen:
     draws: NDArray[np.float64]
 
 
-def choose_words(pieces: Pieces, able: NDArray[np.bool_], state: NDArray[np.uint64], share: float) -> Chosen:
+def choose_words(
+    pieces: Pieces,
+    able: NDArray[np.bool_],
+    state: NDArray[np.uint64],
+    share: float,
+    stays: NDArray[np.bool_] | None = None,
+) -> Chosen:
     """Choose each replaceable word with probability `share`, and at least one word of each text that has any.
 
     Args:
         able: bool [V], the pieces that can be replaced.
         state: uint64 [N], see `random_state`.
+        stays: bool [T], pieces that are not replaced.
     """
-    places = np.flatnonzero(able[pieces.ids])
+    places = np.flatnonzero(able[pieces.ids] if stays is None else able[pieces.ids] & ~stays)
     rows = pieces.rows[places]
     counts = np.bincount(rows, minlength=len(pieces))
     starts = np.cumsum(counts) - counts

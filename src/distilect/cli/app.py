@@ -457,7 +457,7 @@ def augment(
     labels: Annotated[bool, typer.Option("--labels", help="Copies keep their row's label.")] = False,
     data_dir: DataDir = ".",
 ) -> None:
-    """Write changed copies of a table's rows.
+    """Write changed copies of a table's rows. Of tagged words those of entities stay, and each word stays one.
 
     Give the file to a run as data.extra: the teachers label its rows. The copies may include rows of the run's validation
     split; `data.augment` in a config leaves those out.

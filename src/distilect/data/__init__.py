@@ -12,7 +12,7 @@ from distilect.data.batches import (
 )
 from distilect.data.columns import text_columns
 from distilect.data.encoding import NOTABLE, Encoded, encode, pad_id
-from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_texts, task_settings_of
+from distilect.data.loading import Data, load_data, load_table, open_texts, read_columns, read_rows, task_settings_of
 from distilect.data.readers import open_source
 from distilect.data.sentences import Sentences, open_sentences, read_sentences
 from distilect.data.source import Rows, Source
@@ -54,8 +54,8 @@ __all__ = [
     "pad_id",
     "plain_texts",
     "read_columns",
+    "read_rows",
     "read_sentences",
-    "read_texts",
     "read_word_columns",
     "row_identity",
     "row_keys",

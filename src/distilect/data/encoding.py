@@ -18,13 +18,13 @@ from distilect.data.on_disk import ColumnFiles, open_columns, write_once
 from distilect.data.table import Table
 from distilect.data.tokens import Tokens, vocabulary_hash
 from distilect.data.units import Units
-from distilect.data.word_tokens import CHUNK, LARGE, Words, encode_words
+from distilect.data.word_tokens import CHUNK, LARGE, WORD_COLUMNS, Words, word_blocks
 from distilect.errors import DataError
 from distilect.progress import track
 
 FEW = 50  # tokens or texts, below which nothing is said of a tokenizer
 MOST, NOTABLE = 0.5, 0.01  # shares of unknown tokens: refused above the first, reported from the second on
-_COUNTS = ("truncated", "tokens", "unknown", "texts", "empty")
+_COUNTS = ("truncated", "tokens", "unknown", "texts", "empty", "without_tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Encoded:
 
         Returns:
             input_ids, attention_mask and, where the tokenizer makes them, token_type_ids: int64 [B, T]. Of a word table [S, T], a
-            sequence for each window of a row, and `words` int64 [B, W] (`Words.index`), which is no input of the model.
+            sequence for each window of a row, and `words` int64 [B, W] or [B, W, M] (`Words.index`), which is no input of the model.
         """
         index = np.asarray(rows, dtype=np.int64)
         sizes, starts = self.lengths[index], self.offsets[index]
@@ -111,7 +111,9 @@ class Encoded:
         return inputs
 
 
-def encode(table: Table, tokenizer: Any, max_length: int, description: str = "tokenising") -> Encoded:
+def encode(
+    table: Table, tokenizer: Any, max_length: int, description: str = "tokenising", *, mean: bool = False
+) -> Encoded:
     """Tokenise a table for one model.
 
     The tokens of a mapped table are mapped too, in files beside it that are written once per tokenizer and length.
@@ -120,29 +122,35 @@ def encode(table: Table, tokenizer: Any, max_length: int, description: str = "to
         tokenizer: a transformers tokenizer; one without a pad token is padded with its end token, or with 0.
         max_length: rows are cut to so many tokens, special tokens included (pairs: the longer text first).
         description: of the progress bar, shown for large tables only.
+        mean: a word of a word table is read as the mean of its tokens, else at its first one.
 
     Raises:
         DataError: the tokenizer turns most of the text into its unknown token, or into nothing.
     """
     typed = "token_type_ids" in (getattr(tokenizer, "model_input_names", None) or ())
     names = ["input_ids", "token_type_ids"] if typed else ["input_ids"]
-    columns: dict[str, NDArray[Any]]
-    words = None
     if table.tokens is not None:
         return _of_tokens(table, table.tokens, tokenizer)
+    blocks, more = _blocks, tuple[str, ...]()
     if table.units is not None:
-        flat, words, found_words = encode_words(table, tokenizer, max_length, names, description)
-        columns, counts = {**flat, "offsets": _offsets(flat["lengths"])}, Counter(found_words)
-    elif table.folder is not None:
-        columns, counts = _mapped_tokens(table, table.folder, tokenizer, max_length, names, description)
+        blocks, more = word_blocks, WORD_COLUMNS
+    found = blocks(table, tokenizer, max_length, names, description)
+    kinds = [*names, "lengths", *more]
+    if table.folder is None:
+        columns, counts = _in_memory(found, kinds)
     else:
-        blocks = list(_blocks(table, tokenizer, max_length, names, description))
-        none = np.empty(0, np.int32)
-        columns = {name: np.concatenate([none, *(block[name] for block, _ in blocks)]) for name in [*names, "lengths"]}
-        columns["offsets"] = _offsets(columns["lengths"])
-        counts = Counter[str]()
-        for _, found in blocks:
-            counts.update(found)
+        columns, counts = _mapped(found, kinds, table.folder, f"{_rules(tokenizer)} {max_length} {[*names, *more]}")
+    words = None
+    if table.units is not None:
+        words = Words(
+            table.units,
+            columns["places"],
+            Units(columns["windows-offsets"]),
+            columns["window-lengths"],
+            counts["without_tokens"],
+            columns["sizes"] if mean else None,
+            columns["begins-offsets"][:-1],
+        )
     _check_text(counts, tokenizer)
     types = getattr(tokenizer, "pad_token_type_id", 0) or 0
     return Encoded(
@@ -207,24 +215,42 @@ def pad_id(tokenizer: Any) -> int:
     return next((int(token) for token in candidates if token is not None), 0)
 
 
+# numbers of values → where each row or window begins among them, int64
+_OFFSETS = {"lengths": "offsets", "windows": "windows-offsets", "window-lengths": "begins-offsets"}
+Block = tuple[dict[str, NDArray[np.int32]], dict[str, int]]
+
+
 def _offsets(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _mapped_tokens(
-    table: Table, parent: Path, tokenizer: Any, max_length: int, names: list[str], description: str
+def _in_memory(blocks: Iterator[Block], names: list[str]) -> tuple[dict[str, NDArray[Any]], Counter[str]]:
+    """The columns of all blocks, with their offsets, and what was counted in them."""
+    parts: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in names}
+    counts = Counter[str]()
+    for block, found in blocks:
+        for name, values in block.items():
+            parts[name].append(values)
+        counts.update(found)
+    columns: dict[str, NDArray[Any]] = {name: np.concatenate(values) for name, values in parts.items()}
+    return columns | {_OFFSETS[name]: _offsets(columns[name]) for name in names if name in _OFFSETS}, counts
+
+
+def _mapped(
+    blocks: Iterator[Block], names: list[str], parent: Path, what: str
 ) -> tuple[dict[str, NDArray[Any]], Counter[str]]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    what = f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)} {max_length} {names}"
+    """The same in mapped files below `parent`; written where they are not there yet. `what` is all that they depend on."""
     folder = parent / f"tokens-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
 
     def write() -> None:
-        files = ColumnFiles(folder, {**dict.fromkeys([*names, "lengths"], np.int32), "offsets": np.int64})
+        offsets = {_OFFSETS[name]: np.int64 for name in names if name in _OFFSETS}
+        files = ColumnFiles(folder, {**dict.fromkeys(names, np.int32), **offsets})
         counts = Counter[str]()
-        for block, found in _blocks(table, tokenizer, max_length, names, description):
+        for block, found in blocks:
             for name, values in block.items():
                 files.add(name, values)
-            files.add_offsets("offsets", block["lengths"])
+                if name in _OFFSETS:
+                    files.add_offsets(_OFFSETS[name], values)
             counts.update(found)
         files.finish(**counts)
 
@@ -233,9 +259,12 @@ def _mapped_tokens(
     return columns, Counter({name: int(about.get(name, 0)) for name in _COUNTS})
 
 
-def _blocks(
-    table: Table, tokenizer: Any, max_length: int, names: list[str], description: str
-) -> Iterator[tuple[dict[str, NDArray[np.int32]], dict[str, int]]]:
+def _rules(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return f"{type(tokenizer).__name__} {backend.to_str() if backend else repr(tokenizer)}"
+
+
+def _blocks(table: Table, tokenizer: Any, max_length: int, names: Sequence[str], description: str) -> Iterator[Block]:
     """Flat tokens by name and `lengths` of a thousand rows at a time, and what was counted in them (`_COUNTS`).
 
     Rows are first tokenised in full, to count those that are too long. Only these are tokenised again with truncation, because

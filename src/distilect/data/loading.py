@@ -27,7 +27,7 @@ from distilect.data.source import Rows, Source, check_columns, listed
 from distilect.data.splits import hold_out
 from distilect.data.streaming import streamed_tables
 from distilect.data.table import Table, identities
-from distilect.data.tag_columns import TagColumn, choose_word_columns, is_word_table
+from distilect.data.tag_columns import TagColumn, choose_word_columns, has_tags, is_word_table
 from distilect.errors import DataError
 from distilect.progress import console
 from distilect.tasks import PROBLEM_TYPES, Kind, Task, default_metrics, kind_of_metrics, named_metrics, scheme_of
@@ -118,8 +118,10 @@ class _Loader:
         assert source is not None
         streamed = config.cache is not None
         self.words = self.glue is None and is_word_table(source, config.text, config.label, settings)
-        if self.words or settings.kind == "tokens":
-            _refuse_with_words(config)
+        if settings.kind == "tokens" and config.glue is not None:
+            raise DataError(
+                "data.glue is set, but the task is of kind tokens: GLUE has no task that tags words.\nRemove data.glue"
+            )
         if self.glue is not None and config.text is None and config.label is None:
             self.columns = self.glue.columns
         elif self.words:
@@ -142,7 +144,7 @@ class _Loader:
             column.require_classes()
         self.origin = "task.labels" if settings.labels else f"the labels of {source.label}"
         self.origin += f" (its first {len(column.rows)} rows)" if first else ""
-        train, validation = self._streamed(source, seed) if streamed else self._split(column, seed)
+        train, validation = self._streamed(source, column, seed) if streamed else self._split(column, seed)
         dev, extra = self._labelled("dev"), self._extra()
         if dev is None:
             self.report.append("dev: none given; scores are those of the validation rows")
@@ -175,27 +177,41 @@ class _Loader:
         self.report.append(f"validation: {len(out):,} rows held out of train, {len(kept):,} remain")
         return train.take(kept), train.take(out)
 
-    def _streamed(self, source: Source, seed: int) -> tuple[Table, Table]:
+    def _streamed(self, source: Source, first: Labels, seed: int) -> tuple[Table, Table]:
         """Train and validation as mapped files in `data.cache`; the task was inferred from the first rows."""
         for key in ("extra", "augment"):
             if getattr(self.config, key) is not None:
                 raise DataError(f"data.{key} cannot be used with data.cache: remove one of them")
 
+        iob1 = self._first_words(first) if isinstance(first, TagColumn) else None
+
         def as_table(rows: Rows) -> Table:
             column = _labels_of(rows, self.columns, self._settings, self.config.label_delimiter)
+            if isinstance(column, TagColumn):
+                column.require_tags("train")
+                return column.table(self.task, "train", self.origin, iob1)
             column.require_all("train")
             table = _labelled_table(column, self.columns, self.task, "train", self.origin)
             self._report_spellings("train", column)
             return table
 
         kind = LABEL_TYPES[self.task.kind]
-        train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table, labels=kind)
-        self.report.append(f"train: {len(train):,} rows of {source.label}, mapped from {train.folder}; {self.columns}")
+        train, drawn = streamed_tables(source, self.columns, self.config, seed, as_table, labels=kind, task=self.task)
+        words = f" ({train.num_units:,} words)" if self.words else ""
+        self.report.append(
+            f"train: {len(train):,} rows{words} of {source.label}, mapped from {train.folder}; {self.columns}"
+        )
         validation = self._labelled("validation")
         if validation is not None:
             return train, validation
         self.report.append(f"validation: {len(drawn):,} rows held out of train, drawn by text")
         return train, drawn
+
+    def _first_words(self, first: TagColumn) -> bool:
+        """Whether the tags of a streamed table are IOB1, by its first rows; what is said of words is said of these rows."""
+        first.table(self.task, "train", self.origin)
+        self.report += [f"train, first {len(first.rows):,} rows: {note}" for note in first.notes]
+        return first.iob1
 
     def _open(self, role: str) -> Source | None:
         """The source for `role`; None if the config names none."""
@@ -342,31 +358,47 @@ def load_table(
     return table, task
 
 
-def read_texts(
+def read_rows(
     spec: str,
     *,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     labelled: bool = False,
     data_dir: Path = Path("."),
-) -> tuple[tuple[str, ...], list[pa.Array], pa.Array | None]:
-    """The texts of a table, unchanged, for writing another table.
+) -> tuple[tuple[str, ...], Table, pa.Array | None, NDArray[np.bool_] | None]:
+    """The rows of a table, for writing another one.
 
     Args:
         spec: as `DataConfig.train`, or a GLUE folder, which means its train file.
         labelled: read the label column too.
 
     Returns:
-        names of the text columns and, with `labelled`, of the label column; the texts, [N] each; the labels or None.
+        names of the columns of texts or words and, with `labelled`, of that of labels or tags; the rows without labels; the labels, [N], lists of
+        tags for words, or None; of words bool [U], those that belong to entities, as far as there are tags of a scheme.
 
     Raises:
         DataError: as `load_data`.
     """
-    source, columns, *_ = _open_any(spec, data_dir, "train", text, label, labelled)
+    source, columns, _, words = _open_any(spec, data_dir, "train", text, label, labelled)
+    if words:
+        return _read_words(source, text, label, labelled)
     names = tuple(columns.names) if labelled else columns.texts
     rows = source.read(names)
     labels = rows.table[names[-1]].combine_chunks() if labelled else None
-    return names, text_columns(rows, columns.texts), labels
+    return names, Table.from_columns(text_columns(rows, columns.texts)), labels, None
+
+
+def _read_words(
+    source: Source, text: str | Sequence[str] | None, label: str | None, labelled: bool
+) -> tuple[tuple[str, ...], Table, pa.Array | None, NDArray[np.bool_]]:
+    """`read_rows` of a table of words. Tags are looked at where there are some, as they tell the entities."""
+    tagged = labelled or label is not None or has_tags(source)
+    columns = choose_word_columns(source, text, label, labelled=tagged)
+    column = TagColumn(source.read(columns.names), columns.texts[0], columns.labels[0] if columns.labels else None)
+    column.require_all("train")
+    _say(f"{source.label}: {note}" for note in column.notes)
+    names = ("tokens", "tags") if source.words else tuple(columns.names)
+    return names[: 1 + labelled], column.words_alone(), column.tag_lists() if labelled else None, column.in_entities()
 
 
 def open_texts(
@@ -595,22 +627,6 @@ def _labelled_table(column: Labels, columns: Columns, task: Task, role: str, ori
 
 def _as_tokens(settings: TaskConfig) -> TaskConfig:
     return settings.model_copy(update={"kind": "tokens"})
-
-
-def _refuse_with_words(config: DataConfig) -> None:
-    """Refuse the settings that tables of words do not have yet.
-
-    Raises:
-        DataError: names the setting.
-    """
-    why = {
-        "glue": "GLUE has no task that tags words",
-        "cache": "tables of words are read into memory",
-        "augment": "changed copies would lose the tags of the words",
-    }
-    for key, reason in why.items():
-        if getattr(config, key) is not None:
-            raise DataError(f"data.{key} is set, but the task is of kind tokens: {reason}.\nRemove data.{key}")
 
 
 def _task_line(task: Task) -> str:

@@ -2,6 +2,7 @@
 
 FOLDER/text-0.bin, text-0-offsets.bin   the texts one after the other (UTF-8), int64 [N + 1] where each begins
 FOLDER/labels.bin, ids.bin              int64 or float32 [N], or int8 [N, C]; uint64 [N, 2]
+FOLDER/units-offsets.bin, keys.bin      of words: int64 [N + 1] where each row's begin; int64 [U] their identities. labels.bin is int64 [U]
 FOLDER/columns.json                     types and sizes; written last, so that it marks the folder as complete
 FOLDER/validation/                      the rows held out of train, as another table (see `streaming`)
 FOLDER/tokens-<hash>/                   the same rows as one model's tokens (see `encoding.encode`)
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from distilect import ranks
 from distilect.data.table import Table
+from distilect.data.units import Units
 from distilect.errors import DataError
 from distilect.files import atomic_write, locked
 
@@ -124,12 +126,14 @@ class TableWriter:
     Args:
         num_texts: 1 or 2.
         labels: their type: int64 classes, float32 scores, or int8 for several per row.
+        words: the rows are lists of words.
     """
 
-    def __init__(self, folder: Path, num_texts: int, labels: Any) -> None:
+    def __init__(self, folder: Path, num_texts: int, labels: Any, words: bool = False) -> None:
         texts = {f"text-{n}": np.uint8 for n in range(num_texts)}
         offsets = {f"{name}-offsets": np.int64 for name in texts}
-        kinds = {**texts, **offsets, "labels": labels, "ids": np.uint64}
+        units = {"units-offsets": np.int64, "keys": np.int64} if words else {}
+        kinds = {**texts, **offsets, **units, "labels": labels, "ids": np.uint64}
         self._files = ColumnFiles(folder, kinds)
         self._width: dict[str, int] = {}  # of a matrix of labels
 
@@ -142,6 +146,9 @@ class TableWriter:
                 self._files.add_offsets(f"text-{number}-offsets", np.diff(begins))
                 if begins[-1] > begins[0]:
                     self._files.add(f"text-{number}", np.frombuffer(text, np.uint8)[begins[0] : begins[-1]])
+        if block.units is not None:
+            self._files.add_offsets("units-offsets", block.units.sizes)
+            self._files.add("keys", block.unit_keys())
         if block.labels.ndim == 2:
             self._width = {"labels_per_row": block.labels.shape[1]}
         self._files.add("labels", block.labels)
@@ -169,4 +176,5 @@ def open_table(folder: Path) -> Table:
         for name in ("text-0", "text-1")
         if name in columns
     )
-    return Table(texts, labels, ids, folder)
+    units = Units(columns["units-offsets"]) if "units-offsets" in columns else None
+    return Table(texts, labels, ids, folder, units, keys=columns.get("keys"))

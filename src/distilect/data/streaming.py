@@ -20,19 +20,28 @@ from distilect.data.splits import validation_by_draw
 from distilect.data.table import Table
 from distilect.errors import DataError
 from distilect.progress import track
+from distilect.tasks import Task
 
-_FORMAT = 2
+_FORMAT = 3
 VALIDATION = "validation"  # folder in that of train
 
 
 def streamed_tables(
-    source: Source, columns: Columns, config: DataConfig, seed: int, as_table: Callable[[Rows], Table], *, labels: Any
+    source: Source,
+    columns: Columns,
+    config: DataConfig,
+    seed: int,
+    as_table: Callable[[Rows], Table],
+    *,
+    labels: Any,
+    task: Task,
 ) -> tuple[Table, Table]:
     """Train and the validation rows held out of it, as mapped tables. Rank 0 writes them once for a file and its settings.
 
     Args:
         as_table: checks a block of rows.
         labels: their type, as in `TableWriter`.
+        task: whose classes the labels are.
 
     Raises:
         DataError: the source cannot be streamed, or a row does not fit the task.
@@ -45,11 +54,12 @@ def streamed_tables(
         )
     size = config.validation_size if config.validation is None else 0.0
     share = size if size < 1 else min(1.0, size / max(1, total))
-    folder = Path(str(config.cache)) / _key(source, columns, config, seed)
+    folder = Path(str(config.cache)) / _key(source, columns, config, seed, task)
 
     def write() -> None:
         places = folder, folder / VALIDATION
-        train, validation = (TableWriter(place, len(columns.texts), labels) for place in places)
+        words = task.kind == "tokens"
+        train, validation = (TableWriter(place, len(columns.texts), labels, words) for place in places)
         blocks = source.blocks(columns.names, limit)
         for block in track(blocks, f"reading {source.label}", total=-(-min(total, limit or total) // BLOCK)):
             table = as_table(block)
@@ -63,7 +73,7 @@ def streamed_tables(
     return open_table(folder), open_table(folder / VALIDATION)
 
 
-def _key(source: Source, columns: Columns, config: DataConfig, seed: int) -> str:
+def _key(source: Source, columns: Columns, config: DataConfig, seed: int, task: Task) -> str:
     """The folder's name: a hash of everything that its content depends on."""
     files = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in source.files if (stat := file.stat())]
     what: dict[str, Any] = {
@@ -71,6 +81,7 @@ def _key(source: Source, columns: Columns, config: DataConfig, seed: int) -> str
         "train": config.train,
         "rows": source.num_rows,
         "columns": columns.names,
+        "task": [task.kind, *task.labels],
         "files": files,
         "seed": seed,
         "limit": config.max_train_rows,

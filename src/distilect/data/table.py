@@ -17,7 +17,7 @@ from distilect.data.units import Units
 from distilect.errors import DataError
 from distilect.tasks import NO_LABEL, has_label
 
-_STRETCH = 1 << 20  # rows, a multiple of 8, whose labels are in memory at a time
+_STRETCH = 1 << 20  # rows or units, a multiple of 8, whose labels are in memory at a time
 CHUNK = 16_384  # rows that exist as Python strings at a time
 WORD_END = "\x1f"  # between the words of a row of a word table: the ASCII unit separator, which no text holds
 
@@ -35,6 +35,7 @@ class Table:
         folder: of its mapped files, if it is larger than memory (`data.on_disk`).
         units: the words of each row, or the tokens that are to be learned; None: a row is one unit.
         tokens: of a table for language models, whose texts are read by one tokenizer only.
+        keys: int64 [U], `unit_keys` of a mapped word table, from a file.
     """
 
     texts: tuple[pa.Array, ...]
@@ -43,6 +44,7 @@ class Table:
     folder: Path | None = None
     units: Units | None = None
     tokens: Tokens | None = None
+    keys: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         texts = tuple(_flat(column) for column in self.texts)
@@ -118,7 +120,9 @@ class Table:
     @property
     def num_labelled_units(self) -> int:
         """How many words of a word table have a label; else the rows."""
-        return self.num_labelled if self.units is None else int(np.count_nonzero(has_label(self.labels)))
+        if self.units is None:
+            return self.num_labelled
+        return sum(int(np.count_nonzero(has_label(labels))) for labels in self._label_blocks())
 
     @property
     def offsets(self) -> NDArray[np.int64] | None:
@@ -131,6 +135,8 @@ class Table:
 
     def unit_keys(self) -> NDArray[np.int64]:
         """int64 [U]: a key per unit for random draws; of equal texts they are equal."""
+        if self.keys is not None:
+            return self.keys
         keys = row_keys(self.ids)
         return keys if self.units is None else self.units.keys(keys)
 
@@ -157,13 +163,18 @@ class Table:
     @property
     def num_labelled(self) -> int:
         """How many rows have a label."""
-        if self.units is not None:
-            return int(self.has_label.sum()) if len(self) else 0
-        return sum(int(has_label(labels).sum()) for labels in self._label_blocks())
+        if self.units is None:
+            return sum(int(has_label(labels).sum()) for labels in self._label_blocks())
+        found = 0
+        for start in range(0, len(self), CHUNK):
+            begins = self.units.offsets[start : start + CHUNK + 1]
+            known = has_label(np.asarray(self.labels[begins[0] : begins[-1]]))
+            found += int(np.logical_or.reduceat(known, begins[:-1] - begins[0]).sum())
+        return found
 
     def _label_blocks(self) -> Iterator[NDArray[Any]]:
         """The labels in blocks: those of a mapped table are never all in memory."""
-        for start in range(0, len(self), _STRETCH):
+        for start in range(0, len(self.labels), _STRETCH):
             yield np.asarray(self.labels[start : start + _STRETCH])
 
     def text(self, rows: Sequence[int] | NDArray[np.integer]) -> list[tuple[str, ...]]:

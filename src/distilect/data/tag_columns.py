@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,11 @@ def choose_word_columns(
             "Set data.label to the one with the lists of tags"
         )
     return Columns((words,), tags or None, inferred=given is None or (wanted is None and bool(tags)))
+
+
+def has_tags(source: Source) -> bool:
+    """Whether a table of words has a column with a usual name for tags, or in CoNLL's form a second one."""
+    return len(source.words or ()) > 1 or bool(_usual(TAGS, source))
 
 
 def is_word_table(
@@ -173,7 +179,7 @@ class TagColumn:
     """
 
     def __init__(self, rows: Rows, words: str, tags: str | None) -> None:
-        self.rows, self.column, self.notes = rows, tags, list[str]()
+        self.rows, self.column, self.notes, self.iob1 = rows, tags, list[str](), False
         lists = _lists(rows, words, "words")
         self.sizes = sizes = _sizes(lists)
         values = _flat(lists).cast(pa.large_string())
@@ -209,8 +215,7 @@ class TagColumn:
 
     def where(self, word: int) -> str:
         """Such as `train.conll, line 12, word 3 ('Paris')`; the line is that of the first word."""
-        shown = str(self.words[word].as_py())[:40]
-        return f"{self.rows.where(int(self._owner[word]))}, word {self._place[word] + 1} ({shown!r})"
+        return _where(self.rows, self.words, self._owner, self._place, word)
 
     def require_all(self, role: str) -> None:
         """Refuse a table without words, and rows without tags, unless the table has none at all.
@@ -220,6 +225,14 @@ class TagColumn:
         """
         if not len(self.kept):
             raise DataError(f"{self.rows.label}: no row has words")
+        self.require_tags(role)
+
+    def require_tags(self, role: str) -> None:
+        """Refuse rows without tags, unless the table has none at all.
+
+        Raises:
+            DataError: names the first one.
+        """
         if self.column is not None:
             refuse_unlabelled(self.rows, self.rows.table[self.column].combine_chunks(), self.column, role)
 
@@ -249,11 +262,12 @@ class TagColumn:
             self._note(f"the tags are read as plain ones, not as entities, because {odd!r} is no tag of a scheme")
         return list(whole or found)
 
-    def table(self, task: Task, role: str, origin: str) -> Table:
-        """The rows with the class index of each word, -100 where it has no tag; tags in IOB1 become BIO.
+    def table(self, task: Task, role: str, origin: str, iob1: bool | None = None) -> Table:
+        """The rows with the class index of each word, -100 where it has no tag; tags in IOB1 become BIO, and `iob1` says so.
 
         Args:
             origin: where the task's labels come from, for the message.
+            iob1: whether the tags are IOB1, where more rows than these have told; None: these tell.
 
         Raises:
             DataError: a tag that is not the task's, with its place.
@@ -264,11 +278,33 @@ class TagColumn:
             self.notes += [note for note in self.tags.notes if note not in self.notes]
         if task.scheme is not None:
             try:
-                reading = read_tags(classes, self.units.offsets, task.labels, task.scheme)
+                reading = read_tags(classes, self.units.offsets, task.labels, task.scheme, iob1)
             except DataError as error:
                 raise DataError(f"{self.rows.label}: {error}") from None
             self._report_scheme(reading, task.labels)
-            classes = reading.classes
+            classes, self.iob1 = reading.classes, reading.scheme == "IOB1"
+        return self._rows(classes)
+
+    def words_alone(self) -> Table:
+        """The rows without tags, whatever task these are of."""
+        return self._rows(np.full(len(self.words), NO_LABEL, dtype=np.int64))
+
+    def tag_lists(self) -> pa.Array:
+        """[N]: the tags of each row's words by name, null where a word has none."""
+        assert self.tags is not None
+        index = np.full(len(self.words), -1, dtype=np.int64)
+        index[self.labelled] = np.arange(len(self.labelled))
+        names = self.tags.names.take(pa.array(index, mask=index < 0))
+        return pa.LargeListArray.from_arrays(pa.array(self.units.offsets), names)
+
+    def in_entities(self) -> NDArray[np.bool_]:
+        """bool [U]: words of entities; none where there are no tags, or these follow no scheme."""
+        found = np.zeros(len(self.words), dtype=bool)
+        if self.tags is not None and closed(self.tags.found()) is not None:
+            found[self.labelled] = pc.not_equal(self.tags.names, "O").to_numpy(zero_copy_only=False)
+        return found
+
+    def _rows(self, classes: NDArray[np.int64]) -> Table:
         rows = pa.LargeListArray.from_arrays(pa.array(self.units.offsets), self.words)
         texts = pc.binary_join(rows, pa.scalar(WORD_END, pa.large_string()))
         return Table((texts,), classes, identities([texts]), units=self.units)
@@ -320,12 +356,14 @@ class TagColumn:
             return None, np.empty(0, np.int64)
         values = _without_negatives(values.filter(pa.array(kept)))
         labelled = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
+        # without a reference to this column: as a circle, the blocks of a streamed table would pile up until they are collected
+        place = partial(_where, self.rows, self.words, self._owner, self._place)
         rows = _Words(
             pa.table({self.column: values.drop_null()}),
             self.rows.label,
             np.empty(0, np.int64),
             class_names=self.rows.class_names,
-            place=lambda word: self.where(int(labelled[word])),
+            place=lambda word: place(int(labelled[word])),
         )
         tags = LabelColumn(rows, self.column)
         lacking = int(pc.index(pc.is_null(tags.names), True).as_py())
@@ -348,6 +386,11 @@ class TagColumn:
     def _note(self, line: str) -> None:
         if line not in self.notes:
             self.notes.append(line)
+
+
+def _where(rows: Rows, words: pa.Array, owner: NDArray[np.int64], place: NDArray[np.int64], word: int) -> str:
+    shown = str(words[word].as_py())[:40]
+    return f"{rows.where(int(owner[word]))}, word {place[word] + 1} ({shown!r})"
 
 
 def _without_negatives(tags: pa.Array) -> pa.Array:

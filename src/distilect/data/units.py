@@ -46,16 +46,21 @@ class Units:
         """int64 [U]: the row of every unit."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.sizes)
 
+    def sizes_of(self, rows: Rows) -> Indexes:
+        """int64 [n]: units of some rows; of offsets in a mapped file these alone are read."""
+        index = np.asarray(rows, dtype=np.int64)
+        return np.asarray(self.offsets[index + 1] - self.offsets[index])
+
     def of(self, rows: Rows) -> Indexes:
         """int64 [U]: the units of some rows, row by row."""
         index = np.asarray(rows, dtype=np.int64)
-        sizes = self.offsets[index + 1] - self.offsets[index]
+        sizes = self.sizes_of(index)
         inside = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return np.repeat(self.offsets[index], sizes) + inside
 
     def take(self, rows: Rows) -> Units:
         """Those of some rows, in their order."""
-        return Units.of_sizes(self.sizes[np.asarray(rows, dtype=np.int64)])
+        return Units.of_sizes(self.sizes_of(rows))
 
     def rows(self, units: NDArray[np.integer]) -> Indexes:
         """int64 [u]: the row of each unit."""
@@ -65,7 +70,7 @@ class Units:
         """The rows of some units, ascending and each once, and where the units stand among all units of these rows, int64 [u]."""
         own = self.rows(units)
         rows = np.unique(own)
-        starts = Units.of_sizes(self.sizes[rows]).offsets
+        starts = self.take(rows).offsets
         return rows, starts[np.searchsorted(rows, own)] + units - self.offsets[own]
 
     def progress(self, units: NDArray[np.integer]) -> NDArray[np.float32]:

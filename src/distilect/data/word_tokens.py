@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -20,6 +20,8 @@ from distilect.progress import track
 CHUNK = 1000  # rows per tokenizer call
 LARGE = 20_000  # rows from which on tokenising takes long enough for a progress bar
 OVERLAP = 4  # neighbouring windows share a quarter of their tokens
+# int32: of each word its first token in its row and its tokens there, of each row its windows, of each window its tokens
+WORD_COLUMNS = ("places", "sizes", "windows", "window-lengths")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,9 @@ class Words:
         windows: the windows of each row, mostly one.
         lengths: int32 [S], tokens of each window.
         without_tokens: words that the tokenizer makes nothing of; they are read at their neighbour.
+        sizes: int32 [U], the tokens that each word is the mean of, from its first one on; None: a word is its first token. Of a word
+            that the end of a window cuts, those of the window where it is read.
+        begins: int64 [S], where each window begins among the tokens of all rows; None: by `lengths`.
     """
 
     units: Units
@@ -42,24 +47,32 @@ class Words:
     windows: Units
     lengths: NDArray[np.int32]
     without_tokens: int = 0
+    sizes: NDArray[np.int32] | None = None
+    begins: Indexes | None = None
 
     @cached_property
     def starts(self) -> Indexes:
         """int64 [S]: where each window begins among the tokens of all rows."""
+        if self.begins is not None:
+            return self.begins
         return np.asarray(np.cumsum(self.lengths, dtype=np.int64) - self.lengths)
 
     def take(self, rows: Rows) -> Words:
         """Those of some rows, in their order."""
+        units = self.units.of(rows)
         return Words(
             self.units.take(rows),
-            self.places[self.units.of(rows)],
+            self.places[units],
             self.windows.take(rows),
             self.lengths[self.windows.of(rows)],
             self.without_tokens,
+            None if self.sizes is None else self.sizes[units],
         )
 
     def index(self, rows: Rows, width: int, left: bool) -> torch.Tensor:
         """int64 [B, W]: where the words of some rows stand in their padded sequences [S, T], flattened; -1 after a row's last word.
+
+        With `sizes` int64 [B, W, M]: where each of a word's tokens stands; -1 after the last one.
 
         Args:
             width: T.
@@ -73,48 +86,61 @@ class Words:
         sequence = np.searchsorted(starts, token, side="right") - 1
         flat = sequence * width + token - starts[sequence] + ((width - lengths[sequence]) if left else 0)
         index = np.full((len(units.sizes), int(units.sizes.max(initial=0))), -1, dtype=np.int64)
-        index[np.arange(index.shape[1]) < units.sizes[:, None]] = flat
-        return torch.from_numpy(index)
+        inside = np.arange(index.shape[1]) < units.sizes[:, None]
+        index[inside] = flat
+        if self.sizes is None:
+            return torch.from_numpy(index)
+        sizes = np.zeros(index.shape, dtype=np.int64)
+        sizes[inside] = self.sizes[self.units.of(rows)]
+        number = np.arange(int(sizes.max(initial=1)))
+        # a window's tokens stand side by side, whatever side is padded
+        return torch.from_numpy(np.where(number < sizes[..., None], index[..., None] + number, -1))
 
 
-def encode_words(
+def word_blocks(
     table: Table, tokenizer: Any, max_length: int, names: Sequence[str], description: str
-) -> tuple[dict[str, NDArray[np.int32]], Words, dict[str, int]]:
-    """Tokenise a word table: its words with a space between them, as the finished model will read plain text.
+) -> Iterator[tuple[dict[str, NDArray[np.int32]], dict[str, int]]]:
+    """Tokenise a word table, a thousand rows at a time: its words with a space between them, as the finished model will read plain text.
 
     Returns:
-        flat tokens by name and `lengths`, tokens per row; the words; `tokens` of the text, `unknown` ones among them, and
-        `truncated`, the rows that are read in windows.
+        flat tokens by name, `lengths` [n], tokens per row, and WORD_COLUMNS; what was counted: `tokens` of the text, `unknown` ones among
+        them, `truncated`, the rows that are read in windows, and `without_tokens`, words that have none.
 
     Raises:
         DataError: the tokenizer does not say which characters a token stands for.
     """
-    if table.units is None:
-        raise ValueError("not a word table")
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
             f"the tokenizer of {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__} does not say which characters its "
             "tokens stand for, so words cannot be found among them: take a checkpoint with a fast tokenizer (tokenizer.json)"
         )
-    rows = [row for block in _blocks(table, tokenizer, max_length, description) for row in block]
-    unknown, tokens = tokenizer.unk_token_id, sum(row.text_tokens for row in rows)
-    columns = {name: np.fromiter(chain.from_iterable(r.columns[name] for r in rows), np.int32) for name in names}
+    unknown = tokenizer.unk_token_id
     if unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
         unknown = None
-    words = Words(
-        table.units,
-        np.fromiter(chain.from_iterable(row.places for row in rows), np.int32, len(table.units)),
-        Units.of_sizes([len(row.lengths) for row in rows]),
-        np.fromiter(chain.from_iterable(row.lengths for row in rows), np.int32),
-        sum(row.without_tokens for row in rows),
-    )
-    columns["lengths"] = np.array([sum(row.lengths) for row in rows], dtype=np.int32)
-    counts = {
-        "truncated": sum(len(row.lengths) > 1 for row in rows),
-        "tokens": tokens,
-        "unknown": 0 if unknown is None else int((columns["input_ids"] == unknown).sum()),
+    return (_columns(rows, names, unknown) for rows in _blocks(table, tokenizer, max_length, description))
+
+
+def _columns(
+    rows: list[_Row], names: Sequence[str], unknown: int | None
+) -> tuple[dict[str, NDArray[np.int32]], dict[str, int]]:
+    columns = {name: _joined(row.columns[name] for row in rows) for name in names}
+    columns |= {
+        "lengths": np.array([sum(row.lengths) for row in rows], dtype=np.int32),
+        "places": _joined(row.places for row in rows),
+        "sizes": _joined(row.sizes for row in rows),
+        "windows": np.array([len(row.lengths) for row in rows], dtype=np.int32),
+        "window-lengths": _joined(row.lengths for row in rows),
     }
-    return columns, words, counts
+    return columns, {
+        "truncated": sum(len(row.lengths) > 1 for row in rows),
+        "tokens": sum(row.text_tokens for row in rows),
+        "unknown": 0 if unknown is None else int((columns["input_ids"] == unknown).sum()),
+        "without_tokens": sum(row.without_tokens for row in rows),
+    }
+
+
+def _joined(parts: Iterable[Iterable[int]]) -> NDArray[np.int32]:
+    return np.fromiter(chain.from_iterable(parts), np.int32)
 
 
 @dataclass
@@ -124,6 +150,7 @@ class _Row:
     columns: dict[str, list[int]]
     lengths: list[int]
     places: Indexes
+    sizes: Indexes
     text_tokens: int
     without_tokens: int
 
@@ -170,14 +197,14 @@ def _rows(rows: list[list[str]], tokenizer: Any, max_length: int) -> list[_Row]:
         source, parts = (cut, windows[i]) if i in windows else (whole, [i])
         columns = {name: [value for part in parts for value in source[name][part]] for name in names}
         spans = [source["offset_mapping"][part] for part in parts]
-        places, without = _places(words, spans)
+        places, sizes, without = _places(words, spans)
         tokens = sum(end > start for span in spans for start, end in span)
-        found.append(_Row(columns, [len(span) for span in spans], places, tokens, without))
+        found.append(_Row(columns, [len(span) for span in spans], places, sizes, tokens, without))
     return found
 
 
-def _places(words: list[str], windows: list[list[tuple[int, int]]]) -> tuple[Indexes, int]:
-    """Each word's first token among the tokens of all windows, int64 [W]; how many words have no token.
+def _places(words: list[str], windows: list[list[tuple[int, int]]]) -> tuple[Indexes, Indexes, int]:
+    """Each word's first token among the tokens of all windows, int64 [W]; how many it has there, int64 [W]; how many words have none.
 
     Args:
         windows: per window, the characters that each token stands for, in the words with a space between them; special tokens stand for none.
@@ -196,9 +223,17 @@ def _places(words: list[str], windows: list[list[tuple[int, int]]]) -> tuple[Ind
     places = np.full(len(words), -1, dtype=np.int64)
     places[found] = real[order][first]
     missing = places < 0
+    window = np.repeat(np.arange(len(sizes)), sizes)
+    own = window[real] == window[places[word]]
+    own &= (
+        spans[real, 1] <= begins[word] + lengths[word]
+    )  # not the space after it, which is a token of its own for some
+    ends = places.copy()
+    np.maximum.at(ends, word[own], real[own])
     if missing.any():
         last = np.maximum.accumulate(
             np.where(missing, -1, np.arange(len(words)))
         )  # the nearest earlier word with a token
-        places = np.where(last >= 0, places[last], places[found[0]] if len(found) else 0)
-    return places, int(missing.sum())
+        at = np.where(last >= 0, last, found[0] if len(found) else 0)
+        places, ends = (values[at].clip(0) for values in (places, ends))
+    return places, ends - places + 1, int(missing.sum())

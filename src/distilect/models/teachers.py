@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -84,10 +84,14 @@ class CheckpointTeacher(Teacher):
         precision: of the forward pass.
         labels: names of its outputs, where its config has none.
         tokenizer: folder or hub id, where it is not the checkpoint's.
+        words: of a word table, `first`: a word is read at its first token; `mean`: logits and hidden states are means over its tokens
+            (`models.words`). Students are always read at the first, as they are trained, exported and used.
 
     Raises:
         TeacherError: it cannot be loaded, or it does not fit the task or its tokenizer.
     """
+
+    mean = False  # of the tokens of a word
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class CheckpointTeacher(Teacher):
         precision: str = "auto",
         labels: Sequence[str] | None = None,
         tokenizer: str | None = None,
+        words: Literal["first", "mean"] = "first",
     ) -> None:
         self.name, self.path = name, resolve_path(path)
         check_checkpoint(self.path)
@@ -111,6 +116,9 @@ class CheckpointTeacher(Teacher):
         if is_binary(config, task):
             split_binary_head(self.model)
             self.parts["outputs"] = "0, logit"
+        if words == "mean":
+            self.mean = True
+            self.parts["words"] = "mean"
 
     def _keep(
         self,
@@ -161,7 +169,7 @@ class CheckpointTeacher(Teacher):
 
     def encode(self, table: Table) -> Encoded:
         """The table as the teacher's own tokens."""
-        return encode(table, self.tokenizer, self.max_length, f"tokenising for {self.name}")
+        return encode(table, self.tokenizer, self.max_length, f"tokenising for {self.name}", mean=self.mean)
 
     def can(self, field: str) -> bool:
         if field == "logits":
@@ -215,7 +223,7 @@ class CheckpointTeacher(Teacher):
         return logits
 
     def _word_logits(self, outputs: Any, words: Tensor) -> Tensor:
-        """float32 [U, C] of a forward pass; `words` int64 [B, W]."""
+        """float32 [U, C] of a forward pass; `words` int64 [B, W] or [B, W, M]."""
         return per_unit(outputs.logits.float(), words)
 
     def _hidden(self, outputs: Any, layer: int, mask: Tensor) -> Tensor:
@@ -510,6 +518,9 @@ def load_teacher(
     Raises:
         TeacherError: it cannot be loaded, or its labels are not the task's.
     """
+    if spec.words != "first" and task.kind != "tokens":
+        name = spec.name or spec.path
+        raise TeacherError(f"teacher {name!r}: words: {spec.words}, but the task is of kind {task.kind}: remove words")
     if task.kind == "causal-lm":
         return _language_teacher(spec, precision, max_length or NO_LENGTH, tokens or TokenSignalConfig())
     if spec.table is not None:
@@ -526,6 +537,7 @@ def load_teacher(
         precision=precision,
         labels=spec.labels,
         tokenizer=spec.tokenizer,
+        words=spec.words,
     )
 
 

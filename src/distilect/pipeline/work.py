@@ -60,7 +60,7 @@ from distilect.selection import (
     stages_of,
 )
 from distilect.signals import Calibration, FoldReader, Prepared, Reader, SignalStore, fit_calibration, prepare_signals
-from distilect.tasks import TOKEN_OUTPUTS
+from distilect.tasks import TOKEN_OUTPUTS, has_label
 
 
 @dataclass(frozen=True)
@@ -570,6 +570,10 @@ def enlarged(data: Data, config: RunConfig) -> Data:
     spec = config.data.augment
     assert spec is not None
     others = [table for table in (data.validation, data.dev, data.extra) if table is not None and len(table)]
+    stays = None
+    if data.task.scheme is not None:  # words of entities
+        labels = data.train.labels
+        stays = has_label(labels) & (labels != data.task.labels.index("O"))
     made = augment(
         data.train,
         spec.times,
@@ -578,6 +582,7 @@ def enlarged(data: Data, config: RunConfig) -> Data:
         model=spec.model or backbone_path(config),
         keep_labels=spec.labels,
         exclude=others,
+        stays=stays,
     )
     extra = made.table if data.extra is None else Table.concat([data.extra, made.table])
     line = f"augmented: {len(made.table):,} rows made of train by {spec.method}"

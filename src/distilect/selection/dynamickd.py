@@ -267,18 +267,34 @@ def top(keys: Tensor, scores: Tensor, ratio: float, seed: int, epoch: int) -> Te
     return chosen
 
 
+WholeRows = Literal["mean", "max"]
+
+
+def by_row(how: WholeRows, scores: Tensor, row: Tensor) -> Tensor:
+    """float32 [n]: the mean or the maximum of the scores (float32 [U]) of each row's units; `row` int64 [U], from 0 to n - 1, all of them there."""
+    order = torch.argsort(row, stable=True)
+    return torch.segment_reduce(scores[order], how, lengths=row.bincount())
+
+
 class RankedRows(RowSelector):
     """Base of selectors that rank the rows of a batch: the max(1, ⌊r·B⌋) best ones ask the teachers.
 
-    The loss on teacher outputs is a mean over the rows that ask. A choice depends on the batch, as published.
+    Words and tokens are ranked one by one, or with `whole_rows` the rows that they stand in; rows with equal texts are then one. The loss on
+    teacher outputs is a mean over the rows that ask. A choice depends on the batch, as published.
     """
 
     measure: str  # what rows are ranked by, in the log
+    reverse = False  # the lowest ones are chosen
 
     class Options(Part):
         """Of selectors that rank rows."""
 
         ratio: Ratio = Field(0.5, description="share of the rows; never less than one row of a batch or plan")
+        whole_rows: WholeRows | None = Field(
+            None,
+            description="where words or tokens are scored: whole rows are chosen, by the mean or the maximum over theirs. Default: each word or "
+            "token by itself; in uncertainty-plan and uncertainty-rounds, which always plan whole rows, mean",
+        )
 
     options: Options
 
@@ -289,17 +305,25 @@ class RankedRows(RowSelector):
     def decide(self, view: StepView) -> Tensor:
         if self.options.ratio == 1:
             return torch.ones(len(view.keys), dtype=torch.bool, device=view.keys.device)
-        scores = self.scores(view)
-        chosen = top(view.keys, scores, self.options.ratio, view.seed, view.epoch)
-        if self.trains_rest:
-            self.asked_share = number_of(self.options.ratio, len(chosen)) / len(chosen)
+        scores, keys, row = self.scores(view), view.keys, None
+        if self.options.whole_rows is not None and view.rows is not None:
+            keys, row = torch.unique(view.rows, return_inverse=True)
+            scores = by_row(self.options.whole_rows, scores, row)
+        scores = -scores if self.reverse else scores
+        chosen = top(keys, scores, self.options.ratio, view.seed, view.epoch)
         self.averages.add(f"{self.measure}/score", scores.sum(), len(scores))
         self.averages.add(f"{self.measure}/score_selected", (scores * chosen).sum(), chosen.sum())
         self.averages.add("rows/selected", chosen.sum(), len(scores))
+        count = number_of(self.options.ratio, len(chosen))
+        if row is not None:  # of rows of different lengths: waits for the device
+            chosen = chosen[row]
+            count = int(chosen.sum())
+        if self.trains_rest:
+            self.asked_share = count / len(chosen)
         return chosen
 
     def scores(self, view: StepView) -> Tensor:
-        """float32 [B]: the highest ones are chosen."""
+        """float32 [B]: the highest ones are chosen, or with `reverse` the lowest."""
         raise NotImplementedError
 
     def health(self) -> dict[str, float]:
@@ -338,19 +362,19 @@ class UncertainRows(RankedRows):
 
     def setup(self, context: SelectionContext) -> None:
         self.score = score_of(self.options.score, context.regression, context.tokens)
+        self.reverse = self.options.reverse and self.score != "random"
         # dropout passes are made before the step; any other score comes from the training pass, for free
         self.before_step = self.score == "spread" and self.options.ratio < 1
         self.compares = not self.before_step and self.options.ratio < 1
         self.needs = Needs(passes=DROPOUT_PASSES if self.before_step else None)
 
     def scores(self, view: StepView) -> Tensor:
-        """float32 [B]: the highest ones are chosen."""
         if self.score == "random":
-            return row_uniform(view.keys, view.seed, view.epoch, "rows").float()
+            keys = view.keys if self.options.whole_rows is None or view.rows is None else view.rows
+            return row_uniform(keys, view.seed, view.epoch, "rows").float()
         passes = self.needs.passes
         logits = view.student.unsqueeze(0) if passes is None else view.passes[passes]
-        u = uncertainty(self.score, logits, view.multi_label, view.tokens)
-        return -u if self.options.reverse else u
+        return uncertainty(self.score, logits, view.multi_label, view.tokens)
 
 
 # ---- arm 3: which knowledge (3.4) ----------------------------------------------------------------------------------

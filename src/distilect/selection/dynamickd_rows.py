@@ -23,7 +23,7 @@ from distilect.options import Count
 from distilect.selection.base import Needs, PlannedRows
 from distilect.selection.buffers import Averages
 from distilect.selection.draws import row_uniform
-from distilect.selection.dynamickd import DROPOUT_PASSES, UncertainRows, ranked, score_of, uncertainty
+from distilect.selection.dynamickd import DROPOUT_PASSES, UncertainRows, by_row, ranked, score_of, uncertainty
 from distilect.selection.view import Passes, Probe, SelectionContext, StepView
 
 
@@ -49,7 +49,8 @@ class UncertainRowsSkip(UncertainRows):
 
 
 class ScoredPlan(PlannedRows):
-    """What plans by uncertainty share: a pass without gradient over the rows that they choose from; a row of words has their mean."""
+    """What plans by uncertainty share: a pass without gradient over the rows that they choose from; a row of words or tokens has their mean,
+    or their maximum."""
 
     options: UncertainRows.Options
 
@@ -77,7 +78,7 @@ class ScoredPlan(PlannedRows):
         different, place = torch.unique(keys, return_inverse=True)
         logits, row = self.probe.run_rows(different, scoring_passes(self.score))
         of_units = uncertainty(self.score, logits, self.multi_label, self.tokens)
-        u = of_units.new_zeros(len(different)).index_add(0, row, of_units) / row.bincount(minlength=len(different))
+        u = by_row(self.options.whole_rows or "mean", of_units, row)
         scores = -u[place] if self.options.reverse else u[place]
         self.averages.add("uncertainty/score", scores.sum(), len(keys))
         return scores

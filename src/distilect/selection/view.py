@@ -70,6 +70,7 @@ class StepView:
         passes: logits without gradient, float32 [P, B, C], by the `Passes` that selectors need.
         features: float32 [B, H], what the student's output layer read in this pass; None unless a selector needs it.
         position: of a language model float32 [B], how far within its row's completions a token stands, from 0 to 1; None otherwise.
+        rows: int64 [B], of words and tokens the identity of the row that each stands in; None where a row is one unit.
     """
 
     keys: Tensor
@@ -85,6 +86,7 @@ class StepView:
     passes: Mapping[Passes, Tensor] = field(default_factory=dict)
     features: Tensor | None = None
     position: Tensor | None = None
+    rows: Tensor | None = None
 
     @property
     def regression(self) -> bool:
@@ -117,6 +119,7 @@ class StepView:
             vectors=None if self.vectors is None else self.vectors[index],
             features=None if self.features is None else self.features[index],
             position=None if self.position is None else self.position[index],
+            rows=None if self.rows is None else self.rows[index],
             passes={passes: logits[:, index] for passes, logits in self.passes.items()},
             teachers=teachers,
         )

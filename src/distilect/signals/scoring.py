@@ -54,7 +54,7 @@ def run_teacher(
     if encoded is None:
         outputs: dict[str, Any] = {"logits": torch.from_numpy(teacher.outputs_for(table, rows))}
         if table.units is not None:
-            outputs["logits"] = list(outputs["logits"].split(table.units.sizes[rows].tolist()))
+            outputs["logits"] = list(outputs["logits"].split(table.units.sizes_of(rows).tolist()))
         advance(len(rows))
     else:
         outputs = _run_batches(teacher, encoded, rows, fields, max_tokens, half, advance)
@@ -119,7 +119,7 @@ def _run_batches(
             if half and name != "logits":
                 values = values.clamp(-_HALF, _HALF).half()
             if words is not None:
-                parts[name] += list(values.cpu().split(words.units.sizes[rows[batch]].tolist()))
+                parts[name] += list(values.cpu().split(words.units.sizes_of(rows[batch]).tolist()))
             else:
                 parts[name] += _without_padding(values, mask) if per_token(name) else [values.cpu()]
         advance(len(batch))
@@ -187,7 +187,7 @@ class Missing:
         """Units of all missing rows of a table that has some."""
         units = self.table.units
         assert units is not None
-        return sum(int(units.sizes[self.rows(block)].sum()) for block, count in enumerate(self.counts) if count)
+        return sum(int(units.sizes_of(self.rows(block)).sum()) for block, count in enumerate(self.counts) if count)
 
     def tokens(self) -> int:
         """Tokens of all missing rows; tokenises them."""

@@ -131,22 +131,23 @@ def closed(found: Iterable[str]) -> tuple[str, ...] | None:
     )
 
 
-def read_tags(classes: Ints, offsets: Ints, labels: Sequence[str], scheme: Scheme) -> Reading:
+def read_tags(classes: Ints, offsets: Ints, labels: Sequence[str], scheme: Scheme, iob1: bool | None = None) -> Reading:
     """Check a table's tags and tell BIO and IOB1 apart: IOB1 where it explains more of the sequences than BIO.
 
     Illegal sequences are returned, not repaired.
 
     Args:
         classes: int64 [U], -100 for words without a label; offsets: int64 [N + 1], where each row's words begin.
+        iob1: whether the tags are IOB1, where that is known.
 
     Raises:
         DataError: the tags are IOB1, and `labels` lack the B- that a type needs.
     """
     illegal = _illegal(classes, offsets, scheme)
-    if scheme.name != "BIO" or not len(illegal):
+    if scheme.name != "BIO" or iob1 is False or (iob1 is None and not len(illegal)):
         return Reading(classes, scheme.name, illegal, 0)
     against = _illegal_iob1(classes, offsets, scheme)
-    if len(against) >= len(illegal):
+    if iob1 is None and len(against) >= len(illegal):
         return Reading(classes, "BIO", illegal, 0)
     begins = np.full(len(scheme.types), -1)
     begin = np.flatnonzero(scheme.parts[:-1] == _B)

@@ -60,7 +60,7 @@ def aligned_parts(own: list[Batch], rows: TrainingRows) -> list[Batch]:
 
 def decide_rows(selector: RowSelector, view: StepView) -> Tensor:
     """bool [B]: the choice of a selector that compares the rows of a part, made over the parts of all ranks."""
-    more = {"vectors": view.vectors, "features": view.features}
+    more = {"vectors": view.vectors, "features": view.features, "rows": view.rows}
     own = {"keys": view.keys, "labels": view.labels, "student": view.student}
     found = ranks.gather(own | {name: value for name, value in more.items() if value is not None})
     start = sum(len(one["keys"]) for one in found[: ranks.rank()])

@@ -127,14 +127,17 @@ class TrainingRows:
     @cached_property
     def keys(self) -> Tensor:
         """int64 [U], identities of units; a copy, as tables are read-only; of a table larger than memory its mapped file."""
-        if self.table.folder is None:
+        if self.table.folder is None or self.table.units is not None:
             return torch.from_numpy(self.table.unit_keys())
         return torch.from_numpy(self.table.ids.view(np.int64)[:, 0])
 
     @cached_property
     def row_keys(self) -> Tensor:
         """int64 [N], identities of rows: `keys` but for word tables."""
-        return self.keys if self.table.units is None else torch.from_numpy(row_keys(self.table.ids))
+        if self.table.units is None:
+            return self.keys
+        mapped = self.table.folder is not None
+        return torch.from_numpy(self.table.ids.view(np.int64)[:, 0] if mapped else row_keys(self.table.ids))
 
     @cached_property
     def labels(self) -> Tensor:

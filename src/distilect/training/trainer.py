@@ -262,6 +262,9 @@ class DistillationTrainer(ResumableTrainer):
         if self.vectors is not None:
             vectors = self.vectors.fetch(self.rows.table, batch.positions, [[]]).logits[:, 0].to(logits.device)
         position = position_of(self.rows.table, batch.units)
+        rows = None
+        if batch.of_rows is not None:
+            rows = self.rows.row_keys[torch.from_numpy(batch.positions[batch.of_rows.owners])].to(logits.device)
         return StepView(
             keys=batch.keys,
             labels=batch.labels,
@@ -276,6 +279,7 @@ class DistillationTrainer(ResumableTrainer):
             passes=batch.passes,
             features=features,
             position=None if position is None else position.to(logits.device),
+            rows=rows,
         )
 
     def _before_pass(self, batch: Batch) -> TeacherSignals | None:
