@@ -103,7 +103,8 @@ def tokens(tokenizer: Any, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_outputs_on_texts_whose_tokens_all_stay_are_equal_bit_for_bit(family: str, tmp_path: Path) -> None:
+def test_outputs_on_texts_whose_tokens_all_stay_are_equal(family: str, tmp_path: Path) -> None:
+    """Bit for bit on most processors; on some a matrix product depends on where the weights lie in memory."""
     path = ALL[family](tmp_path / "whole", TASK.labels)
     student = build_student(StudentConfig(init=path), TASK, {}, 0, max_length=48)
     found = find_vocabulary(student.model, student.tokenizer, [Table.from_texts(USED)], None, 48, family)
@@ -118,7 +119,7 @@ def test_outputs_on_texts_whose_tokens_all_stay_are_equal_bit_for_bit(family: st
         ours, theirs = (one(texts, padding=True, return_tensors="pt") for one in (student.tokenizer, tokenizer))
         assert found.kept[theirs["input_ids"].numpy()].tolist() == ours["input_ids"].tolist()
         with torch.no_grad():
-            assert torch.equal(student.model.eval()(**ours).logits, model(**theirs).logits)
+            torch.testing.assert_close(model(**theirs).logits, student.model.eval()(**ours).logits, rtol=0, atol=1e-6)
     pair = [one("the film", "a dull story") for one in (student.tokenizer, tokenizer)]
     assert found.kept[pair[1]["input_ids"]].tolist() == pair[0]["input_ids"]
 
