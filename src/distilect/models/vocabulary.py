@@ -124,7 +124,7 @@ def find_vocabulary(
 
 
 def with_vocabulary(model: Any, vocabulary: Vocabulary, who: str) -> Any:
-    """The model with the rows of these tokens; its outputs on texts of them are the same, bit for bit.
+    """The model with the rows of these tokens; its outputs on texts of them are the same.
 
     It is made anew from its config, so that whatever else knows a token by its number is right.
 

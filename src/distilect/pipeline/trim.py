@@ -33,7 +33,7 @@ def trim(
     text: Sequence[str] | None = None,
     data_dir: str | Path = ".",
 ) -> dict[str, Any]:
-    """Write a checkpoint with a part of another one's vocabulary; on texts of these tokens its outputs are the same, bit for bit.
+    """Write a checkpoint with a part of another one's vocabulary; on texts of these tokens its outputs are the same.
 
     Args:
         model: a classifier or an encoder: folder, hub id, or `package:…`; or the folder of a run, which means its student.
