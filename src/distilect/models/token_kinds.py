@@ -78,6 +78,8 @@ class _Spelled(TokenKind):
 
 
 class WordPiece(_Spelled):
+    """BERT's tokenizer: a word is cut into its longest known pieces, from the left."""
+
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
         self.prefix: str = self.model["continuing_subword_prefix"]
@@ -103,6 +105,8 @@ class WordPiece(_Spelled):
 
 
 class Unigram(_Spelled):
+    """SentencePiece's unigram model: a text is cut into the likeliest sequence of pieces."""
+
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
         self.bytes = bool(self.model.get("byte_fallback")) and self.ids.keys() >= _BYTES
@@ -127,6 +131,8 @@ class Unigram(_Spelled):
 
 
 class BPE(TokenKind):
+    """Byte-pair encoding: neighbouring pieces are merged, the most frequent pairs first."""
+
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
         self.ranks = {(left, right): rank for rank, (left, right) in enumerate(self.model["merges"])}
